@@ -1,0 +1,113 @@
+"""Every way a request can fail, with its HTTP status and its code.
+
+```
+ServiceError                 500  internal_error
+├── InvalidRequest           400  invalid_request          param names the field
+│   ├── ContextTooLong       400  context_length_exceeded
+│   └── ImageRejected        400  invalid_image            unreadable, too large, refused address, failed fetch
+├── Unauthenticated          401  invalid_api_key
+├── Forbidden                403  permission_denied
+├── UnknownModel             404  model_not_found
+├── PayloadTooLarge          413  request_too_large
+├── RateLimited              429  rate_limit_exceeded      the caller's own limit; Retry-After
+├── Overloaded               503  overloaded               our limit; Retry-After
+├── DeadlineExceeded         504  deadline_exceeded
+└── EngineFailed             500  engine_error
+```
+
+Raised where noticed, mapped to HTTP once, in `ingress/problems.py`.
+Status and code are class attributes and the constructor hands all it got to `Exception`: an error
+crosses process borders by pickling, which keeps only `args`, and Ray raises it there as a subclass.
+"""
+
+
+class ServiceError(Exception):
+    """Something of ours failed; the caller can do nothing about it."""
+
+    status = 500
+    code = "internal_error"
+    retry_after_s: float | None = None
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message, param)
+        self.message = message
+        self.param = param
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class InvalidRequest(ServiceError):
+    """The request can't be understood or is not supported; `param` names the field."""
+
+    status = 400
+    code = "invalid_request"
+
+
+class ContextTooLong(InvalidRequest):
+    """Prompt and answer together do not fit the model's context."""
+
+    code = "context_length_exceeded"
+
+
+class ImageRejected(InvalidRequest):
+    """A picture is unreadable, too large, at a refused address, or could not be fetched."""
+
+    code = "invalid_image"
+
+
+class Unauthenticated(ServiceError):
+    """No valid credentials came with the request."""
+
+    status = 401
+    code = "invalid_api_key"
+
+
+class Forbidden(ServiceError):
+    """The caller is known but may not do this."""
+
+    status = 403
+    code = "permission_denied"
+
+
+class UnknownModel(ServiceError):
+    """The request names a model that is not served here."""
+
+    status = 404
+    code = "model_not_found"
+
+
+class PayloadTooLarge(ServiceError):
+    """The body is larger than the door lets in."""
+
+    status = 413
+    code = "request_too_large"
+
+
+class RateLimited(ServiceError):
+    """The caller used up its own allowance."""
+
+    status = 429
+    code = "rate_limit_exceeded"
+    retry_after_s = 1.0
+
+
+class Overloaded(ServiceError):
+    """The service has as much work as it accepts."""
+
+    status = 503
+    code = "overloaded"
+    retry_after_s = 1.0
+
+
+class DeadlineExceeded(ServiceError):
+    """The answer was not ready in the time the request was given."""
+
+    status = 504
+    code = "deadline_exceeded"
+
+
+class EngineFailed(ServiceError):
+    """The model failed on this request; others go on."""
+
+    code = "engine_error"
