@@ -103,7 +103,11 @@ class Settings(BaseSettings):
     """The whole tree; from arguments, then `GLM_*` variables, then defaults."""
 
     model_config = SettingsConfigDict(
-        env_prefix="GLM_", env_nested_delimiter="__", extra="forbid", frozen=True, nested_model_default_partial_update=True
+        env_prefix="GLM_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        nested_model_default_partial_update=True,
     )
 
     model: ModelSettings = ModelSettings()

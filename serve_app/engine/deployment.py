@@ -1,0 +1,47 @@
+"""The engine as a Ray Serve deployment; the only file of this stage that knows Ray."""
+
+from collections.abc import AsyncGenerator
+
+from ray import serve
+
+from serve_app.contracts import Event, ModelCard, Prompt
+from serve_app.engine.replica import EngineReplica
+from serve_app.metrics import RayMeter
+from serve_app.settings import EngineSettings, MetricsSettings, ModelSettings
+
+
+@serve.deployment(
+    name="engine",
+    # Admission is the engine's own (slots and queue, told as `overloaded`); Serve must not hold requests back.
+    max_ongoing_requests=10_000,
+    ray_actor_options={"num_cpus": 1},
+    health_check_period_s=5,
+    graceful_shutdown_timeout_s=30,
+)
+class EngineDeployment:
+    """Model replicas; each batches continuously over its own slots."""
+
+    def __init__(self, model: ModelSettings, engine: EngineSettings, metrics: MetricsSettings) -> None:
+        self._replica = EngineReplica(model, engine, metrics, RayMeter())
+
+    async def generate(self, prompt: Prompt) -> AsyncGenerator[Event, None]:
+        """Events of one answer."""
+        async for event in self._replica.generate(prompt):
+            yield event
+
+    async def describe(self) -> ModelCard:
+        """What is served; answering at all says that the replica is ready."""
+        self._replica.check()
+        return self._replica.card
+
+    async def slots_used(self) -> int:
+        """Slots that hold a sequence now; tests and operators look here for leaks."""
+        return self._replica.loop.slots_used()
+
+    async def check_health(self) -> None:
+        """Raise when the engine loop is dead, so that Serve replaces this replica."""
+        self._replica.check()
+
+    def __del__(self) -> None:
+        if replica := getattr(self, "_replica", None):
+            replica.close()

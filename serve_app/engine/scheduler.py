@@ -1,0 +1,91 @@
+"""Who runs next: waiting requests into slots, prompts into chunks, everyone else decodes.
+
+Pure: no torch, no clock, no threads. First come, first served, and a long prompt is not overtaken
+while it is being taken in. A slot is long enough for the longest admissible request, so nothing is
+ever evicted half-way.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from dataclasses import dataclass
+
+from serve_app.engine.sequence import Sequence
+from serve_app.errors import Overloaded
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Prompt tokens [start, stop) of one sequence, computed in one step."""
+
+    sequence: Sequence
+    start: int
+    stop: int
+
+    @property
+    def completes(self) -> bool:
+        return self.stop == self.sequence.prompt_tokens
+
+
+class Scheduler:
+    """Decides the next step for `slots` rows and `prefill_tokens` prompt tokens a step."""
+
+    def __init__(self, slots: int, prefill_tokens: int, max_waiting: int) -> None:
+        self.slots = slots
+        self._prefill_tokens = prefill_tokens
+        self._max_waiting = max_waiting
+        self._free = list(range(slots))  # a heap: low rows first keeps the decode batch dense
+        self.waiting: deque[Sequence] = deque()
+        self.running: list[Sequence] = []  # in order of admission
+
+    @property
+    def idle(self) -> bool:
+        return not self.waiting and not self.running
+
+    @property
+    def cached_tokens(self) -> int:
+        return sum(sequence.cached for sequence in self.running)
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a sequence; `Overloaded` if it would neither find a slot nor a place in the queue."""
+        if len(self.waiting) >= self._max_waiting + len(self._free):
+            raise Overloaded(
+                f"all {self.slots} slots are taken and {self._max_waiting} requests are waiting; try again shortly"
+            )
+        self.waiting.append(sequence)
+
+    def admit(self) -> list[Sequence]:
+        """Give free slots to the longest-waiting sequences."""
+        admitted = []
+        while self.waiting and self._free:
+            sequence = self.waiting.popleft()
+            sequence.slot = heapq.heappop(self._free)
+            self.running.append(sequence)
+            admitted.append(sequence)
+        return admitted
+
+    def chunks(self) -> list[Chunk]:
+        """Prompt chunks of this step, oldest sequence first, within the token budget."""
+        budget, chunks = self._prefill_tokens, []
+        for sequence in self.running:
+            if budget == 0:
+                break
+            if sequence.in_prefill:
+                stop = min(sequence.prompt_tokens, sequence.prefilled + budget)
+                chunks.append(Chunk(sequence, sequence.prefilled, stop))
+                budget -= stop - sequence.prefilled
+        return chunks
+
+    def decoding(self) -> list[Sequence]:
+        """Sequences that draw one more token in this step, by slot."""
+        return sorted((s for s in self.running if s.generated), key=lambda s: s.slot)
+
+    def retire(self, sequence: Sequence) -> None:
+        """Take a sequence out, wherever it is; its slot is free at once."""
+        if sequence.slot >= 0:
+            self.running.remove(sequence)
+            heapq.heappush(self._free, sequence.slot)
+            sequence.slot = -1
+        else:
+            self.waiting.remove(sequence)

@@ -1,0 +1,123 @@
+"""The way of one request in two hops: preprocess, then engine; events come back as they happen.
+
+Promises: the deadline holds, a caller who goes away takes the work of both stages along, no pixels
+outlive the first event, and what goes wrong is one of `errors.py`. Ray's own errors are known here
+and nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import grpc
+from ray import exceptions as ray_errors
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
+from ray.serve.handle import DeploymentHandle
+
+from serve_app.contracts import ChatRequest, Events, Finished, ModelCard
+from serve_app.errors import DeadlineExceeded, EngineFailed, Overloaded, ServiceError
+
+DESCRIBE_TIMEOUT_S = 5.0
+
+
+class Pipeline:
+    """What every door calls: `answer(request)` for the events, `describe()` for what is served."""
+
+    def __init__(self, preprocess: DeploymentHandle, engine: DeploymentHandle, limit_s: float = 300.0) -> None:
+        # Pixels leave preprocess through the object store, events come back over gRPC: docs/decisions/0003.
+        self._prepare = preprocess.options(method_name="prepare", _by_reference=True)
+        self._generate = engine.options(method_name="generate", stream=True)
+        self._describe = engine.options(method_name="describe")
+        self._limit_s = limit_s
+
+    async def answer(self, request: ChatRequest) -> Events:
+        """Events of one answer; closing the generator early stops the work on it."""
+        allowed_s = self._limit_s if request.deadline_s is None else min(request.deadline_s, self._limit_s)
+        deadline = asyncio.get_running_loop().time() + allowed_s
+        # Not awaited: the prompt goes on to the engine as soon as it is there.
+        prompt: Any = self._prepare.remote(replace(request, deadline_s=allowed_s))
+        events = self._generate.remote(prompt)
+        terminal = False
+        try:
+            while True:
+                async with asyncio.timeout_at(deadline):
+                    try:
+                        event = await anext(events)
+                    except StopAsyncIteration:
+                        break
+                prompt = None  # taken in; letting go of it frees its pixels while the answer is decoded
+                terminal = isinstance(event, Finished)
+                yield event
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"No complete answer within the {allowed_s:g} s allowed.") from error
+        except asyncio.CancelledError:
+            if _cancelled_by_caller():
+                raise
+            raise EngineFailed("The replica that worked on this answer was stopped.") from None
+        except Exception as error:
+            raise as_service_error(error) from error
+        finally:
+            if not terminal:
+                _cancel(events)
+                _cancel(prompt)
+        if not terminal:
+            raise EngineFailed("The engine ended this answer without saying why.")
+
+    async def describe(self) -> ModelCard:
+        """What a ready engine replica says of itself; raises when none answers."""
+        try:
+            async with asyncio.timeout(DESCRIBE_TIMEOUT_S):
+                card: ModelCard = await self._describe.remote()
+                return card
+        except TimeoutError as error:
+            raise Overloaded(f"No engine replica answered within {DESCRIBE_TIMEOUT_S:g} s.") from error
+        except Exception as error:
+            raise as_service_error(error) from error
+
+
+def as_service_error(error: Exception) -> Exception:
+    """Ray's failures as ours; an error of ours as it was raised, without Ray's wrapping."""
+    while isinstance(error, ray_errors.RayTaskError) and isinstance(error.cause, Exception):
+        error = error.cause
+    match error:
+        case ServiceError():
+            return error
+        case BackPressureError():
+            overloaded = Overloaded("The service has as many requests waiting as it accepts; try again shortly.")
+            overloaded.retry_after_s = error.retry_after_s or Overloaded.retry_after_s
+            return overloaded
+        case DeploymentUnavailableError():
+            return EngineFailed("The model is not running; the service's log says why.")
+        case ray_errors.RayActorError() | ray_errors.WorkerCrashedError() | ray_errors.NodeDiedError():
+            return EngineFailed("The replica that worked on this request died; a new one is being started.")
+        case ray_errors.OutOfMemoryError() | ray_errors.ObjectStoreFullError() | ray_errors.OutOfDiskError():
+            return Overloaded("The machine has no memory left for this request.")
+        case ray_errors.TaskCancelledError():
+            return EngineFailed("The replica that worked on this request was stopped.")
+        case TimeoutError():
+            return DeadlineExceeded("A stage of this request took longer than allowed.")
+        case ray_errors.RayError() | RayServeException() | grpc.RpcError():
+            return EngineFailed(f"The connection to the model broke: {_first_line(error)}")
+        case _:
+            return error
+
+
+def _cancel(call: Any) -> None:
+    # A call that already failed raises its failure again when cancelled; we have told the first one.
+    with suppress(Exception):
+        if call is not None:
+            call.cancel()
+
+
+def _cancelled_by_caller() -> bool:
+    """Whether this task was cancelled; Ray raises CancelledError also when the replica's end was."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

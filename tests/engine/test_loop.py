@@ -1,0 +1,239 @@
+"""The loop: joining, chunks, ends, failures, cancels; over a model that only counts."""
+
+import threading
+from collections.abc import Callable
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from serve_app.contracts import Delta, Finished, Started, Usage
+from serve_app.errors import ContextTooLong, DeadlineExceeded, EngineFailed, Overloaded
+from tests.engine.conftest import Bench, CountingModel, picture
+
+Benches = Callable[..., Bench]
+
+
+def test_an_answer_starts_streams_and_finishes_once(bench: Benches) -> None:
+    b = bench()
+    b.ask("a", b"A", max_tokens=3)
+    b.run()
+    started, *deltas, finished = b.events["a"]
+    assert isinstance(started, Started)
+    assert [delta.text for delta in deltas if isinstance(delta, Delta)] == ["B", "C", "D"]
+    assert isinstance(finished, Finished)
+    assert (finished.reason, finished.usage) == ("length", Usage(1, 3, 0))
+
+
+def test_an_end_token_stops_the_answer_and_is_counted_but_not_shown(bench: Benches) -> None:
+    b = bench()
+    b.ask("a", bytes([253]))
+    b.run()
+    (finished,) = b.terminals("a")
+    assert isinstance(finished, Finished)
+    assert (finished.reason, finished.usage.completion_tokens) == ("stop", 3)
+
+
+def test_a_late_request_joins_the_running_batch(bench: Benches) -> None:
+    b = bench()
+    b.ask("a")
+    b.loop.step()
+    b.ask("b")
+    b.loop.step()
+    b.loop.step()
+    assert b.model.batches == [["a"], ["a", "b"], ["a", "b"]]
+
+
+def test_more_requests_than_slots_wait_and_are_served_in_order(bench: Benches) -> None:
+    b = bench(slots=2)
+    for name in "abcd":
+        b.ask(name, max_tokens=2)
+    b.run()
+    assert [chunk[0] for chunk in b.model.chunks] == ["a", "b", "c", "d"]
+    assert all(len(batch) <= 2 for batch in b.model.batches)
+
+
+def test_a_request_beyond_the_queue_is_told_that_the_service_is_overloaded(bench: Benches) -> None:
+    b = bench(slots=1, max_waiting=1)
+    for name in "abc":
+        b.ask(name)
+    b.run()
+    (refused,) = b.terminals("c")
+    assert isinstance(refused, Overloaded)
+    assert [type(b.terminals(name)[0]) for name in "ab"] == [Finished, Finished]
+
+
+def test_a_long_prompt_is_taken_in_by_chunks_while_others_go_on(bench: Benches) -> None:
+    b = bench(prefill_tokens=16)
+    b.ask("short")
+    b.loop.step()
+    b.ask("long", b"x" * 40)
+    for _ in range(3):
+        b.loop.step()
+    assert [chunk for chunk in b.model.chunks if chunk[0] == "long"] == [
+        ("long", 0, 16),
+        ("long", 16, 32),
+        ("long", 32, 40),
+    ]
+    assert all("short" in batch for batch in b.model.batches)
+
+
+def test_a_stop_string_across_tokens_ends_the_answer_before_it(bench: Benches) -> None:
+    b = bench()
+    b.ask("a", b"A", stop=("DEF",), max_tokens=50)
+    b.run()
+    assert b.text("a") == "BC"
+    (finished,) = b.terminals("a")
+    assert isinstance(finished, Finished)
+    assert finished.reason == "stop"
+
+
+def test_a_cancelled_request_frees_its_slot_in_the_next_step(bench: Benches) -> None:
+    b = bench(slots=1)
+    b.ask("a", max_tokens=100)
+    b.loop.step()
+    b.loop.cancel("a")
+    b.ask("b", max_tokens=2)
+    b.loop.step()
+    assert b.model.batches[-1] == ["b"]
+    b.run()
+    assert b.loop.slots_used() == 0
+
+
+def test_a_waiting_request_can_be_cancelled(bench: Benches) -> None:
+    b = bench(slots=1)
+    b.ask("a", max_tokens=2)
+    b.ask("b", max_tokens=2)
+    b.loop.cancel("b")
+    b.run()
+    assert [chunk[0] for chunk in b.model.chunks] == ["a"]
+
+
+def test_cancelling_an_unknown_request_changes_nothing(bench: Benches) -> None:
+    b = bench()
+    b.loop.cancel("nobody")
+    b.ask("a", max_tokens=2)
+    b.run()
+    assert b.text("a") == "BC"
+
+
+def test_a_broken_prompt_fails_alone(bench: Benches) -> None:
+    b = bench()
+    b.model.broken = {"bad"}
+    b.ask("bad")
+    b.ask("good", max_tokens=2)
+    b.run()
+    (error,) = b.terminals("bad")
+    assert isinstance(error, EngineFailed)
+    assert b.text("good") == "BC"
+
+
+def test_a_row_of_values_that_are_not_numbers_fails_alone(bench: Benches) -> None:
+    b = bench()
+    b.model.not_numbers = {"bad"}
+    b.ask("bad")
+    b.ask("good", max_tokens=3)
+    b.run()
+    (error,) = b.terminals("bad")
+    assert isinstance(error, EngineFailed)
+    assert b.text("good") == "BCD"
+
+
+def test_memory_that_runs_out_once_costs_nobody_an_answer(bench: Benches) -> None:
+    b = bench()
+    b.ask("a", max_tokens=3)
+    b.loop.step()
+    b.model.out_of_memory_steps = 1
+    b.run()
+    assert b.text("a") == "BCD"
+
+
+def test_a_picture_that_does_not_fit_in_memory_fails_alone(bench: Benches) -> None:
+    import torch
+
+    b = bench()
+    b.model.refuse_encoding = torch.OutOfMemoryError("no memory")
+    b.ask("big", pictures=(picture(np.random.default_rng(0), 28, 28),))
+    b.ask("text", max_tokens=2)
+    b.run()
+    (error,) = b.terminals("big")
+    assert isinstance(error, EngineFailed)
+    assert "memory" in error.message
+    assert b.text("text") == "BC"
+
+
+def test_a_request_past_its_deadline_is_told_so_and_leaves(bench: Benches) -> None:
+    b = bench()
+    b.ask("a", max_tokens=100)
+    b.loop.step()
+    b.now = 61.0
+    b.loop.step()
+    (error,) = b.terminals("a")
+    assert isinstance(error, DeadlineExceeded)
+    assert b.loop.slots_used() == 0
+
+
+def test_a_prompt_and_answer_that_exceed_a_slot_are_refused_at_once(bench: Benches) -> None:
+    with pytest.raises(ContextTooLong, match="512"):
+        bench().ask("a", b"x" * 500, max_tokens=13)
+
+
+def test_the_same_picture_is_encoded_once_while_the_cache_holds_it(bench: Benches) -> None:
+    b = bench(cache=2**20)
+    same = picture(np.random.default_rng(1), 28, 56)
+    for name in "ab":
+        b.ask(name, pictures=(same,), max_tokens=2)
+        b.run()
+    assert b.model.encoded == [same.digest]
+
+
+def test_a_loop_that_dies_tells_everyone_and_says_that_it_is_dead(bench: Benches) -> None:
+    b = bench()
+    b.ask("a", max_tokens=100)
+    b.loop.step()
+
+    b.scheduler.chunks = None  # type: ignore[method-assign, assignment]
+    b.loop.run()
+    (error,) = b.terminals("a")
+    assert isinstance(error, EngineFailed)
+    assert isinstance(b.loop.failure, TypeError)
+    with pytest.raises(EngineFailed, match="has stopped"):
+        b.ask("b")
+
+
+def test_stopping_ends_the_thread_and_tells_who_is_left(bench: Benches) -> None:
+    b = bench()
+    thread = threading.Thread(target=b.loop.run)
+    thread.start()
+    b.ask("a", b"\x00", max_tokens=400)
+    b.loop.stop()
+    thread.join(timeout=5)
+    assert not thread.is_alive()
+    assert len(b.terminals("a")) == 1
+    assert b.loop.failure is None
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_whatever_happens_every_request_ends_once_and_no_slot_is_lost(data: st.DataObject) -> None:
+    b = Bench(CountingModel(), slots=3, prefill_tokens=7, max_waiting=5, cache=64)
+    names = [f"r{index}" for index in range(data.draw(st.integers(1, 12)))]
+    cancelled = set()
+    b.model.broken = set(data.draw(st.lists(st.sampled_from(names), max_size=2)))
+    b.model.not_numbers = set(data.draw(st.lists(st.sampled_from(names), max_size=2)))
+    for name in names:
+        b.ask(name, b"A" * data.draw(st.integers(1, 30)), max_tokens=data.draw(st.integers(1, 9)))
+        for _ in range(data.draw(st.integers(0, 3))):
+            b.loop.step()
+        if data.draw(st.booleans()):
+            victim = data.draw(st.sampled_from(names))
+            b.loop.cancel(victim)
+            cancelled.add(victim)
+    b.run()
+    assert b.loop.slots_used() == 0
+    assert len(b.scheduler._free) == 3
+    for name in names:
+        assert len(b.terminals(name)) <= 1
+        if name not in cancelled:
+            assert len(b.terminals(name)) == 1

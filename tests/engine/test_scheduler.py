@@ -1,0 +1,84 @@
+"""The scheduler decides alone: slots, chunks within the budget, order."""
+
+import numpy as np
+import pytest
+
+from serve_app.contracts import Prompt, Sampling
+from serve_app.engine.scheduler import Scheduler
+from serve_app.engine.sequence import Sequence
+from serve_app.engine.text import TextStream, Vocabulary
+from serve_app.errors import Overloaded
+
+
+def sequence(name: str, tokens: int = 10) -> Sequence:
+    return Sequence(
+        prompt=Prompt(name, np.zeros(tokens, dtype=np.int32), (), Sampling(max_tokens=5), 60.0),
+        sink=lambda event: None,
+        text=TextStream(Vocabulary([])),
+        seed=0,
+        arrived=0.0,
+        positions=np.zeros((3, tokens), dtype=np.int64),
+        position_delta=0,
+    )
+
+
+def names(sequences: list[Sequence]) -> list[str]:
+    return [one.id for one in sequences]
+
+
+def test_slots_go_to_those_who_waited_longest_and_low_rows_first() -> None:
+    scheduler = Scheduler(slots=2, prefill_tokens=100, max_waiting=9)
+    for name in "abc":
+        scheduler.add(sequence(name))
+    admitted = scheduler.admit()
+    assert [(one.id, one.slot) for one in admitted] == [("a", 0), ("b", 1)]
+    assert names(list(scheduler.waiting)) == ["c"]
+
+
+def test_a_retired_slot_is_free_at_once_and_the_lowest_is_taken_next() -> None:
+    scheduler = Scheduler(slots=3, prefill_tokens=100, max_waiting=9)
+    for name in "abc":
+        scheduler.add(sequence(name))
+    a, b, _ = scheduler.admit()
+    scheduler.retire(b)
+    scheduler.retire(a)
+    scheduler.add(sequence("d"))
+    assert [(one.id, one.slot) for one in scheduler.admit()] == [("d", 0)]
+
+
+def test_the_prefill_budget_is_shared_in_order_of_admission() -> None:
+    scheduler = Scheduler(slots=4, prefill_tokens=25, max_waiting=9)
+    for name, tokens in (("a", 10), ("b", 30), ("c", 5)):
+        scheduler.add(sequence(name, tokens))
+    scheduler.admit()
+    chunks = [(chunk.sequence.id, chunk.start, chunk.stop, chunk.completes) for chunk in scheduler.chunks()]
+    assert chunks == [("a", 0, 10, True), ("b", 0, 15, False)]
+
+
+def test_only_sequences_with_a_first_token_decode_and_by_slot() -> None:
+    scheduler = Scheduler(slots=4, prefill_tokens=100, max_waiting=9)
+    for name in "abc":
+        scheduler.add(sequence(name))
+    a, b, c = scheduler.admit()
+    for one in (c, a):
+        one.prefilled = 10
+        one.generated.append(1)
+    assert names(scheduler.decoding()) == ["a", "c"]
+    assert b.in_prefill
+
+
+def test_a_full_queue_refuses_and_names_the_numbers() -> None:
+    scheduler = Scheduler(slots=1, prefill_tokens=100, max_waiting=1)
+    scheduler.add(sequence("a"))
+    scheduler.admit()
+    scheduler.add(sequence("b"))
+    with pytest.raises(Overloaded, match=r"1 slots are taken and 1 requests are waiting"):
+        scheduler.add(sequence("c"))
+
+
+def test_the_cache_counts_every_token_but_the_newest() -> None:
+    one = sequence("a", tokens=10)
+    one.prefilled = 10
+    assert one.cached == 10
+    one.generated.extend([1, 2, 3])
+    assert one.cached == 12
