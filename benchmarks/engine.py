@@ -1,0 +1,169 @@
+"""What does the engine itself cost: first token and time per step in the 9B shape, without HTTP or Ray?
+
+Random weights in the exact shape of GLM-4.1V-9B / GLM-4.6V-Flash (speed does not depend on their values),
+one 1120x1120 picture and 208 text tokens a request (1808 tokens), 128 new tokens, greedy, on one GPU.
+All requests of a batch are handed in at once; first token and whole are medians over the batch's requests.
+
+    python -m benchmarks.engine --batches 1 8 32 --quantization none
+    python -m benchmarks.engine --tiny --device cpu        # checks that the script works
+
+The last stdout line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import Glm4vConfig, Glm4vForConditionalGeneration
+
+from serve_app.contracts import Delta, Finished, Picture, Prompt, Sampling
+from serve_app.engine.features import FeatureCache
+from serve_app.engine.loop import EngineLoop
+from serve_app.engine.models.glm4v import Glm4v
+from serve_app.engine.runner import Runner
+from serve_app.engine.scheduler import Scheduler
+from serve_app.engine.text import Vocabulary
+from serve_app.metrics import SilentMeter
+
+IMAGE_TOKEN = 151343
+
+
+def config(tiny: bool) -> Glm4vConfig:
+    text = {
+        "vocab_size": 151552,
+        "eos_token_id": [],
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 10000.0,
+            "mrope_section": [8, 12, 12],
+            "partial_rotary_factor": 0.5,
+        },
+    }
+    vision: dict[str, Any] = {}
+    if tiny:
+        text |= {"num_hidden_layers": 2, "hidden_size": 256, "num_attention_heads": 2, "intermediate_size": 512}
+        text |= {"num_key_value_heads": 1}
+        vision = {"depth": 2, "hidden_size": 128, "num_heads": 4, "out_hidden_size": 256, "intermediate_size": 256}
+    return Glm4vConfig(text_config=text, vision_config=vision, image_token_id=IMAGE_TOKEN)
+
+
+def random_model(tiny: bool, device: torch.device, dtype: torch.dtype, quantization: str) -> Glm4v:
+    """Random weights on the device; quantized ones go through a saved checkpoint and the ordinary loader."""
+    folder = Path(tempfile.mkdtemp())
+    processor = {"image_mean": [0.48, 0.46, 0.41], "image_std": [0.27, 0.26, 0.28]}
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    torch.manual_seed(0)
+    torch.set_default_dtype(dtype)
+    with device:
+        model = Glm4vForConditionalGeneration._from_config(config(tiny))
+    torch.set_default_dtype(torch.float32)
+    model.generation_config.eos_token_id = []
+    if quantization != "none":
+        from serve_app.engine.weights import _quantization, _read
+        from serve_app.settings import ModelSettings
+
+        model.save_pretrained(folder)
+        del model
+        torch.cuda.empty_cache()
+        _, quantizer = _quantization({}, ModelSettings(quantization=quantization), dtype)  # type: ignore[arg-type]
+        model = _read(folder, dtype, device, quantizer)
+        model.generation_config.eos_token_id = []
+    return Glm4v(model.eval(), folder, dtype, device)
+
+
+def prompts(count: int, side: int, text_tokens: int, new_tokens: int) -> list[Prompt]:
+    rng = np.random.default_rng(0)
+    made = []
+    for index in range(count):
+        pixels = rng.integers(0, 255, (side, side, 3), dtype=np.uint8)
+        picture = Picture(pixels, f"{count}-{index}", side * side // 784, (side, side))
+        text = rng.integers(0, 151329, text_tokens)
+        token_ids = np.concatenate([text[:5], np.full(picture.tokens, IMAGE_TOKEN), text[5:]]).astype(np.int32)
+        sampling = Sampling(max_tokens=new_tokens, temperature=0.0)
+        made.append(Prompt(f"{count}-{index}", token_ids, (picture,), sampling, 600.0))
+    return made
+
+
+def measure(loop: EngineLoop, batch: list[Prompt]) -> dict[str, float]:
+    """Hand in a batch, step until it is answered."""
+    started = time.perf_counter()
+    first: dict[str, float] = {}
+    whole: dict[str, float] = {}
+    for prompt in batch:
+
+        def sink(event: object, name: str = prompt.id) -> None:
+            if isinstance(event, Delta):
+                first.setdefault(name, time.perf_counter() - started)
+            elif isinstance(event, Finished):
+                whole[name] = time.perf_counter() - started
+            elif isinstance(event, Exception):
+                raise event
+
+        loop.submit(prompt, sink)
+    steps: list[float] = []
+    while True:
+        before = time.perf_counter()
+        all_decoding = len(first) == len(batch)
+        if not loop.step():
+            break
+        if all_decoding:
+            steps.append(time.perf_counter() - before)
+    tokens = sum(prompt.sampling.max_tokens or 0 for prompt in batch)
+    return {
+        "first_token_s": round(statistics.median(first.values()), 4),
+        "whole_s": round(statistics.median(whole.values()), 3),
+        "ms_per_step": round(statistics.median(steps) * 1e3, 2),
+        "tokens_per_s": round(tokens / max(whole.values()), 1),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 32])
+    parser.add_argument("--quantization", choices=["none", "nf4", "int8"], default="none")
+    parser.add_argument("--new-tokens", type=int, default=128)
+    parser.add_argument("--side", type=int, default=1120)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--tiny", action="store_true")
+    arguments = parser.parse_args()
+    device = torch.device(arguments.device)
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    model = random_model(arguments.tiny, device, dtype, arguments.quantization)
+    weights_gib = torch.cuda.memory_allocated() / 2**30 if device.type == "cuda" else 0.0
+    slots = max(arguments.batches)
+    results = {}
+    for count in arguments.batches:
+        loop = EngineLoop(
+            Runner(model, slots, 2048),
+            Vocabulary([b""] * model.vocab_size),
+            Scheduler(slots, 2048, count),
+            FeatureCache(0),
+            SilentMeter(),
+        )
+        measure(loop, prompts(1, arguments.side, 208, 8))  # warm-up
+        results[str(count)] = measure(loop, prompts(count, arguments.side, 208, arguments.new_tokens))
+        print(count, results[str(count)], flush=True)
+        del loop
+    report = {
+        "benchmark": "engine",
+        "shape": "tiny" if arguments.tiny else "GLM-4.1V-9B",
+        "quantization": arguments.quantization,
+        "weights_gib": round(weights_gib, 2),
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "batches": results,
+        "versions": {name: version(name) for name in ("torch", "transformers")},
+    }
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()

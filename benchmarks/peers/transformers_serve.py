@@ -1,0 +1,23 @@
+"""Peer: `transformers serve`, with the picture half of the processor (see processor.py).
+
+`python -m benchmarks.peers.transformers_serve FOLDER PORT`
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from transformers.cli.serve import Serve
+from transformers.cli.serving.model_manager import ModelManager
+
+from benchmarks.peers.processor import load_processor
+
+
+def _load_processor(self: ModelManager, model_id_and_revision: str, gguf_file: str | None = None) -> Any:
+    return load_processor(model_id_and_revision.split("@", 1)[0])
+
+
+if __name__ == "__main__":
+    ModelManager._load_processor = _load_processor
+    Serve(force_model=sys.argv[1], host="127.0.0.1", port=int(sys.argv[2]), device="cpu", dtype="float32")
