@@ -126,7 +126,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """New text, always whole characters; `tokens` were drawn since the last event."""
+    """New text, never empty and always whole characters; `tokens` were drawn since the last delta."""
 
     text: str
     tokens: int

@@ -249,11 +249,11 @@ class EngineLoop:
         elif len(sequence.generated) >= sequence.max_tokens:
             self._finish(sequence, "length", text + sequence.text.flush())
         else:
-            self._tell(sequence, Delta(text, 1))
+            self._tell_text(sequence, text)
 
     def _finish(self, sequence: Sequence, reason: FinishReason, text: str) -> None:
         sequence.stages_ms["decode_steps"] = (self._clock() - sequence.first_token_at) * 1e3
-        self._tell(sequence, Delta(text, 1))
+        self._tell_text(sequence, text)
         stages = {**sequence.prompt.stages_ms, **sequence.stages_ms}
         self._tell(sequence, Finished(reason, sequence.usage, stages))
         self._retire(sequence)
@@ -288,6 +288,12 @@ class EngineLoop:
     def _retire(self, sequence: Sequence) -> None:
         del self._known[sequence.id]
         self._scheduler.retire(sequence)
+
+    def _tell_text(self, sequence: Sequence, text: str) -> None:
+        """Tell new text with the tokens behind it; tokens without text yet (part of a character) wait."""
+        if text:
+            self._tell(sequence, Delta(text, len(sequence.generated) - sequence.tokens_told))
+            sequence.tokens_told = len(sequence.generated)
 
     def _tell(self, sequence: Sequence, event: Event | ServiceError) -> None:
         self._outbox.append((sequence.sink, event))

@@ -41,7 +41,7 @@ class Sequence:
     features: torch.Tensor | None = None  # (image tokens, hidden), in prompt order
     stages_ms: dict[str, float] = field(default_factory=dict)
     first_token_at: float = 0.0
-    cancelled: bool = False
+    tokens_told: int = 0  # generated tokens whose text has gone out
 
     @property
     def id(self) -> str:
