@@ -1,0 +1,115 @@
+"""Small real objects that stand in for a stage: they behave, and remember what they saw."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncGenerator
+
+from serve_app.contracts import ChatRequest, Delta, Event, Events, Finished, FinishReason, ModelCard, Started, Usage
+from serve_app.metrics import Metric
+
+PREPARED_MS = {"fetch": 0.0, "decode": 2.0, "resize": 1.5, "tokenize": 0.5, "queue": 0.25}
+ALL_MS = {**PREPARED_MS, "encode": 3.0, "prefill": 4.0, "decode_steps": 8.0}
+PROMPT_TOKENS, IMAGE_TOKENS = 40, 30
+CARD = ModelCard(
+    name="glm-vision-demo",
+    family="glm4v",
+    context_tokens=2048,
+    quantization="none",
+    dtype="float32",
+    device="cpu",
+    parameters=12_345_678,
+)
+
+
+class FakeAnswer:
+    """An `Answer` that says the texts it was given, one token each.
+
+    `error` is raised once `fail_after` events were given: 0 is before the first, 1 after Started.
+    `hold_after` events it waits until `release` is set; `held` tells that it waits.
+    """
+
+    def __init__(
+        self,
+        *texts: str,
+        error: BaseException | None = None,
+        fail_after: int = 0,
+        hold_after: int | None = None,
+        reason: FinishReason = "stop",
+        break_off: bool = False,
+    ) -> None:
+        self._events: list[Event] = [
+            Started(PROMPT_TOKENS, IMAGE_TOKENS, PREPARED_MS),
+            *(Delta(text, 1) for text in texts),
+        ]
+        if not break_off:
+            self._events.append(Finished(reason, Usage(PROMPT_TOKENS, len(texts), IMAGE_TOKENS), ALL_MS))
+        self._error = error
+        self._fail_after = fail_after
+        self._hold_after = hold_after
+        self.requests: list[ChatRequest] = []
+        self.running = 0
+        self.closed_early = 0
+        self.held = asyncio.Event()
+        self.release = asyncio.Event()
+
+    def __call__(self, request: ChatRequest) -> Events:
+        self.requests.append(request)
+        return self._answer()
+
+    async def _answer(self) -> AsyncGenerator[Event, None]:
+        self.running += 1
+        try:
+            for place, event in enumerate([*self._events, None]):
+                if self._error is not None and place == self._fail_after:
+                    raise self._error
+                if place == self._hold_after:
+                    self.held.set()
+                    await self.release.wait()
+                if event is not None:
+                    yield event
+        except (asyncio.CancelledError, GeneratorExit):
+            self.closed_early += 1
+            raise
+        finally:
+            self.running -= 1
+
+
+class FakeDescribe:
+    """A replica's description of its model; fails with `error`, or never comes."""
+
+    def __init__(self, card: ModelCard = CARD, *, error: Exception | None = None, silent: bool = False) -> None:
+        self._card = card
+        self._error = error
+        self._silent = silent
+
+    async def __call__(self) -> ModelCard:
+        if self._silent:
+            await asyncio.Event().wait()
+        if self._error is not None:
+            raise self._error
+        return self._card
+
+
+class FakeMeter:
+    """A meter that remembers; it refuses tags that the metric did not declare, as Ray does."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[tuple[str, ...]] = Counter()
+        self.observed: dict[tuple[str, ...], list[float]] = {}
+        self.values: dict[tuple[str, ...], float] = {}
+
+    def count(self, metric: Metric, value: float = 1.0, **tags: str) -> None:
+        self.counts[_key(metric, tags)] += value  # type: ignore[assignment]
+
+    def observe(self, metric: Metric, value: float, **tags: str) -> None:
+        self.observed.setdefault(_key(metric, tags), []).append(value)
+
+    def set(self, metric: Metric, value: float, **tags: str) -> None:
+        self.values[_key(metric, tags)] = value
+
+
+def _key(metric: Metric, tags: dict[str, str]) -> tuple[str, ...]:
+    assert set(tags) == set(metric.tags), f"{metric.name} has the tags {metric.tags}"
+    return (metric.name, *(tags[name] for name in metric.tags))

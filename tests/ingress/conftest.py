@@ -1,0 +1,46 @@
+"""The door in this process for most tests, and on a real port where timing matters."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+
+from tests.ingress.asking import OpenDoor, make_app
+
+
+@pytest.fixture
+async def door() -> AsyncIterator[OpenDoor]:
+    """Opens the door over an answer; an exception that leaves the app fails the test."""
+    clients: list[httpx.AsyncClient] = []
+
+    def open_door(*given: Any, **more: Any) -> httpx.AsyncClient:
+        transport = httpx.ASGITransport(make_app(*given, **more))
+        clients.append(httpx.AsyncClient(transport=transport, base_url="http://door"))
+        return clients[-1]
+
+    yield open_door
+    for client in clients:
+        await client.aclose()
+
+
+@pytest.fixture
+async def serving() -> AsyncIterator[Callable[..., Any]]:
+    """The door on a real uvicorn and a free port, in this event loop; gives its URL."""
+    running: list[uvicorn.Server] = []
+
+    async def serve(*given: Any, http: str = "auto", **more: Any) -> str:
+        config = uvicorn.Config(make_app(*given, **more), port=0, http=http, log_level="warning", lifespan="off")
+        config.load()
+        server = uvicorn.Server(config)
+        server.lifespan = config.lifespan_class(config)
+        await server.startup()
+        running.append(server)
+        return f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+
+    yield serve
+    for server in running:
+        await server.shutdown()

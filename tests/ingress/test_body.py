@@ -1,0 +1,90 @@
+"""The size of a body is limited while it arrives."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.fakes import FakeAnswer
+from tests.ingress.asking import OpenDoor, chat, picture, text
+
+URL = "/v1/chat/completions"
+LIMIT = {"max_body_bytes": 2 * 2**20}
+TOO_LARGE = {
+    "message": "The body is larger than 2 MiB, the most this service takes. Send fewer or smaller pictures.",
+    "type": "invalid_request_error",
+    "param": None,
+    "code": "request_too_large",
+}
+
+
+async def pieces(total: int) -> AsyncIterator[bytes]:
+    for _ in range(total // 1024):
+        yield b"x" * 1024
+
+
+async def test_a_declared_length_over_the_limit_is_refused(door: OpenDoor) -> None:
+    response = await door(settings=LIMIT).post(URL, content=b"x" * (2 * 2**20 + 1))
+    assert (response.status_code, response.json()["error"]) == (413, TOO_LARGE)
+
+
+async def test_a_body_without_a_length_is_refused_at_the_limit(door: OpenDoor) -> None:
+    taken = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal taken
+        while True:
+            taken += 1024
+            yield b"x" * 1024
+
+    response = await door(settings=LIMIT).post(URL, content=endless())
+    assert (response.status_code, response.json()["error"]) == (413, TOO_LARGE)
+    assert taken <= 2 * 2**20 + 2048
+
+
+async def test_an_upload_is_limited_the_same_way(door: OpenDoor) -> None:
+    client = door(settings=LIMIT)
+    response = await client.post("/v1/ask", data={"question": "?"}, files={"image": b"x" * 2**21})
+    assert (response.status_code, response.json()["error"]) == (413, TOO_LARGE)
+
+
+async def test_a_body_of_exactly_the_limit_is_read(door: OpenDoor) -> None:
+    response = await door(settings=LIMIT).post(URL, content=b"x" * (2 * 2**20))
+    assert response.json()["error"]["code"] == "invalid_request"
+
+
+@pytest.mark.parametrize("http", ["httptools", "h11"])
+@pytest.mark.parametrize("declared", [True, False])
+async def test_a_real_connection_gets_to_read_the_refusal(
+    serving: Callable[..., Any], http: str, declared: bool
+) -> None:
+    """The refusal goes out while the body still comes in; the caller must see it, not a broken pipe."""
+    url = await serving(settings=LIMIT, http=http)
+    async with httpx.AsyncClient() as client:
+        for _ in range(3):
+            content = b"x" * (8 * 2**20) if declared else pieces(8 * 2**20)
+            response = await client.post(url + URL, content=content)
+            assert (response.status_code, response.json()["error"]) == (413, TOO_LARGE)
+        assert (await client.post(url + URL, json=chat())).status_code == 200
+
+
+async def test_ten_megabytes_of_picture_cost_the_event_loop_little(door: OpenDoor) -> None:
+    """Parsing, checking and converting 14 MB takes some 10 ms; decoding base64 alone would take more."""
+    answer = FakeAnswer("x")
+    client = door(answer)
+    url = "data:image/jpeg;base64," + "A" * 14_000_000
+    request = client.build_request("POST", URL, json=chat([picture(url), text("?")]))
+    best = float("inf")
+    for _ in range(5):
+        begin = time.perf_counter()
+        response = await client.send(request)
+        best = min(best, time.perf_counter() - begin)
+        assert response.status_code == 200
+        await asyncio.sleep(0)
+    assert answer.requests[0].messages[0].parts[0].source == url  # type: ignore[union-attr]
+    assert best < 0.25
