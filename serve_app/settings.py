@@ -52,7 +52,10 @@ class PreprocessSettings(Section):
     max_images: int = Field(16, ge=0, description="Pictures in one request.")
     max_image_bytes: int = Field(20 * 2**20, ge=1, description="Size of one encoded picture, in bytes.")
     max_image_pixels: int = Field(
-        50_000_000, ge=1, description="Pixels of one picture, read from its header before it is decoded."
+        50_000_000,
+        ge=1,
+        le=178_956_970,
+        description="Pixels of one picture, read from its header before it is decoded; Pillow itself allows no more.",
     )
     max_image_tokens: int = Field(
         6144, ge=4, description="Most tokens one picture may cost; larger ones are scaled down."

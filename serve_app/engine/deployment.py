@@ -6,6 +6,7 @@ from ray import serve
 
 from serve_app.contracts import Event, ModelCard, Prompt
 from serve_app.engine.replica import EngineReplica
+from serve_app.logs import join_serve_log
 from serve_app.metrics import RayMeter
 from serve_app.settings import EngineSettings, MetricsSettings, ModelSettings
 
@@ -22,6 +23,7 @@ class EngineDeployment:
     """Model replicas; each batches continuously over its own slots."""
 
     def __init__(self, model: ModelSettings, engine: EngineSettings, metrics: MetricsSettings) -> None:
+        join_serve_log()
         self._replica = EngineReplica(model, engine, metrics, RayMeter())
 
     async def generate(self, prompt: Prompt) -> AsyncGenerator[Event, None]:

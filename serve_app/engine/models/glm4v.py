@@ -55,7 +55,7 @@ class Glm4v:
         """Image features (tokens, hidden) of a picture."""
         height, width = picture.pixels.shape[:2]
         grid = torch.tensor([[1, height // self._patch, width // self._patch]], device=self.device)
-        pixels = torch.from_numpy(picture.pixels).to(self.device)
+        pixels = torch.tensor(picture.pixels, device=self.device)  # a copy: what came through Ray is read-only
         features = self.model.model.get_image_features(self._patchify(pixels), grid, return_dict=True).pooler_output
         return torch.cat(list(features)) if isinstance(features, (tuple, list)) else features
 

@@ -1,0 +1,24 @@
+"""The preprocess stage as a Ray Serve deployment; the only file here that knows Ray."""
+
+from ray import serve
+
+from serve_app.contracts import ChatRequest, Prompt
+from serve_app.logs import join_serve_log
+from serve_app.metrics import RayMeter
+from serve_app.preprocess.prepare import Preprocessor
+from serve_app.settings import ModelSettings, PreprocessSettings
+
+
+@serve.deployment(name="preprocess", ray_actor_options={"num_cpus": 1}, max_ongoing_requests=16)
+class PreprocessDeployment:
+    """One CPU process that prepares requests; more replicas are more throughput."""
+
+    def __init__(self, model: ModelSettings, settings: PreprocessSettings) -> None:
+        join_serve_log()
+        self._preprocessor = Preprocessor(model, settings, RayMeter())
+
+    async def prepare(self, request: ChatRequest) -> Prompt:
+        return await self._preprocessor.prepare(request)
+
+    def check_health(self) -> None:
+        self._preprocessor.check_health()

@@ -1,0 +1,272 @@
+import asyncio
+import base64
+import pickle
+import subprocess
+import sys
+import textwrap
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from serve_app.contracts import ChatRequest, ImagePart, Message, Sampling, TextPart
+from serve_app.errors import ContextTooLong, DeadlineExceeded, ImageRejected, InvalidRequest
+from serve_app.metrics import PICTURE_TOKENS, PICTURES, STAGE_SECONDS, Metric, SilentMeter
+from serve_app.preprocess.prepare import Preprocessor
+from serve_app.preprocess.sources import Fetcher
+from serve_app.settings import ModelSettings, PreprocessSettings
+from tests.preprocess.conftest import WriteCheckpoint
+from tests.preprocess.pictures import bomb, encoded, hollow, photo
+
+PNG = encoded(photo(300, 200))
+STAGES = {"fetch", "decode", "resize", "tokenize"}
+
+
+class Notes(SilentMeter):
+    """A meter that remembers."""
+
+    def __init__(self) -> None:
+        self.taken: list[tuple[str, float, dict[str, str]]] = []
+
+    def count(self, metric: Metric, value: float = 1.0, **tags: str) -> None:
+        self.taken.append((metric.name, value, tags))
+
+    def observe(self, metric: Metric, value: float, **tags: str) -> None:
+        self.taken.append((metric.name, value, tags))
+
+
+def preprocessor(folder: Path, fetcher: Fetcher | None = None, context: int = 8192, **knobs: object) -> Preprocessor:
+    model = ModelSettings(path=str(folder), context_tokens=context)
+    return Preprocessor(model, PreprocessSettings(**knobs), SilentMeter(), fetcher)
+
+
+def asking(*parts: str | bytes | ImagePart, deadline_s: float | None = None, **sampling: int) -> ChatRequest:
+    made = []
+    for index, part in enumerate(parts):
+        if isinstance(part, bytes):
+            part = ImagePart(part, f"messages[0].content[{index}].image_url")
+        made.append(TextPart(part) if isinstance(part, str) else part)
+    return ChatRequest("r1", (Message("user", tuple(made)),), Sampling(**sampling), deadline_s)
+
+
+async def streamed(body: bytes) -> AsyncIterator[bytes]:
+    yield body
+
+
+def web(answer: httpx.MockTransport) -> Fetcher:
+    async def resolver(host: str, port: int) -> list[str]:
+        return ["93.184.215.14"]
+
+    return Fetcher(PreprocessSettings(), resolver, answer)
+
+
+async def test_a_question_with_pictures_becomes_a_prompt(checkpoint: Path) -> None:
+    url = "data:image/png;base64," + base64.b64encode(encoded(photo(100, 600))).decode()
+    prompt = await preprocessor(checkpoint).prepare(asking(PNG, "What?", ImagePart(url), max_tokens=7))
+    assert [picture.pixels.shape for picture in prompt.pictures] == [(196, 308, 3), (588, 112, 3)]
+    assert [picture.tokens for picture in prompt.pictures] == [77, 84]
+    assert [picture.original_size for picture in prompt.pictures] == [(300, 200), (100, 600)]
+    image_token = preprocessor(checkpoint)._image_token
+    assert int((prompt.token_ids == image_token).sum()) == prompt.image_tokens == 161
+    assert prompt.token_ids.dtype == np.int32
+    assert prompt.sampling.max_tokens == 7
+    assert set(prompt.stages_ms) == STAGES
+    assert len(pickle.loads(pickle.dumps(prompt)).pictures) == 2
+
+
+async def test_equal_pictures_have_equal_names(checkpoint: Path) -> None:
+    stage = preprocessor(checkpoint)
+    one = await stage.prepare(asking(encoded(photo(64, 64, 1), "PNG"), "?"))
+    same = await stage.prepare(asking(encoded(photo(64, 64, 1), "BMP"), "?"))
+    other = await stage.prepare(asking(encoded(photo(64, 64, 2), "PNG"), "?"))
+    assert one.pictures[0].digest == same.pictures[0].digest != other.pictures[0].digest
+
+
+async def test_a_picture_of_low_detail_costs_few_tokens(checkpoint: Path) -> None:
+    data = encoded(photo(900, 900))
+    low = await preprocessor(checkpoint).prepare(asking(ImagePart(data, detail="low"), "?"))
+    high = await preprocessor(checkpoint).prepare(asking(ImagePart(data, detail="high"), "?"))
+    capped = await preprocessor(checkpoint, max_image_tokens=64).prepare(asking(ImagePart(data), "?"))
+    assert (low.image_tokens, high.image_tokens, capped.image_tokens) == (256, 1024, 64)
+
+
+async def test_without_max_tokens_the_answer_gets_what_is_left(checkpoint: Path) -> None:
+    roomy = await preprocessor(checkpoint).prepare(asking("Hi"))
+    tight = await preprocessor(checkpoint, context=64).prepare(asking("Hi"))
+    assert roomy.sampling.max_tokens == 1024
+    assert tight.sampling.max_tokens == 64 - len(tight.token_ids)
+
+
+async def test_the_context_is_refused_before_any_pixel_is_decoded(checkpoint: Path) -> None:
+    undecodable = hollow(4000, 3000)
+    stage = preprocessor(checkpoint)
+    with pytest.raises(ImageRejected, match="damaged"):
+        await stage.prepare(asking(undecodable, "?"))
+    with pytest.raises(ContextTooLong, match=r"the prompt is 60\d\d tokens.*8192") as refused:
+        await stage.prepare(asking(undecodable, "?", max_tokens=4000))
+    assert refused.value.param == "messages"
+    with pytest.raises(ContextTooLong, match=r"at least one"):
+        await stage.prepare(asking(undecodable, undecodable, "?"))
+
+
+async def test_the_checkpoints_own_context_counts(write_checkpoint: WriteCheckpoint) -> None:
+    folder = write_checkpoint(text_config={"max_position_embeddings": 100})
+    with pytest.raises(ContextTooLong, match="the context is 100 tokens"):
+        await preprocessor(folder).prepare(asking("Hi", max_tokens=100))
+
+
+async def test_prompt_and_answer_may_fill_the_context_to_the_last_token(checkpoint: Path) -> None:
+    length = len((await preprocessor(checkpoint).prepare(asking("Hi"))).token_ids)
+    full = await preprocessor(checkpoint, context=64).prepare(asking("Hi", max_tokens=64 - length))
+    assert full.sampling.max_tokens == 64 - length
+    with pytest.raises(ContextTooLong):
+        await preprocessor(checkpoint, context=64).prepare(asking("Hi", max_tokens=65 - length))
+
+
+@pytest.mark.parametrize(
+    ("request_", "error", "reason", "param"),
+    [
+        (asking(PNG, bomb(), "?"), ImageRejected, "picture 2 is 900 megapixels", "messages[0].content[1].image_url"),
+        (
+            asking(encoded(photo(2000, 4)), "?"),
+            ImageRejected,
+            "more than 200 times",
+            "messages[0].content[0].image_url",
+        ),
+        (asking(b"", "?"), ImageRejected, "0 bytes", "messages[0].content[0].image_url"),
+        (asking(b"hello", "?"), ImageRejected, "not a picture", "messages[0].content[0].image_url"),
+        (asking(ImagePart("data:;base64,###", "image"), "?"), ImageRejected, "picture 1 is not valid base64", "image"),
+        (asking(ImagePart("file:///etc/passwd", "image"), "?"), ImageRejected, "must be a data: URL", "image"),
+        (asking(ImagePart("/etc/passwd", "image"), "?"), ImageRejected, "must be a data: URL", "image"),
+        (asking(ImagePart("ftp://a.example/", "image"), "?"), ImageRejected, "must be a data: URL", "image"),
+        (asking(ImagePart("http://127.0.0.1/", "image"), "?"), ImageRejected, "not a public address", "image"),
+        (asking(*[PNG] * 17, "?"), InvalidRequest, "17 pictures; the limit is 16", "messages"),
+        (asking(PNG, ""), InvalidRequest, "no question", "messages[0].content"),
+        (asking("?", max_tokens=-1), InvalidRequest, "max_tokens is -1", "max_tokens"),
+    ],
+)
+async def test_a_bad_request_is_refused_and_the_next_one_served(
+    checkpoint: Path, request_: ChatRequest, error: type[InvalidRequest], reason: str, param: str
+) -> None:
+    stage = preprocessor(checkpoint)
+    with pytest.raises(error, match=reason) as refused:
+        await stage.prepare(request_)
+    assert refused.value.param == param
+    assert (await stage.prepare(asking(PNG, "?"))).pictures
+
+
+async def test_pictures_are_fetched_at_the_same_time(checkpoint: Path) -> None:
+    everyone = asyncio.Barrier(3)
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        await asyncio.wait_for(everyone.wait(), 5)
+        return httpx.Response(200, content=streamed(PNG))
+
+    parts = [ImagePart(f"http://pics.example/{number}") for number in range(3)]
+    prompt = await preprocessor(checkpoint, web(httpx.MockTransport(answer))).prepare(asking(*parts, "?"))
+    assert len(prompt.pictures) == 3
+    assert prompt.stages_ms["fetch"] > 0
+
+
+async def test_one_refused_picture_stops_the_other_fetches(checkpoint: Path) -> None:
+    stopped = asyncio.Event()
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/bad":
+            return httpx.Response(404)
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            stopped.set()
+            raise
+        return httpx.Response(200, content=streamed(PNG))
+
+    parts = [ImagePart("http://pics.example/slow"), ImagePart("http://pics.example/bad")]
+    with pytest.raises(ImageRejected, match=r"picture 2 .* 404"):
+        await preprocessor(checkpoint, web(httpx.MockTransport(answer))).prepare(asking(*parts, "?"))
+    await asyncio.wait_for(stopped.wait(), 5)
+
+
+async def test_a_request_past_its_deadline_is_given_up(checkpoint: Path) -> None:
+    async def answer(request: httpx.Request) -> httpx.Response:
+        await asyncio.sleep(60)
+        return httpx.Response(200, content=streamed(PNG))
+
+    stage = preprocessor(checkpoint, web(httpx.MockTransport(answer)))
+    with pytest.raises(DeadlineExceeded, match=r"0.05 seconds"):
+        await stage.prepare(asking(ImagePart("http://pics.example/"), "?", deadline_s=0.05))
+
+
+async def test_the_prompt_carries_what_is_left_of_the_deadline(checkpoint: Path) -> None:
+    prompt = await preprocessor(checkpoint).prepare(asking(PNG, "?", deadline_s=20))
+    assert 10 < prompt.deadline_s < 20
+    assert 290 < (await preprocessor(checkpoint).prepare(asking("?"))).deadline_s < 300
+
+
+async def test_decoding_leaves_the_event_loop_free(checkpoint: Path) -> None:
+    preparing = asyncio.ensure_future(preprocessor(checkpoint).prepare(asking(encoded(photo(2400, 1800)), "?")))
+    turns = 0
+    while not preparing.done():
+        await asyncio.sleep(0.002)
+        turns += 1
+    assert preparing.result().pictures
+    assert turns >= 5
+
+
+async def test_stages_and_pictures_are_measured(checkpoint: Path) -> None:
+    meter = Notes()
+    stage = Preprocessor(ModelSettings(path=str(checkpoint)), PreprocessSettings(), meter)
+    await stage.prepare(asking(PNG, "?"))
+    assert {tags["stage"] for name, _, tags in meter.taken if name == STAGE_SECONDS.name} == STAGES
+    assert [tags for name, _, tags in meter.taken if name == PICTURES.name] == [{"format": "png"}]
+    assert [value for name, value, _ in meter.taken if name == PICTURE_TOKENS.name] == [77.0]
+
+
+def test_a_checkpoint_of_another_family_is_refused(write_checkpoint: WriteCheckpoint) -> None:
+    with pytest.raises(InvalidRequest, match="'llama'"):
+        preprocessor(write_checkpoint(model_type="llama"))
+
+
+def test_the_stage_needs_no_torch_and_huge_claims_take_no_memory(checkpoint: Path) -> None:
+    program = textwrap.dedent(
+        f"""
+        import asyncio, resource, struct, sys
+        from serve_app.contracts import ChatRequest, ImagePart, Message, TextPart
+        from serve_app.errors import ImageRejected
+        from serve_app.metrics import SilentMeter
+        from serve_app.preprocess.prepare import Preprocessor
+        from serve_app.settings import ModelSettings, PreprocessSettings
+        from tests.preprocess.pictures import bomb, encoded, photo
+
+        def claim(file_format, old, new):
+            data = encoded(photo(64, 64), file_format)
+            assert old in data, file_format
+            return data.replace(old, new, 1)
+
+        claims = [
+            bomb(),
+            claim("GIF", struct.pack("<HH", 64, 64), struct.pack("<HH", 65535, 65535)),
+            claim("BMP", struct.pack("<ii", 64, 64), struct.pack("<ii", 10**5, 10**5)),
+            claim("TIFF", struct.pack("<HHLL", 256, 4, 1, 64), struct.pack("<HHLL", 256, 4, 1, 10**6)),
+            claim("JPEG", struct.pack(">HH", 64, 64), struct.pack(">HH", 65500, 65500)),
+            claim("WebP", struct.pack("<HH", 64, 64), struct.pack("<HH", 16383, 16383)),
+        ]
+        stage = Preprocessor(ModelSettings(path={str(checkpoint)!r}), PreprocessSettings(), SilentMeter())
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        for data in claims:
+            try:
+                asyncio.run(stage.prepare(ChatRequest("r", (Message("user", (ImagePart(data), TextPart("?"))),))))
+            except ImageRejected as refused:
+                print(refused)
+            else:
+                raise SystemExit("not refused")
+        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+        assert grown < 64 * 1024, f"grew by {{grown}} KiB"
+        assert "torch" not in sys.modules
+        """
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.count("the limit") == 6, ran.stdout
