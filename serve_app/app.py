@@ -17,7 +17,10 @@ def build(settings: Settings) -> Application:
     (`glm-serve up` looks, the Helm chart sets `num_gpus`).
     """
     gpus = 1 if settings.model.device == "cuda" else 0
-    preprocess = PreprocessDeployment.bind(settings.model, settings.preprocess)
+    # Each waiting request holds its pictures in memory, so this queue has a bound too.
+    preprocess = PreprocessDeployment.options(max_queued_requests=max(1, settings.engine.max_waiting)).bind(
+        settings.model, settings.preprocess
+    )
     engine = EngineDeployment.options(ray_actor_options={"num_cpus": 1, "num_gpus": gpus}).bind(
         settings.model, settings.engine, settings.metrics
     )

@@ -1,4 +1,4 @@
-"""One log for all processes: JSON lines with the request's id; the console shows them readably.
+"""One log for all processes: JSON with the request's id; the console shows it readably.
 
 Rooms write to `logging.getLogger("glm.<room>")`. Inside a replica those records join the file that
 Ray Serve keeps for it (`session_latest/logs/serve/`), which adds request id, deployment and replica.
@@ -35,9 +35,9 @@ def join_serve_log() -> None:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """False for Serve's traceback of a request that we refused: the access record tells of it."""
+    """False for Serve's traceback of a request that we refused: our own records tell of it."""
     refusal = record.exc_info[1] if record.exc_info else None
-    return not (isinstance(refusal, ServiceError) and refusal.status < 500)
+    return not (isinstance(refusal, ServiceError) and refusal.status != ServiceError.status)
 
 
 def serve_logging(settings: LogSettings) -> dict[str, Any]:

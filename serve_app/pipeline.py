@@ -1,4 +1,4 @@
-"""The way of one request in two hops: preprocess, then engine; events come back as they happen.
+"""The way of one request in two hops: preprocess, engine; events come back as they happen.
 
 Promises: the deadline holds, a caller who goes away takes the work of both stages along, no pixels
 outlive the first event, and what goes wrong is one of `errors.py`. Ray's own errors are known here
@@ -17,28 +17,31 @@ from ray import exceptions as ray_errors
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from serve_app.contracts import ChatRequest, Events, Finished, ModelCard
+from serve_app.contracts import ChatRequest, Events, Finished, ImagePart, ModelCard
 from serve_app.errors import DeadlineExceeded, EngineFailed, Overloaded, ServiceError
 
+DEADLINE_S = 300.0  # of a request whose door sets none
 DESCRIBE_TIMEOUT_S = 5.0
+SMALL_BYTES = 100_000  # encoded; the pixels of such pictures travel faster as a message than by the object store
 
 
 class Pipeline:
     """What every door calls: `answer(request)` for the events, `describe()` for what is served."""
 
-    def __init__(self, preprocess: DeploymentHandle, engine: DeploymentHandle, limit_s: float = 300.0) -> None:
-        # Pixels leave preprocess through the object store, events come back over gRPC: docs/decisions/0003.
-        self._prepare = preprocess.options(method_name="prepare", _by_reference=True)
-        self._generate = engine.options(method_name="generate", stream=True)
+    def __init__(self, preprocess: DeploymentHandle, engine: DeploymentHandle) -> None:
+        # Why two ways for prompts: docs/decisions/0003-prompt-transport.md
+        self._prepare_small = preprocess.options(method_name="prepare", _by_reference=False)
+        self._prepare_large = preprocess.options(method_name="prepare", _by_reference=True)
+        self._generate = engine.options(method_name="generate", stream=True, _by_reference=False)
         self._describe = engine.options(method_name="describe")
-        self._limit_s = limit_s
 
     async def answer(self, request: ChatRequest) -> Events:
         """Events of one answer; closing the generator early stops the work on it."""
-        allowed_s = self._limit_s if request.deadline_s is None else min(request.deadline_s, self._limit_s)
+        allowed_s = DEADLINE_S if request.deadline_s is None else request.deadline_s
         deadline = asyncio.get_running_loop().time() + allowed_s
+        prepare = self._prepare_small if _is_small(request) else self._prepare_large
         # Not awaited: the prompt goes on to the engine as soon as it is there.
-        prompt: Any = self._prepare.remote(replace(request, deadline_s=allowed_s))
+        prompt: Any = prepare.remote(replace(request, deadline_s=allowed_s))
         events = self._generate.remote(prompt)
         terminal = False
         try:
@@ -76,6 +79,14 @@ class Pipeline:
             raise Overloaded(f"No engine replica answered within {DESCRIBE_TIMEOUT_S:g} s.") from error
         except Exception as error:
             raise as_service_error(error) from error
+
+
+def _is_small(request: ChatRequest) -> bool:
+    """Whether few pixels are to be expected; of a picture at an address nobody knows yet."""
+    sources = [part.source for message in request.messages for part in message.parts if isinstance(part, ImagePart)]
+    if any(isinstance(source, str) and not source.startswith("data:") for source in sources):
+        return False
+    return sum(map(len, sources)) <= SMALL_BYTES
 
 
 def as_service_error(error: Exception) -> Exception:

@@ -35,6 +35,7 @@ from serve_app.settings import Settings
 
 APP_NAME = "glm"
 LOOPBACK = "127.0.0.1"
+PACKAGE_PARENT = str(Path(__file__).parent.parent)
 DRAIN_S = 8.0  # running answers may finish in this time after the first Ctrl-C
 EXIT_S = 4.0  # Ray's processes get this long to leave by themselves
 LARGEST_MESSAGE = 2**30  # between replicas; Ray's own 4 MiB is less than one picture
@@ -117,6 +118,8 @@ def ray_environment(settings: Settings) -> dict[str, str]:
     port = settings.http.port
     return {
         "RAY_USAGE_STATS_ENABLED": "0",
+        # Workers find the package also where it is not installed (`python -m serve_app` in a checkout).
+        "PYTHONPATH": os.pathsep.join(filter(None, (PACKAGE_PARENT, os.environ.get("PYTHONPATH")))),
         # A token of this run: without one, whoever reaches a replica's gRPC port (Serve opens it on all
         # interfaces) could run code. In the environment and not in ~/.ray, so that nothing stays behind.
         "RAY_AUTH_MODE": "token",

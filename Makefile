@@ -1,0 +1,76 @@
+# GLM Vision Serve. `make` lists what there is; CONTRIBUTING.md says more.
+#
+# PIP_ARGS are handed to every pip call, UP_ARGS to `glm-serve up`, TEST_ARGS to pytest:
+#   make serve UP_ARGS="--port 9000"      make test TEST_ARGS="-k pipeline"
+
+PIP_ARGS  ?=
+UP_ARGS   ?=
+TEST_ARGS ?=
+
+VENV   := .venv
+PYTHON := $(VENV)/bin/python
+PIP     = $(PYTHON) -m pip install --quiet --disable-pip-version-check $(PIP_ARGS)
+# Tests that this machine can run: those marked gpu need one.
+MARKED := $(if $(wildcard /dev/nvidia0),,not gpu)
+# The first of these that is a Python we support.
+CANDIDATES := python3 python3.12 python3.11
+SUPPORTED  := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
+
+.DEFAULT_GOAL := help
+.PHONY: help install serve test check fmt docs lock bench clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+install: $(VENV)/.installed  ## the environment in .venv, as locked
+
+serve: install  ## install if needed, then start the service on http://127.0.0.1:8000
+	@exec $(VENV)/bin/glm-serve up $(UP_ARGS)
+
+test: $(VENV)/.dev  ## every test that this machine can run
+	@exec $(PYTHON) -m pytest -m "$(MARKED)" $(TEST_ARGS)
+
+check: $(VENV)/.dev  ## format, lint, types, import contracts, generated pages
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+	$(PYTHON) docs/generate.py --check
+
+fmt: $(VENV)/.dev  ## format and mend what can be mended
+	$(VENV)/bin/ruff format
+	$(VENV)/bin/ruff check --fix
+
+docs: $(VENV)/.installed  ## write the generated pages of docs/ anew
+	$(PYTHON) docs/generate.py
+
+lock: $(VENV)/.dev  ## resolve pyproject.toml anew into the two lock files
+	$(PYTHON) .ci/lock.py
+
+bench: $(VENV)/.dev  ## the benchmarks, with their results in benchmarks/results
+	$(PYTHON) -m benchmarks.hops
+	$(PYTHON) -m benchmarks.preprocess
+	$(PYTHON) -m benchmarks.engine
+	$(PYTHON) -m benchmarks.serve_load
+
+clean:  ## remove the environment and every cache
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(PYTHON):
+	@python=; for candidate in $(CANDIDATES); do \
+	  if "$$candidate" -c '$(SUPPORTED)' 2>/dev/null; then python="$$candidate"; break; fi; done; \
+	if [ -z "$$python" ]; then echo "No Python 3.11 or 3.12 here; on Debian or Ubuntu: apt install python3 python3-venv" >&2; exit 1; fi; \
+	if ! "$$python" -c 'import ensurepip, venv' 2>/dev/null; then \
+	  echo "$$python can't make virtual environments; on Debian or Ubuntu: apt install python3-venv" >&2; exit 1; fi; \
+	"$$python" -m venv $(VENV)
+
+$(VENV)/.installed: requirements.lock pyproject.toml | $(PYTHON)
+	@echo "Installing $$(grep -c == requirements.lock) packages into $(VENV); the first time takes a few minutes …"
+	@$(PIP) -r requirements.lock
+	@$(PIP) --no-deps --editable .
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.lock $(VENV)/.installed
+	@$(PIP) -r requirements-dev.lock
+	@touch $@

@@ -1,0 +1,191 @@
+"""Writes what the pages say of the code: docs/{settings,errors,metrics}.md and the README's tree.
+
+python docs/generate.py           write them
+python docs/generate.py --check   exit 1 if one is not what the code says
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from serve_app import errors, metrics
+from serve_app.errors import ServiceError
+from serve_app.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+WRITTEN = "<!-- written by `make docs` from serve_app/{source}; change it there -->\n"
+
+
+def table(*rows: tuple[str, ...]) -> str:
+    head, *rest = rows
+    lines = [head, tuple("---" for _ in head), *rest]
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |" for line in lines
+    )
+
+
+# -- settings ------------------------------------------------------------------------------------
+
+
+def settings_page() -> str:
+    sections = []
+    for name, field in Settings.model_fields.items():
+        section = field.annotation
+        assert isinstance(section, type)
+        assert issubclass(section, BaseModel)
+        rows = [("Setting", "Environment", "Type", "Default", "What it does"), *_knobs(name, section)]
+        sections.append(f"## {name}\n\n{section.__doc__}\n\n{table(*rows)}\n")
+    return (
+        "# Settings\n\n"
+        + WRITTEN.format(source="settings.py")
+        + "\nOne tree, the same names everywhere: `engine.max_slots` in code is `settings.engine.max_slots` in Helm\n"
+        "values and `GLM_ENGINE__MAX_SLOTS` in the environment. Options of `glm-serve up` win over the environment,\n"
+        "the environment over defaults. Unknown names are refused. Secrets are never values here, only paths of\n"
+        "files.\n\n" + "\n".join(sections)
+    )
+
+
+def _knobs(section: str, model: type[BaseModel]) -> Iterator[tuple[str, ...]]:
+    properties = model.model_json_schema()["properties"]
+    for name, field in model.model_fields.items():
+        default = "" if field.default is PydanticUndefined else _value(field.default)
+        yield (
+            f"`{section}.{name}`",
+            f"`GLM_{section}__{name}`".upper(),
+            _kind(properties[name]),
+            default,
+            field.description or "",
+        )
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "none"
+    return "empty" if value == "" else f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def _kind(schema: dict[str, Any]) -> str:
+    if "anyOf" in schema:
+        return " or ".join(_kind(option) for option in schema["anyOf"])
+    if "enum" in schema:
+        return ", ".join(f"`{value}`" for value in schema["enum"])
+    bounds = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+    limits = [f"{sign} {schema[key]:g}" for key, sign in bounds.items() if key in schema]
+    names = {
+        "integer": "whole number",
+        "number": "number",
+        "string": "text",
+        "boolean": "true or false",
+        "null": "none",
+    }
+    return ", ".join([names[schema["type"]], *limits])
+
+
+# -- errors --------------------------------------------------------------------------------------
+
+
+def error_classes() -> list[type[ServiceError]]:
+    return [found for found in vars(errors).values() if isinstance(found, type) and issubclass(found, ServiceError)]
+
+
+def errors_page() -> str:
+    rows = [("Status", "`code`", "Error", "When", "`Retry-After`")]
+    for error in error_classes():
+        retry = f"{error.retry_after_s:g} s" if error.retry_after_s else ""
+        rows.append((str(error.status), f"`{error.code}`", f"`{error.__name__}`", (error.__doc__ or "").strip(), retry))
+    return (
+        "# Errors\n\n"
+        + WRITTEN.format(source="errors.py")
+        + "\nEvery door and route answers a failure with OpenAI's body,\n"
+        '`{"error": {"message", "type", "param", "code"}}`; `param` names the field at fault, if there is one. A\n'
+        "failure before the first word has its own HTTP status; a later one is told inside the stream.\n\n"
+        + table(*rows)
+        + "\n"
+    )
+
+
+# -- metrics -------------------------------------------------------------------------------------
+
+
+def metrics_page() -> str:
+    rows = [("Metric", "Kind", "Tags", "What it measures")]
+    for metric in metrics.DECLARED:
+        tags = ", ".join(f"`{tag}`" for tag in metric.tags)
+        rows.append((f"`ray_{metric.name}`", metric.kind, tags, metric.description))
+    return (
+        "# Metrics\n\n"
+        + WRITTEN.format(source="metrics.py")
+        + "\nPrometheus finds them on each node at `:8080/metrics` (`metrics.port` on one machine), beside Ray's own.\n"
+        "Ray puts `ray_` before our names and adds the tags `deployment`, `replica`, `application` and its own.\n"
+        "Histograms: ask for quantiles of `_bucket`; Ray's `_sum` is approximate. A new value shows after\n"
+        "10 to 20 s.\n\n" + table(*rows) + "\n"
+    )
+
+
+# -- the tree in the README ----------------------------------------------------------------------
+
+TREE_BEGINS, TREE_ENDS = "<!-- tree: written by `make docs` from the docstrings -->", "<!-- end of tree -->"
+FRONT_ROOMS = ("app", "pipeline", "contracts", "errors", "settings", "metrics", "logs", "checkpoint")  # reading order
+STAGES = ("ingress", "preprocess", "engine", "demo")
+
+
+def tree() -> str:
+    """serve_app/, one line a room: the first line of its docstring."""
+    package = ROOT / "serve_app"
+    modules = {file.stem: file for file in package.glob("*.py") if not file.stem.startswith("_")}
+    folders = {file.parent.name: file for file in package.glob("*/__init__.py")}
+    order = [*FRONT_ROOMS, *sorted(set(modules) - set(FRONT_ROOMS))]
+    stages = [*(name for name in STAGES if name in folders), *sorted(set(folders) - set(STAGES))]
+    rooms = [(f"{name}.py", modules[name]) for name in order] + [(f"{name}/", folders[name]) for name in stages]
+    lines = [f"  {name:<15}{first_line(file)}" for name, file in rooms]
+    return "\n".join(["```", "serve_app/", *lines, "```"])
+
+
+def first_line(file: Path) -> str:
+    docstring = ast.get_docstring(ast.parse(file.read_text()))
+    return (docstring or "").partition("\n")[0].rstrip(".")
+
+
+def readme_page() -> str:
+    """The README as it is, with its tree as the code says."""
+    before, begins, rest = (ROOT / "README.md").read_text().partition(TREE_BEGINS)
+    _, ends, after = rest.partition(TREE_ENDS)
+    if not begins or not ends:
+        raise SystemExit(f"README.md has no place for the tree, between {TREE_BEGINS!r} and {TREE_ENDS!r}")
+    return f"{before}{begins}\n{tree()}\n{ends}{after}"
+
+
+# -- writing and checking ------------------------------------------------------------------------
+
+PAGES = {
+    "docs/settings.md": settings_page,
+    "docs/errors.md": errors_page,
+    "docs/metrics.md": metrics_page,
+    "README.md": readme_page,
+}
+
+
+def stale() -> list[str]:
+    """Names of pages that are not what the code says."""
+    return [name for name, page in PAGES.items() if not (file := ROOT / name).is_file() or file.read_text() != page()]
+
+
+def main() -> int:
+    if "--check" in sys.argv:
+        for name in (old := stale()):
+            print(f"{name} is not what the code says; run `make docs`", file=sys.stderr)
+        return 1 if old else 0
+    for name, page in PAGES.items():
+        (ROOT / name).write_text(page())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

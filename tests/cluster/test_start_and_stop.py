@@ -1,0 +1,124 @@
+"""`glm-serve up` as a user meets it: ready, what it listens on, and nothing left at the end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.cluster.conftest import ROOT, STOP_LIMIT_S, Service, started
+
+pytestmark = pytest.mark.cluster
+
+
+def family(service: Service) -> list[psutil.Process]:
+    return psutil.Process(service.process.pid).children(recursive=True)
+
+
+def session_folder(service: Service) -> Path:
+    (line,) = [line for line in service.said().splitlines() if line.startswith("logs in ")]
+    return Path(line.removeprefix("logs in ").partition(";")[0]).parents[2]
+
+
+def still_running(processes: list[psutil.Process]) -> list[str]:
+    _, alive = psutil.wait_procs(processes, timeout=0.5)
+    return [" ".join(process.cmdline())[:100] for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_the_ready_line_names_what_can_be_opened(service: Service):
+    (ready,) = [line for line in service.said().splitlines() if line.startswith("ready: ")]
+    for url in (f"{service.base_url}/v1", f"{service.base_url}/docs", service.metrics_url):
+        assert url in ready
+    with service.client() as client:
+        assert client.get("/docs").status_code == 200
+        assert client.get("/healthz").status_code == 200
+        assert client.get("/readyz").status_code == 200
+        assert client.get(service.metrics_url).status_code == 200
+
+
+def test_http_is_answered_on_loopback_only(service: Service):
+    """Serve's ports between replicas are on all interfaces, but speak gRPC and want this run's token."""
+    addresses = {
+        (connection.laddr.ip, connection.laddr.port)
+        for process in [psutil.Process(service.process.pid), *family(service)]
+        for connection in process.net_connections(kind="tcp")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    open_ports = [port for address, port in addresses if not address.endswith("127.0.0.1")]
+    assert addresses
+    for port in open_ports:
+        answer = subprocess.run(
+            ["curl", "-s", "--max-time", "3", "-o", os.devnull, "-w", "%{http_code}", f"http://127.0.0.1:{port}/"],
+            capture_output=True,
+            text=True,
+        ).stdout
+        assert answer == "000", f"port {port} speaks HTTP on all interfaces"
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_stop_leaves_no_process_and_no_file(tmp_path: Path, signal_number: signal.Signals):
+    home = tmp_path / "home"
+    home.mkdir()
+    with started(tmp_path, HOME=str(home)) as service:
+        processes, folder = family(service), session_folder(service)
+        assert folder.is_dir()
+        stopped_at = time.monotonic()
+        if signal_number is signal.SIGINT:
+            os.killpg(service.process.pid, signal_number)  # a terminal's Ctrl-C goes to the whole group
+        else:
+            service.process.send_signal(signal_number)
+        assert service.process.wait(STOP_LIMIT_S) == 0
+        assert time.monotonic() - stopped_at < STOP_LIMIT_S
+    assert still_running(processes) == []
+    assert not folder.exists()
+    assert [str(path.relative_to(home)) for path in home.rglob("*") if path.is_file()] == []
+    assert service.said().endswith("stopped\n")
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path: Path):
+    with started(tmp_path) as service:
+        processes = family(service)
+        os.killpg(service.process.pid, signal.SIGINT)
+        time.sleep(0.5)
+        os.killpg(service.process.pid, signal.SIGINT)
+        assert service.process.wait(3) == 128 + signal.SIGINT
+    assert still_running(processes) == []
+
+
+def test_a_port_in_use_is_told_at_once(service: Service):
+    port = service.base_url.rpartition(":")[2]
+    began = time.monotonic()
+    ended = subprocess.run(
+        [sys.executable, "-m", "serve_app", "up", "--port", port], cwd=ROOT, capture_output=True, text=True, timeout=20
+    )
+    assert time.monotonic() - began < 5
+    assert ended.returncode == 1
+    assert ended.stdout == (
+        f"glm-serve: can't listen on 127.0.0.1:{port} (Address already in use); "
+        "choose another port with --port (http.port)\n"
+    )
+
+
+def test_a_model_that_does_not_load_is_told_in_a_sentence(tmp_path: Path):
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text('{"model_type": "gpt2"}')
+    ended = subprocess.run(
+        [sys.executable, "-m", "serve_app", "up", "--model", str(model), "--port", "18123", "--metrics-port", "18124"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ended.returncode == 1
+    sentence, more = ended.stdout.splitlines()[-2:]
+    assert "could not start: " in sentence
+    assert "Traceback" not in ended.stdout + ended.stderr
+    assert Path(more.partition("more in ")[2]).is_dir()

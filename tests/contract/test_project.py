@@ -1,0 +1,101 @@
+"""What must agree across the repository: layers, lock files, one version, rooms that say what they are."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import serve_app
+
+ROOT = Path(__file__).parent.parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+MODULES = sorted((ROOT / "serve_app").rglob("*.py"))
+LONGEST_FIRST_LINE = 103  # what the README's tree has room for
+ENVIRONMENT_READERS = {"standalone.py"}  # it sets Ray's variables; settings are read by pydantic
+
+
+def pins(*files: str) -> dict[str, set[str]]:
+    """name -> the versions pinned (several if they differ between Pythons)."""
+    found: dict[str, set[str]] = {}
+    for file in files:
+        for line in (ROOT / file).read_text().splitlines():
+            if line and not line.startswith("#"):
+                pin = Requirement(line)
+                (specifier,) = pin.specifier
+                assert specifier.operator == "==", line
+                found.setdefault(canonicalize_name(pin.name), set()).add(specifier.version)
+    return found
+
+
+def asked(requirements: list[str]) -> list[Requirement]:
+    return [Requirement(requirement) for requirement in requirements]
+
+
+@pytest.mark.parametrize("requirement", asked(PROJECT["project"]["dependencies"]), ids=str)
+def test_a_dependency_is_locked_within_its_range(requirement: Requirement):
+    locked = pins("requirements.lock").get(canonicalize_name(requirement.name))
+    assert locked, "not in requirements.lock; run `make lock`"
+    assert all(requirement.specifier.contains(version) for version in locked)
+
+
+@pytest.mark.parametrize("requirement", asked(PROJECT["dependency-groups"]["dev"]), ids=str)
+def test_a_tool_is_locked_within_its_range(requirement: Requirement):
+    locked = pins("requirements.lock", "requirements-dev.lock").get(canonicalize_name(requirement.name))
+    assert locked, "not in requirements-dev.lock; run `make lock`"
+    assert all(requirement.specifier.contains(version) for version in locked)
+
+
+def test_what_is_installed_is_what_is_locked():
+    installed = {name: version(name) for name in ("ray", "transformers", "pydantic", "fastapi", "bitsandbytes")}
+    locked = pins("requirements.lock")
+    assert {name: {found} for name, found in installed.items()} == {name: locked[name] for name in installed}
+
+
+def test_the_lock_installs_with_and_without_a_gpu():
+    assert not [line for line in (ROOT / "requirements.lock").read_text().splitlines() if "+" in line or "://" in line]
+
+
+def test_the_version_stands_in_one_place():
+    assert "version" not in PROJECT["project"]
+    assert PROJECT["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "serve_app.__version__"}
+    assert re.fullmatch(r"\d+\.\d+\.\d+", serve_app.__version__)
+
+
+def test_imports_go_down_only():
+    linter = Path(sys.executable).with_name("lint-imports")
+    ended = subprocess.run([linter, "--no-cache"], cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_a_module_says_what_it_is_for(module: Path):
+    docstring = ast.get_docstring(ast.parse(module.read_text()))
+    assert docstring, "no docstring"
+    assert len(docstring.splitlines()[0]) <= LONGEST_FIRST_LINE
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_settings_alone_read_the_environment(module: Path):
+    source = module.read_text()
+    if module.name not in ENVIRONMENT_READERS and "demo" not in module.parts:
+        assert not re.search(r"os\.(environ|getenv)", source)
+
+
+def test_app_keeps_its_annotations_for_ray():
+    """With `from __future__ import annotations` Ray hands `build` an unchecked dict, without a word."""
+    tree = ast.parse((ROOT / "serve_app" / "app.py").read_text())
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module == "__future__"]
+
+
+def test_what_ci_calls_can_be_run():
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)

@@ -1,0 +1,102 @@
+"""The log's shape on the console and in the replicas."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from serve_app.errors import EngineFailed, ImageRejected, Overloaded
+from serve_app.logs import Follower, following, join_serve_log, readable, serve_logging
+from serve_app.settings import LogSettings
+
+
+def record(**fields: Any) -> str:
+    return json.dumps({"name": "glm.access", "levelname": "INFO", "message": "POST /v1/ask 200 in 9 ms", **fields})
+
+
+def test_our_records_are_shown_with_their_request():
+    shown = readable(record(request_id="r-1", timestamp_ns=0))
+    assert shown is not None
+    assert shown.endswith("info    POST /v1/ask 200 in 9 ms [r-1]")
+
+
+def test_rays_chatter_stays_in_the_files():
+    assert readable(record(name="ray.serve", message="Deploying new version")) is None
+    assert readable("not JSON") is None
+
+
+def test_rays_warnings_are_shown():
+    shown = readable(record(name="ray.serve", levelname="WARNING", message="A replica died."))
+    assert shown is not None
+    assert shown.endswith("warning A replica died.")
+
+
+def test_new_lines_are_shown_once_and_only_when_whole(tmp_path: Path):
+    shown: list[str] = []
+    follower = Follower(tmp_path, shown.append, as_json=True)
+    file = tmp_path / "replica.log"
+    file.write_text("one\ntw")
+    follower.show_new()
+    assert shown == ["one"]
+    file.write_text("one\ntwo\n")
+    follower.show_new()
+    assert shown == ["one", "two"]
+
+
+def test_a_rotated_file_is_read_from_its_start(tmp_path: Path):
+    shown: list[str] = []
+    follower = Follower(tmp_path, shown.append, as_json=True)
+    file = tmp_path / "replica.log"
+    file.write_text("a long first line\n")
+    follower.show_new()
+    file.write_text("new\n")
+    follower.show_new()
+    assert shown == ["a long first line", "new"]
+
+
+def test_the_last_lines_are_shown_before_the_end(tmp_path: Path):
+    shown: list[str] = []
+    with following(tmp_path, shown.append, as_json=True):
+        (tmp_path / "replica.log").write_text("last words\n")
+    assert shown == ["last words"]
+
+
+def test_records_of_ours_reach_serves_handlers():
+    seen: list[logging.LogRecord] = []
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            seen.append(record)
+
+    serve_log = logging.getLogger("ray.serve")
+    handler = Handler()
+    serve_log.addHandler(handler)
+    level = serve_log.level
+    serve_log.setLevel(logging.INFO)
+    try:
+        join_serve_log()
+        logging.getLogger("glm.engine").info("model ready")
+        _log_failure(serve_log, ImageRejected("image 1 is broken"))
+        _log_failure(serve_log, Overloaded("every slot is taken"))
+        _log_failure(serve_log, EngineFailed("out of memory"))
+    finally:
+        serve_log.removeHandler(handler)
+        serve_log.setLevel(level)
+    # Serve's traceback of a refused request is no news; of a failed engine it is.
+    assert [record.getMessage() for record in seen] == ["model ready", "EngineFailed"]
+
+
+def _log_failure(log: logging.Logger, error: Exception) -> None:
+    try:
+        raise error
+    except Exception:
+        log.exception(type(error).__name__)
+
+
+def test_serve_writes_json_and_no_line_a_hop():
+    configuration = serve_logging(LogSettings(level="DEBUG"))
+    assert configuration["encoding"] == "JSON"
+    assert configuration["log_level"] == "DEBUG"
+    assert configuration["enable_access_log"] is False

@@ -1,0 +1,240 @@
+"""The way of a request in two hops, over fake deployments: deadline, cancel, Ray's errors as ours."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+from collections.abc import AsyncIterator, Generator
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+from ray.exceptions import ActorDiedError, ActorUnavailableError, OutOfMemoryError, RayTaskError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RequestCancelledError
+
+from serve_app.contracts import ChatRequest, Delta, Event, Events, Finished, ImagePart, Message, Started, TextPart
+from serve_app.errors import DeadlineExceeded, EngineFailed, ImageRejected, Overloaded, ServiceError
+from serve_app.pipeline import Pipeline, as_service_error
+from tests.fakes import CARD, FakeAnswer, FakeDescribe
+
+QUESTION = ChatRequest("q1", (Message("user", (TextPart("What is this?"),)),))
+
+
+class FakeCall:
+    """What a handle's `remote()` gives: awaited once, or iterated; cancelled like Serve's."""
+
+    def __init__(self, result: Any, cancel_error: Exception | None) -> None:
+        self._result = result
+        self._cancel_error = cancel_error
+        self.cancelled = False
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self._result().__await__()
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        return self
+
+    async def __anext__(self) -> Event:
+        event: Event = await anext(self._result)
+        return event
+
+    def cancel(self) -> None:
+        self.cancelled = True
+        if self._cancel_error is not None:
+            raise self._cancel_error
+
+
+class FakeHandle:
+    """A deployment's handle whose methods give what they were told to."""
+
+    def __init__(self, *, cancel_error: Exception | None = None, **methods: Any) -> None:
+        self.methods = methods
+        self.cancel_error = cancel_error
+        self.calls: list[tuple[dict[str, Any], tuple[Any, ...], FakeCall]] = []
+
+    def options(self, **options: Any) -> FakeMethod:
+        return FakeMethod(self, options)
+
+
+class FakeMethod:
+    def __init__(self, handle: FakeHandle, options: dict[str, Any]) -> None:
+        self._handle = handle
+        self._options = options
+
+    def remote(self, *arguments: Any) -> FakeCall:
+        call = FakeCall(self._handle.methods[self._options["method_name"]](*arguments), self._handle.cancel_error)
+        self._handle.calls.append((self._options, arguments, call))
+        return call
+
+
+def pipeline_over(answer: Any, describe: Any = None) -> tuple[Pipeline, FakeHandle, FakeHandle]:
+    preprocess = FakeHandle(prepare=lambda request: None)
+    engine = FakeHandle(generate=answer, describe=lambda: describe or FakeDescribe())
+    return Pipeline(preprocess, engine), preprocess, engine
+
+
+def fake_answer(*texts: str, **options: Any) -> Any:
+    fake = FakeAnswer(*texts, **options)
+    return lambda prompt: fake(QUESTION)
+
+
+async def collect(events: Events) -> list[Event]:
+    async with aclosing(events):
+        return [event async for event in events]
+
+
+async def test_events_come_back_in_order():
+    pipeline, *_ = pipeline_over(fake_answer("Two ", "cats"))
+    events = await collect(pipeline.answer(QUESTION))
+    assert [type(event) for event in events] == [Started, Delta, Delta, Finished]
+
+
+async def test_the_prompt_goes_to_the_engine_without_being_awaited():
+    pipeline, preprocess, engine = pipeline_over(fake_answer("x"))
+    await collect(pipeline.answer(QUESTION))
+    (_, _, prepared), (_, arguments, _) = preprocess.calls[0], engine.calls[0]
+    assert arguments == (prepared,)
+
+
+@pytest.mark.parametrize(
+    ("source", "by_reference"),
+    [
+        (b"x" * 50_000, False),
+        ("data:image/png;base64,AAAA", False),
+        (b"x" * 150_000, True),
+        ("https://a.b/c.jpg", True),
+    ],
+    ids=["small", "small data URL", "large", "of unknown size"],
+)
+async def test_large_pictures_travel_by_reference(source: bytes | str, by_reference: bool):
+    pipeline, preprocess, _ = pipeline_over(fake_answer("x"))
+    await collect(pipeline.answer(ChatRequest("q1", (Message("user", (ImagePart(source), TextPart("?"))),))))
+    assert preprocess.calls[0][0]["_by_reference"] is by_reference
+
+
+async def test_events_are_streamed_by_value():
+    pipeline, _, engine = pipeline_over(fake_answer("x"))
+    await collect(pipeline.answer(QUESTION))
+    assert engine.calls[0][0] == {"method_name": "generate", "stream": True, "_by_reference": False}
+
+
+async def test_a_finished_answer_is_not_cancelled():
+    pipeline, preprocess, engine = pipeline_over(fake_answer("x"))
+    await collect(pipeline.answer(QUESTION))
+    assert not engine.calls[0][2].cancelled
+    assert not preprocess.calls[0][2].cancelled
+
+
+async def test_a_caller_who_closes_early_takes_the_work_along():
+    pipeline, _, engine = pipeline_over(fake_answer("Two ", "cats"))
+    async with aclosing(pipeline.answer(QUESTION)) as events:
+        await anext(events)
+    assert engine.calls[0][2].cancelled
+
+
+async def test_a_caller_cancelled_while_waiting_takes_the_work_of_both_stages_along():
+    pipeline, preprocess, engine = pipeline_over(fake_answer(hold_after=0))
+    task = asyncio.create_task(collect(pipeline.answer(QUESTION)))
+    await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert engine.calls[0][2].cancelled
+    assert preprocess.calls[0][2].cancelled
+
+
+async def test_the_deadline_ends_an_answer_and_its_work():
+    pipeline, _, engine = pipeline_over(fake_answer("x", hold_after=2))
+    hurried = ChatRequest("q1", QUESTION.messages, deadline_s=0.02)
+    with pytest.raises(DeadlineExceeded, match=r"within the 0\.02 s"):
+        await collect(pipeline.answer(hurried))
+    assert engine.calls[0][2].cancelled
+
+
+async def test_preprocess_learns_the_deadline():
+    pipeline, preprocess, _ = pipeline_over(fake_answer("x"))
+    await collect(pipeline.answer(ChatRequest("q1", QUESTION.messages, deadline_s=7.0)))
+    assert preprocess.calls[0][1][0].deadline_s == 7.0
+
+
+async def test_a_replica_that_stops_is_not_taken_for_a_caller_who_left():
+    pipeline, *_ = pipeline_over(fake_answer("x", error=asyncio.CancelledError(), fail_after=1))
+    with pytest.raises(EngineFailed, match="stopped"):
+        await collect(pipeline.answer(QUESTION))
+
+
+async def test_an_answer_without_an_end_is_a_failure():
+    pipeline, *_ = pipeline_over(fake_answer("Two", break_off=True))
+    with pytest.raises(EngineFailed, match="without saying why"):
+        await collect(pipeline.answer(QUESTION))
+
+
+async def test_cancelling_a_call_that_failed_does_not_hide_the_failure():
+    refusal = ImageRejected("image 1 is broken", param="messages[0]")
+    preprocess = FakeHandle(prepare=lambda request: None, cancel_error=refusal)
+    engine = FakeHandle(generate=fake_answer(error=EngineFailed("out of memory")), cancel_error=refusal)
+    with pytest.raises(EngineFailed, match="out of memory"):
+        await collect(Pipeline(preprocess, engine).answer(QUESTION))
+
+
+async def test_describe_gives_the_engines_card():
+    pipeline, *_ = pipeline_over(fake_answer())
+    assert await pipeline.describe() == CARD
+
+
+async def test_describe_says_so_when_no_replica_answers(monkeypatch):
+    monkeypatch.setattr("serve_app.pipeline.DESCRIBE_TIMEOUT_S", 0.01)
+    pipeline, *_ = pipeline_over(fake_answer(), FakeDescribe(silent=True))
+    with pytest.raises(Overloaded, match="No engine replica answered"):
+        await pipeline.describe()
+
+
+def as_ray_raises(error: Exception) -> Exception:
+    """The error as it arrives after a Serve call: pickled, and a subclass of Ray's and its own class."""
+    task_error = RayTaskError("prepare", "traceback", error)
+    raised: Exception = pickle.loads(pickle.dumps(task_error)).as_instanceof_cause()
+    return raised
+
+
+def test_an_error_of_ours_comes_back_as_it_was_raised():
+    told = as_service_error(as_ray_raises(ImageRejected("image 2 is broken", param="messages[0].content[1]")))
+    assert type(told) is ImageRejected
+    assert (told.status, told.code, told.message, told.param) == (
+        400,
+        "invalid_image",
+        "image 2 is broken",
+        "messages[0].content[1]",
+    )
+
+
+def test_a_full_queue_is_told_with_a_time_to_come_back():
+    told = as_service_error(as_ray_raises(BackPressureError(3, 2, 503, 4.0)))
+    assert isinstance(told, Overloaded)
+    assert told.retry_after_s == 4.0
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ActorDiedError(), EngineFailed),
+        (ActorUnavailableError("gone", b"0" * 16), EngineFailed),
+        (OutOfMemoryError("no memory"), Overloaded),
+        (RequestCancelledError("1"), EngineFailed),
+        (TimeoutError(), DeadlineExceeded),
+    ],
+    ids=lambda value: getattr(value, "__name__", type(value).__name__),
+)
+def test_failures_of_ray_become_ours(error: Exception, expected: type[ServiceError]):
+    assert isinstance(as_service_error(error), expected)
+
+
+def test_an_undeployed_engine_is_told():
+    from ray.serve._private.common import DeploymentID
+
+    told = as_service_error(DeploymentUnavailableError(DeploymentID("engine", "glm")))
+    assert isinstance(told, EngineFailed)
+
+
+def test_what_nobody_foresaw_stays_what_it_is():
+    error = KeyError("bug")
+    assert as_service_error(error) is error

@@ -1,0 +1,76 @@
+"""What `glm-serve up` decides before Ray starts, and what it says when something is wrong."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from serve_app.settings import Settings
+from serve_app.standalone import ray_environment, reason, up
+
+TRACEBACK = """A replica failed to start with exception. Retrying 1 more time(s). Error:
+ray::ServeReplica:glm:engine.initialize_and_get_metadata() (pid=371, ip=127.0.0.1)
+  File "replica.py", line 3521, in initialize_and_get_metadata
+    await self._replica_impl.initialize(deployment_config, rank, gang_context)
+RuntimeError: Traceback (most recent call last):
+  File "weights.py", line 26, in load
+    raise InvalidRequest("the model folder /x has no config.json", param="model.path")
+serve_app.errors.InvalidRequest: the model folder /x has no config.json"""
+
+
+def test_the_reason_of_a_failed_start_is_its_last_sentence():
+    assert reason(TRACEBACK) == "the model folder /x has no config.json"
+
+
+def test_a_reason_without_a_traceback_is_told_as_it_is():
+    assert reason("The replica's node has no GPU left.") == "The replica's node has no GPU left."
+    assert reason("") == "no reason was given"
+
+
+def test_errors_of_others_keep_their_name():
+    assert reason("Error:\n  File x\nValueError: two\nlines") == "ValueError: two lines"
+
+
+def test_each_run_has_its_own_token():
+    first, second = ray_environment(Settings()), ray_environment(Settings())
+    assert first["RAY_AUTH_MODE"] == "token"
+    assert first["RAY_AUTH_TOKEN"] != second["RAY_AUTH_TOKEN"]
+
+
+def test_the_ingress_listens_on_the_port_of_the_api():
+    environment = ray_environment(Settings.model_validate({"http": {"port": 9000}}))
+    assert environment["RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT"] == "9000"
+    assert environment["RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT"] == "9001"
+
+
+@pytest.mark.parametrize(("section", "flag"), [("http", "--port"), ("metrics", "--metrics-port")])
+def test_a_port_in_use_is_told_at_once(section: str, flag: str):
+    said: list[str] = []
+    with socket.socket() as taken, socket.socket() as other:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        other.bind(("127.0.0.1", 0))
+        ports = {"http": other.getsockname()[1], "metrics": other.getsockname()[1]}
+        other.close()
+        ports[section] = taken.getsockname()[1]
+        settings = Settings.model_validate({name: {"port": port} for name, port in ports.items()})
+        assert up(settings, said.append) == 1
+    assert len(said) == 1
+    assert f"127.0.0.1:{ports[section]} (Address already in use)" in said[0]
+    assert flag in said[0]
+
+
+def test_a_missing_model_is_told_before_ray_starts(tmp_path: Path):
+    said: list[str] = []
+    settings = Settings.model_validate({"model": {"path": str(tmp_path / "nowhere")}, **free_ports()})
+    assert up(settings, said.append) == 1
+    assert said[-1] == f"glm-serve: the model folder {tmp_path / 'nowhere'} does not exist"
+
+
+def free_ports() -> dict[str, dict[str, int]]:
+    with socket.socket() as first, socket.socket() as second:
+        first.bind(("127.0.0.1", 0))
+        second.bind(("127.0.0.1", 0))
+        return {"http": {"port": first.getsockname()[1]}, "metrics": {"port": second.getsockname()[1]}}
