@@ -144,7 +144,7 @@ def main() -> None:
     for count in arguments.batches:
         loop = EngineLoop(
             Runner(model, slots, 2048),
-            Vocabulary([b""] * model.vocab_size),
+            Vocabulary([b"x"] * model.vocab_size),
             Scheduler(slots, 2048, count),
             FeatureCache(0),
             SilentMeter(),

@@ -58,7 +58,7 @@ def normal(answer: str) -> str:
     return "".join(answer.translate(_WIDTHS).split()).rstrip(".")
 
 
-def questions(limit: int | None, folder: Path = EVALUATION) -> list[Question]:
+def questions(limit: int | None = None, folder: Path = EVALUATION) -> list[Question]:
     """The evaluation set, the first `limit` questions of each job."""
     taken: dict[str, int] = defaultdict(int)
     kept = []

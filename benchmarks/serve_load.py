@@ -36,7 +36,12 @@ import httpx
 ROOT = Path(__file__).parent.parent
 EVALUATION = ROOT / "benchmarks" / "evaluation"
 DEMO = ROOT / "serve_app" / "demo" / "model"
-SERVERS = ("ours", "transformers_serve", "plain_generate")
+# server -> where it says that it is ready, and its name for the model
+SERVERS = {
+    "ours": ("/readyz", "glm-vision-demo"),
+    "transformers_serve": ("/health", str(DEMO)),
+    "plain_generate": ("/v1/models", str(DEMO)),
+}
 START_LIMIT_S = 180
 
 
@@ -106,7 +111,7 @@ def running(server: str, port: int) -> Iterator[str]:
     )
     try:
         base = f"http://127.0.0.1:{port}"
-        probe = "/readyz" if server == "ours" else "/v1/models"
+        probe, _ = SERVERS[server]
         limit = time.monotonic() + START_LIMIT_S
         while time.monotonic() < limit and process.poll() is None:
             try:
@@ -144,10 +149,11 @@ async def ask(client: httpx.AsyncClient, request: dict[str, Any], tally: Tally, 
     tally.answers[name] = text.strip()
 
 
-async def load(base: str, batch: list[dict[str, Any]], concurrency: int, max_tokens: int, tally: Tally) -> None:
+async def load(
+    base: str, model: str, batch: list[dict[str, Any]], concurrency: int, max_tokens: int, tally: Tally
+) -> None:
     """Ask all questions, at most `concurrency` at once."""
     async with httpx.AsyncClient(base_url=base, timeout=600, limits=httpx.Limits(max_connections=64)) as client:
-        model = (await client.get("/v1/models")).json()["data"][0]["id"]
         waiting = iter([(question, body(question, model, max_tokens)) for question in batch])
 
         async def worker() -> None:
@@ -176,12 +182,13 @@ def main() -> None:
     tallies = {server: {c: Tally() for c in arguments.concurrency} for server in arguments.servers}
     for turn in range(arguments.rounds):
         for server in arguments.servers:
+            _, model = SERVERS[server]
             with running(server, arguments.port) as base:
-                asyncio.run(load(base, pool[-3:], 1, arguments.max_tokens, Tally()))  # warm-up, not counted
+                asyncio.run(load(base, model, pool[-3:], 1, arguments.max_tokens, Tally()))  # warm-up, not counted
                 for index, concurrency in enumerate(arguments.concurrency):
                     batch = pool[index * arguments.requests : (index + 1) * arguments.requests]
                     tally = tallies[server][concurrency]
-                    asyncio.run(load(base, batch, concurrency, arguments.max_tokens, tally))
+                    asyncio.run(load(base, model, batch, concurrency, arguments.max_tokens, tally))
                     print(f"round {turn + 1} {server:20} c={concurrency:<3} {tally.summary()}", flush=True)
 
     reference = tallies[arguments.servers[0]]

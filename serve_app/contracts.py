@@ -72,6 +72,7 @@ class ChatRequest:
     messages: tuple[Message, ...]
     sampling: Sampling = Sampling()
     deadline_s: float | None = None  # seconds from now; None: the service's own limit
+    stream: bool = True  # text as it is drawn; otherwise the first piece at once and the rest at the end
 
 
 # -- what the engine gets ----------------------------------------------------------------------
@@ -97,6 +98,7 @@ class Prompt:
     sampling: Sampling  # max_tokens resolved
     deadline_s: float
     stages_ms: dict[str, float] = field(default_factory=dict)  # fetch, decode, resize, tokenize
+    stream: bool = True
 
     @property
     def image_tokens(self) -> int:

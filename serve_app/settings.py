@@ -77,6 +77,9 @@ class EngineSettings(Section):
     prefill_tokens: int = Field(1024, ge=16, description="Prompt tokens computed in one step, between decode steps.")
     max_waiting: int = Field(256, ge=0, description="Requests that may wait for a slot; one more is refused (503).")
     feature_cache_mib: int = Field(256, ge=0, description="Image features kept by content hash, in MiB; 0: none.")
+    stream_interval_ms: float = Field(
+        20.0, ge=0, le=1000, description="Least time between two pieces of a streamed answer; 0: every token by itself."
+    )
     threads: int = Field(0, ge=0, description="CPU threads of the model; 0: all cores the machine has.")
 
 

@@ -68,6 +68,7 @@ class EngineLoop:
         features: FeatureCache,
         meter: metrics.Meter,
         hand_out: Callable[[Outbox], None] | None = None,
+        stream_interval_s: float = 0.0,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._model = model
@@ -76,6 +77,7 @@ class EngineLoop:
         self._features = features
         self._meter = meter
         self._hand_out = hand_out or _hand_out_here
+        self._stream_interval_s = stream_interval_s
         self._clock = clock
         self._sampler = Sampler(scheduler.slots, model.vocab_size, model.device)
         self._notes: deque[Sequence | str] = deque()  # a sequence to add, or the id of one to cancel
@@ -249,11 +251,14 @@ class EngineLoop:
         elif len(sequence.generated) >= sequence.max_tokens:
             self._finish(sequence, "length", text + sequence.text.flush())
         else:
-            self._tell_text(sequence, text)
+            sequence.untold += text
+            if self._due(sequence):
+                self._tell_text(sequence)
 
     def _finish(self, sequence: Sequence, reason: FinishReason, text: str) -> None:
         sequence.stages_ms["decode_steps"] = (self._clock() - sequence.first_token_at) * 1e3
-        self._tell_text(sequence, text)
+        sequence.untold += text
+        self._tell_text(sequence)
         stages = {**sequence.prompt.stages_ms, **sequence.stages_ms}
         self._tell(sequence, Finished(reason, sequence.usage, stages))
         self._retire(sequence)
@@ -289,10 +294,20 @@ class EngineLoop:
         del self._known[sequence.id]
         self._scheduler.retire(sequence)
 
-    def _tell_text(self, sequence: Sequence, text: str) -> None:
-        """Tell new text with the tokens behind it; tokens without text yet (part of a character) wait."""
-        if text:
-            self._tell(sequence, Delta(text, len(sequence.generated) - sequence.tokens_told))
+    def _due(self, sequence: Sequence) -> bool:
+        """Whether the next piece may go out: the first at once, then one an interval.
+
+        Each piece costs every process on its way more than a token costs a small model.
+        """
+        if not sequence.tokens_told:
+            return True
+        return sequence.prompt.stream and self._clock() - sequence.told_at >= self._stream_interval_s
+
+    def _tell_text(self, sequence: Sequence) -> None:
+        """Tell the text that waits, with the tokens behind it."""
+        if sequence.untold:
+            self._tell(sequence, Delta(sequence.untold, len(sequence.generated) - sequence.tokens_told))
+            sequence.untold, sequence.told_at = "", self._clock()
             sequence.tokens_told = len(sequence.generated)
 
     def _tell(self, sequence: Sequence, event: Event | ServiceError) -> None:

@@ -49,6 +49,7 @@ class EngineReplica:
             FeatureCache(feature_bytes),
             meter,
             self._hand_out,
+            engine.stream_interval_ms / 1e3,
         )
         self.card = ModelCard(
             name=model.served_name,

@@ -42,6 +42,8 @@ class Sequence:
     stages_ms: dict[str, float] = field(default_factory=dict)
     first_token_at: float = 0.0
     tokens_told: int = 0  # generated tokens whose text has gone out
+    told_at: float = 0.0
+    untold: str = ""  # text that waits for the stream's next piece
 
     @property
     def id(self) -> str:

@@ -106,6 +106,8 @@ def _quantization(config: dict[str, Any], settings: ModelSettings, dtype: torch.
             bnb_4bit_compute_dtype=dtype,  # the library's default is float32, which halves the speed
             llm_int8_skip_modules=_KEPT_WHOLE,
         )
+    # One warning for each product of each step, that bfloat16 inputs are cast; it would flood the log.
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     # Threshold 0: the outlier path looks at all rows together, so one request would change another's numbers.
     return "int8", BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0, llm_int8_skip_modules=_KEPT_WHOLE)
 

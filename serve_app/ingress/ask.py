@@ -96,6 +96,7 @@ def ask_routes(answer: Answer, *, served: str, deadline_s: float, new_id: Callab
             messages=(Message("user", (*pictures, TextPart(fields.question))),),
             sampling=sampling(max_tokens=fields.max_tokens, temperature=fields.temperature),
             deadline_s=deadline_s,
+            stream=bool(fields.stream),
         )
         record.answer_id = asked.id
         events = noted(answer(asked), record)

@@ -26,7 +26,7 @@ def chat_request(body: ChatBody, *, id: str, served: str, deadline_s: float) -> 
         raise InvalidRequest("'stream_options' is only for a request with 'stream': true.", "stream_options")
     messages = tuple(_message(message, place) for place, message in enumerate(body.messages))
     _check_question(messages)
-    return ChatRequest(id, messages, _sampling(body), deadline_s)
+    return ChatRequest(id, messages, _sampling(body), deadline_s, bool(body.stream))
 
 
 def _sampling(body: ChatBody) -> Sampling:

@@ -154,7 +154,7 @@ class Preprocessor:
                 pixels = images.resize(image, *size)
                 digest = images.content_digest(pixels)
             pictures.append(Picture(pixels, digest, count, (header.width, header.height)))
-        prompt = Prompt(request.id, token_ids, tuple(pictures), sampling, 0.0, stages_ms)
+        prompt = Prompt(request.id, token_ids, tuple(pictures), sampling, 0.0, stages_ms, request.stream)
         return prompt, [header.format.lower() for header in headers]
 
     def _seen(self, header: Header, part: ImagePart, name: Name) -> tuple[int, int]:

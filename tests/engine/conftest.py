@@ -157,7 +157,14 @@ class Bench:
         self.scheduler = Scheduler(slots, prefill_tokens, max_waiting)
         letters = [bytes([index]) if index < 256 else b"" for index in range(VOCAB)]
         self.loop = EngineLoop(
-            model, Vocabulary(letters), self.scheduler, FeatureCache(cache), SilentMeter(), self._take, lambda: self.now
+            model,
+            Vocabulary(letters),
+            self.scheduler,
+            FeatureCache(cache),
+            SilentMeter(),
+            self._take,
+            0.05,
+            lambda: self.now,
         )
 
     def _take(self, outbox: Outbox) -> None:
@@ -166,15 +173,18 @@ class Bench:
 
     def ask(self, name: str, text: bytes = b"A", pictures: tuple[Picture, ...] = (), **sampling: object) -> None:
         """Submit a prompt that ends in `text`; greedy, 8 tokens unless told otherwise."""
+        stream = bool(sampling.pop("stream", True))
         rules = Sampling(**{"max_tokens": 8, "temperature": 0.0, **sampling})  # type: ignore[arg-type]
         token_ids = np.frombuffer(text, dtype=np.uint8).astype(np.int32)
         self.events[name] = []
-        self.loop.submit(Prompt(name, token_ids, pictures, rules, deadline_s=60.0), self.events[name].append)
+        prompt = Prompt(name, token_ids, pictures, rules, deadline_s=60.0, stream=stream)
+        self.loop.submit(prompt, self.events[name].append)
 
-    def run(self) -> None:
+    def run(self, seconds_a_step: float = 0.0) -> None:
         for _ in range(10_000):
             if not self.loop.step():
                 return
+            self.now += seconds_a_step
         raise AssertionError("the loop does not end")
 
     def text(self, name: str) -> str:

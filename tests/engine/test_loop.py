@@ -18,12 +18,30 @@ Benches = Callable[..., Bench]
 def test_an_answer_starts_streams_and_finishes_once(bench: Benches) -> None:
     b = bench()
     b.ask("a", b"A", max_tokens=3)
-    b.run()
+    b.run(seconds_a_step=1.0)
     started, *deltas, finished = b.events["a"]
     assert isinstance(started, Started)
-    assert [delta.text for delta in deltas if isinstance(delta, Delta)] == ["B", "C", "D"]
+    assert [delta.text for delta in deltas if isinstance(delta, Delta)] == ["B", "CD"]
     assert isinstance(finished, Finished)
     assert (finished.reason, finished.usage) == ("length", Usage(1, 3, 0))
+
+
+def pieces(b: Bench, name: str) -> list[tuple[str, int]]:
+    return [(event.text, event.tokens) for event in b.events[name] if isinstance(event, Delta)]
+
+
+def test_a_streams_first_piece_goes_at_once_and_the_next_ones_an_interval_apart(bench: Benches) -> None:
+    b = bench()
+    b.ask("a", b"A", max_tokens=6)
+    b.run(seconds_a_step=0.02)  # the interval is 0.05
+    assert pieces(b, "a") == [("B", 1), ("CDEF", 4), ("G", 1)]
+
+
+def test_a_whole_answer_comes_as_its_first_piece_and_the_rest(bench: Benches) -> None:
+    b = bench()
+    b.ask("a", b"A", max_tokens=6, stream=False)
+    b.run(seconds_a_step=1.0)
+    assert pieces(b, "a") == [("B", 1), ("CDEFG", 5)]
 
 
 def test_an_end_token_stops_the_answer_and_is_counted_but_not_shown(bench: Benches) -> None:

@@ -1,0 +1,44 @@
+"""What the README tells people to run, run."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.conftest import ROOT, Service
+
+pytestmark = pytest.mark.cluster
+
+BLOCKS = re.findall(r"<!-- run: (\w+) -->\n```\w+\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize(("language", "block"), BLOCKS, ids=[language for language, _ in BLOCKS])
+def test_a_block_of_the_readme_runs_and_answers(service: Service, language: str, block: str) -> None:
+    command = {"bash": ["bash", "-euo", "pipefail", "-c"], "python": [sys.executable, "-c"]}[language]
+    ended = subprocess.run(
+        [*command, block.replace("http://127.0.0.1:8000", service.base_url)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert len(ended.stdout.strip()) > 5
+    assert '"error"' not in ended.stdout
+
+
+def test_the_readmes_first_question_is_answered(service: Service) -> None:
+    (line,) = re.findall(r"^\.venv/bin/glm-serve (ask .*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    ended = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m serve_app {line} --url {service.base_url}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert re.search(r"\d{6,}", ended.stdout)
