@@ -40,6 +40,7 @@ DRAIN_S = 8.0  # running answers may finish in this time after the first Ctrl-C
 EXIT_S = 4.0  # Ray's processes get this long to leave by themselves
 LARGEST_MESSAGE = 2**30  # between replicas; Ray's own 4 MiB is less than one picture
 OBJECT_STORE_BYTES = 2**30
+LARGEST_KEPT_BLOCK = 2**28
 LONGEST_REASON = 500  # characters of a failure that the terminal shows; the logs have it whole
 LOGS = Path("session_latest", "logs", "serve")
 _FAILED_MARK = "failed to start with exception"  # Serve's words; it would try twice more
@@ -118,6 +119,11 @@ def ray_environment(settings: Settings) -> dict[str, str]:
     port = settings.http.port
     return {
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",  # Ray's 15 lets everything else on the machine go before the model
+        # The model's thread allocates and frees the same large blocks each step; kept, they are not faulted in anew.
+        "MALLOC_ARENA_MAX": "1",
+        "MALLOC_MMAP_THRESHOLD_": str(LARGEST_KEPT_BLOCK),
+        "MALLOC_TRIM_THRESHOLD_": str(4 * LARGEST_KEPT_BLOCK),
         # Workers find the package also where it is not installed (`python -m serve_app` in a checkout).
         "PYTHONPATH": os.pathsep.join(filter(None, (PACKAGE_PARENT, os.environ.get("PYTHONPATH")))),
         # A token of this run: without one, whoever reaches a replica's gRPC port (Serve opens it on all

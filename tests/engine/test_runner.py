@@ -10,7 +10,7 @@ from transformers import Glm4vForConditionalGeneration
 from serve_app.contracts import Prompt, Sampling
 from serve_app.engine.features import FeatureCache
 from serve_app.engine.loop import EngineLoop
-from serve_app.engine.models.glm4v import Glm4v
+from serve_app.engine.models.glm4v import Glm4v, multiply_instead_of_convolving
 from serve_app.engine.runner import Runner
 from serve_app.engine.scheduler import Scheduler
 from serve_app.engine.text import Vocabulary
@@ -115,3 +115,15 @@ def test_positions_are_those_of_transformers(adapter: Glm4v, reference: Glm4vFor
 def test_the_modules_shared_rope_deltas_are_never_touched(adapter: Glm4v) -> None:
     answers(adapter, mixed_prompts(Sampling(max_tokens=4, temperature=0.0), count=4))
     assert adapter.model.model.rope_deltas is None
+
+
+@pytest.mark.parametrize("kind", [torch.nn.Conv2d, torch.nn.Conv3d])
+def test_a_convolution_over_its_whole_input_is_a_matrix_product(
+    kind: type[torch.nn.Conv2d] | type[torch.nn.Conv3d],
+) -> None:
+    dimensions = 2 if kind is torch.nn.Conv2d else 3
+    convolution = kind(5, 7, kernel_size=2, stride=2)
+    patches = torch.randn(9, 5, *(2,) * dimensions)
+    expected = convolution(patches)
+    multiply_instead_of_convolving(convolution)
+    assert torch.allclose(convolution(patches), expected, atol=1e-6)

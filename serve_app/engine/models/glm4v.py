@@ -33,6 +33,8 @@ class Glm4v:
         text, vision = model.config.text_config, model.config.vision_config
         # Only the text trunk attends over slots; the tower keeps the library's own attention.
         model.set_attn_implementation({"text_config": SLOT_ATTENTION, "vision_config": "sdpa"})
+        multiply_instead_of_convolving(model.model.visual.patch_embed.proj)
+        multiply_instead_of_convolving(model.model.visual.downsample)
         self.family: str = model.config.model_type
         self.vocab_size: int = text.vocab_size
         self.max_context_tokens: int = text.max_position_embeddings
@@ -129,6 +131,22 @@ class Glm4v:
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits (rows, vocab) of hidden states (rows, hidden)."""
         return self.model.lm_head(hidden)  # type: ignore[no-any-return]
+
+
+def multiply_instead_of_convolving(convolution: torch.nn.Conv2d | torch.nn.Conv3d) -> None:
+    """Compute a convolution whose kernel covers its whole input as the matrix product it is.
+
+    The tower's patch embedding and downsampling are of this kind: (patches, channels, *kernel) to
+    (patches, out, 1, ...). On a CPU they took 11 of 74 ms a picture as convolutions. Weights and names
+    stay as they are.
+    """
+
+    def forward(patches: torch.Tensor) -> torch.Tensor:
+        weight = convolution.weight
+        product = torch.nn.functional.linear(patches.flatten(1), weight.flatten(1), convolution.bias)
+        return product.view(*product.shape, *(1,) * (weight.ndim - 2))
+
+    convolution.forward = forward  # type: ignore[method-assign, assignment]
 
 
 def _picture_starts(places: NDArray[np.bool_], pictures: tuple[Picture, ...]) -> list[int]:

@@ -1,0 +1,52 @@
+"""Muon for weight matrices, with matrices of one shape stepped together; AdamW takes everything else.
+
+Stepping a stack of equal matrices in one batched product keeps the optimizer's cost at a few
+milliseconds for this model; torch's own Muon walks them one by one.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # the quintic iteration of Keller Jordan's Muon
+
+
+class Muon:
+    def __init__(self, parameters: Iterable[tuple[str, nn.Parameter]], momentum: float = 0.95) -> None:
+        self.momentum = momentum
+        self.groups: dict[tuple[int, int, int], list[Tensor]] = defaultdict(list)
+        for name, parameter in parameters:
+            # fused projections are separate maps laid side by side; each is its own matrix
+            parts = 3 if name.endswith("qkv.weight") else 2 if name.endswith("gate_up_proj.weight") else 1
+            self.groups[(parts, parameter.shape[0], parameter.shape[1])].append(parameter)
+        self.buffers = {shape: [torch.zeros_like(p) for p in group] for shape, group in self.groups.items()}
+
+    @torch.no_grad()
+    def step(self, rate: float, decay: float) -> None:
+        for (parts, high, wide), group in self.groups.items():
+            buffers = self.buffers[(parts, high, wide)]
+            gradients = [parameter.grad for parameter in group if parameter.grad is not None]
+            torch._foreach_mul_(buffers, self.momentum)
+            torch._foreach_add_(buffers, gradients)
+            ahead = torch._foreach_add(gradients, buffers, alpha=self.momentum)
+            stack = torch.stack(ahead).view(-1, high // parts, wide)
+            updates = _orthogonal(stack).view(-1, high, wide).float()
+            scale = 0.2 * max(high // parts, wide) ** 0.5  # an update as large as AdamW's usual one
+            torch._foreach_mul_(group, 1 - rate * decay)
+            torch._foreach_add_(group, list(updates.unbind(0)), alpha=-rate * scale)
+
+
+def _orthogonal(stack: Tensor) -> Tensor:
+    """The nearest orthogonal matrix of each in the stack, roughly, by five Newton-Schulz steps in bf16."""
+    a, b, c = _COEFFICIENTS
+    matrix = stack.bfloat16()
+    tall = matrix.shape[-2] > matrix.shape[-1]
+    if tall:
+        matrix = matrix.mT
+    matrix = matrix / (matrix.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(5):
+        gram = matrix @ matrix.mT
+        matrix = torch.baddbmm(matrix, b * gram + c * gram @ gram, matrix, beta=a)
+    return matrix.mT if tall else matrix
