@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import select
 import shutil
 import signal
 import socket
@@ -37,6 +38,7 @@ APP_NAME = "glm"
 LOOPBACK = "127.0.0.1"
 PACKAGE_PARENT = str(Path(__file__).parent.parent)
 DRAIN_S = 8.0  # running answers may finish in this time after the first Ctrl-C
+ONE_PRESS_S = 0.3  # a wrapper (timeout, a shell) may pass the same Ctrl-C on once more
 EXIT_S = 4.0  # Ray's processes get this long to leave by themselves
 LARGEST_MESSAGE = 2**30  # between replicas; Ray's own 4 MiB is less than one picture
 OBJECT_STORE_BYTES = 2**30
@@ -63,7 +65,7 @@ def up(settings: Settings, say: Say, *, json_logs: bool = False) -> int:
     except (StartFailed, ServiceError) as error:
         say(f"glm-serve: {error}")
         return 1
-    stop = _StopSignal(say)
+    stop = _StopSignal()
     # Not in $TMPDIR: a socket's path may have 107 characters, and Ray adds sixty to this one.
     folder = Path(tempfile.mkdtemp(prefix="glm-serve-", dir="/tmp"))
     status = 0
@@ -284,28 +286,37 @@ def _ready_lines(settings: Settings, folder: Path) -> str:
 
 
 class _StopSignal:
-    """Ctrl-C, SIGTERM or a closed terminal: the first one stops the service, the second one kills it."""
+    """Ctrl-C, SIGTERM or a closed terminal: the first one stops the service, the second one kills it.
+
+    No lock anywhere: a second signal may interrupt the handler of the first, and `threading.Event`
+    would then wait for itself forever.
+    """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-    def __init__(self, say: Say) -> None:
-        self._say = say
-        self._event = threading.Event()
-        self.is_set = self._event.is_set
+    def __init__(self) -> None:
+        self._first_at: float | None = None  # monotonic seconds
+        self._told, self._tell = os.pipe()
         self.install()
+
+    def is_set(self) -> bool:
+        return self._first_at is not None
 
     def install(self) -> None:
         for number in self.SIGNALS:
             signal.signal(number, self._on_signal)
 
     def wait(self, timeout_s: float | None = None) -> None:
-        self._event.wait(timeout_s)
+        select.select([self._told], [], [], timeout_s)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self._event.is_set():
+        now = time.monotonic()
+        if self._first_at is None:
+            self._first_at = now
+            os.write(self._tell, b".")
+        elif now - self._first_at > ONE_PRESS_S:
             _kill(psutil.Process().children(recursive=True))
             os._exit(128 + number)
-        self._event.set()
 
 
 def _shut_down() -> None:

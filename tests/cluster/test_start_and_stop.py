@@ -81,6 +81,16 @@ def test_a_stop_leaves_no_process_and_no_file(tmp_path: Path, signal_number: sig
     assert service.said().endswith("stopped\n")
 
 
+def test_a_signal_that_a_wrapper_repeats_at_once_is_one_stop(tmp_path: Path):
+    """Two in a row, as under `timeout`, left a service that heard no signal any more: a handler waited for its lock."""
+    with started(tmp_path) as service:
+        processes = family(service)
+        for _ in range(20):
+            service.process.send_signal(signal.SIGINT)
+        assert service.process.wait(STOP_LIMIT_S) == 0
+    assert still_running(processes) == []
+
+
 def test_a_second_ctrl_c_stops_at_once(tmp_path: Path):
     with started(tmp_path) as service:
         processes = family(service)
