@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from serve_app.contracts import Answer, ChatRequest, Delta, Events, Finished, ImagePart, Message, Started, TextPart
-from serve_app.errors import InvalidRequest
+from serve_app.errors import ImageRejected, InvalidRequest
 from serve_app.ingress.body import read_form
 from serve_app.ingress.caller import while_present
 from serve_app.ingress.events import noted, whole
@@ -142,7 +142,7 @@ async def _pictures(form: FormData) -> list[ImagePart]:
             raise InvalidRequest(f"'{param}' must be a file upload, not text.", param)
         picture = await upload.read()
         if not picture:
-            raise InvalidRequest(f"'{param}' is empty: the upload has 0 bytes.", param)
+            raise ImageRejected(f"'{param}' is empty: the upload has 0 bytes.", param)
         pictures.append(ImagePart(picture, param))
     return pictures
 

@@ -52,12 +52,12 @@ def with_text(text: str, **settings: Any) -> Body:
 
 CASES: dict[str, tuple[Callable[[], Body], int, str, str]] = {
     "not an image": (lambda: with_picture(b"%PDF-1.7 not a picture"), 400, "invalid_image", "JPEG"),
-    "truncated JPEG": (lambda: with_picture(jpeg(300, 200)[:4000]), 400, "invalid_image", "truncated"),
+    "truncated JPEG": (lambda: with_picture(jpeg(300, 200)[:4000]), 400, "invalid_image", "incomplete"),
     "decompression bomb": (lambda: with_picture(png_bomb()), 400, "invalid_image", "50"),
     "zero bytes": (lambda: with_picture(b""), 400, "invalid_image", "empty"),
     "aspect over 200 to 1": (lambda: with_picture(jpeg(4030, 20)), 400, "invalid_image", "200"),
     "invalid base64": (lambda: with_picture("data:image/png;base64,@@@@"), 400, "invalid_image", "base64"),
-    "a local address": (lambda: with_picture("http://127.0.0.1:9/x.png"), 400, "invalid_image", "address"),
+    "a local address": (lambda: with_picture("http://127.0.0.1/x.png"), 400, "invalid_image", "127.0.0.1"),
     "a file path": (lambda: with_picture("file:///etc/passwd"), 400, "invalid_image", "http"),
     "empty question": (lambda: with_text("  "), 400, "invalid_request", "empty"),
     "too long context": (lambda: with_text("字" * 40_000), 400, "context_length_exceeded", "context"),
