@@ -121,6 +121,9 @@ def ray_environment(settings: Settings) -> dict[str, str]:
     port = settings.http.port
     return {
         "RAY_USAGE_STATS_ENABLED": "0",
+        # Ray swaps a loopback node address for the machine's own, and its agents then serve HTTP on every
+        # interface; where it takes itself for confined to one machine, as on macOS, it leaves loopback alone.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_worker_niceness": "0",  # Ray's 15 lets everything else on the machine go before the model
         # The model's thread allocates and frees the same large blocks each step; kept, they are not faulted in anew.
         "MALLOC_ARENA_MAX": "1",
