@@ -36,7 +36,6 @@ class SlotCache:
     """Keys and values of all slots; the last token of each row is trash that idle rows write to."""
 
     def __init__(self, shape: CacheShape, slots: int, context_tokens: int, device: torch.device) -> None:
-        self.slots = slots
         self.context_tokens = context_tokens
         self.trash = context_tokens  # an index no sequence reaches
         block = (slots, shape.kv_heads, context_tokens + 1, shape.head_dim)
