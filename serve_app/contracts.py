@@ -7,16 +7,17 @@ the engine turns a prompt into events. Nothing here knows HTTP, Ray, PIL or torc
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-Role: TypeAlias = Literal["system", "user", "assistant"]
-Detail: TypeAlias = Literal["auto", "low", "high"]
-FinishReason: TypeAlias = Literal["stop", "length"]
+Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
+Detail: TypeAlias = Literal["auto", "low", "high", "original"]
+FinishReason: TypeAlias = Literal["stop", "length", "tool_calls"]
+Channel: TypeAlias = Literal["text", "reasoning"]
 
 
 # -- what a caller asks ------------------------------------------------------------------------
@@ -42,11 +43,23 @@ Part: TypeAlias = TextPart | ImagePart
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call of a tool that the model made in an earlier turn."""
+
+    id: str
+    name: str
+    arguments: str  # a JSON object
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     """One turn of the conversation, its parts in the caller's order."""
 
     role: Role
     parts: tuple[Part, ...]
+    reasoning: str = ""  # assistant: how it came to the answer; the template decides whether it is told again
+    tool_calls: tuple[ToolCall, ...] = ()  # assistant
+    tool_call_id: str = ""  # tool: the call whose result this is
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +75,53 @@ class Sampling:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
+    min_p: float = 0.0  # least probability, relative to the likeliest token's; 0: off
+    min_tokens: int = 0  # the answer does not end before this many tokens
+    ignore_eos: bool = False  # the answer ends at max_tokens only; for benchmarks
+    logit_bias: tuple[tuple[int, float], ...] = ()  # (token id, what is added to its logit)
+    logprobs: int | None = None  # likeliest tokens reported beside each drawn one; None: report nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that the model may call, as its caller described it."""
+
+    name: str
+    definition: dict[str, Any]  # {"type": "function", "function": {"name", "description", "parameters"}}
+    strict: bool = False  # arguments are held to the schema while they are drawn
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """JSON Schema of the arguments object."""
+        schema: dict[str, Any] = self.definition["function"].get("parameters") or {"type": "object", "properties": {}}
+        return schema
+
+
+@dataclass(frozen=True, slots=True)
+class ToolUse:
+    """Which tools there are and whether one has to be called."""
+
+    tools: tuple[Tool, ...]
+    required: bool = False
+    only: str | None = None  # with `required`: the name of the one tool that is to be called
+    parallel: bool = True  # several calls in one answer
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """What the text of an answer has to match; it is drawn so that it does."""
+
+    kind: Literal["json_object", "json_schema", "regex", "choice"]
+    value: str = ""  # the schema or the list of choices as JSON; the pattern
+    param: str = "response_format"  # where it stood in the request, for error messages
+
+
+@dataclass(frozen=True, slots=True)
+class Thinking:
+    """Whether and how long the model reasons before it answers."""
+
+    enabled: bool | None = None  # None: as the model's own template has it
+    budget_tokens: int | None = None  # the answer begins after this many tokens of reasoning; None: no limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +129,14 @@ class ChatRequest:
     """One question with its conversation, as every door hands it to the pipeline."""
 
     id: str
-    messages: tuple[Message, ...]
+    messages: tuple[Message, ...]  # empty if `text` is given
     sampling: Sampling = Sampling()
     deadline_s: float | None = None  # seconds from now; None: the service's own limit
     stream: bool = True  # text as it is drawn; otherwise the first piece at once and the rest at the end
+    tools: ToolUse | None = None
+    constraint: Constraint | None = None
+    thinking: Thinking = Thinking()
+    text: str | None = None  # continued as it stands, without the chat template
 
 
 # -- what the engine gets ----------------------------------------------------------------------
@@ -99,6 +163,10 @@ class Prompt:
     deadline_s: float
     stages_ms: dict[str, float] = field(default_factory=dict)  # fetch, decode, resize, tokenize
     stream: bool = True
+    tools: ToolUse | None = None
+    constraint: Constraint | None = None
+    thinking: Thinking = Thinking(enabled=False)  # resolved: never None, and False where the family can't
+    raw: bool = False  # the answer is text only: no reasoning, tool calls or boxes are looked for
 
     @property
     def image_tokens(self) -> int:
@@ -115,6 +183,16 @@ class Usage:
     prompt_tokens: int
     completion_tokens: int
     image_tokens: int = 0
+    reasoning_tokens: int = 0  # of the completion tokens
+
+
+@dataclass(frozen=True, slots=True)
+class PictureSeen:
+    """What became of an uploaded picture: sizes are (width, height), upright."""
+
+    original_size: tuple[int, int]
+    seen_size: tuple[int, int]
+    tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +202,17 @@ class Started:
     prompt_tokens: int
     image_tokens: int
     stages_ms: dict[str, float] = field(default_factory=dict)
+    pictures: tuple[PictureSeen, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """How likely the model itself found a drawn token, before any rule of sampling."""
+
+    token_id: int
+    token: bytes  # empty for special tokens
+    logprob: float  # natural logarithm
+    top: tuple[tuple[int, bytes, float], ...] = ()  # likeliest first: (token id, bytes, logprob)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +221,35 @@ class Delta:
 
     text: str
     tokens: int
+    channel: Channel = "text"
+    logprobs: tuple[TokenLogprob, ...] = ()  # of the tokens behind `text`, if asked for
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """A piece of a tool call: first its name, then its arguments, which add up to a JSON object."""
+
+    index: int  # of the call in this answer, from 0
+    name: str | None  # in a call's first delta only
+    arguments: str
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A region of a picture: (left, top, right, bottom), in thousandths of its sides and in its own pixels."""
+
+    thousandths: tuple[int, int, int, int]
+    pixels: tuple[int, int, int, int] | None  # of the upright picture as uploaded; None if it is not known which one
+    picture: int | None  # index in the request, from 0
+
+
+@dataclass(frozen=True, slots=True)
+class Boxed:
+    """What the model put between its box marks: the answer proper, or regions of the picture."""
+
+    text: str
+    boxes: tuple[Box, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,11 +263,24 @@ class Finished:
     reason: FinishReason
     usage: Usage
     stages_ms: dict[str, float] = field(default_factory=dict)
+    boxed: tuple[Boxed, ...] = ()
 
 
-Event: TypeAlias = Started | Delta | Finished
+Event: TypeAlias = Started | Delta | ToolCallDelta | Finished
 Events: TypeAlias = AsyncGenerator[Event, None]
 Answer: TypeAlias = Callable[[ChatRequest], Events]
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenized:
+    """A request as the model would read it."""
+
+    token_ids: tuple[int, ...]
+    image_tokens: int
+    context_tokens: int
+
+
+Tokenize: TypeAlias = Callable[[ChatRequest], Awaitable[Tokenized]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,3 +294,4 @@ class ModelCard:
     dtype: str
     device: str
     parameters: int
+    abilities: tuple[str, ...] = ()  # added by preprocess, which knows the template: vision, thinking, tools, …

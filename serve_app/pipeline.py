@@ -17,7 +17,7 @@ from ray import exceptions as ray_errors
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from serve_app.contracts import ChatRequest, Events, Finished, ImagePart, ModelCard
+from serve_app.contracts import ChatRequest, Events, Finished, ImagePart, ModelCard, Tokenized
 from serve_app.errors import DeadlineExceeded, EngineFailed, Overloaded, ServiceError
 
 DEADLINE_S = 300.0  # of a request whose door sets none
@@ -26,13 +26,15 @@ SMALL_BYTES = 100_000  # encoded; the pixels of such pictures travel faster as a
 
 
 class Pipeline:
-    """What every door calls: `answer(request)` for the events, `describe()` for what is served."""
+    """What every door calls: `answer` for events, `tokenize` for ids, `describe` for what is served."""
 
     def __init__(self, preprocess: DeploymentHandle, engine: DeploymentHandle) -> None:
         # Why two ways for prompts: docs/decisions/0003-prompt-transport.md
         self._prepare_small = preprocess.options(method_name="prepare", _by_reference=False)
         self._prepare_large = preprocess.options(method_name="prepare", _by_reference=True)
         self._generate = engine.options(method_name="generate", stream=True, _by_reference=False)
+        self._tokenize = preprocess.options(method_name="tokenize")
+        self._abilities = preprocess.options(method_name="abilities")
         self._describe = engine.options(method_name="describe")
 
     async def answer(self, request: ChatRequest) -> Events:
@@ -69,16 +71,34 @@ class Pipeline:
         if not terminal:
             raise EngineFailed("The engine ended this answer without saying why.")
 
+    async def tokenize(self, request: ChatRequest) -> Tokenized:
+        """The request as the model would read it; its pictures are measured, not decoded."""
+        allowed_s = DEADLINE_S if request.deadline_s is None else request.deadline_s
+        tokenized: Tokenized = await _within(
+            allowed_s,
+            self._tokenize.remote(replace(request, deadline_s=allowed_s)),
+            DeadlineExceeded(f"The request was not tokenized within the {allowed_s:g} s allowed."),
+        )
+        return tokenized
+
     async def describe(self) -> ModelCard:
-        """What a ready engine replica says of itself; raises when none answers."""
-        try:
-            async with asyncio.timeout(DESCRIBE_TIMEOUT_S):
-                card: ModelCard = await self._describe.remote()
-                return card
-        except TimeoutError as error:
-            raise Overloaded(f"No engine replica answered within {DESCRIBE_TIMEOUT_S:g} s.") from error
-        except Exception as error:
-            raise as_service_error(error) from error
+        """What is served, as a ready replica of each stage says it; raises when one does not answer."""
+        # Both are asked at once: a deployment response is under way before it is awaited.
+        card, abilities = self._describe.remote(), self._abilities.remote()
+        late = Overloaded(f"No replica answered within {DESCRIBE_TIMEOUT_S:g} s.")
+        described: ModelCard = await _within(DESCRIBE_TIMEOUT_S, card, late)
+        return replace(described, abilities=await _within(DESCRIBE_TIMEOUT_S, abilities, late))
+
+
+async def _within(seconds: float, response: Any, late: ServiceError) -> Any:
+    """What a stage returns, or `late`; its errors as ours."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await response
+    except TimeoutError as error:
+        raise late from error
+    except Exception as error:
+        raise as_service_error(error) from error
 
 
 def _is_small(request: ChatRequest) -> bool:

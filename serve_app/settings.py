@@ -27,7 +27,10 @@ class ModelSettings(Section):
     revision: str | None = Field(None, description="Hub revision (branch, tag or commit); None: the default branch.")
     name: str = Field("", description="Name in the API; empty: the last part of the path.")
     quantization: Literal["none", "nf4", "int8"] = Field(
-        "none", description="Weight format of the text layers (bitsandbytes); vision tower and lm_head stay whole."
+        "none", description="Weight format of the text layers (bitsandbytes); lm_head stays whole."
+    )
+    quantize_vision: bool = Field(
+        False, description="Quantize the vision tower too: for cards that do not hold it whole (GLM-4V-9B's is 8 GiB)."
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Compute type; auto: the checkpoint's own where the device can, float32 on a CPU."
@@ -88,6 +91,7 @@ class HttpSettings(Section):
 
     host: str = Field("127.0.0.1", description="Address listened on; loopback unless told otherwise.")
     port: int = Field(8000, ge=1, le=65535, description="Port of the HTTP API.")
+    max_choices: int = Field(8, ge=1, le=128, description="Most answers to one request (`n`).")
     max_body_bytes: int = Field(64 * 2**20, ge=1024, description="Largest request body, in bytes.")
     request_timeout_s: float = Field(300.0, gt=0, description="Longest time for one answer, in seconds.")
 

@@ -6,7 +6,21 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator
 
-from serve_app.contracts import ChatRequest, Delta, Event, Events, Finished, FinishReason, ModelCard, Started, Usage
+from serve_app.contracts import (
+    Boxed,
+    ChatRequest,
+    Delta,
+    Event,
+    Events,
+    Finished,
+    FinishReason,
+    ModelCard,
+    PictureSeen,
+    Started,
+    Tokenized,
+    ToolCallDelta,
+    Usage,
+)
 from serve_app.metrics import Metric
 
 PREPARED_MS = {"fetch": 0.0, "decode": 2.0, "resize": 1.5, "tokenize": 0.5, "queue": 0.25}
@@ -20,11 +34,12 @@ CARD = ModelCard(
     dtype="float32",
     device="cpu",
     parameters=12_345_678,
+    abilities=("chat", "vision", "thinking", "tools"),
 )
 
 
 class FakeAnswer:
-    """An `Answer` that says the texts it was given, one token each.
+    """An `Answer` that says what it was given: texts of one token each, or whole events.
 
     `error` is raised once `fail_after` events were given: 0 is before the first, 1 after Started.
     `hold_after` events it waits until `release` is set; `held` tells that it waits.
@@ -32,19 +47,22 @@ class FakeAnswer:
 
     def __init__(
         self,
-        *texts: str,
+        *said: str | Delta | ToolCallDelta,
         error: BaseException | None = None,
         fail_after: int = 0,
         hold_after: int | None = None,
         reason: FinishReason = "stop",
         break_off: bool = False,
+        pictures: tuple[PictureSeen, ...] = (),
+        boxed: tuple[Boxed, ...] = (),
     ) -> None:
-        self._events: list[Event] = [
-            Started(PROMPT_TOKENS, IMAGE_TOKENS, PREPARED_MS),
-            *(Delta(text, 1) for text in texts),
-        ]
+        deltas = [Delta(each, 1) if isinstance(each, str) else each for each in said]
+        tokens = sum(delta.tokens for delta in deltas)
+        thought = sum(delta.tokens for delta in deltas if isinstance(delta, Delta) and delta.channel == "reasoning")
+        self._events: list[Event] = [Started(PROMPT_TOKENS, IMAGE_TOKENS, PREPARED_MS, pictures), *deltas]
         if not break_off:
-            self._events.append(Finished(reason, Usage(PROMPT_TOKENS, len(texts), IMAGE_TOKENS), ALL_MS))
+            usage = Usage(PROMPT_TOKENS, tokens, IMAGE_TOKENS, thought)
+            self._events.append(Finished(reason, usage, ALL_MS, boxed))
         self._error = error
         self._fail_after = fail_after
         self._hold_after = hold_after
@@ -74,6 +92,21 @@ class FakeAnswer:
             raise
         finally:
             self.running -= 1
+
+
+class FakeTokenize:
+    """A `Tokenize` that gives ids or fails, and remembers what it was asked."""
+
+    def __init__(self, *token_ids: int, image_tokens: int = 0, error: Exception | None = None) -> None:
+        self._tokenized = Tokenized(token_ids, image_tokens, CARD.context_tokens)
+        self._error = error
+        self.requests: list[ChatRequest] = []
+
+    async def __call__(self, request: ChatRequest) -> Tokenized:
+        self.requests.append(request)
+        if self._error is not None:
+            raise self._error
+        return self._tokenized
 
 
 class FakeDescribe:

@@ -6,6 +6,8 @@ import asyncio
 import pickle
 from collections.abc import AsyncIterator, Generator
 from contextlib import aclosing
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,7 +17,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, 
 from serve_app.contracts import ChatRequest, Delta, Event, Events, Finished, ImagePart, Message, Started, TextPart
 from serve_app.errors import DeadlineExceeded, EngineFailed, ImageRejected, Overloaded, ServiceError
 from serve_app.pipeline import Pipeline, as_service_error
-from tests.fakes import CARD, FakeAnswer, FakeDescribe
+from tests.fakes import CARD, FakeAnswer, FakeDescribe, FakeTokenize
 
 QUESTION = ChatRequest("q1", (Message("user", (TextPart("What is this?"),)),))
 
@@ -67,8 +69,18 @@ class FakeMethod:
         return call
 
 
-def pipeline_over(answer: Any, describe: Any = None) -> tuple[Pipeline, FakeHandle, FakeHandle]:
-    preprocess = FakeHandle(prepare=lambda request: None)
+async def abilities() -> tuple[str, ...]:
+    return ("vision", "tools")
+
+
+def pipeline_over(
+    answer: Any, describe: Any = None, *, tokenize: Any = None, abilities: Any = abilities
+) -> tuple[Pipeline, FakeHandle, FakeHandle]:
+    preprocess = FakeHandle(
+        prepare=lambda request: None,
+        tokenize=lambda request: partial(tokenize or FakeTokenize(), request),
+        abilities=lambda: abilities,
+    )
     engine = FakeHandle(generate=answer, describe=lambda: describe or FakeDescribe())
     return Pipeline(preprocess, engine), preprocess, engine
 
@@ -177,16 +189,52 @@ async def test_cancelling_a_call_that_failed_does_not_hide_the_failure():
         await collect(Pipeline(preprocess, engine).answer(QUESTION))
 
 
-async def test_describe_gives_the_engines_card():
+async def test_describe_gives_the_engines_card_with_what_preprocess_knows():
     pipeline, *_ = pipeline_over(fake_answer())
-    assert await pipeline.describe() == CARD
+    assert await pipeline.describe() == replace(CARD, abilities=("vision", "tools"))
 
 
-async def test_describe_says_so_when_no_replica_answers(monkeypatch):
+@pytest.mark.parametrize("stage", ["preprocess", "engine"])
+async def test_describe_says_so_when_a_stage_does_not_answer(monkeypatch, stage: str):
     monkeypatch.setattr("serve_app.pipeline.DESCRIBE_TIMEOUT_S", 0.01)
-    pipeline, *_ = pipeline_over(fake_answer(), FakeDescribe(silent=True))
-    with pytest.raises(Overloaded, match="No engine replica answered"):
+    silent = FakeDescribe(silent=True)
+    pipeline, *_ = (
+        pipeline_over(fake_answer(), silent) if stage == "engine" else pipeline_over(fake_answer(), abilities=silent)
+    )
+    with pytest.raises(Overloaded, match="No replica answered"):
         await pipeline.describe()
+
+
+async def test_describe_tells_a_stages_failure_as_ours():
+    pipeline, *_ = pipeline_over(fake_answer(), FakeDescribe(error=ActorDiedError()))
+    with pytest.raises(EngineFailed, match="died"):
+        await pipeline.describe()
+
+
+async def test_tokenize_asks_preprocess_alone():
+    tokenize = FakeTokenize(5, 6, image_tokens=1)
+    pipeline, preprocess, engine = pipeline_over(fake_answer(), tokenize=tokenize)
+    tokenized = await pipeline.tokenize(replace(QUESTION, deadline_s=3.0))
+    assert (tokenized.token_ids, tokenized.image_tokens) == ((5, 6), 1)
+    assert preprocess.calls[0][0] == {"method_name": "tokenize"}
+    assert tokenize.requests[0].deadline_s == 3.0
+    assert engine.calls == []
+
+
+async def test_tokenize_tells_refusals_as_they_were_raised():
+    refusal = as_ray_raises(ImageRejected("image 1 is broken", param="messages[0]"))
+    pipeline, *_ = pipeline_over(fake_answer(), tokenize=FakeTokenize(error=refusal))
+    with pytest.raises(ImageRejected, match="image 1 is broken"):
+        await pipeline.tokenize(QUESTION)
+
+
+async def test_tokenize_ends_with_the_deadline():
+    async def never(request: ChatRequest) -> None:
+        await asyncio.Event().wait()
+
+    pipeline, *_ = pipeline_over(fake_answer(), tokenize=never)
+    with pytest.raises(DeadlineExceeded, match=r"within the 0\.02 s"):
+        await pipeline.tokenize(replace(QUESTION, deadline_s=0.02))
 
 
 def as_ray_raises(error: Exception) -> Exception:
