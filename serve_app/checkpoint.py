@@ -1,6 +1,8 @@
 """Where a checkpoint's files are: a local folder as it is, a hub id downloaded with progress."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 from serve_app.errors import InvalidRequest
 from serve_app.settings import ModelSettings
@@ -27,3 +29,14 @@ def checkpoint_folder(model: ModelSettings) -> Path:
             f"the model {model.source!r} is neither a folder here nor could it be downloaded: {error}",
             param="model.path",
         ) from error
+
+
+def image_processor_settings(folder: Path) -> dict[str, Any]:
+    """What the checkpoint says of its pictures: sizes, patches, mean and deviation; InvalidRequest if nothing."""
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        if (folder / name).is_file():
+            found = json.loads((folder / name).read_text(encoding="utf-8"))
+            # newer checkpoints keep all processors in one file, each under its own key
+            settings: dict[str, Any] = found.get("image_processor", found)
+            return settings
+    raise InvalidRequest(f"the model folder {folder} has no preprocessor_config.json", param="model.path")

@@ -2,7 +2,7 @@
 
 from ray import serve
 
-from serve_app.contracts import ChatRequest, Prompt
+from serve_app.contracts import ChatRequest, Prompt, Tokenized
 from serve_app.logs import join_serve_log
 from serve_app.metrics import RayMeter
 from serve_app.preprocess.prepare import Preprocessor
@@ -19,6 +19,13 @@ class PreprocessDeployment:
 
     async def prepare(self, request: ChatRequest) -> Prompt:
         return await self._preprocessor.prepare(request)
+
+    async def tokenize(self, request: ChatRequest) -> Tokenized:
+        return await self._preprocessor.tokenize(request)
+
+    async def abilities(self) -> tuple[str, ...]:
+        """What the served model's template and tokenizer can express; answering says that the replica is ready."""
+        return self._preprocessor.abilities
 
     def check_health(self) -> None:
         self._preprocessor.check_health()

@@ -1,11 +1,11 @@
-"""The GLM-4.1V/4.6V family: the size a picture is seen at, and the tokens it costs.
+"""GLM-4.1V, 4.5V and 4.6V: the size a picture is seen at, its tokens, and prompts by the template.
 
 Same arithmetic as `smart_resize` of transformers' image_processing_pil_glm4v.py (glm46v has the same).
 Pixel budgets count frames: a still picture is repeated to fill one temporal patch, so it counts twice.
 """
 
-import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.checkpoint import image_processor_settings
+from serve_app.contracts import ChatRequest, Detail, Thinking
 from serve_app.errors import InvalidRequest
+from serve_app.preprocess.conversation import asks_not_to_think
+from serve_app.preprocess.family import Context, Reading, in_order
+from serve_app.preprocess.images import Name
+from serve_app.preprocess.prompt import ChatTokenizer
+from serve_app.preprocess.thinking import resolve
+from serve_app.settings import ModelSettings, PreprocessSettings
 
 MODEL_TYPES = ("glm4v", "glm46v", "glm4v_moe")
 MAX_ASPECT = 200  # the family's processor refuses more
@@ -39,7 +47,7 @@ class Glm4vGrid:
     @classmethod
     def of_checkpoint(cls, folder: Path) -> "Glm4vGrid":
         """Read the checkpoint's grid; raises InvalidRequest if it is of another family or unreadable."""
-        settings = _processor_settings(folder)
+        settings = image_processor_settings(folder)
         size = settings.get("size", {})
         if size and not {"shortest_edge", "longest_edge"} <= size.keys():
             raise InvalidRequest(
@@ -55,23 +63,90 @@ class Glm4vGrid:
         """Pixels along one side of a token."""
         return self.patch_size * self.merge_size
 
+    @property
+    def most_tokens(self) -> int:
+        """What the checkpoint's own processor allows a picture."""
+        return self.longest_edge // (self.token_side**2 * self.temporal_patch_size)
+
     def size(self, width: int, height: int, max_tokens: int | None = None) -> tuple[int, int]:
         """(width, height) at which the model sees a picture of this size; raises AspectTooLong."""
         longest = self.longest_edge
         if max_tokens is not None:
             longest = min(longest, max_tokens * self.token_side**2 * self.temporal_patch_size)
-        seen_height, seen_width = smart_resize(
-            height, width, self.token_side, self.temporal_patch_size, self.shortest_edge, longest
-        )
-        return seen_width, seen_height
+        return self._resized(width, height, longest)
+
+    def whole_size(self, width: int, height: int) -> tuple[int, int]:
+        """(width, height) of a picture that no limit scales down; raises AspectTooLong."""
+        return self._resized(width, height, math.inf)
 
     def tokens(self, width: int, height: int) -> int:
         """Placeholder tokens of a picture that is seen at this size, a multiple of `token_side`."""
         return (width // self.token_side) * (height // self.token_side)
 
+    def _resized(self, width: int, height: int, longest: float) -> tuple[int, int]:
+        seen_height, seen_width = smart_resize(
+            height, width, self.token_side, self.temporal_patch_size, self.shortest_edge, longest
+        )
+        return seen_width, seen_height
+
+
+class Glm4v:
+    """The family's rules for one checkpoint, all from its own files."""
+
+    max_pictures = None
+
+    def __init__(
+        self, folder: Path, config: dict[str, Any], model: ModelSettings, settings: PreprocessSettings
+    ) -> None:
+        allowed = config.get("text_config", config).get("max_position_embeddings", model.context_tokens)
+        self._context = Context(min(model.context_tokens, allowed))
+        self._settings = settings
+        self._grid = Glm4vGrid.of_checkpoint(folder)
+        self._image_token = int(config["image_token_id"])
+        self._chat = ChatTokenizer(folder, self._image_token)
+        self.abilities = in_order({"multiple_images", *self._chat.abilities})
+
+    def context(self, pictures: int) -> Context:
+        return self._context
+
+    def seen_size(self, width: int, height: int, detail: Detail, name: Name) -> tuple[int, int]:
+        """Sides are rounded to whole tokens; then, by `detail`:
+
+        - `high` and `auto`: scaled down to what the service (`preprocess.max_image_tokens`) and the
+          checkpoint allow;
+        - `low`: scaled down to `preprocess.low_detail_tokens`;
+        - `original`: never scaled down. What would have to be is refused, with the tokens it would cost.
+        """
+        most = self._settings.max_image_tokens
+        if detail == "low":
+            most = min(most, self._settings.low_detail_tokens)
+        try:
+            size = self._grid.size(width, height, most)
+            whole = self._grid.whole_size(width, height) if detail == "original" else size
+        except AspectTooLong as error:
+            raise name.rejected(
+                f"is {width} x {height}: one side is more than {MAX_ASPECT} times the other, which is the limit"
+            ) from error
+        if size != whole:
+            raise name.rejected(
+                f"takes {self._grid.tokens(*whole)} tokens at its original size, {width} x {height};"
+                f" the limit is {min(most, self._grid.most_tokens)}"
+            )
+        return size
+
+    def tokens(self, width: int, height: int) -> int:
+        return self._grid.tokens(width, height)
+
+    def read(self, request: ChatRequest, counts: Sequence[int], limit: int) -> Reading:
+        if request.text is not None:
+            return Reading(self._chat.encode_text(request.text, limit), Thinking(enabled=False))
+        thinking = resolve(request.thinking, self._chat.thinking, asks_not_to_think(request.messages))
+        token_ids = self._chat.encode(request.messages, limit, request.tools, thinking.enabled)
+        return Reading(expand(token_ids, self._image_token, counts), thinking)
+
 
 def smart_resize(
-    height: int, width: int, factor: int, frames: int, min_pixels: int, max_pixels: int
+    height: int, width: int, factor: int, frames: int, min_pixels: int, max_pixels: float
 ) -> tuple[int, int]:
     """(height, width) as multiples of `factor` within the budgets of frames x height x width."""
     if height < factor or width < factor:
@@ -92,7 +167,7 @@ def smart_resize(
     return seen_height, seen_width
 
 
-def expand(token_ids: NDArray[np.int32], image_token: int, counts: list[int]) -> NDArray[np.int32]:
+def expand(token_ids: NDArray[np.int32], image_token: int, counts: Sequence[int]) -> NDArray[np.int32]:
     """Repeat the n-th image placeholder `counts[n]` times, one for each token of its picture.
 
     The template writes the marks around it: `<|begin_of_image|><|image|><|end_of_image|>`.
@@ -100,13 +175,3 @@ def expand(token_ids: NDArray[np.int32], image_token: int, counts: list[int]) ->
     repeats = np.ones(len(token_ids), dtype=np.int64)
     repeats[token_ids == image_token] = counts
     return np.repeat(token_ids, repeats)
-
-
-def _processor_settings(folder: Path) -> dict[str, Any]:
-    for name in ("preprocessor_config.json", "processor_config.json"):
-        if (folder / name).is_file():
-            found = json.loads((folder / name).read_text(encoding="utf-8"))
-            # newer checkpoints keep all processors in one file, each under its own key
-            settings: dict[str, Any] = found.get("image_processor", found)
-            return settings
-    raise InvalidRequest(f"the model folder {folder} has no preprocessor_config.json", param="model.path")

@@ -2,7 +2,8 @@
 
 Resizing is most of the CPU time of a picture, and Pillow's loops are scalar. `cykooz.resizer` (the Python
 face of the Rust crate fast_image_resize) computes the same filter with 16-bit instead of 22-bit weights:
-under 1 % of the values differ, by one level of 255 (of small pictures of pure noise 2 in 10,000 by two).
+under 1 % of the values differ, by one level of 255 (of pure noise and of enlarged pictures at most 2 in
+10,000 by two).
 Where it is not installed (it has wheels for x86-64 only), Pillow does the work, and the result is the
 family's to the bit.
 """

@@ -1,22 +1,36 @@
 import asyncio
 import base64
+import json
 import pickle
 import subprocess
 import sys
 import textwrap
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
+from PIL import Image
 
-from serve_app.contracts import ChatRequest, ImagePart, Message, Sampling, TextPart
+from serve_app.contracts import (
+    ChatRequest,
+    Constraint,
+    ImagePart,
+    Message,
+    Sampling,
+    TextPart,
+    Thinking,
+    Tokenized,
+    Tool,
+    ToolUse,
+)
 from serve_app.errors import ContextTooLong, DeadlineExceeded, ImageRejected, InvalidRequest
 from serve_app.metrics import PICTURE_TOKENS, PICTURES, STAGE_SECONDS, Metric, SilentMeter
 from serve_app.preprocess.prepare import Preprocessor
 from serve_app.preprocess.sources import Fetcher
-from serve_app.settings import ModelSettings, PreprocessSettings
+from serve_app.settings import DEMO_MODEL, ModelSettings, PreprocessSettings
 from tests.preprocess.conftest import WriteCheckpoint
 from tests.preprocess.pictures import bomb, encoded, hollow, photo
 
@@ -68,7 +82,7 @@ async def test_a_question_with_pictures_becomes_a_prompt(checkpoint: Path) -> No
     assert [picture.pixels.shape for picture in prompt.pictures] == [(196, 308, 3), (588, 112, 3)]
     assert [picture.tokens for picture in prompt.pictures] == [77, 84]
     assert [picture.original_size for picture in prompt.pictures] == [(300, 200), (100, 600)]
-    image_token = preprocessor(checkpoint)._image_token
+    image_token = json.loads((checkpoint / "config.json").read_text())["image_token_id"]
     assert int((prompt.token_ids == image_token).sum()) == prompt.image_tokens == 161
     assert prompt.token_ids.dtype == np.int32
     assert prompt.sampling.max_tokens == 7
@@ -90,6 +104,23 @@ async def test_a_picture_of_low_detail_costs_few_tokens(checkpoint: Path) -> Non
     high = await preprocessor(checkpoint).prepare(asking(ImagePart(data, detail="high"), "?"))
     capped = await preprocessor(checkpoint, max_image_tokens=64).prepare(asking(ImagePart(data), "?"))
     assert (low.image_tokens, high.image_tokens, capped.image_tokens) == (256, 1024, 64)
+
+
+async def test_a_picture_of_original_detail_is_never_scaled_down(checkpoint: Path) -> None:
+    data = encoded(photo(901, 915))
+    original = await preprocessor(checkpoint).prepare(asking(ImagePart(data, detail="original"), "?"))
+    assert original.pictures[0].pixels.shape == (924, 896, 3)  # rounded to whole tokens
+    capped = preprocessor(checkpoint, max_image_tokens=1055)
+    with pytest.raises(ImageRejected, match=r"takes 1056 tokens at its original size, 901 x 915; .* 1055") as refused:
+        await capped.prepare(asking(ImagePart(data, "image", "original"), "?"))
+    assert refused.value.param == "image"
+
+
+async def test_the_checkpoints_own_limit_holds_for_original_detail_too(checkpoint: Path) -> None:
+    with pytest.raises(ImageRejected, match=r"takes 15\d\d\d tokens .* the limit is 6144"):
+        await preprocessor(checkpoint, max_image_tokens=50_000).prepare(
+            asking(ImagePart(hollow(4000, 3000), detail="original"), "?")
+        )
 
 
 async def test_without_max_tokens_the_answer_gets_what_is_left(checkpoint: Path) -> None:
@@ -125,6 +156,143 @@ async def test_prompt_and_answer_may_fill_the_context_to_the_last_token(checkpoi
         await preprocessor(checkpoint, context=64).prepare(asking("Hi", max_tokens=65 - length))
 
 
+async def test_an_answer_that_ignores_its_end_is_as_long_as_it_may_be(checkpoint: Path) -> None:
+    prompt = await preprocessor(checkpoint).prepare(asking("Hi", max_tokens=20, ignore_eos=True))
+    assert (prompt.sampling.min_tokens, prompt.sampling.max_tokens) == (20, 20)
+    default = await preprocessor(checkpoint).prepare(asking("Hi", ignore_eos=True))
+    assert (default.sampling.min_tokens, default.sampling.max_tokens) == (1024, 1024)
+
+
+async def test_a_least_length_above_the_default_is_granted(checkpoint: Path) -> None:
+    prompt = await preprocessor(checkpoint).prepare(asking("Hi", min_tokens=2000))
+    assert (prompt.sampling.min_tokens, prompt.sampling.max_tokens) == (2000, 2000)
+
+
+async def test_what_the_engine_has_to_know_is_handed_on(of_template: Callable[[str], Path]) -> None:
+    tools = ToolUse((Tool("look", {"type": "function", "function": {"name": "look"}}),), required=True)
+    constraint = Constraint("regex", "[ab]+")
+    request = replace(asking("Hi"), tools=tools, constraint=constraint, thinking=Thinking(None, 50), stream=False)
+    prompt = await preprocessor(of_template("glm-4.6v")).prepare(request)
+    assert (prompt.tools, prompt.constraint, prompt.stream, prompt.raw) == (tools, constraint, False, False)
+    assert prompt.thinking == Thinking(True, 50)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "thinks"),
+    [
+        ("plain", "Q", False),
+        ("glm-4.1v", "Q/nothink", True),
+        ("glm-4.5v", "Q", True),
+        ("glm-4.5v", "Q/nothink", False),
+        ("glm-4.6v", "Q /nothink ", False),
+    ],
+)
+async def test_whether_the_model_thinks_is_resolved(
+    of_template: Callable[[str], Path], name: str, text: str, thinks: bool
+) -> None:
+    stage = preprocessor(of_template(name))
+    prompt = await stage.prepare(asking(text))
+    assert prompt.thinking == Thinking(thinks)
+    if name.startswith("glm-4.5v"):
+        said = await stage.prepare(replace(asking("Q"), thinking=Thinking(thinks)))
+        assert prompt.token_ids.tolist() == said.token_ids.tolist()
+
+
+async def test_a_text_is_continued_as_it_stands(checkpoint: Path) -> None:
+    stage = preprocessor(checkpoint)
+    prompt = await stage.prepare(ChatRequest("r1", (), Sampling(max_tokens=5), text="Once upon a time"))
+    assert prompt.raw
+    assert prompt.thinking == Thinking(False)
+    assert prompt.sampling.max_tokens == 5
+    longer = await stage.prepare(ChatRequest("r1", (), text="Once upon a time there was"))
+    assert longer.token_ids[: len(prompt.token_ids)].tolist() == prompt.token_ids.tolist()
+
+
+@pytest.mark.parametrize(
+    "more", [{"messages": asking("Hi").messages}, {"thinking": Thinking(True)}, {"tools": ToolUse(())}]
+)
+async def test_a_text_goes_without_what_only_a_template_writes(checkpoint: Path, more: dict[str, object]) -> None:
+    request = replace(ChatRequest("r1", (), text="Once"), **more)
+    with pytest.raises(InvalidRequest, match="without messages, tools and thinking") as refused:
+        await preprocessor(checkpoint).prepare(request)
+    assert refused.value.param == "prompt"
+
+
+async def test_a_text_too_long_names_its_own_field(checkpoint: Path) -> None:
+    for text in ("x" * 10_000_000, "z? " * 3000):
+        with pytest.raises(ContextTooLong, match="the context is 8192 tokens") as refused:
+            await preprocessor(checkpoint).prepare(ChatRequest("r1", (), text=text))
+        assert refused.value.param == "prompt"
+
+
+async def test_tokenizing_gives_the_ids_of_the_prompt(checkpoint: Path, checkpoint_9b: Path) -> None:
+    for folder, context in ((checkpoint, 8192), (checkpoint_9b, 8192)):
+        stage = preprocessor(folder)
+        request = asking(PNG, "What?")
+        prompt = await stage.prepare(request)
+        expected = Tokenized(tuple(prompt.token_ids.tolist()), prompt.image_tokens, context)
+        assert await stage.tokenize(request) == expected
+
+
+async def test_tokenizing_decodes_no_picture(checkpoint: Path) -> None:
+    tokenized = await preprocessor(checkpoint).tokenize(asking(hollow(640, 480), "?"))
+    assert tokenized.image_tokens == 391
+    with pytest.raises(ImageRejected, match="not a picture"):
+        await preprocessor(checkpoint).tokenize(asking(b"hello", "?"))
+    with pytest.raises(ContextTooLong, match="at least one"):
+        await preprocessor(checkpoint).tokenize(asking(hollow(4000, 3000), hollow(4000, 3000), "?"))
+
+
+async def test_glm_4v_9b_sees_one_square_picture(checkpoint_9b: Path) -> None:
+    picture = photo(600, 200)
+    prompt = await preprocessor(checkpoint_9b).prepare(asking("What?", encoded(picture)))
+    (seen,) = prompt.pictures
+    exact = np.asarray(picture.resize((1120, 1120), Image.Resampling.BICUBIC))
+    assert seen.pixels.shape == (1120, 1120, 3)
+    differences = np.abs(seen.pixels.astype(int) - exact)
+    assert differences.max() <= 2
+    assert (differences > 0).mean() < 0.01
+    assert (seen.tokens, seen.original_size, prompt.image_tokens) == (1602, (600, 200), 1602)
+    config = json.loads((checkpoint_9b / "config.json").read_text())
+    at = prompt.token_ids.tolist().index(config["boi_token_id"])
+    assert prompt.token_ids[at : at + 1602].tolist() == [
+        config["boi_token_id"], *[config["pad_token_id"]] * 1600, config["eoi_token_id"],
+    ]  # fmt: skip
+
+
+async def test_glm_4v_9b_keeps_its_one_picture_over_turns_and_refuses_a_second(checkpoint_9b: Path) -> None:
+    stage = preprocessor(checkpoint_9b)
+    earlier = Message("user", (ImagePart(PNG, "messages[0].content[0].image_url"), TextPart("Q1")))
+    answer = Message("assistant", (TextPart("A1"),))
+    kept = await stage.prepare(ChatRequest("r1", (earlier, answer, Message("user", (TextPart("Q2"),)))))
+    assert kept.image_tokens == 1602
+    second = Message("user", (TextPart("Q2"), ImagePart(PNG, "messages[2].content[1].image_url")))
+    with pytest.raises(InvalidRequest, match="2 pictures; the served model takes 1 in a whole conv") as refused:
+        await stage.prepare(ChatRequest("r1", (earlier, answer, second)))
+    assert refused.value.param == "messages[2].content[1].image_url"
+
+
+async def test_glm_4v_9b_has_more_cache_tokens_with_a_picture(write_checkpoint_9b: WriteCheckpoint) -> None:
+    stage = preprocessor(write_checkpoint_9b(seq_length=100), context=100_000)
+    with pytest.raises(ContextTooLong, match=r"the context is 100 tokens \(the model has 100 positions\)"):
+        await stage.prepare(asking("Hi", max_tokens=100))
+    shown = await stage.prepare(asking(PNG, "Hi"))
+    assert len(shown.token_ids) + (shown.sampling.max_tokens or 0) == 1699
+    with pytest.raises(ContextTooLong, match=r"1699 tokens \(the model has 100 positions, of which a picture takes 3"):
+        await stage.prepare(asking(PNG, "Hi", max_tokens=100))
+
+
+def test_abilities_are_told_in_order(of_template: Callable[[str], Path], checkpoint_9b: Path) -> None:
+    every = ("chat", "vision", "streaming", "structured_output", "logprobs")
+    several = ("chat", "vision", "streaming", "multiple_images", "structured_output", "logprobs")
+    thinking = ("thinking", "thinking_switch", "thinking_budget")
+    assert preprocessor(checkpoint_9b).abilities == every
+    assert preprocessor(of_template("plain")).abilities == (*several, "boxes")
+    assert preprocessor(of_template("glm-4.1v")).abilities == (*several, "thinking", "thinking_budget")
+    assert preprocessor(of_template("glm-4.6v")).abilities == (*several, *thinking, "tools", "tool_images", "boxes")
+    assert preprocessor(DEMO_MODEL).abilities == (*several, "tools", "tool_images", "boxes")
+
+
 @pytest.mark.parametrize(
     ("request_", "error", "reason", "param"),
     [
@@ -145,6 +313,8 @@ async def test_prompt_and_answer_may_fill_the_context_to_the_last_token(checkpoi
         (asking(*[PNG] * 17, "?"), InvalidRequest, "17 pictures; the limit is 16", "messages"),
         (asking(PNG, ""), InvalidRequest, "no question", "messages[0].content"),
         (asking("?", max_tokens=-1), InvalidRequest, "max_tokens is -1", "max_tokens"),
+        (asking("?", max_tokens=5, min_tokens=6), InvalidRequest, "min_tokens is 6; .* at most 5", "min_tokens"),
+        (asking("?", min_tokens=9000), InvalidRequest, "min_tokens is 9000; .* at most 81", "min_tokens"),
     ],
 )
 async def test_a_bad_request_is_refused_and_the_next_one_served(
@@ -227,6 +397,8 @@ async def test_stages_and_pictures_are_measured(checkpoint: Path) -> None:
 def test_a_checkpoint_of_another_family_is_refused(write_checkpoint: WriteCheckpoint) -> None:
     with pytest.raises(InvalidRequest, match="'llama'"):
         preprocessor(write_checkpoint(model_type="llama"))
+    with pytest.raises(InvalidRequest, match="'chatglm' without vision_config"):
+        preprocessor(write_checkpoint(model_type="chatglm"))
 
 
 def test_the_stage_needs_no_torch_and_huge_claims_take_no_memory(checkpoint: Path) -> None:
