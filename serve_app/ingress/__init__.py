@@ -1,1 +1,1 @@
-"""The HTTP door: OpenAI's chat, questions sent as a form, status; Ray in one file only."""
+"""The HTTP door: OpenAI's API, questions sent as a form, status; Ray in one file only."""

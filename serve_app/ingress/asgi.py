@@ -6,22 +6,31 @@ import hashlib
 import time
 import uuid
 from collections.abc import Callable
-from typing import Any
 
 from fastapi import FastAPI
 from fastapi.middleware import Middleware
-from pydantic import TypeAdapter
 
 from serve_app import __version__
-from serve_app.contracts import Answer
+from serve_app.contracts import Answer, Tokenize
 from serve_app.ingress.ask import AskUpload, ask_routes
+from serve_app.ingress.bodies.chat import ChatBody
+from serve_app.ingress.bodies.completion import CompletionBody
+from serve_app.ingress.bodies.response import ResponseBody
+from serve_app.ingress.bodies.tokens import ChatTokensBody, TextTokensBody
 from serve_app.ingress.body import BodyLimit
 from serve_app.ingress.chat import chat_routes
+from serve_app.ingress.completions import completion_routes
+from serve_app.ingress.door import Door
+from serve_app.ingress.openapi import complete
+from serve_app.ingress.page import page_routes
 from serve_app.ingress.problems import HANDLERS, Unforeseen
 from serve_app.ingress.record import Clock, Recorded
-from serve_app.ingress.replies import AskDelta, ChatCompletionChunk
-from serve_app.ingress.schema import ChatBody
+from serve_app.ingress.replies.ask import AskDelta, AskReasoning
+from serve_app.ingress.replies.chat import ChatCompletionChunk
+from serve_app.ingress.replies.response import STREAM_EVENTS
+from serve_app.ingress.responses import response_routes
 from serve_app.ingress.status import READY_WITHIN_S, Describe, MetricsPage, status_routes
+from serve_app.ingress.tokens import token_routes
 from serve_app.metrics import Meter
 from serve_app.settings import ModelSettings, Settings
 
@@ -41,6 +50,7 @@ def create_app(
     settings: Settings,
     answer: Answer,
     describe: Describe,
+    tokenize: Tokenize,
     meter: Meter,
     *,
     metrics_page: MetricsPage = _no_metrics,
@@ -50,14 +60,13 @@ def create_app(
     echo_request_id: bool = True,  # off where the server in front does it: two such headers read "a, a"
     ready_within_s: float = READY_WITHIN_S,
 ) -> FastAPI:
-    served, deadline_s = settings.model.served_name, settings.http.request_timeout_s
     app = FastAPI(
         title=TITLE,
         version=__version__,
         description=DESCRIPTION,
         redirect_slashes=False,
+        docs_url=None,  # FastAPI's page takes its scripts from a CDN; ours is made of the document
         redoc_url=None,
-        swagger_ui_oauth2_redirect_url=None,
         middleware=[  # in the order that a request meets them
             Middleware(Recorded, meter=meter, clock=clock, new_id=new_id, echo_request_id=echo_request_id),
             Middleware(Unforeseen),
@@ -65,44 +74,36 @@ def create_app(
         ],
         exception_handlers=HANDLERS,
     )
-    fingerprint = system_fingerprint(settings.model)
-    app.include_router(
-        chat_routes(answer, served=served, fingerprint=fingerprint, deadline_s=deadline_s, now=now, new_id=new_id)
+    door = Door(
+        answer,
+        tokenize,
+        served=settings.model.served_name,
+        fingerprint=system_fingerprint(settings.model),
+        deadline_s=settings.http.request_timeout_s,
+        max_choices=settings.http.max_choices,
+        now=now,
+        new_id=new_id,
     )
-    app.include_router(ask_routes(answer, served=served, deadline_s=deadline_s, new_id=new_id))
+    for routes in (chat_routes, response_routes, completion_routes, ask_routes, token_routes):
+        app.include_router(routes(door))
     app.include_router(
         status_routes(
             describe, metrics_page, name=TITLE, version=__version__, created=int(now()), ready_within_s=ready_within_s
         )
     )
-    _document_own_bodies(app)
+    app.include_router(page_routes(lambda: app.openapi()))
+    complete(
+        app,
+        bodies=(ChatBody, ResponseBody, CompletionBody, TextTokensBody, ChatTokensBody, AskUpload),
+        chunks=(ChatCompletionChunk, AskDelta, AskReasoning, *STREAM_EVENTS),
+        served=settings.model.served_name,
+        max_choices=settings.http.max_choices,
+    )
     return app
 
 
 def system_fingerprint(model: ModelSettings) -> str:
     """Same fingerprint: same code, checkpoint, weight format and dtype."""
-    identity = "\n".join((__version__, model.source, model.revision or "", model.quantization, model.dtype))
+    weights = f"{model.quantization} {model.quantize_vision}"
+    identity = "\n".join((__version__, model.source, model.revision or "", weights, model.dtype))
     return f"fp_{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
-
-
-def _document_own_bodies(app: FastAPI) -> None:
-    """Adds to the OpenAPI document what FastAPI can't see: bodies that routes read, and streams, by themselves."""
-    generate = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        document = app.openapi_schema
-        if document is None:
-            document = generate()
-            _, bodies = TypeAdapter.json_schemas(
-                [
-                    (ChatBody, "validation", TypeAdapter(ChatBody)),
-                    (AskUpload, "validation", TypeAdapter(AskUpload)),
-                    (ChatCompletionChunk, "serialization", TypeAdapter(ChatCompletionChunk)),
-                    (AskDelta, "serialization", TypeAdapter(AskDelta)),
-                ],
-                ref_template="#/components/schemas/{model}",
-            )
-            document["components"]["schemas"].update(bodies["$defs"])
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign]

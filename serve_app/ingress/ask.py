@@ -2,44 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
-import orjson
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serve_app.contracts import Answer, ChatRequest, Delta, Events, Finished, ImagePart, Message, Started, TextPart
+from serve_app.contracts import ChatRequest, Delta, ImagePart, Message, Sampling, Started, TextPart
 from serve_app.errors import ImageRejected, InvalidRequest
+from serve_app.ingress.bodies.sampling import TokenCount
 from serve_app.ingress.body import read_form
 from serve_app.ingress.caller import while_present
-from serve_app.ingress.events import noted, whole
+from serve_app.ingress.door import Door
+from serve_app.ingress.events import Numbered, answers
+from serve_app.ingress.examples import FORM
+from serve_app.ingress.openapi import answers_documented, reference
 from serve_app.ingress.problems import clipped, invalid_fields
 from serve_app.ingress.record import Record, record_of
-from serve_app.ingress.replies import AskDelta, AskReply, errors_documented, usage_reply
-from serve_app.ingress.request import check_model, sampling
+from serve_app.ingress.replies.ask import AskDelta, AskReasoning, AskReply
+from serve_app.ingress.replies.usage import boxed_replies, image_replies, usage_reply
 from serve_app.ingress.stream import EventStream
+from serve_app.ingress.whole import Gathered, gathered, json_reply
 
 DESCRIPTION = """A question about one picture or several, sent as `multipart/form-data`.
 
-Streamed (`stream=true`): server-sent events; `data: {"delta": "…"}` for each new text, and last the same object
-that a whole answer has, with `answer`, `usage` and `timings`. A failure before the first text has its own HTTP
-status; a later one is told as `data: {"error": {...}}` and ends the stream.
+Streamed (`stream=true`): server-sent events; `data: {"delta": "…"}` for each new text, `data: {"reasoning": "…"}` for
+what the model thinks before, and last the same object that a whole answer has, with `answer`, `usage` and `timings`. A
+failure before the first text has its own HTTP status; a later one is told as `data: {"error": {...}}` and ends the
+stream.
 """
+
+
+def _without_null(schema: dict[str, Any]) -> None:
+    """A field of a form may be missing but never null."""
+    for field in schema["properties"].values():
+        if "anyOf" in field:
+            field.update(field.pop("anyOf")[0])
+            del field["default"]
+
+
+def _spelt(field: dict[str, Any]) -> None:
+    """How a form says yes and no."""
+    del field["type"]
+    field["enum"] = [True, False, "true", "false", "1", "0", "on", "off", "yes", "no"]
 
 
 class AskForm(BaseModel):
     """The fields of the form besides the pictures; a form holds text, so numbers are read from it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=_without_null)
 
-    question: str
-    stream: bool = False
-    max_tokens: int | None = Field(None, ge=1, description="Most tokens of the answer.")
+    question: str = Field(json_schema_extra={"pattern": r"\S"})
+    stream: bool = Field(False, json_schema_extra=_spelt)
+    max_tokens: TokenCount | None = Field(None, description="Most tokens of the answer.")
     temperature: float | None = Field(None, ge=0, le=2, description="0: always the likeliest token. Left out: 1.")
     model: str | None = Field(None, description="Left out: the served model.")
 
@@ -50,11 +69,11 @@ class AskUpload(AskForm):
     image: list[bytes] = Field(
         min_length=1,
         description="One picture or several, each its own part named `image`.",
-        json_schema_extra={"items": {"type": "string", "contentMediaType": "application/octet-stream"}},
+        json_schema_extra={"items": {"contentMediaType": "application/octet-stream", "minLength": 1}},
     )
 
 
-def ask_routes(answer: Answer, *, served: str, deadline_s: float, new_id: Callable[[], str]) -> APIRouter:
+def ask_routes(door: Door) -> APIRouter:
     router = APIRouter(tags=["answers"])
 
     @router.post(
@@ -62,27 +81,11 @@ def ask_routes(answer: Answer, *, served: str, deadline_s: float, new_id: Callab
         summary="Ask a question about uploaded pictures",
         description=DESCRIPTION,
         response_model=AskReply,
-        responses={
-            200: {
-                "description": "The answer; with `stream` its pieces, then the answer.",
-                "content": {
-                    "text/event-stream": {
-                        "schema": {
-                            "anyOf": [
-                                {"$ref": "#/components/schemas/AskDelta"},
-                                {"$ref": "#/components/schemas/AskReply"},
-                                {"$ref": "#/components/schemas/ErrorReply"},
-                            ]
-                        }
-                    },
-                },
-            },
-            **errors_documented(400, 404, 413, 429, 500, 503, 504),
-        },
+        responses=answers_documented(AskDelta, AskReasoning, AskReply, errors=(415,)),
         openapi_extra={
             "requestBody": {
                 "required": True,
-                "content": {"multipart/form-data": {"schema": {"$ref": "#/components/schemas/AskUpload"}}},
+                "content": {"multipart/form-data": {"schema": reference(AskUpload), "examples": FORM}},
             }
         },
     )
@@ -90,26 +93,28 @@ def ask_routes(answer: Answer, *, served: str, deadline_s: float, new_id: Callab
         record = record_of(request.scope)
         form = await read_form(request)
         fields, pictures = _fields(form), await _pictures(form)
-        check_model(fields.model, served)
+        door.check_model(fields.model)
         asked = ChatRequest(
-            id=f"ask-{new_id()}",
+            id=f"ask-{door.new_id()}",
             messages=(Message("user", (*pictures, TextPart(fields.question))),),
-            sampling=sampling(max_tokens=fields.max_tokens, temperature=fields.temperature),
-            deadline_s=deadline_s,
-            stream=bool(fields.stream),
+            sampling=_sampling(fields),
+            deadline_s=door.deadline_s,
+            stream=fields.stream,
         )
         record.answer_id = asked.id
-        events = noted(answer(asked), record)
+        events = answers(door.answer, (asked,), record)
         if fields.stream:
-            return EventStream(_pieces(events, asked.id, served, record), record)
-        text, finished = await while_present(request.receive, record, whole(events))
-        return Response(
-            orjson.dumps(_reply(asked.id, served, text, finished, record)),
-            headers={"Server-Timing": record.server_timing},
-            media_type="application/json",
-        )
+            return EventStream(_pieces(events, asked.id, door.served, record), record)
+        (whole,) = await while_present(request.receive, record, gathered(events, 1))
+        return json_reply(_reply(asked.id, door.served, whole, record), record)
 
     return router
+
+
+def _sampling(fields: AskForm) -> Sampling:
+    if fields.temperature is None:
+        return Sampling(fields.max_tokens)
+    return Sampling(fields.max_tokens, fields.temperature)
 
 
 def _fields(form: FormData) -> AskForm:
@@ -147,26 +152,34 @@ async def _pictures(form: FormData) -> list[ImagePart]:
     return pictures
 
 
-async def _pieces(events: Events, answer_id: str, served: str, record: Record) -> AsyncGenerator[Any, None]:
-    texts = []
+async def _pieces(events: Numbered, answer_id: str, served: str, record: Record) -> AsyncGenerator[Any, None]:
+    whole = Gathered()
     async with aclosing(events):
-        async for event in events:
+        async for _, event in events:
+            whole.add(event)
             match event:
                 case Started():
                     yield AskDelta(delta="")  # the headers go out with it
+                case Delta(channel="reasoning"):
+                    yield AskReasoning(reasoning=event.text)
                 case Delta():
-                    texts.append(event.text)
                     yield AskDelta(delta=event.text)
-                case Finished():
-                    yield _reply(answer_id, served, "".join(texts), event, record)
+    yield _reply(answer_id, served, whole, record)
 
 
-def _reply(answer_id: str, served: str, text: str, finished: Finished, record: Record) -> AskReply:
-    return {
+def _reply(answer_id: str, served: str, whole: Gathered, record: Record) -> AskReply:
+    reply: AskReply = {
         "id": answer_id,
         "model": served,
-        "answer": text,
-        "finish_reason": finished.reason,
-        "usage": usage_reply(finished.usage),
+        "answer": whole.text,
+        "finish_reason": whole.end.reason,
+        "usage": usage_reply(whole.end.usage),
         "timings": record.timings,
     }
+    if whole.reasonings:
+        reply["reasoning"] = whole.reasoning
+    if whole.end.boxed:
+        reply["boxes"] = boxed_replies(whole.end.boxed)
+    if record.pictures:
+        reply["images"] = image_replies(record.pictures)
+    return reply

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Any, Final
 
 from pydantic_core import from_json
 from starlette.datastructures import FormData, Headers
+from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -67,7 +69,9 @@ async def read_json(request: Request) -> dict[str, Any]:
 async def read_form(request: Request) -> FormData:
     """The body as a multipart form whose files stay in memory; BodyLimit bounds them."""
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-        raise InvalidRequest("Send the picture and the question as multipart/form-data.")
+        raise HTTPException(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "Send the picture and the question as multipart/form-data."
+        )
     parser = MultiPartParser(request.headers, request.stream(), max_files=MAX_FORM_FILES, max_fields=MAX_FORM_FIELDS)
     parser.spool_max_size = 0  # 0 means never: a disk in between would only cost time
     try:

@@ -2,69 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any
 
-import orjson
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serve_app.contracts import Answer, Delta, Events, Finished, FinishReason, Started, Usage
+from serve_app.contracts import Delta, Event, Finished, FinishReason, Started, TokenLogprob, ToolCallDelta
+from serve_app.ingress.bodies.chat import ChatBody, chat_request
+from serve_app.ingress.bodies.delivery import StreamOptions
 from serve_app.ingress.body import read_json
 from serve_app.ingress.caller import while_present
-from serve_app.ingress.events import noted, whole
+from serve_app.ingress.door import Door
+from serve_app.ingress.events import Numbered, answers
+from serve_app.ingress.examples import CHAT
+from serve_app.ingress.openapi import answers_documented, json_body
 from serve_app.ingress.record import Record, record_of
-from serve_app.ingress.replies import (
+from serve_app.ingress.replies.chat import (
     AnswerDelta,
+    AnswerMessage,
     ChatCompletion,
     ChatCompletionChunk,
-    errors_documented,
-    usage_reply,
+    Choice,
+    ToolCallDeltaReply,
 )
-from serve_app.ingress.request import chat_request
-from serve_app.ingress.schema import StreamOptions, chat_body
+from serve_app.ingress.replies.logprobs import chat_logprobs
+from serve_app.ingress.replies.usage import boxed_replies, image_replies, usage_reply
 from serve_app.ingress.stream import DONE, EventStream
+from serve_app.ingress.whole import Gathered, gathered, json_reply
 
 DESCRIPTION = """A conversation with pictures, answered whole or as server-sent events.
 
-Streamed: one `data:` line for each chunk: first the role, then the text as it is drawn, a chunk with the
-`finish_reason`, with `stream_options.include_usage` one with the usage and no choices, then `[DONE]`. A failure
-before the first chunk has its own HTTP status; a later one is told as `data: {"error": {...}}` and ends the stream.
+Streamed: one `data:` line for each chunk: first the role, then reasoning, text and tool calls as they are drawn, a
+chunk with the `finish_reason` for each answer, with `stream_options.include_usage` one with the usage and no choices,
+then `[DONE]`. Chunks of several answers (`n`) come as they happen and say which by `index`. A failure before the first
+chunk has its own HTTP status; a later one is told as `data: {"error": {...}}` and ends the stream.
+
+`finish_reason` is `tool_calls` whenever the answer calls tools, also where `tool_choice` names the function: loops
+that run tools look at it, and OpenAI's reference defines it so.
+
+`images` tells what became of each picture: its size as uploaded, upright, and as the model saw it. `boxes` are regions
+that the model pointed at, in thousandths and in the uploaded picture's own pixels.
 
 Fields described as "Accepted and ignored" have no effect. Any field that is not listed is refused by name.
 """
-EXAMPLE = {  # the picture is a red square
-    "messages": [
-        {
-            "role": "user",
-            "content": [
-                {
-                    "type": "image_url",
-                    "image_url": {
-                        "url": "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAABwAAAAcCAIAAAD9b0jDAAAAKE"
-                        "lEQVR42mM8ISfHQG3AxEADMGroqKGjho4aOmroqKGjho4aOvgMBQB+BAE8FfyCFgAAAABJRU5ErkJggg=="
-                    },
-                },
-                {"type": "text", "text": "What colour is this?"},
-            ],
-        }
-    ],
-    "max_tokens": 64,
-    "temperature": 0,
-}
 
 
-def chat_routes(
-    answer: Answer,
-    *,
-    served: str,
-    fingerprint: str,
-    deadline_s: float,
-    now: Callable[[], float],
-    new_id: Callable[[], str],
-) -> APIRouter:
+def chat_routes(door: Door) -> APIRouter:
     router = APIRouter(tags=["answers"])
 
     @router.post(
@@ -72,97 +59,154 @@ def chat_routes(
         summary="Answer a conversation",
         description=DESCRIPTION,
         response_model=ChatCompletion,
-        responses={
-            200: {
-                "description": "The answer; with `stream` its chunks. `Server-Timing` has the stages known so far.",
-                "content": {
-                    "text/event-stream": {"schema": {"$ref": "#/components/schemas/ChatCompletionChunk"}},
-                },
-            },
-            **errors_documented(400, 404, 413, 429, 500, 503, 504),
-        },
-        openapi_extra={
-            "requestBody": {
-                "required": True,
-                "content": {
-                    "application/json": {"schema": {"$ref": "#/components/schemas/ChatBody"}, "example": EXAMPLE}
-                },
-            }
-        },
+        responses=answers_documented(ChatCompletionChunk, last=DONE),
+        openapi_extra=json_body(ChatBody, examples=CHAT),
     )
     async def create_chat_completion(request: Request) -> Response:
         record = record_of(request.scope)
-        body = chat_body(await read_json(request))
-        asked = chat_request(body, id=f"chatcmpl-{new_id()}", served=served, deadline_s=deadline_s)
+        body = ChatBody.read(await read_json(request))
+        door.check_model(body.model)
+        asked = chat_request(body, id=f"chatcmpl-{door.new_id()}", deadline_s=door.deadline_s)
+        requests = door.choices(asked, body.n)
         record.answer_id = asked.id
-        events = noted(answer(asked), record)
-        created = int(now())
+        events = answers(door.answer, requests, record)
+        told = Telling(door, asked.id, int(door.now()), body, record)
         if body.stream:
-            head: ChatCompletionChunk = {
-                "id": asked.id,
-                "object": "chat.completion.chunk",
-                "created": created,
-                "model": served,
-                "system_fingerprint": fingerprint,
-                "choices": [],
-            }
-            return EventStream(_chunks(events, head, body.stream_options or StreamOptions(), record), record)
-        text, finished = await while_present(request.receive, record, whole(events))
-        reply: ChatCompletion = {
-            "id": asked.id,
-            "object": "chat.completion",
-            "created": created,
-            "model": served,
-            "system_fingerprint": fingerprint,
-            "choices": [
-                {
-                    "index": 0,
-                    "message": {"role": "assistant", "content": text, "refusal": None},
-                    "logprobs": None,
-                    "finish_reason": finished.reason,
-                }
-            ],
-            "usage": usage_reply(finished.usage),
-            "timings": record.timings,
-        }
-        return Response(
-            orjson.dumps(reply), headers={"Server-Timing": record.server_timing}, media_type="application/json"
-        )
+            return EventStream(told.chunks(events, len(requests)), record)
+        whole = await while_present(request.receive, record, gathered(events, len(requests)))
+        return json_reply(told.completion(whole), record)
 
     return router
 
 
-async def _chunks(
-    events: Events, head: ChatCompletionChunk, options: StreamOptions, record: Record
-) -> AsyncGenerator[Any, None]:
-    """The answer as OpenAI's chunks."""
+@dataclass(slots=True)
+class Telling:
+    """How the answers to one chat are told."""
 
-    def chunk(delta: AnswerDelta, reason: FinishReason | None = None) -> ChatCompletionChunk:
-        filled: ChatCompletionChunk = {
-            **head,
-            "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}],
+    door: Door
+    id: str
+    created: int
+    body: ChatBody
+    record: Record
+
+    def completion(self, whole: list[Gathered]) -> ChatCompletion:
+        reply: ChatCompletion = {
+            "id": self.id,
+            "object": "chat.completion",
+            "created": self.created,
+            "model": self.door.served,
+            "system_fingerprint": self.door.fingerprint,
+            "choices": [self._choice(index, each) for index, each in enumerate(whole)],
+            "usage": usage_reply(self.record.usage),
+            "timings": self.record.timings,
         }
+        if self.body.service_tier is not None:
+            reply["service_tier"] = "default"
+        if self.record.pictures:
+            reply["images"] = image_replies(self.record.pictures)
+        return reply
+
+    def _choice(self, index: int, answer: Gathered) -> Choice:
+        message: AnswerMessage = {
+            "role": "assistant",
+            "content": answer.text if answer.texts or not answer.calls else None,
+            "refusal": None,
+            "annotations": [],
+        }
+        if answer.reasonings:
+            message["reasoning_content"] = message["reasoning"] = answer.reasoning
+        if answer.calls:
+            message["tool_calls"] = [
+                {
+                    "id": self._call_id(),
+                    "type": "function",
+                    "function": {"name": call.name, "arguments": "".join(call.arguments)},
+                }
+                for call in answer.calls
+            ]
+        if answer.end.boxed:
+            message["boxes"] = boxed_replies(answer.end.boxed)
+        return {
+            "index": index,
+            "message": message,
+            "logprobs": chat_logprobs(answer.logprobs) if self.body.logprobs else None,
+            "finish_reason": answer.end.reason,
+        }
+
+    def _call_id(self) -> str:
+        return f"call_{self.door.new_id()}"
+
+    async def chunks(self, events: Numbered, answers: int) -> AsyncGenerator[Any, None]:
+        options = self.body.stream_options or StreamOptions()
+        unfinished = answers
+        async with aclosing(events):
+            async for index, event in events:
+                chunk = self._chunk(index, event, options)
+                if isinstance(event, Finished):
+                    unfinished -= 1
+                    if not unfinished:
+                        self._close(chunk)
+                yield chunk
         if options.include_usage:
-            filled["usage"] = usage_reply(_so_far(record)) if options.continuous_usage_stats else None
-        return filled
+            last = self._head()
+            last["usage"] = usage_reply(self.record.usage)
+            self._close(last)
+            yield last
+        yield DONE
 
-    async with aclosing(events):
-        async for event in events:
-            match event:
-                case Started():
-                    yield chunk({"role": "assistant", "content": ""})
-                case Delta():
-                    yield chunk({"content": event.text})
-                case Finished():
-                    timings = record.timings
-                    yield {**chunk({}, event.reason), "timings": timings}
-                    if options.include_usage:
-                        yield {**head, "usage": usage_reply(event.usage), "timings": timings}
-    yield DONE
+    def _head(self) -> ChatCompletionChunk:
+        head: ChatCompletionChunk = {
+            "id": self.id,
+            "object": "chat.completion.chunk",
+            "created": self.created,
+            "model": self.door.served,
+            "system_fingerprint": self.door.fingerprint,
+            "choices": [],
+        }
+        if self.body.service_tier is not None:
+            head["service_tier"] = "default"
+        return head
 
+    def _close(self, chunk: ChatCompletionChunk) -> None:
+        """What is known at the end only."""
+        chunk["timings"] = self.record.timings
+        if self.record.pictures:
+            chunk["images"] = image_replies(self.record.pictures)
 
-def _so_far(record: Record) -> Usage:
-    if record.finished is not None:
-        return record.finished.usage
-    started = record.started or Started(0, 0)
-    return Usage(started.prompt_tokens, record.tokens, started.image_tokens)
+    def _chunk(self, index: int, event: Event, options: StreamOptions) -> ChatCompletionChunk:
+        chunk = self._head()
+        logprobs: tuple[TokenLogprob, ...] = ()
+        reason: FinishReason | None = None
+        match event:
+            case Delta():
+                logprobs = event.logprobs if event.channel == "text" else ()
+            case Finished():
+                reason = event.reason
+        chunk["choices"] = [
+            {
+                "index": index,
+                "delta": self._delta(index, event),
+                "logprobs": chat_logprobs(logprobs) if logprobs else None,
+                "finish_reason": reason,
+            }
+        ]
+        if options.include_usage:
+            chunk["usage"] = usage_reply(self.record.usage) if options.continuous_usage_stats else None
+        return chunk
+
+    def _delta(self, index: int, event: Event) -> AnswerDelta:
+        match event:
+            case Started():
+                return {"role": "assistant", "content": ""}
+            case Delta(channel="reasoning"):
+                return {"reasoning_content": event.text, "reasoning": event.text}
+            case Delta():
+                return {"content": event.text}
+            case ToolCallDelta():
+                call: ToolCallDeltaReply = {"index": event.index, "function": {"arguments": event.arguments}}
+                if event.name is not None:
+                    call["id"], call["type"] = self._call_id(), "function"
+                    call["function"]["name"] = event.name
+                return {"tool_calls": [call]}
+            case Finished():
+                return {"boxes": boxed_replies(event.boxed)} if event.boxed else {}

@@ -35,6 +35,7 @@ class IngressDeployment:
             self._settings,
             self._pipeline.answer,
             self._pipeline.describe,
+            self._pipeline.tokenize,
             RayMeter(),
             metrics_page=self._metrics_page,
             echo_request_id=False,  # Serve writes X-Request-ID on every response by itself

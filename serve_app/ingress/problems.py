@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.errors import InvalidRequest, ServiceError
 from serve_app.ingress.record import CALLER_GONE, Record, record_of
-from serve_app.ingress.replies import ErrorReply
+from serve_app.ingress.replies.errors import ErrorReply
 
 _log = logging.getLogger("glm.ingress")
 
@@ -95,6 +95,8 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
         case HTTPStatus.METHOD_NOT_ALLOWED:
             allowed = (error.headers or {}).get("Allow", "another method")
             code, message = "method_not_allowed", f"{asked} is not possible; {request.url.path} takes {allowed}."
+        case HTTPStatus.UNSUPPORTED_MEDIA_TYPE:
+            code, message = "unsupported_media_type", str(error.detail)
         case status if status < 500:
             code, message = "invalid_request", str(error.detail)
         case _:
@@ -143,20 +145,24 @@ class Unforeseen:
 
 # -- pydantic's findings as one sentence --------------------------------------------------------
 
-_TAGGED = ("messages", "content")  # lists of unions: pydantic puts the tag it chose after the index
+# Fields of several types, and lists of them: pydantic puts the name of the type it chose after the field or index.
+_UNIONS = ("response_format", "format", "tool_choice")
+_LISTS_OF_UNIONS = ("messages", "content", "input", "output")
 
 _SENTENCES = {
     "missing": "{param} is required.",
     "extra_forbidden": "{param} is not a field of this request.",
     "union_tag_not_found": "{param} is required.",
+    "none_required": "{param} is not supported; leave it out.",
     "model_type": "{param} must be an object.",
     "model_attributes_type": "{param} must be an object.",
     "dict_type": "{param} must be an object.",
     "list_type": "{param} must be a list.",
     "too_short": "{param} must have {min_length} or more entries, not {actual_length}.",
-    "too_long": "{param} may have {max_length} entries at most, not {actual_length}.",
+    "too_long": "{param} may have {max_length} entries at most.",
     "string_too_short": "{param} must have {min_length} or more characters.",
     "string_too_long": "{param} may have {max_length} characters at most.",
+    "string_pattern_mismatch": "{param} must match {pattern}.",
 }
 
 
@@ -171,7 +177,7 @@ def invalid_request(findings: Sequence[Any]) -> InvalidRequest:
     context: dict[str, Any] = finding.get("ctx", {})
     kind: str = finding["type"]
     if kind in ("union_tag_invalid", "union_tag_not_found"):
-        param = f"{param}.{context['discriminator'].strip(chr(39))}"
+        param = f"{param}.{_discriminator(context)}"
     name = f"'{param}'" if param else "The body"
     if kind == "union_tag_invalid":
         message = f"{name} is '{clipped(context['tag'])}'; supported here: {context['expected_tags']}."
@@ -182,7 +188,7 @@ def invalid_request(findings: Sequence[Any]) -> InvalidRequest:
         message = f"{name} {rule}" if rule.startswith("must") else f"{name}: {rule}"
         message = message.replace(": Input should", " must", 1)
         given = finding.get("input")
-        if isinstance(given, int | float) and not isinstance(given, bool):
+        if (isinstance(given, int | float) and not isinstance(given, bool)) or kind == "literal_error":
             message += f", not {clipped(repr(given))}"
         message += "."
     if len(findings) > 1:
@@ -197,11 +203,24 @@ def _path(location: Sequence[str | int]) -> str:
             continue
         if isinstance(step, int):
             path += f"[{step}]"
-        elif place >= 2 and isinstance(location[place - 1], int) and location[place - 2] in _TAGGED:
-            continue  # the tag of the union, not a field
+        elif step == "[key]" or _is_type(location, place):
+            continue  # not a field
         else:
             path += f".{step}" if path else step
     return path
+
+
+def _is_type(location: Sequence[str | int], place: int) -> bool:
+    before = location[place - 1] if place else None
+    if isinstance(before, int):
+        return place >= 2 and location[place - 2] in _LISTS_OF_UNIONS
+    return before in _UNIONS
+
+
+def _discriminator(context: dict[str, Any]) -> str:
+    """The field that decides between types; one that a function looks at is always `type`."""
+    name: str = context["discriminator"].strip("'")
+    return "type" if name.endswith("()") else name
 
 
 def clipped(text: str, length: int = MAX_NAMED) -> str:

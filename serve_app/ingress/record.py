@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve_app.contracts import Delta, Event, Finished, Started
+from serve_app.contracts import Delta, Event, Finished, PictureSeen, Started, ToolCallDelta, Usage
 from serve_app.metrics import (
     CANCELLATIONS,
     FIRST_TOKEN_SECONDS,
@@ -29,7 +29,7 @@ Clock: TypeAlias = Callable[[], float]
 CALLER_GONE = 499  # nginx's and Ray Serve's status for "the client closed the connection"
 MAX_ID_LENGTH = 128
 UNMATCHED = "unmatched"
-DOCUMENTS = frozenset({"/docs", "/openapi.json"})  # FastAPI answers these without naming a route
+DOCUMENT = "/openapi.json"  # FastAPI answers it without naming a route
 POLLED = frozenset({"/healthz", "/readyz", "/metrics"})  # asked every few seconds: logged as DEBUG when well
 
 _log = logging.getLogger("glm.access")
@@ -47,10 +47,12 @@ class Record:
     status: int | None = None
     code: str | None = None  # of the error that the caller was told
     answer_id: str | None = None
+    answers: int = 1  # asked at once by this request
     gone: bool = False  # the caller left before the end
     started: Started | None = None
     finished: Finished | None = None
-    tokens: int = 0  # drawn so far
+    tokens: int = 0  # drawn so far, of all answers
+    reasoning_tokens: int = 0  # of them
     first_text_at: float | None = None
     first_tokens: int = 0  # of them, when the first text came
 
@@ -78,20 +80,35 @@ class Record:
         stages = {**self.stages_ms, "total": self.total_ms}
         return ", ".join(f"{stage};dur={duration:.3f}" for stage, duration in stages.items())
 
+    @property
+    def usage(self) -> Usage:
+        """Tokens counted so far."""
+        if self.finished is not None:
+            return self.finished.usage
+        started = self.started or Started(0, 0)
+        return Usage(started.prompt_tokens, self.tokens, started.image_tokens, self.reasoning_tokens)
+
+    @property
+    def pictures(self) -> tuple[PictureSeen, ...]:
+        """What became of the request's pictures."""
+        return self.started.pictures if self.started else ()
+
     def note(self, event: Event) -> None:
-        """Take in an event of the answer on its way to the caller."""
+        """Take in an event of an answer on its way to the caller; of several answers one common end."""
         match event:
             case Started():
-                self.started = event
-            case Delta():
+                self.started = self.started or event
+            case Delta() | ToolCallDelta():
                 self.tokens += event.tokens
-                if self.first_text_at is None and event.text:
+                if isinstance(event, Delta) and event.channel == "reasoning":
+                    self.reasoning_tokens += event.tokens
+                if self.first_text_at is None:
                     self.first_text_at = self.clock()
                     self.first_tokens = self.tokens
                     self.meter.observe(FIRST_TOKEN_SECONDS, self.first_text_at - self.arrived)
             case Finished():
                 self.finished = event
-                later_tokens = event.usage.completion_tokens - self.first_tokens
+                later_tokens = (event.usage.completion_tokens - self.first_tokens) / self.answers
                 if self.first_text_at is not None and later_tokens > 0:
                     self.meter.observe(OUTPUT_TOKEN_SECONDS, (self.clock() - self.first_text_at) / later_tokens)
 
@@ -148,8 +165,8 @@ def _callers_id(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
 
 def _route(scope: Scope) -> str:
     """The route's own path, never the caller's: a metric's label has a closed set of values."""
-    if scope["path"] in DOCUMENTS:
-        return str(scope["path"])
+    if scope["path"] == DOCUMENT:
+        return DOCUMENT
     return str(getattr(scope.get("route"), "path", UNMATCHED))
 
 

@@ -13,9 +13,10 @@ from starlette.responses import Response
 
 from serve_app.contracts import ModelCard
 from serve_app.errors import Overloaded
+from serve_app.ingress.door import check_model
+from serve_app.ingress.openapi import errors_documented
 from serve_app.ingress.record import record_of
-from serve_app.ingress.replies import ModelList, ModelReply, StatusReply, errors_documented
-from serve_app.ingress.request import check_model
+from serve_app.ingress.replies.status import ModelList, ModelReply, StatusReply
 
 Describe: TypeAlias = Callable[[], Awaitable[ModelCard]]
 MetricsPage: TypeAlias = Callable[[], Awaitable[bytes]]
@@ -37,9 +38,9 @@ def status_routes(
                 return await describe()
         except Exception as error:
             told = {"request_id": record_of(request.scope).request_id}
-            _log.info("No engine replica described its model: %s", error.__class__.__name__, extra=told)
+            _log.info("No replica of some stage described what it serves: %s", error.__class__.__name__, extra=told)
             raise Overloaded(
-                f"No engine replica answered within {ready_within_s:g} s; the model may still load."
+                f"Not every stage has a replica that answers within {ready_within_s:g} s; the model may still load."
             ) from error
 
     @router.get("/", summary="What this is", include_in_schema=False)
@@ -51,6 +52,9 @@ def status_routes(
             "openapi": "/openapi.json",
             "models": "/v1/models",
             "chat": "/v1/chat/completions",
+            "responses": "/v1/responses",
+            "completions": "/v1/completions",
+            "tokenize": "/tokenize",
             "ask": "/v1/ask",
             "ready": "/readyz",
             "metrics": "/metrics",
@@ -60,7 +64,7 @@ def status_routes(
     async def healthz() -> StatusReply:
         return {"status": "ok"}
 
-    @router.get("/readyz", summary="Ready: an engine replica answers", responses=errors_documented(503))
+    @router.get("/readyz", summary="Ready: a replica of every stage answers", responses=errors_documented(503))
     async def readyz(request: Request) -> StatusReply:
         await ready_card(request)
         return {"status": "ok"}
@@ -79,7 +83,7 @@ def status_routes(
         "/metrics",
         summary="Prometheus metrics of this node",
         response_class=Response,
-        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **errors_documented(503)},
+        responses=errors_documented(503, content={"text/plain": {"schema": {"type": "string"}}}),
     )
     async def metrics() -> Response:
         try:
@@ -101,7 +105,7 @@ def _model(card: ModelCard, created: int) -> ModelReply:
         "owned_by": "glm-vision-serve",
         "max_model_len": card.context_tokens,
         "context_length": card.context_tokens,
-        "abilities": ["chat", "vision", "streaming"],
+        "abilities": list(card.abilities),
         "family": card.family,
         "parameters": card.parameters,
         "quantization": card.quantization,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import json
 from collections.abc import Callable
 from itertools import count
 from typing import Any, TypeAlias
@@ -10,12 +12,14 @@ from typing import Any, TypeAlias
 import httpx
 from fastapi import FastAPI
 
-from serve_app.contracts import Answer
+from serve_app.contracts import Answer, ChatRequest
 from serve_app.ingress.asgi import create_app
+from serve_app.ingress.bodies.chat import ChatBody, chat_request
 from serve_app.settings import Settings
-from tests.fakes import FakeAnswer, FakeDescribe, FakeMeter
+from tests.fakes import FakeAnswer, FakeDescribe, FakeMeter, FakeTokenize
 
 OpenDoor: TypeAlias = Callable[..., httpx.AsyncClient]
+Connect: TypeAlias = Callable[..., Any]  # OpenAI's client, connected to the door
 
 MODEL = "glm-vision-demo"
 PNG = base64.b64decode(
@@ -42,6 +46,7 @@ def make_app(
     answer: Answer | None = None,
     *,
     describe: Any = None,
+    tokenize: Any = None,
     meter: FakeMeter | None = None,
     settings: Any = None,
     **more: Any,
@@ -51,6 +56,7 @@ def make_app(
         Settings(http=settings or {}),
         answer or FakeAnswer("Two ", "cats"),
         describe or FakeDescribe(),
+        tokenize or FakeTokenize(1, 2, 3),
         meter or FakeMeter(),
         new_id=lambda: f"id{next(ids)}",
         now=lambda: 1_700_000_000.9,
@@ -58,9 +64,27 @@ def make_app(
     )
 
 
+def chat_taken(body: dict[str, Any]) -> ChatRequest:
+    """What the pipeline would be asked."""
+    return chat_request(ChatBody.read(dict(body)), id="one", deadline_s=9.0)
+
+
 def events_of(response: httpx.Response) -> list[str]:
-    """The payloads of a stream, checked to be framed as server-sent events."""
+    """The payloads of a stream, checked to be framed as server-sent events; a named one has the name of its type."""
     *frames, rest = response.text.split("\n\n")
     assert rest == ""
-    assert all(frame.startswith("data: ") and "\n" not in frame for frame in frames)
-    return [frame.removeprefix("data: ") for frame in frames]
+    payloads = []
+    for frame in frames:
+        *name, data = frame.split("\n")
+        assert data.startswith("data: ")
+        payloads.append(data.removeprefix("data: "))
+        assert name in ([], [f"event: {json.loads(payloads[-1])['type']}"] if name else [])
+    return payloads
+
+
+async def soon(fact: Callable[[], bool]) -> None:
+    for _ in range(1000):
+        if fact():
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError("it did not become true in 5 s")

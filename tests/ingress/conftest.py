@@ -6,10 +6,11 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import httpx
+import openai
 import pytest
 import uvicorn
 
-from tests.ingress.asking import OpenDoor, make_app
+from tests.ingress.asking import Connect, OpenDoor, make_app
 
 
 @pytest.fixture
@@ -44,3 +45,18 @@ async def serving() -> AsyncIterator[Callable[..., Any]]:
     yield serve
     for server in running:
         await server.shutdown()
+
+
+@pytest.fixture
+async def connect(serving: Callable[..., Any]) -> AsyncIterator[Connect]:
+    """OpenAI's own client, unchanged, on a real port."""
+    clients: list[openai.AsyncOpenAI] = []
+
+    async def connect(answer: Any, *, max_retries: int = 0) -> openai.AsyncOpenAI:
+        url = await serving(answer)
+        clients.append(openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=max_retries))
+        return clients[-1]
+
+    yield connect
+    for client in clients:
+        await client.close()

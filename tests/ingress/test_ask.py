@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from serve_app.contracts import ImagePart, Message, Sampling, TextPart
+from serve_app.contracts import Box, Boxed, Delta, ImagePart, Message, PictureSeen, Sampling, TextPart
 from serve_app.errors import ImageRejected, Overloaded
-from serve_app.ingress.replies import AskReply
+from serve_app.ingress.replies.ask import AskReply
 from tests.fakes import FakeAnswer
 from tests.ingress.asking import MODEL, PNG, OpenDoor, events_of, make_app
 
@@ -60,6 +60,26 @@ async def test_a_streamed_answer_ends_with_the_whole_reply(door: OpenDoor) -> No
     assert deltas == [{"delta": ""}, {"delta": "两只"}, {"delta": "猫"}]
     TypeAdapter(AskReply).validate_python(last, strict=True)
     assert last["answer"] == "两只猫"
+
+
+async def test_reasoning_boxes_and_pictures_are_told_too(door: OpenDoor) -> None:
+    answer = FakeAnswer(
+        Delta("Hm.", 1, "reasoning"),
+        "There.",
+        pictures=(PictureSeen((4032, 3024), (1120, 840), 1200),),
+        boxed=(Boxed("[[1,2,3,4]]", (Box((1, 2, 3, 4), (4, 6, 12, 12), 0),)),),
+    )
+    reply = (await door(answer).post(URL, **FORM)).json()
+    TypeAdapter(AskReply).validate_python(reply, strict=True)
+    assert (reply["answer"], reply["reasoning"]) == ("There.", "Hm.")
+    assert reply["boxes"][0]["boxes"] == [{"box_1000": [1, 2, 3, 4], "box_pixels": [4, 6, 12, 12], "image": 0}]
+    assert reply["images"][0]["seen_size"] == [1120, 840]
+    form: dict[str, Any] = {"data": {"question": "What?", "stream": "true"}, "files": {"image": PNG}}
+    *pieces, last = [json.loads(line) for line in events_of(await door(answer).post(URL, **form))]
+    assert pieces == [{"delta": ""}, {"reasoning": "Hm."}, {"delta": "There."}]
+    for each in (last, reply):
+        del each["timings"]
+    assert last == reply
 
 
 async def test_a_late_failure_is_the_last_event(door: OpenDoor) -> None:
@@ -116,7 +136,6 @@ async def test_a_refused_picture_keeps_its_status(door: OpenDoor) -> None:
             "temperature",
             "'temperature' must be a valid number, unable to parse string as a number.",
         ),
-        ({"json": {"question": "?"}}, None, "Send the picture and the question as multipart/form-data."),
         (
             {"content": b"x", "headers": {"content-type": "multipart/form-data"}},
             None,
@@ -138,6 +157,18 @@ async def test_a_wrong_form_is_named_with_a_sentence(
     error = response.json()["error"]
     assert (error["param"], error["message"]) == (param, message)
     assert answer.requests == []
+
+
+@pytest.mark.parametrize("body", [{"json": {"question": "?"}}, {"content": b"x"}, {"data": {"question": "?"}}])
+async def test_what_is_not_a_form_is_a_415(door: OpenDoor, body: dict[str, Any]) -> None:
+    response = await door().post(URL, **body)
+    assert response.status_code == 415
+    assert response.json()["error"] == {
+        "message": "Send the picture and the question as multipart/form-data.",
+        "type": "invalid_request_error",
+        "param": None,
+        "code": "unsupported_media_type",
+    }
 
 
 async def test_an_unknown_model_is_a_404(door: OpenDoor) -> None:

@@ -11,18 +11,10 @@ import pytest
 from starlette.types import Message
 
 from tests.fakes import FakeAnswer, FakeMeter
-from tests.ingress.asking import PNG, OpenDoor, chat, make_app
+from tests.ingress.asking import PNG, OpenDoor, chat, make_app, soon
 
 CHAT, ASK = "/v1/chat/completions", "/v1/ask"
 CANCELLED = ("glm_cancellations_total",)
-
-
-async def _soon(fact: Callable[[], bool]) -> None:
-    for _ in range(1000):
-        if fact():
-            return
-        await asyncio.sleep(0.005)
-    raise AssertionError("it did not become true in 5 s")
 
 
 def _body(path: str, stream: bool) -> dict[str, Any]:
@@ -44,8 +36,8 @@ async def test_a_closed_connection_closes_the_answer_at_once(
         asking = asyncio.create_task(client.post(url + path, **_body(path, stream)))
         await asyncio.wait_for(answer.held.wait(), 5)
         asking.cancel()
-        await _soon(lambda: answer.running == 0)
-        await _soon(lambda: meter.counts[CANCELLED] == 1)
+        await soon(lambda: answer.running == 0)
+        await soon(lambda: meter.counts[CANCELLED] == 1)
     assert answer.closed_early == 1
     assert meter.counts["glm_requests_total", path, "499"] == 1
     assert not any(key[0] == "glm_rejections_total" for key in meter.counts)
@@ -89,7 +81,7 @@ async def test_a_connection_closed_after_the_end_is_not_a_cancellation(serving: 
     url = await serving(answer, meter=meter)
     async with httpx.AsyncClient() as client:
         await client.post(url + CHAT, json=chat(stream=True))
-    await _soon(lambda: meter.counts["glm_requests_total", CHAT, "200"] == 1)
+    await soon(lambda: meter.counts["glm_requests_total", CHAT, "200"] == 1)
     assert meter.counts[CANCELLED] == 0
     assert answer.closed_early == 0
 
@@ -102,7 +94,7 @@ async def test_a_caller_who_leaves_during_the_upload_asks_nothing(serving: Calla
     await writer.drain()
     await asyncio.sleep(0.05)
     writer.close()
-    await _soon(lambda: meter.counts["glm_requests_total", CHAT, "499"] == 1)
+    await soon(lambda: meter.counts["glm_requests_total", CHAT, "499"] == 1)
     assert answer.requests == []
     assert meter.counts[CANCELLED] == 0
 

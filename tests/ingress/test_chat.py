@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import TypeAdapter
 
 from serve_app.contracts import ImagePart, Message, Sampling, TextPart
-from serve_app.ingress.replies import ChatCompletion
+from serve_app.ingress.replies.chat import ChatCompletion
 from tests.fakes import FakeAnswer
 from tests.ingress.asking import MODEL, PICTURE_URL, OpenDoor, chat, picture, text
 
@@ -26,7 +26,7 @@ async def test_a_whole_answer_is_openais_chat_completion(door: OpenDoor) -> None
         "choices": [
             {
                 "index": 0,
-                "message": {"role": "assistant", "content": "Two cats", "refusal": None},
+                "message": {"role": "assistant", "content": "Two cats", "refusal": None, "annotations": []},
                 "logprobs": None,
                 "finish_reason": "stop",
             }
@@ -36,6 +36,7 @@ async def test_a_whole_answer_is_openais_chat_completion(door: OpenDoor) -> None
             "completion_tokens": 2,
             "total_tokens": 42,
             "prompt_tokens_details": {"cached_tokens": 0, "image_tokens": 30, "text_tokens": 10},
+            "completion_tokens_details": {"reasoning_tokens": 0},
         },
     }
     assert timings["prefill_ms"] == 4.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import openai
@@ -22,7 +22,7 @@ from serve_app.errors import (
     Unauthenticated,
 )
 from tests.fakes import FakeAnswer
-from tests.ingress.asking import MODEL, PICTURE_URL
+from tests.ingress.asking import MODEL, PICTURE_URL, Connect
 
 MESSAGES: Any = [
     {"role": "system", "content": "Be brief."},
@@ -34,21 +34,6 @@ MESSAGES: Any = [
         ],
     },
 ]
-Connect = Callable[..., Any]
-
-
-@pytest.fixture
-async def connect(serving: Callable[..., Any]) -> AsyncIterator[Connect]:
-    clients: list[openai.AsyncOpenAI] = []
-
-    async def connect(answer: Any, *, max_retries: int = 0) -> openai.AsyncOpenAI:
-        url = await serving(answer)
-        clients.append(openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=max_retries))
-        return clients[-1]
-
-    yield connect
-    for client in clients:
-        await client.close()
 
 
 async def test_a_whole_answer_about_a_picture(connect: Connect) -> None:
@@ -142,7 +127,7 @@ async def test_an_error_is_the_clients_own_class_with_our_code(
 async def test_what_the_door_refuses_is_a_bad_request_with_its_param(connect: Connect) -> None:
     client = await connect(FakeAnswer("x"))
     with pytest.raises(openai.BadRequestError) as caught:
-        await client.chat.completions.create(model=MODEL, messages=MESSAGES, n=2)
+        await client.chat.completions.create(model=MODEL, messages=MESSAGES, n=9)
     assert caught.value.param == "n"
     with pytest.raises(openai.NotFoundError) as not_found:
         await client.chat.completions.create(model="gpt-4o", messages=MESSAGES)

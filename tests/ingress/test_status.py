@@ -6,7 +6,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from serve_app.errors import EngineFailed
-from serve_app.ingress.replies import ModelList
+from serve_app.ingress.replies.status import ModelList
 from tests.fakes import CARD, FakeDescribe
 from tests.ingress.asking import OpenDoor
 
@@ -34,7 +34,7 @@ async def test_without_a_replica_the_service_says_why_it_is_not_ready(
     assert response.headers["retry-after"] == "1"
     error = response.json()["error"]
     assert error["code"] == "overloaded"
-    assert error["message"] == "No engine replica answered within 0.05 s; the model may still load."
+    assert error["message"] == ("Not every stage has a replica that answers within 0.05 s; the model may still load.")
 
 
 async def test_models_lists_the_served_model_with_its_context(door: OpenDoor) -> None:
@@ -45,7 +45,7 @@ async def test_models_lists_the_served_model_with_its_context(door: OpenDoor) ->
     assert model["id"] == CARD.name
     assert model["created"] == 1_700_000_000
     assert model["max_model_len"] == model["context_length"] == 2048
-    assert "vision" in model["abilities"]
+    assert model["abilities"] == ["chat", "vision", "thinking", "tools"]
     assert (await client.get(f"/v1/models/{CARD.name}")).json() == model
 
 

@@ -12,7 +12,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from serve_app.errors import EngineFailed, ImageRejected, Overloaded
-from serve_app.ingress.replies import ChatCompletionChunk
+from serve_app.ingress.replies.chat import ChatCompletionChunk
 from tests.fakes import FakeAnswer
 from tests.ingress.asking import OpenDoor, chat, events_of
 

@@ -1,0 +1,78 @@
+"""GET /docs: the OpenAPI document as one page for people; no scripts, nothing fetched from elsewhere.
+
+FastAPI's own page loads Swagger UI from a CDN: it stays blank without internet, and runs a stranger's
+script with it. The one package that carries Swagger UI has had no release since 2023.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from html import escape
+from typing import Any, Final
+
+from fastapi import APIRouter
+from starlette.responses import HTMLResponse
+
+_STYLE: Final = """
+body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem; }
+pre { background: #8882; border-radius: 6px; max-height: 30rem; overflow: auto; padding: .8rem; }
+pre, code { font-family: ui-monospace, monospace; font-size: .85em; }
+summary { cursor: pointer; padding: .2rem 0; }
+td { padding: .1rem 1rem .1rem 0; vertical-align: top; }
+h2 code { font-size: 1em; }
+:root { color-scheme: light dark; }
+"""
+_HEADERS: Final = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"}
+
+
+def page_routes(document: Callable[[], dict[str, Any]]) -> APIRouter:
+    router = APIRouter(include_in_schema=False)
+
+    @router.get("/docs")
+    async def docs() -> HTMLResponse:
+        return HTMLResponse("".join(page(document())), headers=_HEADERS)
+
+    return router
+
+
+def page(document: dict[str, Any]) -> Iterator[str]:
+    """The document as HTML, piece by piece."""
+    title = escape(document["info"]["title"])
+    yield f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{title}</title>"
+    yield f"<meta name='viewport' content='width=device-width'><style>{_STYLE}</style>"
+    yield f"<h1>{title} {escape(document['info']['version'])}</h1>{_prose(document['info']['description'])}"
+    yield "<p>For programs: <a href='/openapi.json'>openapi.json</a>.</p>"
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            yield from _operation(path, method, operation)
+
+
+def _operation(path: str, method: str, operation: dict[str, Any]) -> Iterator[str]:
+    yield f"<h2><code>{method.upper()} {escape(path)}</code></h2><p><b>{escape(operation['summary'])}</b></p>"
+    yield _prose(operation.get("description", ""))
+    for kind, body in operation.get("requestBody", {}).get("content", {}).items():
+        for example in body.get("examples", {}).values():
+            yield f"<details><summary>{escape(example['summary'])}</summary>"
+            yield f"{_call(path, kind, example['value'])}</details>"
+    yield "<details><summary>Replies</summary><table>"
+    for status, reply in operation["responses"].items():
+        yield f"<tr><td><code>{escape(status)}</code><td>{escape(reply['description'])}"
+    yield "</table></details>"
+
+
+def _call(path: str, kind: str, value: dict[str, Any]) -> str:
+    """The example as a command for a terminal."""
+    if kind == "application/json":
+        body = json.dumps(value, ensure_ascii=False, indent=2).replace("'", "'\\''")
+        options = f" -H 'Content-Type: application/json' -d '{body}'"
+    else:
+        options = "".join(f" -F {name}='{field}'" for name, field in value.items())
+    return f"<pre>curl -sN $URL{escape(path)}{escape(options)}</pre>"
+
+
+def _prose(text: str) -> str:
+    """Paragraphs, with what stands between backticks as code."""
+    paragraphs = escape(text.strip()).split("\n\n")
+    return "".join("<p>" + re.sub(r"`([^`]+)`", r"<code>\1</code>", each) + "</p>" for each in paragraphs if each)

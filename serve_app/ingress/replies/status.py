@@ -1,0 +1,46 @@
+"""The replies of the routes that say what is served, how it is, and how it reads."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from typing_extensions import TypedDict
+
+
+class ModelReply(TypedDict):
+    """The served model: OpenAI's four fields, then what clients of a vision service need."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    max_model_len: int
+    context_length: int
+    abilities: list[str]
+    family: str
+    parameters: int
+    quantization: str
+    dtype: str
+    device: str
+
+
+class ModelList(TypedDict):
+    """The one served model, as a list."""
+
+    object: Literal["list"]
+    data: list[ModelReply]
+
+
+class StatusReply(TypedDict):
+    """Alive, or ready."""
+
+    status: Literal["ok"]
+
+
+class TokensReply(TypedDict):
+    """The ids as the model would read them, placeholders of pictures included, and how many there are."""
+
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    image_tokens: int

@@ -1,0 +1,202 @@
+"""The OpenAPI document says what the door does, and so does the page made of it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from html import escape
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from serve_app import __version__
+from serve_app.ingress.asgi import system_fingerprint
+from serve_app.ingress.bodies.chat import ChatBody
+from serve_app.ingress.bodies.completion import CompletionBody
+from serve_app.ingress.bodies.response import ResponseBody
+from serve_app.ingress.bodies.tokens import ChatTokensBody, TextTokensBody
+from serve_app.ingress.bodies.wire import Body
+from serve_app.settings import ModelSettings
+from tests.ingress.asking import MODEL, PNG, OpenDoor, events_of, make_app
+
+DOCUMENT: dict[str, Any] = make_app().openapi()
+SCHEMAS = DOCUMENT["components"]["schemas"]
+ERROR = {"$ref": "#/components/schemas/ErrorReply"}
+ANSWERS = ["/v1/chat/completions", "/v1/responses", "/v1/completions", "/v1/ask"]
+
+
+def references(node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        for name, value in node.items():
+            if name == "$ref":
+                yield value
+            else:
+                yield from references(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from references(value)
+
+
+def operation(path: str, method: str) -> dict[str, Any]:
+    found: dict[str, Any] = DOCUMENT["paths"][path][method]
+    return found
+
+
+def examples() -> Iterator[Any]:
+    for path, methods in DOCUMENT["paths"].items():
+        for content in methods.get("post", {}).get("requestBody", {}).get("content", {}).values():
+            for name, example in content["examples"].items():
+                yield pytest.param(path, example["value"], id=f"{path} {name}")
+
+
+def validator(schema: dict[str, Any]) -> Draft202012Validator:
+    return Draft202012Validator({**schema, "components": DOCUMENT["components"]})
+
+
+def payloads(content: dict[str, Any]) -> dict[str, Any]:
+    """What the data of a stream's events are JSON of."""
+    data = content["text/event-stream"]["schema"]["properties"]["data"]
+    payload: dict[str, Any] = data["anyOf"][1] if "anyOf" in data else data
+    assert data == payload or data["anyOf"][0] == {"const": "[DONE]"}
+    schema: dict[str, Any] = payload["contentSchema"]
+    return schema
+
+
+def test_the_document_names_the_service_and_its_version() -> None:
+    assert DOCUMENT["info"]["title"] == "GLM Vision Serve"
+    assert DOCUMENT["info"]["version"] == __version__
+
+
+def test_every_route_is_documented() -> None:
+    assert {path: list(methods) for path, methods in DOCUMENT["paths"].items()} == {
+        "/v1/chat/completions": ["post"],
+        "/v1/responses": ["post"],
+        "/v1/completions": ["post"],
+        "/v1/ask": ["post"],
+        "/tokenize": ["post"],
+        "/healthz": ["get"],
+        "/readyz": ["get"],
+        "/v1/models": ["get"],
+        "/v1/models/{model}": ["get"],
+        "/metrics": ["get"],
+    }
+
+
+def test_every_reference_leads_somewhere() -> None:
+    for reference in references(DOCUMENT):
+        *_, name = reference.split("/")
+        assert reference == f"#/components/schemas/{name}"
+        assert name in SCHEMAS
+
+
+def test_every_error_is_documented_in_the_one_envelope() -> None:
+    for path, methods in DOCUMENT["paths"].items():
+        for method in methods.values():
+            for status, response in method["responses"].items():
+                if status != "200":
+                    assert response["content"]["application/json"]["schema"] == ERROR, (path, status)
+                    assert ("Retry-After" in response["headers"]) == (status in ("429", "503"))
+                assert "X-Request-ID" in response["headers"]
+    for path in ANSWERS:
+        assert {"200", "400", "404", "413", "429", "500", "503", "504"} <= set(operation(path, "post")["responses"])
+    assert "415" in operation("/v1/ask", "post")["responses"]
+
+
+@pytest.mark.parametrize("path", ANSWERS)
+def test_answers_are_json_or_a_stream_of_events(path: str) -> None:
+    response = operation(path, "post")["responses"]["200"]
+    assert set(response["content"]) == {"application/json", "text/event-stream"}
+    assert ERROR in payloads(response["content"])["anyOf"]
+    assert "Server-Timing" in response["headers"]
+
+
+def test_the_form_is_multipart_with_pictures_as_files() -> None:
+    (kind,) = operation("/v1/ask", "post")["requestBody"]["content"]
+    form = SCHEMAS["AskUpload"]
+    assert kind == "multipart/form-data"
+    assert form["required"] == ["question", "image"]
+    assert form["properties"]["image"]["items"]["contentMediaType"] == "application/octet-stream"
+    assert not any("anyOf" in field for field in form["properties"].values()), "a form has no null"
+
+
+@pytest.mark.parametrize("body", [ChatBody, ResponseBody, CompletionBody, TextTokensBody, ChatTokensBody])
+def test_every_field_that_a_route_looks_at_is_documented(body: type[Body]) -> None:
+    schema = SCHEMAS[body.__name__]
+    assert set(schema["properties"]) == {*body.model_fields, *body.refused}
+    assert schema["additionalProperties"] is False
+
+
+def test_what_is_particular_to_this_service_is_filled_in() -> None:
+    document = make_app(settings={"max_choices": 3}).openapi()
+    (count,) = [each for each in SCHEMAS["ChatBody"]["properties"]["n"]["anyOf"] if each["type"] == "integer"]
+    assert count["maximum"] == 8
+    (count,) = [
+        each for each in document["components"]["schemas"]["ChatBody"]["properties"]["n"]["anyOf"]
+        if each["type"] == "integer"
+    ]  # fmt: skip
+    assert count["maximum"] == 3
+    assert operation("/v1/models/{model}", "get")["parameters"][0]["example"] == MODEL
+
+
+@pytest.mark.parametrize(("path", "value"), list(examples()))
+async def test_every_example_works_and_its_reply_is_as_documented(
+    door: OpenDoor, path: str, value: dict[str, Any]
+) -> None:
+    content = operation(path, "post")["responses"]["200"]["content"]
+    if path == "/v1/ask":
+        fields = {name: str(field) for name, field in value.items() if name != "image"}
+        response = await door().post(path, data=fields, files={"image": PNG})
+    else:
+        request = operation(path, "post")["requestBody"]["content"]["application/json"]["schema"]
+        validator(request).validate(value)
+        response = await door().post(path, json=value)
+    assert response.status_code == 200, response.text
+    if value.get("stream"):
+        events = validator(payloads(content))
+        for line in events_of(response):
+            if line != "[DONE]":
+                events.validate(json.loads(line))
+    else:
+        validator(content["application/json"]["schema"]).validate(response.json())
+
+
+async def test_every_example_of_a_path_works(door: OpenDoor) -> None:
+    for path, methods in DOCUMENT["paths"].items():
+        if "get" in methods:
+            values = {each["name"]: each["example"] for each in methods["get"].get("parameters", ())}
+            assert (await door().get(path.format(**values))).status_code == 200
+
+
+async def test_the_document_is_served_as_json(door: OpenDoor) -> None:
+    response = await door().get("/openapi.json")
+    assert response.json() == json.loads(json.dumps(DOCUMENT))
+
+
+def test_the_fingerprint_changes_with_what_is_served() -> None:
+    plain = system_fingerprint(ModelSettings())
+    assert plain == system_fingerprint(ModelSettings())
+    assert plain != system_fingerprint(ModelSettings(quantization="nf4"))
+    assert plain != system_fingerprint(ModelSettings(quantize_vision=True))
+    assert plain != system_fingerprint(ModelSettings(path="/models/other"))
+
+
+# -- the page ---------------------------------------------------------------------------------------
+
+
+async def test_the_page_shows_every_route_and_every_example(door: OpenDoor) -> None:
+    response = await door().get("/docs")
+    assert response.headers["content-type"] == "text/html; charset=utf-8"
+    for path, methods in DOCUMENT["paths"].items():
+        for method, each in methods.items():
+            assert f"<code>{method.upper()} {path}</code>" in response.text
+            assert escape(each["summary"]) in response.text
+    assert response.text.count("curl -sN $URL/") == len(list(examples()))
+
+
+async def test_the_page_needs_nothing_from_elsewhere(door: OpenDoor) -> None:
+    response = await door().get("/docs")
+    assert "<script" not in response.text
+    assert re.findall(r"(?:src|href)='([^']*)'", response.text) == ["/openapi.json"]
+    assert response.headers["content-security-policy"].startswith("default-src 'none';")
