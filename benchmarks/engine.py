@@ -29,6 +29,7 @@ from serve_app.contracts import Delta, Finished, Picture, Prompt, Sampling
 from serve_app.engine.features import FeatureCache
 from serve_app.engine.loop import EngineLoop
 from serve_app.engine.models.glm4v import Glm4v
+from serve_app.engine.quantization import Quantization
 from serve_app.engine.runner import Runner
 from serve_app.engine.scheduler import Scheduler
 from serve_app.engine.text import Vocabulary
@@ -67,17 +68,14 @@ def random_model(tiny: bool, device: torch.device, dtype: torch.dtype, quantizat
         model = Glm4vForConditionalGeneration._from_config(config(tiny))
     torch.set_default_dtype(torch.float32)
     model.generation_config.eos_token_id = []
-    if quantization != "none":
-        from serve_app.engine.weights import _quantization, _read
-        from serve_app.settings import ModelSettings
-
-        model.save_pretrained(folder)
-        del model
-        torch.cuda.empty_cache()
-        _, quantizer = _quantization({}, ModelSettings(quantization=quantization), dtype)  # type: ignore[arg-type]
-        model = _read(folder, dtype, device, quantizer)
-        model.generation_config.eos_token_id = []
-    return Glm4v(model.eval(), folder, dtype, device)
+    if quantization == "none":
+        return Glm4v(model.eval(), folder, dtype, device)
+    model.save_pretrained(folder)
+    del model
+    torch.cuda.empty_cache()
+    adapter = Glm4v.load(folder, {}, dtype, device, Quantization(quantization))  # type: ignore[arg-type]
+    adapter.stop_ids = frozenset()
+    return adapter
 
 
 def prompts(count: int, side: int, text_tokens: int, new_tokens: int) -> list[Prompt]:
@@ -133,6 +131,7 @@ def main() -> None:
     parser.add_argument("--new-tokens", type=int, default=128)
     parser.add_argument("--side", type=int, default=1120)
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--eager", action="store_true", help="launch each kernel of a decode step by itself")
     parser.add_argument("--tiny", action="store_true")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
@@ -141,9 +140,14 @@ def main() -> None:
     weights_gib = torch.cuda.memory_allocated() / 2**30 if device.type == "cuda" else 0.0
     slots = max(arguments.batches)
     results = {}
+    runner = Runner(model, slots, 2048)
+    started = time.perf_counter()
+    if not arguments.eager:
+        runner.capture_graphs()
+    capture_s = time.perf_counter() - started
     for count in arguments.batches:
         loop = EngineLoop(
-            Runner(model, slots, 2048),
+            runner,
             Vocabulary([b"x"] * model.vocab_size),
             Scheduler(slots, 2048, count),
             FeatureCache(0),
@@ -158,6 +162,8 @@ def main() -> None:
         "shape": "tiny" if arguments.tiny else "GLM-4.1V-9B",
         "quantization": arguments.quantization,
         "weights_gib": round(weights_gib, 2),
+        "decode": "eager" if arguments.eager or device.type == "cpu" else "graphs",
+        "capture_s": round(capture_s, 1),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "batches": results,
         "versions": {name: version(name) for name in ("torch", "transformers")},

@@ -9,52 +9,29 @@ Whatever goes wrong with one request ends that request, with one terminal event,
 from __future__ import annotations
 
 import logging
-import secrets
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
-
-import numpy as np
-import torch
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from serve_app import metrics
-from serve_app.contracts import Delta, Event, Finished, FinishReason, Picture, Prompt, Started
+from serve_app.contracts import Event, Finished, FinishReason, PictureSeen, Prompt, Started
+from serve_app.engine.admission import Admission
 from serve_app.engine.features import FeatureCache
-from serve_app.engine.sampling import Sampler
+from serve_app.engine.forward import Forward, SlotModel
+from serve_app.engine.sampling import Drawn
 from serve_app.engine.scheduler import Chunk, Scheduler
 from serve_app.engine.sequence import Sequence, Sink
-from serve_app.engine.text import TextStream, Vocabulary
-from serve_app.errors import ContextTooLong, DeadlineExceeded, EngineFailed, ServiceError
+from serve_app.engine.text import Vocabulary
+from serve_app.errors import DeadlineExceeded, EngineFailed, ServiceError
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher
 
 log = logging.getLogger("glm.engine")
 
 Outbox = list[tuple[Sink, Event | ServiceError]]
-
-
-class SlotModel(Protocol):
-    """What the loop asks of a model; `Runner` over a checkpoint, a fake in tests."""
-
-    context_tokens: int
-
-    @property
-    def vocab_size(self) -> int: ...
-
-    @property
-    def stop_ids(self) -> frozenset[int]: ...
-
-    @property
-    def device(self) -> torch.device: ...
-
-    def positions(self, prompt: Prompt) -> tuple[NDArray[np.int64], int]: ...
-
-    def encode(self, picture: Picture) -> torch.Tensor: ...
-
-    def prefill(self, chunk: Chunk) -> torch.Tensor | None: ...
-
-    def decode(self, sequences: list[Sequence]) -> torch.Tensor: ...
 
 
 class EngineLoop:
@@ -71,15 +48,15 @@ class EngineLoop:
         stream_interval_s: float = 0.0,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._model = model
-        self._vocabulary = vocabulary
+        self._context_tokens = model.context_tokens
         self._scheduler = scheduler
         self._features = features
         self._meter = meter
         self._hand_out = hand_out or _hand_out_here
         self._stream_interval_s = stream_interval_s
         self._clock = clock
-        self._sampler = Sampler(scheduler.slots, model.vocab_size, model.device)
+        self._forward = Forward(model, vocabulary, scheduler.slots, features, meter, clock)
+        self.admission = Admission(vocabulary, model.vocab_size, model.stop_ids, model.context_tokens, model.positions)
         self._notes: deque[Sequence | str] = deque()  # a sequence to add, or the id of one to cancel
         self._known: dict[str, Sequence] = {}
         self._outbox: Outbox = []
@@ -89,9 +66,13 @@ class EngineLoop:
 
     # -- called from other threads
 
-    def submit(self, prompt: Prompt, sink: Sink) -> None:
-        """Take in a prompt; `sink` gets its events, from the loop's thread or as `hand_out` decides."""
-        self._notes.append(self._sequence(prompt, sink))
+    def submit(self, prompt: Prompt, sink: Sink, matcher: LLMatcher | None = None) -> None:
+        """Take in a prompt; `sink` gets its events, from the loop's thread or as `hand_out` decides.
+
+        A constrained prompt's `matcher` is made here unless it is given (`admission.matcher`, which takes
+        a while). Raises InvalidRequest for what the model can't do, EngineFailed when the loop has ended.
+        """
+        self._notes.append(self.admission.sequence(prompt, sink, self._clock(), matcher))
         self._woken.set()
         if self._stopping or self.failure is not None:  # after the note: either the loop reads it or we say so
             raise EngineFailed("the engine has stopped; the replica is being replaced")
@@ -137,25 +118,6 @@ class EngineLoop:
         self._flush()
         return busy
 
-    def _sequence(self, prompt: Prompt, sink: Sink) -> Sequence:
-        positions, delta = self._model.positions(prompt)
-        sequence = Sequence(
-            prompt=prompt,
-            sink=sink,
-            text=TextStream(self._vocabulary, prompt.sampling.stop),
-            seed=secrets.randbits(63) if prompt.sampling.seed is None else prompt.sampling.seed,
-            arrived=self._clock(),
-            positions=positions,
-            position_delta=delta,
-        )
-        if sequence.reserved > self._model.context_tokens:
-            raise ContextTooLong(
-                f"the prompt has {sequence.prompt_tokens} tokens and the answer may have {sequence.max_tokens}; "
-                f"together at most {self._model.context_tokens} fit",
-                param="messages",
-            )
-        return sequence
-
     def _read_notes(self) -> None:
         while self._notes:
             note = self._notes.popleft()
@@ -178,89 +140,51 @@ class EngineLoop:
         waited = self._clock() - sequence.arrived
         sequence.stages_ms["queue"] = waited * 1e3
         self._meter.observe(metrics.STAGE_SECONDS, waited, stage="queue")
-        self._sampler.begin(sequence)
-        stages = {**sequence.prompt.stages_ms, **sequence.stages_ms}
-        self._tell(sequence, Started(sequence.prompt_tokens, sequence.prompt.image_tokens, stages))
+        self._forward.begin(sequence)
+        prompt = sequence.prompt
+        seen = tuple(
+            PictureSeen(picture.original_size, (picture.pixels.shape[1], picture.pixels.shape[0]), picture.tokens)
+            for picture in prompt.pictures
+        )
+        stages = {**prompt.stages_ms, **sequence.stages_ms}
+        self._tell(sequence, Started(sequence.prompt_tokens, prompt.image_tokens, stages, seen))
 
     def _prefill(self, chunk: Chunk) -> None:
-        sequence = chunk.sequence
-        try:
-            if chunk.start == 0 and sequence.prompt.pictures:
-                with _Stage(self, sequence, "encode"):
-                    sequence.features = torch.cat([self._encode(picture) for picture in sequence.prompt.pictures])
-            with _Stage(self, sequence, "prefill"):
-                logits = self._model.prefill(chunk)
-                sequence.prefilled = chunk.stop
-                drawn = self._sampler.draw(logits, [sequence]) if logits is not None else []
-        except Exception as error:
-            self._fail(sequence, self._explain(error))
-            return
-        if chunk.completes:
-            sequence.features = None  # the cache holds all that is needed of them now
-            self._meter.count(metrics.PROMPT_TOKENS, sequence.prompt_tokens)
-            self._meter.count(metrics.IMAGE_TOKENS, sequence.prompt.image_tokens)
-            sequence.first_token_at = self._clock()
-            self._take(sequence, drawn[0])
-
-    def _encode(self, picture: Picture) -> torch.Tensor:
-        features = self._features.get(picture.digest)
-        if features is not None:
-            self._meter.count(metrics.FEATURE_CACHE_HITS)
-            return features
-        self._meter.count(metrics.FEATURE_CACHE_MISSES)
-        features = self._model.encode(picture)
-        self._features.put(picture.digest, features)
-        return features
+        drawn = self._forward.prefill(chunk)
+        if drawn is not None:
+            chunk.sequence.first_token_at = self._clock()
+            self._take(chunk.sequence, drawn)
 
     def _decode(self) -> None:
         sequences = self._scheduler.decoding()
         if not sequences:
             return
-        started = self._clock()
-        try:
-            drawn = self._sampler.draw(self._decode_once_more_if_memory_is_short(sequences), sequences)
-        except Exception as error:
-            for sequence in sequences:
-                self._fail(sequence, self._explain(error))
-            return
-        self._meter.observe(metrics.STAGE_SECONDS, self._clock() - started, stage="decode_step")
-        self._meter.observe(metrics.BATCH_SIZE, len(sequences))
-        for sequence, token_id in zip(sequences, drawn, strict=True):
-            self._take(sequence, token_id)
+        drawn = self._forward.decode(sequences)
+        results = [drawn] * len(sequences) if isinstance(drawn, ServiceError) else drawn
+        for sequence, result in zip(sequences, results, strict=True):
+            self._take(sequence, result)
 
-    def _decode_once_more_if_memory_is_short(self, sequences: list[Sequence]) -> torch.Tensor:
-        try:
-            return self._model.decode(sequences)
-        except torch.OutOfMemoryError:
-            self._release_memory()
-            return self._model.decode(sequences)
-
-    def _take(self, sequence: Sequence, token_id: int | None) -> None:
-        """Add a drawn token to an answer, tell its text, end the answer if it is complete."""
-        if token_id is None:
-            self._fail(sequence, EngineFailed("the model produced values that are not numbers for this request"))
+    def _take(self, sequence: Sequence, drawn: Drawn | ServiceError) -> None:
+        """Add a drawn token to an answer, tell what it says, end the answer if it is complete."""
+        if isinstance(drawn, ServiceError):
+            self._fail(sequence, drawn)
             return
-        sequence.generated.append(token_id)
         self._meter.count(metrics.OUTPUT_TOKENS)
-        if token_id in self._model.stop_ids:
-            self._finish(sequence, "stop", sequence.text.flush())
+        try:
+            reason = sequence.take(drawn.token_id, drawn.logprob)
+        except ServiceError as error:
+            self._fail(sequence, error)
             return
-        text = sequence.text.push(token_id)
-        if sequence.text.stopped:
-            self._finish(sequence, "stop", text)
-        elif len(sequence.generated) >= sequence.max_tokens:
-            self._finish(sequence, "length", text + sequence.text.flush())
-        else:
-            sequence.untold += text
-            if self._due(sequence):
-                self._tell_text(sequence)
+        if reason is not None:
+            self._finish(sequence, reason)
+        elif self._due(sequence):
+            self._tell_pieces(sequence)
 
-    def _finish(self, sequence: Sequence, reason: FinishReason, text: str) -> None:
+    def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
         sequence.stages_ms["decode_steps"] = (self._clock() - sequence.first_token_at) * 1e3
-        sequence.untold += text
-        self._tell_text(sequence)
+        self._tell_pieces(sequence)
         stages = {**sequence.prompt.stages_ms, **sequence.stages_ms}
-        self._tell(sequence, Finished(reason, sequence.usage, stages))
+        self._tell(sequence, Finished(reason, sequence.usage, stages, tuple(sequence.reply.boxed)))
         self._retire(sequence)
 
     def _fail(self, sequence: Sequence, error: ServiceError) -> None:
@@ -275,21 +199,6 @@ class EngineLoop:
         self._known.clear()
         self._flush()
 
-    def _explain(self, error: Exception) -> ServiceError:
-        if isinstance(error, ServiceError):
-            return error
-        if isinstance(error, torch.OutOfMemoryError):
-            self._release_memory()
-            return EngineFailed("the GPU ran out of memory on this request; smaller pictures need less")
-        log.error("the model failed on a request", exc_info=error)
-        return EngineFailed("the model failed on this request")
-
-    def _release_memory(self) -> None:
-        self._meter.count(metrics.OUT_OF_MEMORY)
-        self._features.clear()
-        if self._model.device.type == "cuda":
-            torch.cuda.empty_cache()
-
     def _retire(self, sequence: Sequence) -> None:
         del self._known[sequence.id]
         self._scheduler.retire(sequence)
@@ -299,16 +208,16 @@ class EngineLoop:
 
         Each piece costs every process on its way more than a token costs a small model.
         """
-        if not sequence.tokens_told:
+        if not sequence.told:
             return True
         return sequence.prompt.stream and self._clock() - sequence.told_at >= self._stream_interval_s
 
-    def _tell_text(self, sequence: Sequence) -> None:
-        """Tell the text that waits, with the tokens behind it."""
+    def _tell_pieces(self, sequence: Sequence) -> None:
+        """Tell what waits, with the tokens behind it."""
         if sequence.untold:
-            self._tell(sequence, Delta(sequence.untold, len(sequence.generated) - sequence.tokens_told))
-            sequence.untold, sequence.told_at = "", self._clock()
-            sequence.tokens_told = len(sequence.generated)
+            for piece in sequence.untold:
+                self._tell(sequence, piece)
+            sequence.untold, sequence.told, sequence.told_at = [], True, self._clock()
 
     def _tell(self, sequence: Sequence, event: Event | ServiceError) -> None:
         self._outbox.append((sequence.sink, event))
@@ -324,29 +233,13 @@ class EngineLoop:
         self._meter.set(metrics.SLOTS, scheduler.slots)
         self._meter.set(metrics.SLOTS_USED, len(scheduler.running))
         self._meter.set(metrics.WAITING, len(scheduler.waiting))
-        self._meter.set(metrics.KV_TOKENS, scheduler.slots * self._model.context_tokens)
+        self._meter.set(metrics.KV_TOKENS, scheduler.slots * self._context_tokens)
         self._meter.set(metrics.KV_TOKENS_USED, scheduler.cached_tokens)
         self._meter.set(metrics.FEATURE_CACHE_BYTES, self._features.bytes)
 
     def slots_used(self) -> int:
         """Slots that hold a sequence now (read from any thread)."""
         return len(self._scheduler.running)
-
-
-class _Stage:
-    """Adds the wall time of a block to a sequence's stage and to the histogram of that stage."""
-
-    def __init__(self, loop: EngineLoop, sequence: Sequence, stage: str) -> None:
-        self._loop, self._sequence, self._stage = loop, sequence, stage
-
-    def __enter__(self) -> None:
-        self._started = self._loop._clock()
-
-    def __exit__(self, *_: object) -> None:
-        seconds = self._loop._clock() - self._started
-        stages = self._sequence.stages_ms
-        stages[self._stage] = stages.get(self._stage, 0.0) + seconds * 1e3
-        self._loop._meter.observe(metrics.STAGE_SECONDS, seconds, stage=self._stage)
 
 
 def _hand_out_here(outbox: Outbox) -> None:

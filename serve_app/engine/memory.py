@@ -12,7 +12,7 @@ from serve_app.errors import InvalidRequest
 
 log = logging.getLogger("glm.engine")
 
-_WORKSPACE_BYTES = 3 * 2**29  # activations of the largest picture and of one prefill chunk: 1.5 GiB
+WORKSPACE_BYTES = 3 * 2**29  # activations of the largest picture and of one prefill chunk: 1.5 GiB
 
 
 def plan_slots(wanted: int, shape: CacheShape, context_tokens: int, reserved_bytes: int, device: torch.device) -> int:
@@ -23,12 +23,12 @@ def plan_slots(wanted: int, shape: CacheShape, context_tokens: int, reserved_byt
     if device.type != "cuda":
         return wanted
     free, total = torch.cuda.mem_get_info(device)
-    fitting = shape.slots_that_fit(free - reserved_bytes - _WORKSPACE_BYTES, context_tokens)
+    fitting = shape.slots_that_fit(free - reserved_bytes - WORKSPACE_BYTES, context_tokens)
     if fitting < 1:
         slot = shape.bytes_per_token * context_tokens
         raise InvalidRequest(
             f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB are free beside the weights; one slot of {context_tokens} "
-            f"tokens takes {slot / 2**30:.1f} GiB and the workspace {_WORKSPACE_BYTES / 2**30:.1f}: "
+            f"tokens takes {slot / 2**30:.1f} GiB and the workspace {WORKSPACE_BYTES / 2**30:.1f}: "
             "lower model.context_tokens or set model.quantization to nf4",
             param="model.context_tokens",
         )

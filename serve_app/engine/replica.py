@@ -13,8 +13,10 @@ import torch
 
 from serve_app import metrics
 from serve_app.checkpoint import checkpoint_folder
-from serve_app.contracts import Delta, Event, Finished, ModelCard, Prompt
+from serve_app.contracts import Delta, Event, Finished, ModelCard, Prompt, ToolCallDelta
+from serve_app.engine.deltas import joined
 from serve_app.engine.features import FeatureCache
+from serve_app.engine.grammar import is_constrained
 from serve_app.engine.loop import EngineLoop, Outbox
 from serve_app.engine.memory import measure_memory, plan_slots
 from serve_app.engine.runner import Runner
@@ -40,10 +42,13 @@ class EngineReplica:
         context_tokens = min(model.context_tokens, adapter.max_context_tokens)
         feature_bytes = engine.feature_cache_mib * 2**20
         slots = plan_slots(engine.max_slots, adapter.cache_shape, context_tokens, feature_bytes, adapter.device)
+        runner = Runner(adapter, slots, context_tokens)
+        runner.check_numbers()
+        runner.capture_graphs()
         self._meter = meter
         self._device = adapter.device
         self.loop = EngineLoop(
-            Runner(adapter, slots, context_tokens),
+            runner,
             loaded.vocabulary,
             Scheduler(slots, engine.prefill_tokens, engine.max_waiting),
             FeatureCache(feature_bytes),
@@ -65,6 +70,7 @@ class EngineReplica:
         self._thread = threading.Thread(target=self.loop.run, name="engine", daemon=True)
         self._gauges = threading.Thread(target=self._refresh, args=(refresh.refresh_s,), name="gauges", daemon=True)
         self._thread.start()
+        self.loop.admission.grammars.tokenizer()  # before the first constraint, which would wait for it
         self._warm_up(adapter.probe())
         self._load_seconds = time.perf_counter() - started
         self._gauges.start()
@@ -87,7 +93,9 @@ class EngineReplica:
         """
         self._event_loop = asyncio.get_running_loop()
         events: asyncio.Queue[Event | ServiceError] = asyncio.Queue()
-        self.loop.submit(prompt, events.put_nowait)
+        # A new constraint takes a while to compile; neither this event loop nor the engine's thread waits for it.
+        matcher = await asyncio.to_thread(self.loop.admission.matcher, prompt) if is_constrained(prompt) else None
+        self.loop.submit(prompt, events.put_nowait, matcher)
         ended = False
         try:
             while not ended:
@@ -110,6 +118,7 @@ class EngineReplica:
         self._closed.set()
         self.loop.stop()
         self._thread.join(timeout=10)
+        self.loop.admission.grammars.close()
 
     def _hand_out(self, outbox: Outbox) -> None:
         if self._event_loop is None:  # the warm-up, before any event loop asked
@@ -148,14 +157,17 @@ def _deliver(outbox: Outbox) -> None:
 
 
 def _merged(first: Event | ServiceError, events: asyncio.Queue[Event | ServiceError]) -> list[Event | ServiceError]:
-    """What is waiting now, deltas in a row as one."""
+    """What is waiting now, in order, pieces of one channel or call in a row as one."""
     merged = [first]
     while not events.empty():
         event, last = events.get_nowait(), merged[-1]
-        if isinstance(event, Delta) and isinstance(last, Delta):
-            merged[-1] = Delta(last.text + event.text, last.tokens + event.tokens)
-        else:
+        both = None
+        if isinstance(event, (Delta, ToolCallDelta)) and isinstance(last, (Delta, ToolCallDelta)):
+            both = joined(last, event)
+        if both is None:
             merged.append(event)
+        else:
+            merged[-1] = both
     return merged
 
 

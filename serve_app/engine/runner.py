@@ -7,10 +7,12 @@ import torch
 from numpy.typing import NDArray
 
 from serve_app.contracts import Picture, Prompt
-from serve_app.engine.models.glm4v import Glm4v
+from serve_app.engine.graphs import DecodeGraphs
+from serve_app.engine.models.family import Family
 from serve_app.engine.scheduler import Chunk
 from serve_app.engine.sequence import Sequence
 from serve_app.engine.slots import DecodeView, PrefillView, SlotCache
+from serve_app.errors import InvalidRequest
 
 _LENGTH_STEP = 128  # decode looks at a multiple of this many tokens, so that shapes repeat
 
@@ -18,11 +20,19 @@ _LENGTH_STEP = 128  # decode looks at a multiple of this many tokens, so that sh
 class Runner:
     """Turns chunks and sequences into logits; knows slots and shapes, not requests' fate."""
 
-    def __init__(self, model: Glm4v, slots: int, context_tokens: int) -> None:
+    def __init__(self, model: Family, slots: int, context_tokens: int) -> None:
         self.model = model
         self.context_tokens = context_tokens
         self._cache = SlotCache(model.cache_shape, slots, context_tokens, model.device)
         self._device = model.device
+        self._graphs: DecodeGraphs | None = None
+
+    @torch.inference_mode()
+    def capture_graphs(self) -> None:
+        """On a GPU, record the decode step once a bucket, so that it is launched whole from then on."""
+        if self._device.type == "cuda":
+            slots = self._cache.keys[0].shape[0]
+            self._graphs = DecodeGraphs(self._step, slots, self.context_tokens, self._cache.trash, self._device)
 
     @property
     def vocab_size(self) -> int:
@@ -48,23 +58,34 @@ class Runner:
     @torch.inference_mode()
     def prefill(self, chunk: Chunk) -> torch.Tensor | None:
         """Take in a chunk; logits (1, vocab) after the prompt's last token, None before that."""
-        sequence, start, stop = chunk.sequence, chunk.start, chunk.stop
-        token_ids = sequence.prompt.token_ids
-        ids = torch.from_numpy(token_ids[start:stop].astype(np.int64)).to(self._device)
+        one = chunk.sequence
+        hidden = self.hidden(one.prompt, one.features, one.positions, one.slot, chunk.start, chunk.stop)
+        return self.model.head(hidden[-1:]) if chunk.completes else None
+
+    @torch.inference_mode()
+    def hidden(
+        self,
+        prompt: Prompt,
+        features: torch.Tensor | None,
+        positions: NDArray[np.int64],
+        slot: int,
+        start: int,
+        stop: int,
+    ) -> torch.Tensor:
+        """Take prompt tokens [start, stop) into a slot that holds those before; hidden states (tokens, hidden).
+
+        `features` (image tokens, hidden) and `positions` (axes, tokens) are those of the whole prompt.
+        """
+        ids = torch.from_numpy(prompt.token_ids[start:stop].astype(np.int64)).to(self._device)
         embeddings = self.model.embed(ids[None])
-        places = self.model.image_places(token_ids)
-        if sequence.features is not None and places[start:stop].any():
+        places = self.model.image_places(prompt)
+        if features is not None and places[start:stop].any():
             first = int(places[:start].sum())
             here = torch.from_numpy(np.flatnonzero(places[start:stop])).to(self._device)
-            embeddings[0, here] = sequence.features[first : first + len(here)].to(embeddings.dtype)
-        positions = torch.from_numpy(sequence.positions[:, start:stop]).to(self._device)
-        hidden = self.model.trunk(
-            embeddings,
-            positions[:, None],
-            PrefillView(self._cache, sequence.slot, start, stop),
-            _chunk_mask(start, stop, self._device),
-        )
-        return self.model.head(hidden[:, -1]) if chunk.completes else None
+            embeddings[0, here] = features[first : first + len(here)].to(embeddings.dtype)
+        at = torch.from_numpy(positions[:, None, start:stop]).to(self._device)
+        view = PrefillView(self._cache, slot, start, stop)
+        return self.model.trunk(embeddings, at, view, _chunk_mask(start, stop, self._device))[0]
 
     @torch.inference_mode()
     def decode(self, sequences: list[Sequence]) -> torch.Tensor:
@@ -79,18 +100,49 @@ class Runner:
             at = sequence.cached
             steps[:, sequence.slot] = sequence.generated[-1], at, at + sequence.position_delta
         longest = max(sequence.cached for sequence in sequences) + 1
-        length = min(-(-longest // _LENGTH_STEP) * _LENGTH_STEP, self.context_tokens)
-        token_ids, at, position = torch.from_numpy(steps).to(self._device)
+        if self._graphs is not None:
+            logits = self._graphs.replay(steps, longest)
+        else:
+            length = min(-(-longest // _LENGTH_STEP) * _LENGTH_STEP, self.context_tokens)
+            logits = self._step(torch.from_numpy(steps).to(self._device), length)
+        used = [sequence.slot for sequence in sequences]
+        return logits if used == list(range(len(logits))) else logits[used]
+
+    def _step(self, steps: torch.Tensor, length: int) -> torch.Tensor:
+        """Logits (rows, vocab) after one token a row; steps (3, rows) on the device, `length` tokens looked at."""
+        token_ids, at, position = steps
         mask = torch.arange(length, device=self._device)[None, :] <= at[:, None]  # (rows, length)
         hidden = self.model.trunk(
             self.model.embed(token_ids[:, None]),
-            position[None, :, None].expand(3, -1, 1),
+            position[None, :, None].expand(self.model.position_axes, -1, 1),
             DecodeView(self._cache, at, length),
             mask[:, None, None],
         )
-        used = [sequence.slot for sequence in sequences]
-        last = hidden[:, -1] if len(used) == rows else hidden[used, -1]
-        return self.model.head(last)
+        return self.model.head(hidden[:, -1])
+
+    @torch.inference_mode()
+    def check_numbers(self) -> None:
+        """Take in the family's probe in the first slot; `InvalidRequest` if a stage gives infinity or NaN.
+
+        For a new runner only. float16 ends at 65504, and a model trained in bfloat16 may go beyond.
+        """
+        prompt = self.model.probe()
+        features = torch.cat([self.model.encode(picture) for picture in prompt.pictures])
+        positions, _ = self.model.positions(prompt)
+        hidden = self.hidden(prompt, features, positions, slot=0, start=0, stop=len(prompt.token_ids))
+        stages = {"vision tower": features, "text layers": hidden, "head": self.model.head(hidden[-1:])}
+        broken = next((stage for stage, values in stages.items() if not bool(values.isfinite().all())), None)
+        if broken is not None and self.model.dtype == torch.float16:
+            raise InvalidRequest(
+                f"this model's {broken} needs larger numbers than float16 has: run it on a GPU with bfloat16 (compute "
+                "capability 8.0 or newer) or set model.dtype to float32",
+                param="model.dtype",
+            )
+        if broken is not None:
+            raise InvalidRequest(
+                f"this model's {broken} gives values that are not numbers: are its weights undamaged?",
+                param="model.path",
+            )
 
 
 def _chunk_mask(start: int, stop: int, device: torch.device) -> torch.Tensor | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -9,13 +10,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.contracts import Event, Prompt, Usage
-from serve_app.errors import ServiceError
+from serve_app.contracts import Event, FinishReason, Prompt, TokenLogprob, Usage
+from serve_app.engine.deltas import Piece, append
+from serve_app.engine.reply import Reply
+from serve_app.errors import EngineFailed, ServiceError
 
 if TYPE_CHECKING:
     import torch
-
-    from serve_app.engine.text import TextStream
+    from llguidance import LLMatcher
 
 Sink = Callable[[Event | ServiceError], None]
 
@@ -30,20 +32,27 @@ class Sequence:
 
     prompt: Prompt
     sink: Sink
-    text: TextStream
+    reply: Reply
     seed: int
     arrived: float  # seconds on the engine's clock
     positions: NDArray[np.int64]  # (axes, prompt tokens)
     position_delta: int  # position of a generated token = its index in the cache + delta
+    stop_ids: frozenset[int] = frozenset()
+    matcher: LLMatcher | None = None  # of a constrained answer: which tokens may come next
+    end_of_thinking: tuple[int, ...] = ()  # token ids that end reasoning once its budget is used up
     slot: int = -1
     prefilled: int = 0
     generated: list[int] = field(default_factory=list)
     features: torch.Tensor | None = None  # (image tokens, hidden), in prompt order
     stages_ms: dict[str, float] = field(default_factory=dict)
     first_token_at: float = 0.0
-    tokens_told: int = 0  # generated tokens whose text has gone out
     told_at: float = 0.0
-    untold: str = ""  # text that waits for the stream's next piece
+    told: bool = False  # whether a piece has gone out
+    untold: list[Piece] = field(default_factory=list)  # what waits for the stream's next piece
+    _decided: deque[int] = field(default_factory=deque)  # the rest of `end_of_thinking`, once begun
+
+    def __post_init__(self) -> None:
+        self._mind_the_budget()
 
     @property
     def id(self) -> str:
@@ -78,4 +87,50 @@ class Sequence:
 
     @property
     def usage(self) -> Usage:
-        return Usage(self.prompt_tokens, len(self.generated), self.prompt.image_tokens)
+        return Usage(self.prompt_tokens, len(self.generated), self.prompt.image_tokens, self.reply.reasoning_tokens)
+
+    @property
+    def forced(self) -> int | None:
+        """The token that comes next whatever the model likes; None: it draws."""
+        return self._decided[0] if self._decided else None
+
+    def take(self, token_id: int, logprob: TokenLogprob | None = None) -> FinishReason | None:
+        """Add a drawn token; says why the answer ends with it, None while it goes on.
+
+        Raises EngineFailed if the token breaks the answer's constraint, which a mask should have prevented.
+        """
+        self.generated.append(token_id)
+        if token_id in self.stop_ids and not self.prompt.sampling.ignore_eos:
+            return self._ended()
+        self._add(self.reply.push(token_id, logprob))
+        if self.matcher is not None and not self.matcher.consume_token(token_id):
+            raise EngineFailed("the answer's constraint could not be followed to its end")
+        if self.reply.stopped or (self.matcher is not None and self.matcher.is_stopped()):
+            return self._ended()
+        if len(self.generated) >= self.max_tokens:
+            self._add(self.reply.cut())
+            return "length"
+        self._follow_what_is_decided(token_id)
+        self._mind_the_budget()
+        return None
+
+    def _ended(self) -> FinishReason:
+        self._add(self.reply.end())
+        return "tool_calls" if self.reply.called else "stop"
+
+    def _add(self, pieces: list[Piece]) -> None:
+        for piece in pieces:
+            append(self.untold, piece)
+
+    def _follow_what_is_decided(self, token_id: int) -> None:
+        if self._decided and token_id == self._decided[0]:
+            self._decided.popleft()
+        elif self._decided and not self.reply.in_reasoning:
+            self._decided.clear()  # a constraint knows better what may follow reasoning
+
+    def _mind_the_budget(self) -> None:
+        budget = self.prompt.thinking.budget_tokens
+        if budget is None or self._decided or not self.reply.in_reasoning:
+            return
+        if self.reply.thought >= budget:
+            self._decided.extend(self.end_of_thinking)

@@ -1,4 +1,4 @@
-"""Token ids to text that can be shown: whole characters, no special tokens, stop strings cut.
+"""Token ids to text that can be shown: the bytes behind ids, whole characters, stop strings.
 
 All GLM tokenizers are byte-level, so every id stands for a fixed run of bytes. Ids are turned into
 bytes, bytes into characters by an incremental UTF-8 decoder; text is held back while it may still
@@ -8,14 +8,19 @@ become a stop string. What is streamed therefore always adds up to the whole ans
 from __future__ import annotations
 
 import codecs
+from collections.abc import Mapping
 from typing import Any
 
 
 class Vocabulary:
-    """The bytes behind each token id; special tokens have none."""
+    """The bytes behind each token id, and the ids of the added tokens by content.
 
-    def __init__(self, token_bytes: list[bytes]) -> None:
+    Special tokens and marks have no bytes: whatever a model draws, they never become text.
+    """
+
+    def __init__(self, token_bytes: list[bytes], names: Mapping[str, int] | None = None) -> None:
         self.token_bytes = token_bytes
+        self.names: Mapping[str, int] = names or {}
 
     @classmethod
     def of(cls, tokenizer: Any, size: int) -> Vocabulary:
@@ -28,9 +33,17 @@ class Vocabulary:
                 continue
             table[index] = bytes(alphabet[character] for character in token)
         for index, token in added.items():
-            if index < size and not token.special:
+            if index < size and not token.special and not _is_mark(token.content):
                 table[index] = token.content.encode()
-        return cls(table)
+        return cls(table, {token.content: index for index, token in added.items() if index < size})
+
+
+def _is_mark(content: str) -> bool:
+    """Whether an added token structures the answer: GLM's `<think>`, `<tool_call>`, `/nothink` are not special.
+
+    A word that somebody added to the vocabulary is not.
+    """
+    return content.startswith(("<", "[", "/"))
 
 
 def _byte_alphabet() -> dict[str, int]:
@@ -42,42 +55,57 @@ def _byte_alphabet() -> dict[str, int]:
     return alphabet
 
 
-class TextStream:
-    """The growing text of one answer."""
+class Characters:
+    """Bytes in any portions to whole characters."""
 
-    def __init__(self, vocabulary: Vocabulary, stop: tuple[str, ...] = ()) -> None:
-        self._vocabulary = vocabulary
-        self._stop = stop
+    def __init__(self) -> None:
         # Bytes that never become a character are dropped: a reader is not helped by U+FFFD.
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="ignore")
+
+    def push(self, content: bytes) -> str:
+        """Characters that became whole with these bytes."""
+        return self._decoder.decode(content).replace("\ufffd", "")
+
+    def reset(self) -> None:
+        """Forget the bytes of a character that will not be finished."""
+        self._decoder.reset()
+
+
+class StopStrings:
+    """Text up to the first of the stop strings; held back while it may still become one."""
+
+    def __init__(self, stop: tuple[str, ...] = ()) -> None:
+        self._stop = stop
         self._held = ""
-        self.stopped = False
+        self.found = False
 
-    def push(self, token_id: int) -> str:
-        """Text that became certain with this token; sets `stopped` when a stop string is complete."""
-        self._held += self._decoder.decode(self._vocabulary.token_bytes[token_id])
-        return self._release()
+    def push(self, text: str, armed: bool = True) -> str:
+        """Text that became certain; sets `found` when a stop string is complete.
 
-    def flush(self) -> str:
-        """What is still held back when the answer ends for another reason."""
-        held, self._held = self._held, ""
-        return held
-
-    def _release(self) -> str:
-        found = [at for stop in self._stop if (at := self._held.find(stop)) >= 0]
-        if found:
-            self.stopped = True
-            text, self._held = self._held[: min(found)], ""
+        While not `armed`, text passes as it is, and no stop string can begin in it.
+        """
+        if not armed or not self._stop:
             return text
-        keep = max((_overlap(self._held, stop) for stop in self._stop), default=0)
+        self._held += text
+        places = [at for stop in self._stop if (at := self._held.find(stop)) >= 0]
+        if places:
+            self.found = True
+            text, self._held = self._held[: min(places)], ""
+            return text
+        keep = max(overlap(self._held, stop) for stop in self._stop)
         cut = len(self._held) - keep
         text, self._held = self._held[:cut], self._held[cut:]
         return text
 
+    def flush(self) -> str:
+        """What is still held back when the text ends for another reason."""
+        held, self._held = self._held, ""
+        return held
 
-def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that is a proper beginning of `stop`."""
-    for length in range(min(len(text), len(stop) - 1), 0, -1):
-        if text.endswith(stop[:length]):
+
+def overlap(text: str, mark: str) -> int:
+    """Length of the longest end of `text` that is a proper beginning of `mark`."""
+    for length in range(min(len(text), len(mark) - 1), 0, -1):
+        if text.endswith(mark[:length]):
             return length
     return 0

@@ -1,34 +1,30 @@
-"""A checkpoint folder to a model on its device: dtype found out, weights whole or quantized."""
+"""A checkpoint folder to a model on its device: family and dtype found out, weights as asked for."""
 
 from __future__ import annotations
 
-import json
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from serve_app.engine.models.family import Family
 from serve_app.engine.models.glm4v import Glm4v
+from serve_app.engine.models.glm4v_9b import Glm4v9b
+from serve_app.engine.quantization import Quantization, count_parameters
+from serve_app.engine.shards import read_json
 from serve_app.engine.text import Vocabulary
 from serve_app.errors import InvalidRequest
 from serve_app.settings import ModelSettings
 
-log = logging.getLogger("glm.engine")
-
-FAMILIES: dict[str, type[Glm4v]] = {"glm4v": Glm4v, "glm46v": Glm4v}
-
-# Kept whole when the rest is quantized: the head decides every token, the tower every picture.
-# Naming any module here replaces the library's own default, so lm_head has to be named too.
-_KEPT_WHOLE = ["lm_head", "model.visual"]
+FAMILIES: dict[str, type[Glm4v | Glm4v9b]] = {"glm4v": Glm4v, "glm46v": Glm4v, "chatglm": Glm4v9b}
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
     """A model ready to run, with what its answers are made of."""
 
-    model: Glm4v
+    model: Family
     vocabulary: Vocabulary
     quantization: str
     parameters: int
@@ -36,20 +32,24 @@ class LoadedModel:
 
 def load(folder: Path, settings: ModelSettings) -> LoadedModel:
     """Load the checkpoint in `folder`; `InvalidRequest` says what is wrong with it or its settings."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    family = FAMILIES.get(config.get("model_type", ""))
-    if family is None:
-        raise InvalidRequest(
-            f"{folder.name} is of type {config.get('model_type')!r}; served types are {', '.join(sorted(FAMILIES))}",
-            param="model.path",
-        )
+    config = read_json(folder / "config.json")
+    model = load_model(folder, settings)
+    stored = config.get("quantization_config") or {}
+    return LoadedModel(
+        model,
+        _family(folder, config).vocabulary(folder, model.vocab_size),
+        quantization=str(stored.get("quant_method", settings.quantization)),
+        parameters=count_parameters(model.model),
+    )
+
+
+def load_model(folder: Path, settings: ModelSettings) -> Family:
+    """The model alone, for folders without a tokenizer."""
+    config = read_json(folder / "config.json")
+    family = _family(folder, config)
     device = find_device(settings.device)
-    dtype = find_dtype(settings.dtype, device, _checkpoint_dtype(config))
-    quantization, quantization_config = _quantization(config, settings, dtype)
-    model = _read(folder, dtype, device, quantization_config)
-    parameters = sum(count_parameters(parameter) for parameter in model.parameters())
-    adapter = family(model, folder, dtype, device)
-    return LoadedModel(adapter, _vocabulary(folder, adapter.vocab_size), quantization, parameters)
+    dtype = find_dtype(settings.dtype, device, checkpoint_dtype(config))
+    return family.load(folder, config, dtype, device, Quantization.of(settings))
 
 
 def find_device(wanted: str) -> torch.device:
@@ -79,71 +79,16 @@ def find_dtype(wanted: str, device: torch.device, checkpoint: torch.dtype) -> to
     return checkpoint
 
 
-def _checkpoint_dtype(config: dict[str, Any]) -> torch.dtype:
+def _family(folder: Path, config: dict[str, Any]) -> type[Glm4v | Glm4v9b]:
+    family = FAMILIES.get(config.get("model_type", ""))
+    if family is None:
+        raise InvalidRequest(
+            f"{folder.name} is of type {config.get('model_type')!r}; served types are {', '.join(sorted(FAMILIES))}",
+            param="model.path",
+        )
+    return family
+
+
+def checkpoint_dtype(config: dict[str, Any]) -> torch.dtype:
     name = config.get("dtype") or config.get("torch_dtype") or config.get("text_config", {}).get("dtype") or "bfloat16"
     return getattr(torch, name)  # type: ignore[no-any-return]
-
-
-def _quantization(config: dict[str, Any], settings: ModelSettings, dtype: torch.dtype) -> tuple[str, Any]:
-    """The weight format and, where this load does the quantizing, its config."""
-    stored = config.get("quantization_config")
-    if stored is not None:
-        if settings.quantization != "none":
-            raise InvalidRequest(
-                "the checkpoint is quantized already; leave model.quantization at none", param="model.quantization"
-            )
-        return str(stored.get("quant_method", "stored")), None
-    if settings.quantization == "none":
-        return "none", None
-
-    from transformers import BitsAndBytesConfig  # imported late: pulls in bitsandbytes
-
-    if settings.quantization == "nf4":
-        return "nf4", BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=dtype,  # the library's default is float32, which halves the speed
-            llm_int8_skip_modules=_KEPT_WHOLE,
-        )
-    # One warning for each product of each step, that bfloat16 inputs are cast; it would flood the log.
-    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
-    # Threshold 0: the outlier path looks at all rows together, so one request would change another's numbers.
-    return "int8", BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0, llm_int8_skip_modules=_KEPT_WHOLE)
-
-
-def _read(folder: Path, dtype: torch.dtype, device: torch.device, quantization_config: Any) -> Any:
-    from transformers import AutoModelForImageTextToText
-
-    # Not even None may be passed for a checkpoint that is quantized already: it would hide the stored config.
-    quantizing = {} if quantization_config is None else {"quantization_config": quantization_config}
-    try:
-        model, report = AutoModelForImageTextToText.from_pretrained(
-            folder,
-            dtype=dtype,
-            device_map={"": device},
-            **quantizing,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise InvalidRequest(f"{folder.name} could not be loaded: {error}", param="model.path") from error
-    for kind, what in (("missing_keys", "lacks"), ("mismatched_keys", "has another shape for")):
-        if keys := sorted(str(key) for key in report[kind]):
-            raise InvalidRequest(
-                f"{folder.name} {what} {len(keys)} weights, {keys[0]} first: is it complete and of one revision?",
-                param="model.path",
-            )
-    return model.eval()
-
-
-def _vocabulary(folder: Path, size: int) -> Vocabulary:
-    from transformers import AutoTokenizer
-
-    return Vocabulary.of(AutoTokenizer.from_pretrained(folder, local_files_only=True), size)
-
-
-def count_parameters(parameter: torch.nn.Parameter) -> int:
-    """Parameters behind a tensor; 4-bit weights are packed two to a byte and remember their shape."""
-    quant_state = getattr(parameter, "quant_state", None)
-    return int(quant_state.shape.numel()) if quant_state is not None else parameter.numel()

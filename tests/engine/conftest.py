@@ -1,8 +1,12 @@
-"""A tiny random model in the family's layout, and a model that only counts."""
+"""A tiny random model in the family's layout, models that count or play a script, and a loop over them."""
 
 import json
+import random
+import re
+import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +15,11 @@ from numpy.typing import NDArray
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import Glm4vConfig, Glm4vForConditionalGeneration, PreTrainedTokenizerFast
 
-from serve_app.contracts import Picture, Prompt, Sampling
+from serve_app.contracts import Delta, Finished, Picture, Prompt, Sampling, Started, ToolCallDelta
 from serve_app.engine.features import FeatureCache
 from serve_app.engine.loop import EngineLoop, Outbox
+from serve_app.engine.marks import Mark
+from serve_app.engine.reply import Reply
 from serve_app.engine.scheduler import Chunk, Scheduler
 from serve_app.engine.sequence import Sequence
 from serve_app.engine.text import Vocabulary
@@ -21,6 +27,34 @@ from serve_app.metrics import SilentMeter
 
 IMAGE, IMAGE_START, IMAGE_END, EOS, USER = 260, 258, 259, 256, 257
 VOCAB = 320
+BYTES = Vocabulary([bytes([index]) if index < 256 else b"" for index in range(VOCAB)])
+
+# A vocabulary with every mark, as GLM-4.5V's and GLM-4.1V's together, and a few tokens of several bytes.
+_PIECES = ["th", "ink", "</", "<think", "灯", "红灯", "\n\n", "  ", ' "', '":', "er", "in", "the", " the", "null", "12"]
+_NAMES = ["<|endoftext|>", "<|user|>", "<|assistant|>", "<|observation|>", "/nothink", *(mark.value for mark in Mark)]
+NAMES = {name: 256 + len(_PIECES) + index for index, name in enumerate(_NAMES)}
+MARKED = Vocabulary(
+    [bytes([index]) for index in range(256)]
+    + [piece.encode() for piece in _PIECES]
+    + [b"" for _ in range(VOCAB - 256 - len(_PIECES))],
+    NAMES,
+)
+
+
+def ids_of(text: str, rng: random.Random | None = None) -> list[int]:
+    """Token ids of a text with marks; longest tokens first, or cut anywhere as `rng` has it."""
+    found: list[int] = []
+    for part in re.split("(" + "|".join(map(re.escape, NAMES)) + ")", text):
+        if part in NAMES:
+            found.append(NAMES[part])
+            continue
+        content = part.encode()
+        while content:
+            fitting = [i for i, token in enumerate(MARKED.token_bytes) if token and content.startswith(token)]
+            chosen = rng.choice(fitting) if rng else max(fitting, key=lambda i: len(MARKED.token_bytes[i]))
+            found.append(chosen)
+            content = content[len(MARKED.token_bytes[chosen]) :]
+    return found
 
 
 def write_tiny_model(folder: Path, seed: int = 0, shard_size: str = "5GB", scale: float = 6.0) -> Path:
@@ -96,6 +130,21 @@ def prompt(name: str, rng: np.random.Generator, sampling: Sampling, pictures: in
     return Prompt(name, np.array(token_ids, dtype=np.int32), tuple(shown), sampling, deadline_s=600.0)
 
 
+def new_sequence(name: str, rule: Sampling, ids: tuple[int, ...] = (1,), slot: int = -1, seed: int = 0) -> Sequence:
+    """A sequence as the loop makes them, outside of any loop."""
+    prompt = Prompt(name, np.array(ids, dtype=np.int32), (), rule, 60.0)
+    return Sequence(
+        prompt=prompt,
+        sink=lambda event: None,
+        reply=Reply(BYTES, prompt),
+        seed=seed,
+        arrived=0.0,
+        positions=np.zeros((3, len(ids)), dtype=np.int64),
+        position_delta=0,
+        slot=slot,
+    )
+
+
 class CountingModel:
     """A model without arithmetic: after a token comes the next number, after the last one the end token."""
 
@@ -126,7 +175,7 @@ class CountingModel:
         self.chunks.append((chunk.sequence.id, chunk.start, chunk.stop))
         if chunk.sequence.id in self.broken:
             raise RuntimeError("broken")
-        return self._after(int(chunk.sequence.prompt.token_ids[-1])) if chunk.completes else None
+        return self.logits(chunk.sequence) if chunk.completes else None
 
     def decode(self, sequences: list[Sequence]) -> torch.Tensor:
         self.batches.append([sequence.id for sequence in sequences])
@@ -134,31 +183,73 @@ class CountingModel:
             self.out_of_memory_steps -= 1
             raise torch.OutOfMemoryError("no memory")
         rows = [
-            torch.full((1, VOCAB), torch.nan)
-            if sequence.id in self.not_numbers
-            else self._after(sequence.generated[-1])
+            torch.full((1, self.vocab_size), torch.nan) if sequence.id in self.not_numbers else self.logits(sequence)
             for sequence in sequences
         ]
         return torch.cat(rows)
 
-    def _after(self, token_id: int) -> torch.Tensor:
-        logits = torch.zeros(1, VOCAB)
-        logits[0, min(token_id + 1, EOS)] = 10.0
+    def logits(self, sequence: Sequence) -> torch.Tensor:
+        """Logits (1, vocab) of what comes next."""
+        last = sequence.generated[-1] if sequence.generated else int(sequence.prompt.token_ids[-1])
+        return self.favour(min(last + 1, EOS))
+
+    def favour(self, token_id: int) -> torch.Tensor:
+        logits = torch.zeros(1, self.vocab_size)
+        logits[0, token_id] = 10.0
         return logits
+
+
+class ScriptedModel(CountingModel):
+    """Says what it is told to say, token by token, then ends its turn."""
+
+    stop_ids = frozenset([NAMES["<|endoftext|>"], NAMES["<|user|>"], NAMES["<|observation|>"]])
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scripts: dict[str, list[int]] = {}
+
+    def logits(self, sequence: Sequence) -> torch.Tensor:
+        script, place = self.scripts[sequence.id], len(sequence.generated)
+        return self.favour(script[place] if place < len(script) else NAMES["<|user|>"])
+
+
+class RandomModel(CountingModel):
+    """Likes other tokens at every step of every request, whoever shares the batch."""
+
+    def __init__(self, vocabulary: Vocabulary, stop_ids: frozenset[int] = ScriptedModel.stop_ids) -> None:
+        super().__init__()
+        self.vocab_size = len(vocabulary.token_bytes)
+        self.stop_ids = stop_ids
+        # Marks, and what closes strings, arrays and objects, are likelier, or few answers would come to an end.
+        closing = [i for i, token in enumerate(vocabulary.token_bytes) if token[:1] in (b'"', b"]", b"}")]
+        self._liked = torch.zeros(self.vocab_size)
+        self._liked[[*closing, *self.stop_ids, *vocabulary.names.values()]] = 3.0
+
+    def logits(self, sequence: Sequence) -> torch.Tensor:
+        seed = zlib.crc32(f"{sequence.id}/{len(sequence.generated)}".encode())
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randn(1, self.vocab_size, generator=generator) + self._liked
 
 
 class Bench:
     """A loop over a model, with every event of every request written down."""
 
-    def __init__(self, model: CountingModel, slots: int, prefill_tokens: int, max_waiting: int, cache: int) -> None:
+    def __init__(
+        self,
+        model: CountingModel,
+        slots: int = 4,
+        prefill_tokens: int = 64,
+        max_waiting: int = 16,
+        cache: int = 0,
+        vocabulary: Vocabulary | None = None,
+    ) -> None:
         self.model = model
         self.now = 0.0
         self.events: dict[str, list[object]] = {}
         self.scheduler = Scheduler(slots, prefill_tokens, max_waiting)
-        letters = [bytes([index]) if index < 256 else b"" for index in range(VOCAB)]
         self.loop = EngineLoop(
             model,
-            Vocabulary(letters),
+            vocabulary or BYTES,
             self.scheduler,
             FeatureCache(cache),
             SilentMeter(),
@@ -171,14 +262,21 @@ class Bench:
         for sink, event in outbox:
             sink(event)
 
-    def ask(self, name: str, text: bytes = b"A", pictures: tuple[Picture, ...] = (), **sampling: object) -> None:
-        """Submit a prompt that ends in `text`; greedy, 8 tokens unless told otherwise."""
-        stream = bool(sampling.pop("stream", True))
+    def ask(
+        self,
+        name: str,
+        text: bytes = b"A",
+        pictures: tuple[Picture, ...] = (),
+        *,
+        prompt: dict[str, Any] | None = None,
+        **sampling: object,
+    ) -> None:
+        """Submit a prompt that ends in `text`; greedy, 8 tokens unless told otherwise. `prompt`: its other fields."""
         rules = Sampling(**{"max_tokens": 8, "temperature": 0.0, **sampling})  # type: ignore[arg-type]
         token_ids = np.frombuffer(text, dtype=np.uint8).astype(np.int32)
         self.events[name] = []
-        prompt = Prompt(name, token_ids, pictures, rules, deadline_s=60.0, stream=stream)
-        self.loop.submit(prompt, self.events[name].append)
+        fields = {"token_ids": token_ids, "pictures": pictures, "sampling": rules, "deadline_s": 60.0, **(prompt or {})}
+        self.loop.submit(Prompt(id=name, **fields), self.events[name].append)
 
     def run(self, seconds_a_step: float = 0.0) -> None:
         for _ in range(10_000):
@@ -188,10 +286,32 @@ class Bench:
         raise AssertionError("the loop does not end")
 
     def text(self, name: str) -> str:
-        return "".join(getattr(event, "text", "") for event in self.events[name])
+        return self._channel(name, "text")
+
+    def reasoning(self, name: str) -> str:
+        return self._channel(name, "reasoning")
+
+    def _channel(self, name: str, channel: str) -> str:
+        return "".join(e.text for e in self.events[name] if isinstance(e, Delta) and e.channel == channel)
+
+    def calls(self, name: str) -> list[tuple[str, str]]:
+        """Name and arguments of each tool call, put together from its pieces."""
+        calls: list[list[str]] = []
+        for event in self.events[name]:
+            if isinstance(event, ToolCallDelta):
+                if event.name is not None:
+                    assert event.index == len(calls)
+                    calls.append([event.name, ""])
+                calls[event.index][1] += event.arguments
+        return [(called, arguments) for called, arguments in calls]
+
+    def finished(self, name: str) -> Finished:
+        (event,) = self.terminals(name)
+        assert isinstance(event, Finished), event
+        return event
 
     def terminals(self, name: str) -> list[object]:
-        return [event for event in self.events[name] if type(event).__name__ not in ("Started", "Delta")]
+        return [event for event in self.events[name] if not isinstance(event, (Started, Delta, ToolCallDelta))]
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ def test_a_streams_first_piece_goes_at_once_and_the_next_ones_an_interval_apart(
 
 def test_a_whole_answer_comes_as_its_first_piece_and_the_rest(bench: Benches) -> None:
     b = bench()
-    b.ask("a", b"A", max_tokens=6, stream=False)
+    b.ask("a", b"A", max_tokens=6, prompt={"stream": False})
     b.run(seconds_a_step=1.0)
     assert pieces(b, "a") == [("B", 1), ("CDEFG", 5)]
 

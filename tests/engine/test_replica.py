@@ -1,15 +1,28 @@
 """A whole replica without Ray: loaded, warmed up, streaming, cancelled, closed."""
 
 import asyncio
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from serve_app.contracts import Delta, Finished, Prompt, Sampling, Started
-from serve_app.engine.replica import EngineReplica
-from serve_app.errors import EngineFailed
+from serve_app.contracts import (
+    Constraint,
+    Delta,
+    Event,
+    Finished,
+    Prompt,
+    Sampling,
+    Started,
+    TokenLogprob,
+    ToolCallDelta,
+    Usage,
+)
+from serve_app.engine.replica import EngineReplica, _merged
+from serve_app.errors import EngineFailed, InvalidRequest, ServiceError
 from serve_app.metrics import SilentMeter
 from serve_app.settings import EngineSettings, MetricsSettings, ModelSettings
 from tests.engine.conftest import prompt
@@ -59,6 +72,61 @@ async def test_many_requests_with_random_cancels_leave_no_slot_behind(replica: E
         await asyncio.sleep(0.01)
     assert replica.loop.slots_used() == 0
     assert not replica.loop._known
+
+
+async def test_constrained_and_free_answers_are_given_side_by_side(replica: EngineReplica) -> None:
+    async def ask(index: int) -> str:
+        held = Constraint("regex", "[a-z]{3}[0-9]{2}") if index % 2 else None
+        events = replica.generate(replace(question(f"c{index}"), constraint=held))
+        return "".join([event.text async for event in events if isinstance(event, Delta)])
+
+    texts = await asyncio.gather(*(ask(index) for index in range(8)))
+    assert all(re.fullmatch("[a-z]{3}[0-9]{2}", text) for text in texts[1::2])
+    assert not any(re.fullmatch("[a-z]{3}[0-9]{2}", text) for text in texts[::2])
+
+
+async def test_a_broken_constraint_is_refused_before_anything_is_told(replica: EngineReplica) -> None:
+    broken = replace(question("broken"), constraint=Constraint("regex", "[", param="regex"))
+    with pytest.raises(InvalidRequest, match="unclosed") as raised:
+        await anext(replica.generate(broken))
+    assert raised.value.param == "regex"
+    assert replica.loop.slots_used() == 0
+
+
+async def test_nobody_waits_for_a_constraint_that_takes_long_to_prepare(replica: EngineReplica) -> None:
+    patterns = ", ".join(f'{{"type": "string", "pattern": ".*{index}.*"}}' for index in range(40))
+    slow = replace(question("slow"), constraint=Constraint("json_schema", f'{{"allOf": [{patterns}]}}'))
+    refused = asyncio.create_task(anext(replica.generate(slow)))
+    await asyncio.sleep(0.05)
+    assert [event async for event in replica.generate(question("quick"))]
+    assert not refused.done()
+    with pytest.raises(InvalidRequest, match="too long"):
+        await refused
+
+
+def test_pieces_that_pile_up_are_merged_by_channel_and_call_in_order() -> None:
+    one, two = TokenLogprob(1, b"a", -1.0), TokenLogprob(2, b"b", -2.0)
+    finished = Finished("tool_calls", Usage(1, 9))
+    waiting: list[Event | ServiceError] = [
+        Delta("w", 1, "reasoning"),
+        Delta("hy", 2, "reasoning"),
+        Delta("a", 1, "text", (one,)),
+        Delta("b", 1, "text", (two,)),
+        ToolCallDelta(0, "f", "", 1),
+        ToolCallDelta(0, None, "{}", 2),
+        ToolCallDelta(1, "f", "{}", 1),
+        finished,
+    ]
+    events: asyncio.Queue[Event | ServiceError] = asyncio.Queue()
+    for event in waiting[1:]:
+        events.put_nowait(event)
+    assert _merged(waiting[0], events) == [
+        Delta("why", 3, "reasoning"),
+        Delta("ab", 2, "text", (one, two)),
+        ToolCallDelta(0, "f", "{}", 3),
+        ToolCallDelta(1, "f", "{}", 1),
+        finished,
+    ]
 
 
 async def test_a_cancelled_task_frees_its_slot(replica: EngineReplica) -> None:

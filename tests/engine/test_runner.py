@@ -10,12 +10,13 @@ from transformers import Glm4vForConditionalGeneration
 from serve_app.contracts import Prompt, Sampling
 from serve_app.engine.features import FeatureCache
 from serve_app.engine.loop import EngineLoop
+from serve_app.engine.models.family import Family
 from serve_app.engine.models.glm4v import Glm4v, multiply_instead_of_convolving
 from serve_app.engine.runner import Runner
 from serve_app.engine.scheduler import Scheduler
 from serve_app.engine.text import Vocabulary
 from serve_app.metrics import SilentMeter
-from tests.engine.conftest import IMAGE, VOCAB, prompt
+from tests.engine.conftest import IMAGE, prompt
 
 NEW_TOKENS = 20
 
@@ -31,10 +32,12 @@ def reference(tiny_model: Path) -> Glm4vForConditionalGeneration:
     return Glm4vForConditionalGeneration.from_pretrained(tiny_model).eval()
 
 
-def answers(adapter: Glm4v, prompts: list[Prompt], slots: int = 8, prefill_tokens: int = 64) -> list[list[int]]:
+def answers(
+    adapter: Family, prompts: list[Prompt], slots: int = 8, prefill_tokens: int = 64, context_tokens: int = 1024
+) -> list[list[int]]:
     loop = EngineLoop(
-        Runner(adapter, slots, 1024),
-        Vocabulary([b"x"] * VOCAB),
+        Runner(adapter, slots, context_tokens),
+        Vocabulary([b"x"] * adapter.vocab_size),
         Scheduler(slots, prefill_tokens, len(prompts)),
         FeatureCache(2**20),
         SilentMeter(),
@@ -110,6 +113,10 @@ def test_positions_are_those_of_transformers(adapter: Glm4v, reference: Glm4vFor
         positions, own_delta = adapter.positions(one)
         assert positions.tolist() == expected[:, 0].tolist()
         assert own_delta == int(delta)
+
+
+def test_the_probe_of_a_sound_model_gives_finite_numbers(adapter: Glm4v) -> None:
+    Runner(adapter, 1, 64).check_numbers()
 
 
 def test_the_modules_shared_rope_deltas_are_never_touched(adapter: Glm4v) -> None:

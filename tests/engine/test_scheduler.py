@@ -1,25 +1,16 @@
 """The scheduler decides alone: slots, chunks within the budget, order."""
 
-import numpy as np
 import pytest
 
-from serve_app.contracts import Prompt, Sampling
+from serve_app.contracts import Sampling
 from serve_app.engine.scheduler import Scheduler
 from serve_app.engine.sequence import Sequence
-from serve_app.engine.text import TextStream, Vocabulary
 from serve_app.errors import Overloaded
+from tests.engine.conftest import new_sequence
 
 
 def sequence(name: str, tokens: int = 10) -> Sequence:
-    return Sequence(
-        prompt=Prompt(name, np.zeros(tokens, dtype=np.int32), (), Sampling(max_tokens=5), 60.0),
-        sink=lambda event: None,
-        text=TextStream(Vocabulary([])),
-        seed=0,
-        arrived=0.0,
-        positions=np.zeros((3, tokens), dtype=np.int64),
-        position_delta=0,
-    )
+    return new_sequence(name, Sampling(max_tokens=5), ids=(0,) * tokens)
 
 
 def names(sequences: list[Sequence]) -> list[str]:

@@ -52,6 +52,21 @@ def test_the_number_of_parameters_does_not_depend_on_how_they_are_packed(tiny_mo
 
 
 @pytest.mark.parametrize("quantization", ["nf4", "int8"])
+def test_the_tower_is_quantized_if_asked_and_the_model_still_answers(tiny_model: Path, quantization: str) -> None:
+    settings = ModelSettings(path=str(tiny_model), device="cpu", quantization=quantization, quantize_vision=True)  # type: ignore[arg-type]
+    adapter = load(tiny_model, settings).model
+    whole = [name for name, module in adapter.model.named_modules() if type(module) is torch.nn.Linear]
+    assert whole == ["lm_head"]
+    question = prompt("p", np.random.default_rng(3), Sampling(max_tokens=6, temperature=0.0), pictures=1, text=9)
+    assert len(answers(adapter, [question])[0]) == 6
+
+
+def test_a_tower_alone_is_not_quantized(tiny_model: Path) -> None:
+    with pytest.raises(InvalidRequest, match=r"needs model\.quantization"):
+        load(tiny_model, ModelSettings(path=str(tiny_model), device="cpu", quantize_vision=True))
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
 def test_a_quantized_model_answers(tiny_model: Path, quantization: str) -> None:
     assert len(one_answer(tiny_model, quantization=quantization)) == 6
 

@@ -8,7 +8,6 @@ the tower, the trunk and the head one by one. Source of the rules: transformers 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,19 @@ import torch
 from numpy.typing import NDArray
 from transformers.cache_utils import Cache
 
+from serve_app.checkpoint import image_processor_settings
 from serve_app.contracts import Picture, Prompt, Sampling
 from serve_app.engine.attention import SLOT_ATTENTION
+from serve_app.engine.quantization import Quantization
 from serve_app.engine.slots import CacheShape
-from serve_app.errors import EngineFailed
+from serve_app.engine.text import Vocabulary
+from serve_app.errors import EngineFailed, InvalidRequest
 
 
 class Glm4v:
-    """The family's adapter over a loaded model."""
+    """The family's adapter over a loaded model; `Family` says what its methods do."""
+
+    position_axes = 3  # time, height, width
 
     def __init__(self, model: Any, folder: Path, dtype: torch.dtype, device: torch.device) -> None:
         self.model = model
@@ -49,12 +53,32 @@ class Glm4v:
         self._patch: int = vision.patch_size
         self._temporal: int = vision.temporal_patch_size
         self._merge: int = vision.spatial_merge_size
-        processor = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
+        processor = image_processor_settings(folder)
         self._mean = torch.tensor(processor["image_mean"], device=device)
         self._std = torch.tensor(processor["image_std"], device=device)
 
+    @classmethod
+    def load(
+        cls, folder: Path, config: dict[str, Any], dtype: torch.dtype, device: torch.device, quantization: Quantization
+    ) -> Glm4v:
+        """Read a folder of `transformers`' layout, whole or quantized; `InvalidRequest` says what is wrong with it."""
+        if config.get("quantization_config") is not None and quantization.kind != "none":
+            raise InvalidRequest(
+                "the checkpoint is quantized already; leave model.quantization at none", param="model.quantization"
+            )
+        kept_whole = quantization.kept_whole("lm_head", "model.visual")
+        return cls(
+            _read(folder, dtype, device, quantization.for_transformers(dtype, kept_whole)), folder, dtype, device
+        )
+
+    @staticmethod
+    def vocabulary(folder: Path, size: int) -> Vocabulary:
+        """The bytes of the tokens of the folder's own tokenizer."""
+        from transformers import AutoTokenizer
+
+        return Vocabulary.of(AutoTokenizer.from_pretrained(folder, local_files_only=True), size)
+
     def encode(self, picture: Picture) -> torch.Tensor:
-        """Image features (tokens, hidden) of a picture."""
         height, width = picture.pixels.shape[:2]
         grid = torch.tensor([[1, height // self._patch, width // self._patch]], device=self.device)
         pixels = torch.tensor(picture.pixels, device=self.device)  # a copy: what came through Ray is read-only
@@ -76,17 +100,14 @@ class Glm4v:
         flat = blocks.reshape(rows * columns * merge * merge, channels, 1, patch * patch)
         return flat.expand(-1, -1, self._temporal, -1).reshape(flat.shape[0], -1)
 
-    def image_places(self, token_ids: NDArray[np.int32]) -> NDArray[np.bool_]:
-        """Which prompt tokens (tokens,) stand for image features."""
-        return np.equal(token_ids, self._image_token_id)
+    def image_places(self, prompt: Prompt) -> NDArray[np.bool_]:
+        return np.equal(prompt.token_ids, self._image_token_id)
 
     def positions(self, prompt: Prompt) -> tuple[NDArray[np.int64], int]:
-        """Positions (3, tokens) on the time, height and width axes, and the delta of generated tokens.
-
-        Text advances all axes by one; a picture starts where the text stands, counts its rows and
+        """Text advances all axes by one; a picture starts where the text stands, counts its rows and
         columns on two axes, and the text goes on after its longer side.
         """
-        places = self.image_places(prompt.token_ids)
+        places = self.image_places(prompt)
         if int(places.sum()) != prompt.image_tokens:
             raise EngineFailed(
                 f"the prompt holds {int(places.sum())} image tokens for pictures of {prompt.image_tokens} tokens"
@@ -108,7 +129,6 @@ class Glm4v:
         return positions, following + tail - len(places)
 
     def probe(self) -> Prompt:
-        """A small question with a grey picture, answered once before the replica is ready."""
         side = 4 * self._patch * self._merge
         picture = Picture(np.full((side, side, 3), 128, dtype=np.uint8), "probe", 16, (side, side))
         text = max(self.stop_ids, default=0)
@@ -116,20 +136,17 @@ class Glm4v:
         return Prompt("probe", token_ids, (picture,), Sampling(max_tokens=3, temperature=0.0), deadline_s=600.0)
 
     def embed(self, token_ids: torch.Tensor) -> torch.Tensor:
-        """Word embeddings (rows, tokens, hidden) of ids (rows, tokens)."""
         return self.model.model.language_model.embed_tokens(token_ids)  # type: ignore[no-any-return]
 
     def trunk(
         self, embeddings: torch.Tensor, positions: torch.Tensor, cache: Cache, mask: torch.Tensor | None
     ) -> torch.Tensor:
-        """Hidden states (rows, tokens, hidden); positions (3, rows, tokens)."""
         output = self.model.model.language_model(
             inputs_embeds=embeddings, position_ids=positions, past_key_values=cache, use_cache=True, slot_mask=mask
         )
         return output.last_hidden_state  # type: ignore[no-any-return]
 
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Logits (rows, vocab) of hidden states (rows, hidden)."""
         return self.model.lm_head(hidden)  # type: ignore[no-any-return]
 
 
@@ -147,6 +164,31 @@ def multiply_instead_of_convolving(convolution: torch.nn.Conv2d | torch.nn.Conv3
         return product.view(*product.shape, *(1,) * (weight.ndim - 2))
 
     convolution.forward = forward  # type: ignore[method-assign, assignment]
+
+
+def _read(folder: Path, dtype: torch.dtype, device: torch.device, quantization_config: Any) -> Any:
+    from transformers import AutoModelForImageTextToText
+
+    # Not even None may be passed for a checkpoint that is quantized already: it would hide the stored config.
+    quantizing = {} if quantization_config is None else {"quantization_config": quantization_config}
+    try:
+        model, report = AutoModelForImageTextToText.from_pretrained(
+            folder,
+            dtype=dtype,
+            device_map={"": device},
+            **quantizing,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InvalidRequest(f"{folder.name} could not be loaded: {error}", param="model.path") from error
+    for kind, what in (("missing_keys", "lacks"), ("mismatched_keys", "has another shape for")):
+        if keys := sorted(str(key) for key in report[kind]):
+            raise InvalidRequest(
+                f"{folder.name} {what} {len(keys)} weights, {keys[0]} first: is it complete and of one revision?",
+                param="model.path",
+            )
+    return model.eval()
 
 
 def _picture_starts(places: NDArray[np.bool_], pictures: tuple[Picture, ...]) -> list[int]:

@@ -1,0 +1,84 @@
+"""What the JSON Schema of a tool says of its arguments: which JSON types each value may have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+Types: TypeAlias = frozenset[str] | None  # names of JSON types; None: the schema does not say
+
+_BY_CLASS: dict[type, str] = {
+    type(None): "null",
+    bool: "boolean",
+    int: "integer",
+    float: "number",
+    str: "string",
+    list: "array",
+    dict: "object",
+}
+
+
+def argument_types(parameters: Mapping[str, Any]) -> dict[str, Types]:
+    """The types of each argument that the schema of an arguments object names."""
+    owner = resolve(parameters, parameters)
+    properties = owner.get("properties") if isinstance(owner, Mapping) else None
+    if not isinstance(properties, Mapping):
+        return {}
+    resolved: dict[str, Types] = {}  # by reference: every definition is looked at once, and cycles end
+    return {key: _types(schema, parameters, resolved) for key, schema in properties.items()}
+
+
+def json_type(value: Any) -> str:
+    """The JSON type of a parsed value; a whole number is an integer."""
+    return _BY_CLASS[type(value)]
+
+
+def resolve(schema: Any, root: Mapping[str, Any]) -> Any:
+    """What stands behind a chain of local references (`#/…`, RFC 6901); the last one that leads nowhere stays."""
+    seen: set[str] = set()
+    while isinstance(schema, Mapping) and set(schema) == {"$ref"}:
+        reference = schema["$ref"]
+        if not isinstance(reference, str) or not reference.startswith("#") or reference in seen:
+            break
+        seen.add(reference)
+        target: Any = root
+        for step in reference[1:].split("/")[1:]:
+            step = step.replace("~1", "/").replace("~0", "~")
+            if not isinstance(target, Mapping) or step not in target:
+                return schema
+            target = target[step]
+        schema = target
+    return schema
+
+
+def _types(schema: Any, root: Mapping[str, Any], resolved: dict[str, Types]) -> Types:
+    if schema is False:
+        return frozenset()
+    if not isinstance(schema, Mapping):
+        return None
+    limits: list[Types] = []
+    if isinstance(reference := schema.get("$ref"), str):
+        if reference not in resolved:
+            resolved[reference] = None
+            target = resolve({"$ref": reference}, root)
+            if target != {"$ref": reference}:
+                resolved[reference] = _types(target, root, resolved)
+        limits.append(resolved[reference])
+    if isinstance(declared := schema.get("type"), (str, list)):
+        limits.append(frozenset([declared] if isinstance(declared, str) else map(str, declared)))
+    if isinstance(values := schema.get("enum"), list):
+        limits.append(frozenset(map(json_type, values)))
+    if "const" in schema:
+        limits.append(frozenset([json_type(schema["const"])]))
+    for key in ("anyOf", "oneOf"):
+        if isinstance(choices := schema.get(key), list):
+            limits.append(_union([_types(choice, root, resolved) for choice in choices]))
+    if isinstance(parts := schema.get("allOf"), list):
+        limits.extend(_types(part, root, resolved) for part in parts)
+    known = [limit | {"integer"} if "number" in limit else limit for limit in limits if limit is not None]
+    return frozenset.intersection(*known) if known else None
+
+
+def _union(types: list[Types]) -> Types:
+    known = [some for some in types if some is not None]
+    return frozenset().union(*known) if len(known) == len(types) else None

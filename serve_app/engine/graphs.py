@@ -1,0 +1,83 @@
+"""CUDA graphs of the decode step: one launch for a thousand kernels, by batch and length bucket.
+
+At batch 1 a decode step of a 9B model is about a thousand small kernels; launching them one by one takes
+longer than running them. A graph replays them with one launch. Its shapes are fixed, so there is one for
+each pair of a row bucket and a length bucket, captured before the first request; all share one memory
+pool, since only one runs at a time. Capture follows torch.cuda.graph's own rules: a warm-up on a side
+stream first, static inputs, and outputs that live until the next replay.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+Step = Callable[[torch.Tensor, int], torch.Tensor]  # inputs (3, rows) and length to logits (rows, vocab)
+
+
+class DecodeGraphs:
+    """Runs a decode step by replaying the smallest captured graph that holds it."""
+
+    def __init__(self, step: Step, slots: int, context_tokens: int, idle: int, device: torch.device) -> None:
+        """Capture all buckets; `idle` is the cache index that rows without a sequence write to."""
+        self._idle = idle
+        self.rows = row_buckets(slots)
+        self.lengths = length_buckets(context_tokens)
+        self._graphs: dict[tuple[int, int], tuple[torch.cuda.CUDAGraph, torch.Tensor, torch.Tensor]] = {}
+        pool = torch.cuda.graph_pool_handle()
+        # The largest first: the others then find their memory in the pool.
+        for rows in reversed(self.rows):
+            for length in reversed(self.lengths):
+                inputs = torch.zeros((3, rows), dtype=torch.int64, device=device)
+                inputs[1] = idle
+                self._graphs[rows, length] = (*_capture(step, inputs, length, pool), inputs)
+
+    def replay(self, steps: NDArray[np.int64], length: int) -> torch.Tensor:
+        """Logits (rows of the bucket, vocab) for steps (3, rows): token id, cache index, position.
+
+        The result is overwritten by the next replay of any graph.
+        """
+        rows = steps.shape[1]
+        bucket = self.rows[bisect.bisect_left(self.rows, rows)], self.lengths[bisect.bisect_left(self.lengths, length)]
+        graph, logits, inputs = self._graphs[bucket]
+        padded = np.zeros((3, bucket[0]), dtype=np.int64)
+        padded[1] = self._idle
+        padded[:, :rows] = steps
+        inputs.copy_(torch.from_numpy(padded).pin_memory(), non_blocking=True)
+        graph.replay()
+        return logits
+
+
+def row_buckets(slots: int) -> list[int]:
+    """1, 2, 4, then steps of an eighth of the power of two below: padding costs at most a quarter."""
+    buckets = [1, 2, 4]
+    while buckets[-1] < slots:
+        buckets.append(buckets[-1] + max(4, 2 ** (buckets[-1].bit_length() - 2)))
+    return sorted({min(bucket, slots) for bucket in buckets})
+
+
+def length_buckets(context_tokens: int) -> list[int]:
+    """256, 512, then powers of two and the middles between them, up to the whole context."""
+    buckets = [256, 512]
+    while buckets[-1] < context_tokens:
+        buckets += [buckets[-1] * 3 // 2, buckets[-1] * 2]
+    return sorted({min(bucket, context_tokens) for bucket in buckets})
+
+
+def _capture(
+    step: Step, inputs: torch.Tensor, length: int, pool: tuple[int, int]
+) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        step(inputs, length)  # what is made on first use (workspaces, handles) must not be made in the graph
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    # Other threads may ask the driver for its free memory meanwhile.
+    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+        logits = step(inputs, length)
+    return graph, logits

@@ -1,0 +1,117 @@
+"""Weights in 4 or 8 bits, by bitsandbytes: what is quantized, how, and one tensor at a time."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import nn
+
+from serve_app.errors import InvalidRequest
+from serve_app.settings import ModelSettings
+
+if TYPE_CHECKING:
+    from transformers import BitsAndBytesConfig
+
+log = logging.getLogger("glm.engine")
+
+_BLOCK = 64  # weights with one scale
+_DOUBLE_QUANTIZATION = True  # the scales too: 4.13 bits a weight instead of 4.5
+
+
+@dataclass(frozen=True, slots=True)
+class Quantization:
+    """How the weights are held on the device.
+
+    The head is always whole, for it decides every token; so is the vision tower, which decides every
+    picture, unless `vision` says otherwise. Embeddings, norms and convolutions are never quantized.
+    """
+
+    kind: Literal["none", "nf4", "int8"] = "none"
+    vision: bool = False
+
+    @classmethod
+    def of(cls, settings: ModelSettings) -> Quantization:
+        """What the settings ask for; `InvalidRequest` where they contradict each other."""
+        if settings.quantize_vision and settings.quantization == "none":
+            raise InvalidRequest(
+                "model.quantize_vision needs model.quantization to be nf4 or int8", param="model.quantize_vision"
+            )
+        return cls(settings.quantization, settings.quantize_vision)
+
+    def kept_whole(self, head: str, tower: str) -> list[str]:
+        """Names of the modules whose products stay as they are."""
+        return [head] if self.vision else [head, tower]
+
+    def for_transformers(self, dtype: torch.dtype, kept_whole: list[str]) -> BitsAndBytesConfig | None:
+        """The same for `from_pretrained`; None where nothing is quantized."""
+        if self.kind == "none":
+            return None
+
+        from transformers import BitsAndBytesConfig  # imported late: pulls in bitsandbytes
+
+        # Naming any module replaces the library's own default, so the head has to be among them.
+        if self.kind == "nf4":
+            return BitsAndBytesConfig(
+                load_in_4bit=True,
+                bnb_4bit_quant_type="nf4",
+                bnb_4bit_use_double_quant=_DOUBLE_QUANTIZATION,
+                bnb_4bit_compute_dtype=dtype,  # the library's default is float32, which halves the speed
+                llm_int8_skip_modules=kept_whole,
+            )
+        silence_cast_warnings()
+        # Threshold 0: the outlier path looks at all rows together, so one request would change another's numbers.
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0, llm_int8_skip_modules=kept_whole)
+
+    def replace_linears(self, network: nn.Module, dtype: torch.dtype, kept_whole: list[str]) -> None:
+        """Put bitsandbytes' layers in the place of the linear layers of a network on the meta device."""
+        if self.kind == "none":
+            return
+        if self.kind == "int8":
+            silence_cast_warnings()
+        for name, linear in list(network.named_modules()):
+            kept = any(name == whole or name.startswith(f"{whole}.") for whole in kept_whole)
+            if type(linear) is not nn.Linear or kept:
+                continue
+            if self.kind == "nf4" and (linear.in_features % _BLOCK or linear.out_features % 32):
+                log.warning("%s stays whole: NF4 kernels for CPUs take no %s", name, linear)
+                continue
+            network.set_submodule(name, self._emptied(linear, dtype))
+
+    def _emptied(self, linear: nn.Linear, dtype: torch.dtype) -> nn.Module:
+        """bitsandbytes' layer of the same sizes, still without weights."""
+        import bitsandbytes  # imported late: it looks for a GPU
+
+        sizes = linear.in_features, linear.out_features, linear.bias is not None
+        if self.kind == "int8":
+            layer: nn.Module = bitsandbytes.nn.Linear8bitLt(*sizes, has_fp16_weights=False, device="meta")
+        else:
+            layer = bitsandbytes.nn.Linear4bit(
+                *sizes, compute_dtype=dtype, compress_statistics=_DOUBLE_QUANTIZATION, quant_type="nf4", device="meta"
+            )
+        return layer
+
+
+def materialize(parameter: nn.Parameter, values: torch.Tensor, device: torch.device) -> nn.Parameter:
+    """`values` (on the CPU, in their final type) on `device`, quantized if `parameter` is of such a layer.
+
+    No other tensor need be whole on the device meanwhile.
+    """
+    if type(parameter) is nn.Parameter:
+        return nn.Parameter(values.to(device, copy=True), requires_grad=False)
+    # bitsandbytes' own classes keep their options as attributes, and quantize on the way to a device.
+    quantizing: Any = type(parameter)(values, requires_grad=False, **vars(parameter))
+    return quantizing.to(device)  # type: ignore[no-any-return]
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Parameters of a network; 4-bit weights are packed two to a byte and remember their shape."""
+    states = ((parameter, getattr(parameter, "quant_state", None)) for parameter in network.parameters())
+    return sum(parameter.numel() if state is None else state.shape.numel() for parameter, state in states)
+
+
+def silence_cast_warnings() -> None:
+    """Keep bitsandbytes from flooding the log: it warns of bfloat16 inputs at each product of each step."""
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
