@@ -1,14 +1,18 @@
-"""The `glm-serve` command: `up` starts the service here, `ask` puts a question to one."""
+"""The `glm-serve` command: `up` starts the service here, `doctor` looks ahead, `ask` puts a question."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from serve_app import __version__
+
+if TYPE_CHECKING:
+    from serve_app.settings import Settings
 
 # Nothing heavy is imported up here: `--help` and `ask` should answer at once.
 
@@ -16,6 +20,7 @@ DESCRIPTION = """\
 Questions about pictures, answered by GLM vision models.
 
   glm-serve up                                   start the service here, with the small demo model
+  glm-serve doctor                               look at machine and model, and say what keeps it from starting
   glm-serve ask label.png "What is the number?"  ask the running service about a picture
 """
 
@@ -25,6 +30,16 @@ Start the service on this machine and keep it in the foreground; Ctrl-C stops it
 Without options it serves the small model that comes with the package, on http://127.0.0.1:8000,
 for this machine only. Every setting can also be given in the environment (GLM_ENGINE__MAX_SLOTS=32);
 docs/settings.md lists them. Options win over the environment.
+"""
+
+DOCTOR_DESCRIPTION = """\
+Look at everything that `glm-serve up` needs, say what is fine, what is wrong and what to do about it.
+
+  glm-serve doctor                                       this machine, with the demo model
+  glm-serve doctor --model DIR --quantization nf4        and whether a model is whole and fits
+
+It takes the options and the environment of `up`, changes nothing and downloads nothing. The exit status
+is 0 if the service can start, warnings or not, and 1 if it can't.
 """
 
 ASK_DESCRIPTION = """\
@@ -70,10 +85,19 @@ def _parser() -> argparse.ArgumentParser:
         help="start the service here and keep it in the foreground",
         description=UP_DESCRIPTION,
     )
-    for flag, setting, metavar, what in UP_OPTIONS:
-        up.add_argument(flag, dest=setting, metavar=metavar, help=what)
+    _add_settings(up)
     up.add_argument("--json-logs", action="store_true", help="write log records to the terminal as JSON lines")
     up.set_defaults(run=_up)
+
+    doctor = _command(
+        commands.add_parser,
+        "doctor",
+        help="look at machine and model, say what to do",
+        description=DOCTOR_DESCRIPTION,
+    )
+    _add_settings(doctor)
+    doctor.add_argument("--json", action="store_true", help="write one JSON object instead of lines")
+    doctor.set_defaults(run=_doctor)
 
     ask = _command(commands.add_parser, "ask", help="ask a running service about pictures", description=ASK_DESCRIPTION)
     ask.add_argument("pictures", nargs="*", metavar="PICTURE", help="image file, or its http(s) address")
@@ -89,32 +113,66 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_settings(command: argparse.ArgumentParser) -> None:
+    for flag, setting, metavar, what in UP_OPTIONS:
+        command.add_argument(flag, dest=setting, metavar=metavar, help=what)
+    command.add_argument(
+        "--quantize-vision",
+        dest="model.quantize_vision",
+        action="store_const",
+        const="true",
+        help="quantize the vision tower too (default: it stays whole)",
+    )
+
+
 def _command(create: Any, *names: str, **words: Any) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = create(*names, formatter_class=argparse.RawDescriptionHelpFormatter, **words)
     return parser
 
 
 def _up(options: argparse.Namespace) -> int:
+    from serve_app.standalone import up
+
+    settings = _settings(options)
+    if settings is None:
+        return 2
+    with os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1) as console:
+        return up(settings, lambda line: print(line, file=console), json_logs=options.json_logs)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from serve_app.doctor.examination import examine
+    from serve_app.doctor.report import show
+
+    settings = _settings(options)
+    if settings is None:
+        return 2
+    report = examine(settings)
+    if options.json:
+        print(json.dumps(report.as_object(), indent=2))
+    else:
+        show(report, sys.stdout)
+    return 0 if report.can_serve else 1
+
+
+def _settings(options: argparse.Namespace) -> Settings | None:
+    """The options that name a setting, over the environment; None if one is wrong, which is then told."""
     from pydantic import ValidationError
 
     from serve_app.settings import Settings
-    from serve_app.standalone import up
 
     given: dict[str, dict[str, str]] = {}
-    for _, setting, _, _ in UP_OPTIONS:
-        value = getattr(options, setting)
-        if value is not None:
-            section, _, field = setting.partition(".")
+    for setting, value in vars(options).items():
+        section, dot, field = setting.partition(".")
+        if dot and value is not None:
             given.setdefault(section, {})[field] = value
     try:
-        settings = Settings.model_validate(given)
+        return Settings.model_validate(given)
     except ValidationError as error:
         for problem in error.errors():
             setting = ".".join(str(step) for step in problem["loc"])
             print(f"glm-serve: {setting} = {problem['input']!r}: {problem['msg']}", file=sys.stderr)
-        return 2
-    with os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1) as console:
-        return up(settings, lambda line: print(line, file=console), json_logs=options.json_logs)
+        return None
 
 
 def _ask(options: argparse.Namespace) -> int:

@@ -1,14 +1,17 @@
-"""The `glm-serve` command line: help, options as settings, quick to start."""
+"""The `glm-serve` command line: help, options as settings, quick to start; `doctor` tells and answers by its status."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from serve_app import __version__, cli
 from serve_app.settings import Settings
+from tests.test_standalone import free_ports
 
 HEAVY = {"ray", "torch", "transformers", "fastapi", "pydantic", "httpx", "PIL", "numpy"}
 
@@ -19,6 +22,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]):
     assert end.value.code == 0
     shown = capsys.readouterr().out
     assert "glm-serve up" in shown
+    assert "glm-serve doctor" in shown
     assert "glm-serve ask" in shown
 
 
@@ -63,3 +67,39 @@ def test_a_wrong_variable_is_told_by_its_name(monkeypatch: pytest.MonkeyPatch, c
     monkeypatch.setenv("GLM_ENGINE__MAX_SLTS", "4")
     assert cli.main(["up"]) == 2
     assert "engine.max_slts" in capsys.readouterr().err
+
+
+def doctor(*options: str) -> int:
+    ports = {name: str(section["port"]) for name, section in free_ports().items()}
+    return cli.main(
+        ["doctor", "--port", ports["http"], "--metrics-port", ports["metrics"], "--device", "cpu", *options]
+    )
+
+
+def test_the_doctor_finds_that_the_demo_model_can_be_served(capsys: pytest.CaptureFixture[str]):
+    assert doctor() == 0
+    told = capsys.readouterr().out
+    assert "\nSoftware\n  ✓ Python" in told
+    assert told.splitlines()[-1].startswith("✓ Can serve glm-vision-demo")
+    assert "Traceback" not in told
+
+
+def test_the_doctor_says_what_is_wrong_and_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert doctor("--model", str(tmp_path)) == 1
+    told = capsys.readouterr().out
+    assert f"the model folder {tmp_path} has no config.json" in " ".join(told.split())
+    assert told.splitlines()[-1].startswith("✗ Can't serve: 1 problem")
+
+
+def test_the_doctors_object_is_json(capsys: pytest.CaptureFixture[str]):
+    assert doctor("--json", "--quantization", "nf4", "--quantize-vision", "--slots", "2", "--context", "512") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["can_serve"] is True
+    assert told["problems"] == 0
+    assert (told["plan"]["quantization"], told["plan"]["slots"], told["plan"]["context_tokens"]) == ("nf4", 2, 512)
+    assert {check["status"] for check in told["checks"]} <= {"ok", "warning"}
+
+
+def test_the_doctor_refuses_a_wrong_setting_as_up_does(capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["doctor", "--slots", "none"]) == 2
+    assert "engine.max_slots = 'none'" in capsys.readouterr().err

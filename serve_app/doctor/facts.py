@@ -1,0 +1,250 @@
+"""What the machine has, as it says itself: asked once, frozen, and not judged here."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import resource
+import shutil
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, metadata, requires, version
+from importlib.util import find_spec
+from pathlib import Path
+
+import psutil
+from packaging.requirements import Requirement
+
+from serve_app.settings import Settings
+
+_DISTRIBUTION = "glm-vision-serve"
+_KERNEL_DRIVER = Path("/proc/driver/nvidia/version")  # seen in a container too, even in one without the GPU
+_SHARED_MEMORY = Path("/dev/shm")
+_CGROUP = Path("/sys/fs/cgroup")
+_TEMPORARY = Path("/tmp")  # where `up` keeps its run's files, see serve_app/standalone.py
+_ANSWER_S = 20.0  # nvidia-smi takes seconds where no process keeps the driver awake
+_IMPORT_S = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """A distribution that this one needs."""
+
+    requirement: Requirement
+    version: str | None  # None: not installed
+
+
+@dataclass(frozen=True, slots=True)
+class Software:
+    """Python and the packages; `needs_python` and `packages` come from our own installed metadata."""
+
+    python: str
+    needs_python: str | None  # None: this distribution is not installed, so there is nothing to compare with
+    packages: tuple[Package, ...]
+    torchvision: str | None  # its version; None: not installed
+    torchvision_error: str = ""  # what importing it said
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A process that holds memory of the GPU."""
+
+    pid: int
+    name: str
+    held_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Driver:
+    """The NVIDIA driver as nvidia-smi tells it, or else the kernel."""
+
+    version: str | None = None  # None: there is no driver
+    gpus: tuple[str, ...] = ()  # names of the cards
+    holders: tuple[Holder, ...] = ()
+    hangs: bool = False  # nvidia-smi gave no answer
+
+
+@dataclass(frozen=True, slots=True)
+class Torch:
+    """The first GPU as torch sees it."""
+
+    version: str
+    cuda: str | None  # CUDA version it is built for; None: built without
+    architectures: tuple[str, ...] = ()  # sm_90: machine code; compute_90: code that the driver translates
+    gpus: int = 0
+    name: str = ""
+    capability: tuple[int, int] = (0, 0)
+    free_bytes: int = 0
+    total_bytes: int = 0
+    error: str = ""  # why it sees none
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """A port that `up` will listen on."""
+
+    host: str
+    number: int
+    setting: str
+    flag: str
+    error: str = ""  # why it can't be had; empty: it is free
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """Everything that is neither GPU nor package."""
+
+    cores: int
+    ram_bytes: int
+    ram_free_bytes: int
+    shared_memory_bytes: int | None  # free; None: there is no /dev/shm
+    temporary_bytes: int  # free
+    temporary_share: float  # of the file system in use
+    open_files: int  # that Ray can raise the limit to
+    ports: tuple[Port, ...]
+
+
+def look_at_software() -> Software:
+    """Versions from the installed metadata; torchvision, if installed, by importing it in a process of its own."""
+    needs_python, packages = None, []
+    try:
+        requirements = [Requirement(line) for line in requires(_DISTRIBUTION) or ()]
+        needs_python = metadata(_DISTRIBUTION)["Requires-Python"]
+    except PackageNotFoundError:
+        requirements = []
+    for requirement in requirements:
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            packages.append(Package(requirement, _version(requirement.name)))
+    torchvision = _version("torchvision") if find_spec("torchvision") else None
+    error = import_error("torchvision") if torchvision else ""
+    return Software(platform.python_version(), needs_python, tuple(packages), torchvision, error)
+
+
+def look_at_driver() -> Driver:
+    """Ask nvidia-smi; a card in trouble makes it hang, so it is not waited for without end."""
+    found = re.search(r"\d{3,}\.\d+(\.\d+)?", _KERNEL_DRIVER.read_text()) if _KERNEL_DRIVER.is_file() else None
+    in_kernel = found.group() if found else None
+    try:
+        cards = _nvidia_smi("gpu=driver_version,name")
+        processes = _nvidia_smi("compute-apps=pid,process_name,used_memory")
+    except subprocess.TimeoutExpired:
+        return Driver(in_kernel, hangs=True)
+    except (OSError, subprocess.CalledProcessError):  # not installed, or not given to this container
+        return Driver(in_kernel)
+    holders = [
+        Holder(int(pid), Path(name).name, int(mib) * 2**20)
+        for pid, name, mib in processes
+        if mib.isdigit() and int(pid) != os.getpid()
+    ]
+    names = tuple(name for _, name in cards)
+    return Driver(cards[0][0] if cards else in_kernel, names, tuple(holders))
+
+
+def look_at_torch(driver: Driver) -> Torch:
+    """Ask torch; raises ImportError (or whatever torch raises) where it can't be imported."""
+    import torch
+
+    built = torch.__version__, torch.version.cuda
+    if driver.hangs:  # so would CUDA
+        return Torch(*built, error="the driver does not answer")
+    try:
+        torch.cuda.init()
+        free, total = torch.cuda.mem_get_info()
+        return Torch(
+            *built,
+            tuple(torch.cuda.get_arch_list()),
+            torch.cuda.device_count(),
+            torch.cuda.get_device_name(),
+            torch.cuda.get_device_capability(),
+            free,
+            total,
+        )
+    except Exception as error:  # of many classes, AssertionError for a torch without CUDA
+        return Torch(*built, error=(str(error).splitlines() or [type(error).__name__])[0])
+
+
+def look_at_host(settings: Settings) -> Host:
+    """Memory, files and ports as they are now."""
+    ram_bytes, ram_free_bytes = container_memory() or _machine_memory()
+    temporary = shutil.disk_usage(_TEMPORARY)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    ports = (
+        (settings.http.host, settings.http.port, "http.port", "--port"),
+        ("127.0.0.1", settings.metrics.port, "metrics.port", "--metrics-port"),
+    )
+    return Host(
+        cores=len(os.sched_getaffinity(0)),
+        ram_bytes=ram_bytes,
+        ram_free_bytes=ram_free_bytes,
+        shared_memory_bytes=shutil.disk_usage(_SHARED_MEMORY).free if _SHARED_MEMORY.is_dir() else None,
+        temporary_bytes=temporary.free,
+        temporary_share=temporary.used / temporary.total,
+        open_files=sys.maxsize if hard == resource.RLIM_INFINITY else hard,
+        ports=tuple(Port(*port, error=_bind_error(*port[:2])) for port in ports),
+    )
+
+
+def container_memory(cgroup: Path = _CGROUP) -> tuple[int, int] | None:
+    """Limit and what is free of it, in bytes, where a container has less memory than the machine.
+
+    Cached files count as free, as they do in the machine's own figure. First the files of cgroup v2, then of v1.
+    """
+    total, free = _machine_memory()
+    for limit, current, statistics, cached in (
+        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
+    ):
+        try:
+            allowed = int((cgroup / limit).read_text())
+            used = int((cgroup / current).read_text())
+            lines = dict(line.split() for line in (cgroup / statistics).read_text().splitlines())
+        except (OSError, ValueError):  # "max": no limit
+            continue
+        if allowed < total:
+            return allowed, min(free, allowed - used + int(lines.get(cached, 0)))
+    return None
+
+
+def _machine_memory() -> tuple[int, int]:
+    memory = psutil.virtual_memory()
+    return memory.total, memory.available
+
+
+def import_error(module: str) -> str:
+    """The last words of importing `module` in a fresh process; empty if it can be imported."""
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-c", f"import {module}"], capture_output=True, text=True, timeout=_IMPORT_S
+        )
+    except subprocess.TimeoutExpired:
+        return f"the import took more than {_IMPORT_S:g} s"
+    if ended.returncode == 0:
+        return ""
+    return (ended.stderr.strip().splitlines() or [f"the process ended with status {ended.returncode}"])[-1]
+
+
+def _nvidia_smi(query: str) -> list[list[str]]:
+    command = ["nvidia-smi", f"--query-{query}", "--format=csv,noheader,nounits"]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=_ANSWER_S, check=True).stdout
+    return [[cell.strip() for cell in line.split(",")] for line in answer.splitlines() if line.strip()]
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
+def _bind_error(host: str, port: int) -> str:
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""

@@ -1,0 +1,64 @@
+"""The machine around the GPU: memory, shared memory, open files, ports, room on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from serve_app.doctor.facts import Host, Port
+from serve_app.doctor.report import Finding, ok, problem, sized, warning
+
+OBJECT_STORE_BYTES = 2**30  # what `up` gives Ray; tests hold it to serve_app.standalone's
+_RAY_BYTES = 3 * 2**30  # Ray's processes and the three stages without a model
+_OPEN_FILES = 4096  # Ray warns below
+_FULL = 0.95  # of a file system; above, Ray refuses to write objects to it
+
+
+def check_host(host: Host) -> Iterator[Finding]:
+    """What Ray and the stages need whatever the model is."""
+    free = f"{host.cores} CPU cores, {sized(host.ram_free_bytes)} of {sized(host.ram_bytes)} RAM free"
+    if host.ram_free_bytes < _RAY_BYTES:
+        yield warning(
+            "CPU and RAM", free, f"Ray and the service's own processes take about {sized(_RAY_BYTES)}: free some."
+        )
+    else:
+        yield ok("CPU and RAM", free)
+    if host.shared_memory_bytes is not None:
+        yield _shared_memory(host.shared_memory_bytes)
+    if host.temporary_share > _FULL:
+        yield warning(
+            "temporary files",
+            f"/tmp is {host.temporary_share:.0%} full, {sized(host.temporary_bytes)} are left",
+            f"Ray keeps its logs there and stores no more objects above {_FULL:.0%}: make room.",
+        )
+    if host.open_files < _OPEN_FILES:
+        yield warning(
+            "open files",
+            f"at most {host.open_files:,}; every connection takes one",
+            "Raise the hard limit: ulimit -Hn 65536, or LimitNOFILE= of the systemd unit.",
+        )
+    else:
+        yield ok("open files", "unlimited" if host.open_files > 2**40 else f"up to {host.open_files:,}")
+    for port in host.ports:
+        yield _port(port)
+
+
+def _shared_memory(free_bytes: int) -> Finding:
+    seen = f"/dev/shm has {sized(free_bytes)} free"
+    if free_bytes < OBJECT_STORE_BYTES:
+        return warning(
+            "shared memory",
+            f"{seen}; Ray's object store of {sized(OBJECT_STORE_BYTES)} goes to disk, which is slow",
+            "In Docker start with --shm-size=2g; in Kubernetes mount an emptyDir with medium: Memory at /dev/shm.",
+        )
+    return ok("shared memory", seen)
+
+
+def _port(port: Port) -> Finding:
+    name = f"port {port.number}"
+    if port.error:
+        return problem(
+            name,
+            f"can't listen on {port.host}:{port.number} ({port.error})",
+            f"Stop what uses it (this service itself, perhaps), or choose another with {port.flag} ({port.setting}).",
+        )
+    return ok(name, f"free on {port.host}")

@@ -1,0 +1,204 @@
+"""What the doctor found, and how it is shown: grouped lines for people, one object for programs."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any, TextIO
+
+from serve_app.errors import ServiceError
+
+_SIGNS = {"ok": "✓", "warning": "!", "problem": "✗", "remedy": "→"}
+_PLAIN_SIGNS = {"ok": "+", "warning": "!", "problem": "x", "remedy": ">"}  # for terminals that are not Unicode
+_COLOURS = {"ok": "\033[32m", "warning": "\033[33m", "problem": "\033[31m"}
+_NO_COLOUR = "\033[0m"
+_WIDTH = 120  # where there is no terminal
+_LEAST_WIDTH = 40  # of what stands beside the names
+
+
+class Status(StrEnum):
+    """How bad it is; only a problem keeps the service from starting."""
+
+    OK = "ok"
+    WARNING = "warning"
+    PROBLEM = "problem"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One check: a sentence on what was seen and, unless all is well, one on what to do."""
+
+    name: str
+    status: Status
+    seen: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Checks that belong together."""
+
+    title: str
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How the model would be served; bytes are of the memory that the model lives in."""
+
+    device: str
+    dtype: str
+    quantization: str
+    slots: int
+    context_tokens: int
+    weight_bytes: int
+    cache_bytes: int  # keys and values of all slots
+    other_bytes: int  # picture cache, and on a GPU the workspace
+    free_bytes: int
+
+    @property
+    def needed_bytes(self) -> int:
+        return self.weight_bytes + self.cache_bytes + self.other_bytes
+
+    @property
+    def fits(self) -> bool:
+        return self.needed_bytes <= self.free_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All findings, and what follows from them."""
+
+    version: str
+    model: str
+    source: str
+    groups: tuple[Group, ...]
+    plan: Plan | None  # None: what it depends on could not be found out
+
+    @property
+    def can_serve(self) -> bool:
+        return not self.count(Status.PROBLEM)
+
+    def count(self, status: Status) -> int:
+        return sum(finding.status == status for group in self.groups for finding in group.findings)
+
+    @property
+    def verdict(self) -> str:
+        problems, warnings = self.count(Status.PROBLEM), self.count(Status.WARNING)
+        if problems:
+            return f"Can't serve: {_counted(problems, 'problem')}{_also(warnings)}."
+        if self.plan is None:
+            return f"Can serve, as far as can be seen without the model's files{_also(warnings)}."
+        how = f"{self.plan.dtype} on {self.plan.device}"
+        if self.plan.quantization != "none":
+            how = f"{self.plan.quantization}, {how}"
+        slots = f"{_counted(self.plan.slots, 'slot')} of {self.plan.context_tokens} tokens"
+        return f"Can serve {self.model}: {how}, with {slots}{_also(warnings)}."
+
+    def as_object(self) -> dict[str, Any]:
+        """The whole report as JSON types."""
+        plan = self.plan and {**asdict(self.plan), "needed_bytes": self.plan.needed_bytes, "fits": self.plan.fits}
+        return {
+            "version": self.version,
+            "model": self.model,
+            "source": self.source,
+            "can_serve": self.can_serve,
+            "verdict": self.verdict,
+            "problems": self.count(Status.PROBLEM),
+            "warnings": self.count(Status.WARNING),
+            "plan": plan,
+            "checks": [
+                {"group": group.title, **asdict(finding)} for group in self.groups for finding in group.findings
+            ],
+        }
+
+
+class CheckEnded(Exception):
+    """What was found leaves the rest of a check without a subject."""
+
+    def __init__(self, finding: Finding) -> None:
+        super().__init__(finding.seen)
+        self.finding = finding
+
+
+def ok(name: str, seen: str) -> Finding:
+    return Finding(name, Status.OK, seen)
+
+
+def warning(name: str, seen: str, remedy: str) -> Finding:
+    return Finding(name, Status.WARNING, seen, remedy)
+
+
+def problem(name: str, seen: str, remedy: str) -> Finding:
+    return Finding(name, Status.PROBLEM, seen, remedy)
+
+
+def guarded(name: str, check: Callable[[], Iterable[Finding]]) -> list[Finding]:
+    """The check's findings; its own failure is one more, after those that it made before."""
+    findings: list[Finding] = []
+    try:
+        findings.extend(check())
+    except CheckEnded as ended:
+        findings.append(ended.finding)
+    except ServiceError as error:  # the sentence that `up` would end with
+        findings.append(problem(name, str(error), "`glm-serve up` would end with this sentence: mend what it names."))
+    except Exception as error:
+        what = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        findings.append(
+            problem(name, f"could not be examined: {what}", "If nothing on this machine explains it, please report it.")
+        )
+    return findings
+
+
+def sized(count: int) -> str:
+    """Bytes as people say them."""
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
+
+
+def show(report: Report, stream: TextIO) -> None:
+    """Write the report as aligned lines; in colour if `stream` is a terminal."""
+    signs = _SIGNS if _can_write(stream, "".join(_SIGNS.values())) else _PLAIN_SIGNS
+    coloured = stream.isatty()
+    width = shutil.get_terminal_size((_WIDTH, 24)).columns if coloured else _WIDTH
+    names = max(len(finding.name) for group in report.groups for finding in group.findings)
+    indent = " " * (names + 6)
+
+    def sign(status: Status) -> str:
+        return f"{_COLOURS[status]}{signs[status]}{_NO_COLOUR}" if coloured else signs[status]
+
+    def wrapped(text: str) -> list[str]:
+        room = max(width - len(indent) - 2, _LEAST_WIDTH)
+        return textwrap.wrap(text, room, break_long_words=False, break_on_hyphens=False)
+
+    lines = [f"glm-serve {report.version} doctor: {report.model}"]
+    for group in report.groups:
+        lines += ["", group.title]
+        for finding in group.findings:
+            first, *more = wrapped(finding.seen)
+            lines.append(f"  {sign(finding.status)} {finding.name:<{names}}  {first}")
+            lines += [f"{indent}{line}" for line in more]
+            for index, line in enumerate(wrapped(finding.remedy)):
+                lines.append(f"{indent}{'  ' if index else signs['remedy'] + ' '}{line}")
+    lines += ["", f"{sign(Status.OK if report.can_serve else Status.PROBLEM)} {report.verdict}"]
+    text = "\n".join(lines) + "\n"
+    encoding = stream.encoding or "utf-8"  # a path may hold what the terminal can't show
+    stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+
+
+def _can_write(stream: TextIO, text: str) -> bool:
+    try:
+        text.encode(stream.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _also(warnings: int) -> str:
+    return f" ({_counted(warnings, 'warning')})" if warnings else ""
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
