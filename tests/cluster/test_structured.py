@@ -1,0 +1,141 @@
+"""Answers held to a form, through the whole service at temperature 1: they always parse and validate."""
+
+import asyncio
+import json
+from typing import Any
+
+import httpx
+import jsonschema
+import pytest
+
+from tests.cluster.questions import chat_body, questions
+from tests.cluster.test_streams import streamed
+
+pytestmark = pytest.mark.cluster
+
+ANSWERS = 200  # half of them streamed
+AT_ONCE = 16
+LABEL = {
+    "type": "object",
+    "properties": {
+        "waybill": {"type": "string", "pattern": "^[A-Z]{2}[0-9]{12}$"},
+        "recipient": {"type": "string", "maxLength": 12},
+        "weight_kg": {"type": "number", "minimum": 0, "maximum": 100},
+        "fragile": {"type": "boolean"},
+    },
+    "required": ["waybill", "recipient", "weight_kg", "fragile"],
+    "additionalProperties": False,
+}
+BOARD = {
+    "type": "object",
+    "properties": {
+        "verdict": {"enum": ["合格", "不合格", "复检"]},
+        "defects": {
+            "type": "array",
+            "maxItems": 3,
+            "items": {"$ref": "#/$defs/defect"},
+        },
+    },
+    "required": ["verdict", "defects"],
+    "additionalProperties": False,
+    "$defs": {
+        "defect": {
+            "type": "object",
+            "properties": {
+                "part": {"type": "string", "pattern": "^[A-Z][0-9]{1,3}$"},
+                "kind": {"enum": ["missing", "shifted", "short"]},
+                "box": {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 1000},
+                        "minItems": 4, "maxItems": 4},
+            },
+            "required": ["part", "kind", "box"],
+            "additionalProperties": False,
+        }
+    },
+}  # fmt: skip
+PAPER = {
+    "type": "object",
+    "properties": {
+        "title": {"anyOf": [{"type": "string", "maxLength": 10}, {"type": "null"}]},
+        "total": {"type": "integer", "minimum": 0, "maximum": 99999},
+        "lines": {"type": "array", "items": {"type": "string", "maxLength": 8}, "minItems": 1, "maxItems": 2},
+    },
+    "required": ["title", "total", "lines"],
+    "additionalProperties": False,
+}
+SCHEMAS = {"labels": LABEL, "boards": BOARD, "documents": PAPER}
+
+
+def bodies() -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    asked = questions(per_job=10)
+    made = []
+    for number in range(ANSWERS):
+        question = asked[number % len(asked)]
+        schema = SCHEMAS[question["job"]]
+        form = {"type": "json_schema", "json_schema": {"name": question["job"], "schema": schema, "strict": True}}
+        made.append((chat_body(question, temperature=1, seed=number, max_tokens=400, response_format=form), schema))
+    return made
+
+
+async def test_200_of_200_answers_held_to_a_schema_validate_streamed_and_whole(base_url: str) -> None:
+    door = asyncio.Semaphore(AT_ONCE)
+
+    async def answer(client: httpx.AsyncClient, number: int, body: dict[str, Any]) -> tuple[str, str]:
+        async with door:
+            if number % 2:
+                pieces, _, reason = await streamed(client, body)
+                return "".join(pieces), reason
+            reply = (await client.post("/v1/chat/completions", json=body)).raise_for_status().json()
+            return reply["choices"][0]["message"]["content"], reply["choices"][0]["finish_reason"]
+
+    asked = bodies()
+    async with httpx.AsyncClient(base_url=base_url, timeout=300) as client:
+        answers = await asyncio.gather(*(answer(client, number, body) for number, (body, _) in enumerate(asked)))
+    for (text, reason), (_, schema) in zip(answers, asked, strict=True):
+        assert reason == "stop", text
+        jsonschema.validate(json.loads(text), schema)
+    assert len(set(text for text, _ in answers)) > ANSWERS // 3  # temperature 1 does draw
+
+
+async def test_a_schema_does_not_spoil_an_answer_that_fits_it(base_url: str) -> None:
+    """The demo model reads the number although it never saw JSON in training."""
+    labels = [question for question in questions(per_job=40) if question["kind"] == "tracking"]
+    assert labels
+    async with httpx.AsyncClient(base_url=base_url, timeout=300) as client:
+        for question in labels[:4]:
+            pattern = chat_body(question, structured_outputs={"regex": "[A-Z]{2}[0-9]{6,14}"})
+            reply = (await client.post("/v1/chat/completions", json=pattern)).raise_for_status().json()
+            assert reply["choices"][0]["message"]["content"] == question["answer"]
+
+
+async def test_a_choice_is_one_of_its_options(base_url: str) -> None:
+    options = ["合格", "不合格", "复检"]
+    async with httpx.AsyncClient(base_url=base_url, timeout=300) as client:
+        for number, question in enumerate(questions(per_job=3)):
+            body = chat_body(question, temperature=1.5, seed=number, structured_outputs={"choice": options})
+            reply = (await client.post("/v1/chat/completions", json=body)).raise_for_status().json()
+            assert reply["choices"][0]["message"]["content"] in options
+
+
+async def test_a_required_tool_is_called_with_arguments_that_fit(base_url: str) -> None:
+    parameters = {
+        "type": "object",
+        "properties": {
+            "waybill": {"type": "string", "maxLength": 20},
+            "urgent": {"type": "boolean"},
+            "floor": {"type": "integer", "minimum": 0, "maximum": 99},
+        },
+        "required": ["waybill", "urgent", "floor"],
+        "additionalProperties": False,
+    }
+    tool = {"type": "function", "function": {"name": "track", "description": "查询物流", "parameters": parameters}}
+    async with httpx.AsyncClient(base_url=base_url, timeout=300) as client:
+        for number, question in enumerate(questions(per_job=4)):
+            body = chat_body(
+                question, temperature=1, seed=number, max_tokens=200, tools=[tool], tool_choice="required"
+            )
+            reply = (await client.post("/v1/chat/completions", json=body)).raise_for_status().json()
+            choice = reply["choices"][0]
+            assert choice["finish_reason"] == "tool_calls"
+            for call in choice["message"]["tool_calls"]:
+                assert call["function"]["name"] == "track"
+                jsonschema.validate(json.loads(call["function"]["arguments"]), parameters)
