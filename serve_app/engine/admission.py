@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.contracts import Prompt
+from serve_app.engine.endings import Ending, EndingTable
 from serve_app.engine.grammar import is_constrained
 from serve_app.engine.logprobs import MAX_TOP
 from serve_app.engine.marks import Mark, Marks
@@ -43,6 +44,7 @@ class Admission:
         self._context_tokens = context_tokens
         self._positions = positions
         self._end_of_thinking = self._end_thinking_ids()
+        self._endings = EndingTable(vocabulary, vocab_size)
         self.grammars = Grammars(vocabulary, stop_ids, vocab_size)
 
     def matcher(self, prompt: Prompt) -> LLMatcher | None:
@@ -55,17 +57,23 @@ class Admission:
     def sequence(self, prompt: Prompt, sink: Sink, arrived: float, matcher: LLMatcher | None = None) -> Sequence:
         """A new sequence; raises InvalidRequest, naming the field, for what this model can't do."""
         self._check(prompt)
+        try:
+            reply = Reply(self._vocabulary, prompt)
+        except RecursionError as error:  # in a tool's schema
+            raise InvalidRequest("the parameters of a tool are nested too deeply", "tools") from error
         positions, delta = self._positions(prompt)
+        matcher = matcher or self.matcher(prompt)
         return Sequence(
             prompt=prompt,
             sink=sink,
-            reply=Reply(self._vocabulary, prompt),
+            reply=reply,
             seed=secrets.randbits(63) if prompt.sampling.seed is None else prompt.sampling.seed,
             arrived=arrived,
             positions=positions,
             position_delta=delta,
             stop_ids=self._stop_ids,
-            matcher=matcher or self.matcher(prompt),
+            matcher=matcher,
+            ending=Ending(self._endings) if matcher is not None else None,
             end_of_thinking=self._end_of_thinking,
         )
 

@@ -67,7 +67,7 @@ class _Grammar:
 
     def __init__(self, marks_are_tokens: bool) -> None:
         self._marks_are_tokens = marks_are_tokens
-        self._lines = ["TEXT: " + _ANYTHING, r"NEWLINES: /\n{1,2}/"]
+        self._lines = ["TEXT: " + _ANYTHING, r"NEWLINES: /\n/"]
         self._values_bytes = 0
 
     def written(self, start: str) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from llguidance import LLExecutor, LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
+from llguidance import LLExecutor, LLMatcher, LLTokenizer, TokenizerWrapper
 from llguidance.numpy import fill_next_token_bitmask, fill_next_token_bitmask_par
 from numpy.typing import NDArray
 
@@ -23,15 +23,13 @@ from serve_app.engine.grammar import grammar_of
 from serve_app.engine.marks import Mark, Marks
 from serve_app.engine.sequence import Sequence
 from serve_app.engine.text import Vocabulary
-from serve_app.engine.trial import STEP_LIMITS, Tokens, Trial
+from serve_app.engine.trial import Tokens, Trial, limits
 from serve_app.errors import EngineFailed, InvalidRequest
 
 log = logging.getLogger("glm.engine")
 
 _KEPT_GRAMMARS = 64
 _PATIENCE_S = 0.5e-3
-
-_LIMITS = LLParserLimits(verbose_errors=False, **STEP_LIMITS)
 
 
 class Grammars:
@@ -75,7 +73,7 @@ class Grammars:
             raise EngineFailed(f"{param} could not be prepared") from error
         if flaw:
             raise InvalidRequest(f"{param} can't be kept to: {reason(flaw)}", param)
-        matcher = LLMatcher(self.tokenizer(), grammar, log_level=0, limits=_LIMITS)
+        matcher = LLMatcher(self.tokenizer(), grammar, log_level=0, limits=limits())
         matcher.compute_bitmask()  # what is too large for a step shows here, before anyone waits for it
         if matcher.is_error():
             raise InvalidRequest(f"{param} can't be kept to: {reason(matcher.get_error())}", param)

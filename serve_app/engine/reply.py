@@ -276,5 +276,5 @@ def reasoning_is_open(prompt: Prompt, vocabulary: Vocabulary) -> bool:
 
 def _last(token_ids: NDArray[np.int32], token_id: int | None) -> int:
     """Index of the last occurrence, -1 if there is none."""
-    places = np.flatnonzero(token_ids == token_id) if token_id is not None else ()
-    return int(places[-1]) if len(places) else -1
+    places = [] if token_id is None else np.flatnonzero(token_ids == token_id).tolist()
+    return places[-1] if places else -1

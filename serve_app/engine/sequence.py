@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from serve_app.contracts import Event, FinishReason, Prompt, TokenLogprob, Usage
 from serve_app.engine.deltas import Piece, append
+from serve_app.engine.endings import Ending
 from serve_app.engine.reply import Reply
 from serve_app.errors import EngineFailed, ServiceError
 
@@ -39,6 +40,7 @@ class Sequence:
     position_delta: int  # position of a generated token = its index in the cache + delta
     stop_ids: frozenset[int] = frozenset()
     matcher: LLMatcher | None = None  # of a constrained answer: which tokens may come next
+    ending: Ending | None = None  # of a constrained answer: brings it to its end within its tokens
     end_of_thinking: tuple[int, ...] = ()  # token ids that end reasoning once its budget is used up
     slot: int = -1
     prefilled: int = 0
@@ -99,12 +101,16 @@ class Sequence:
 
         Raises EngineFailed if the token breaks the answer's constraint, which a mask should have prevented.
         """
-        self.generated.append(token_id)
         if token_id in self.stop_ids and not self.prompt.sampling.ignore_eos:
+            self.generated.append(token_id)
             return self._ended()
+        if self.matcher is not None:
+            token_id, logprob = self._hold(self.matcher, token_id, logprob)
+        self.generated.append(token_id)
         self._add(self.reply.push(token_id, logprob))
-        if self.matcher is not None and not self.matcher.consume_token(token_id):
-            raise EngineFailed("the answer's constraint could not be followed to its end")
+        if self.ending is not None and self.ending.written:
+            self._add(self.reply.end())
+            return "length"
         if self.reply.stopped or (self.matcher is not None and self.matcher.is_stopped()):
             return self._ended()
         if len(self.generated) >= self.max_tokens:
@@ -113,6 +119,15 @@ class Sequence:
         self._follow_what_is_decided(token_id)
         self._mind_the_budget()
         return None
+
+    def _hold(self, matcher: LLMatcher, token_id: int, logprob: TokenLogprob | None) -> tuple[int, TokenLogprob | None]:
+        """The token that keeps the answer within its form and its length: the drawn one, mostly."""
+        if self.ending is not None:
+            drawn, token_id = token_id, self.ending.take(matcher, token_id, self.max_tokens - len(self.generated))
+            logprob = logprob if token_id == drawn else None
+        if not matcher.consume_token(token_id):
+            raise EngineFailed("the answer's constraint could not be followed to its end")
+        return token_id, logprob
 
     def _ended(self) -> FinishReason:
         self._add(self.reply.end())

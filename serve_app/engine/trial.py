@@ -1,7 +1,7 @@
-"""Grammars tried in a process of their own: some take llguidance exponential time, and nothing can interrupt it.
+"""Grammars tried in a process of their own, because some never end and nothing can interrupt llguidance.
 
-Sixteen patterns that one string has to match (`allOf`) already cost ten seconds, forty never end. Run as
-a script, this file reads grammars from its standard input, compiles each within limits of CPU time and
+Sixteen patterns that one string has to match (`allOf`) take it ten seconds, and each one more doubles that.
+Run as a script, this file reads grammars from its standard input, compiles each within limits of CPU time and
 memory, and says what is wrong with it; one that exceeds them ends the process, and the next gets another.
 """
 
@@ -14,17 +14,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llguidance import LLParserLimits
 
 CPU_SECONDS = 1.0
 _MEMORY_BYTES = 2 * 2**30
-
-
-# A hostile pattern may cost this much in a step, and everyone in the batch waits for it: about 4 ms.
-STEP_LIMITS = {
-    "step_lexer_fuel": 50_000,
-    "step_max_items": 20_000,
-    "max_lexer_states": 20_000,  # 1 to 2 kB each, for every row
-}
 
 
 class Trial:
@@ -61,6 +57,18 @@ class Trial:
             child.communicate()  # the end of its input is its end
 
 
+def limits() -> LLParserLimits:
+    """What a grammar may cost in a step, as everyone in the batch waits for it: about 4 ms."""
+    from llguidance import LLParserLimits
+
+    return LLParserLimits(
+        step_lexer_fuel=50_000,
+        step_max_items=20_000,
+        max_lexer_states=20_000,  # 1 to 2 kB each, for every row
+        verbose_errors=False,
+    )
+
+
 class Tokens:
     """What llguidance's `TokenizerWrapper` reads of a tokenizer."""
 
@@ -84,17 +92,16 @@ def _start(special: list[str]) -> subprocess.Popen[str]:
 def main() -> None:
     """Answer each line of standard input, a grammar, with a line, its flaw; both as JSON."""
     sys.path[:] = json.loads(sys.argv[1])
-    from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
+    from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
     special = [name.encode() for name in json.loads(sys.argv[2])]
     tokens = [*(bytes([index]) for index in range(256)), *special, b"<end>"]
     tokenizer = LLTokenizer(TokenizerWrapper(Tokens(tokens, list(range(256, len(tokens))), len(tokens) - 1)))
-    limits = LLParserLimits(verbose_errors=False, **STEP_LIMITS)
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     for line in sys.stdin:
         # Its signal is left to its default, which ends the process wherever it is.
         signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
-        matcher = LLMatcher(tokenizer, json.loads(line), log_level=0, limits=limits)
+        matcher = LLMatcher(tokenizer, json.loads(line), log_level=0, limits=limits())
         matcher.compute_bitmask()  # the first step often costs most
         signal.setitimer(signal.ITIMER_PROF, 0)
         sys.stdout.write(json.dumps(matcher.get_error()) + "\n")

@@ -90,9 +90,11 @@ async def test_200_of_200_answers_held_to_a_schema_validate_streamed_and_whole(b
     asked = bodies()
     async with httpx.AsyncClient(base_url=base_url, timeout=300) as client:
         answers = await asyncio.gather(*(answer(client, number, body) for number, (body, _) in enumerate(asked)))
-    for (text, reason), (_, schema) in zip(answers, asked, strict=True):
-        assert reason == "stop", text
+    for (text, _), (_, schema) in zip(answers, asked, strict=True):
         jsonschema.validate(json.loads(text), schema)
+    # Those that the model would not have ended within its tokens were brought to an end, and say so.
+    assert {reason for _, reason in answers} <= {"stop", "length"}
+    assert [reason for _, reason in answers].count("stop") > ANSWERS * 0.9
     assert len(set(text for text, _ in answers)) > ANSWERS // 3  # temperature 1 does draw
 
 

@@ -220,6 +220,15 @@ def test_what_the_model_can_not_do_is_refused_by_name_and_others_go_on(
     assert b.loop.slots_used() == 0
 
 
+def test_a_tool_whose_schema_nests_without_end_is_refused() -> None:
+    schema: dict[str, Any] = {}
+    for _ in range(5000):
+        schema = {"anyOf": [schema]}
+    deep = Tool("deep", {"type": "function", "function": {"name": "deep", "parameters": {"properties": {"a": schema}}}})
+    with pytest.raises(InvalidRequest, match="nested too deeply"):
+        scripted().ask("bad", prompt={"tools": ToolUse((deep,))})
+
+
 # -- anything
 
 

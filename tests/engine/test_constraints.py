@@ -364,3 +364,34 @@ def test_a_constraint_that_grows_too_complex_fails_alone() -> None:
     assert "constraint" in error.message
     assert isinstance(b.terminals("good")[0], Finished)
     assert b.loop.slots_used() == 0
+
+
+def test_a_model_without_end_tokens_ends_with_its_constraint() -> None:
+    b = Bench(RandomModel(BYTES, frozenset()))
+    b.ask("a", max_tokens=50, temperature=1.0, seed=1, prompt={"constraint": Constraint("regex", "[0-9]{3}")})
+    b.run()
+    assert re.fullmatch("[0-9]{3}", b.text("a"))
+    assert b.finished("a").usage.completion_tokens == 3
+
+
+def test_reasoning_marked_by_text_is_free_too() -> None:
+    model = ScriptedModel()
+    model.stop_ids = CountingModel.stop_ids
+    model.scripts = {"a": [*b"<think>a < b </think>7"], "b": [*b"<think>why</thi"], "c": [*b"7"]}
+    b = Bench(model)
+    for name in model.scripts:
+        constraint = Constraint("choice", '["7"]')
+        b.ask(name, max_tokens=30, prompt={"constraint": constraint, "thinking": Thinking(True)})
+    b.run()
+    assert [(b.reasoning(name), b.text(name)) for name in "ac"] == [("a < b", "7"), ("", "7")]
+    assert b.finished("b").reason == "length"
+
+
+def test_padding_of_the_head_is_never_drawn_in_a_constraint() -> None:
+    b = Bench(RandomModel(MARKED), vocabulary=MARKED)
+    b.ask("a", max_tokens=200, temperature=5.0, seed=1, prompt={"constraint": Constraint("regex", "(?s:.*)")})
+    sequence = b.loop._notes[0]
+    b.run()
+    assert not isinstance(sequence, str)
+    drawn = set(sequence.generated) - ScriptedModel.stop_ids
+    assert all(MARKED.token_bytes[token_id] for token_id in drawn)
