@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,9 +69,7 @@ def length_buckets(context_tokens: int) -> list[int]:
     return sorted({min(bucket, context_tokens) for bucket in buckets})
 
 
-def _capture(
-    step: Step, inputs: torch.Tensor, length: int, pool: tuple[int, int]
-) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
+def _capture(step: Step, inputs: torch.Tensor, length: int, pool: Any) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):

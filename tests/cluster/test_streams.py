@@ -15,7 +15,46 @@ pytestmark = pytest.mark.cluster
 PROMPTS = 500
 WITH_PICTURE = 60  # of them; the others are text, which is ten times quicker here
 AT_ONCE = 16
-WORDS = ["图片里", "面单", "运单号", "收件人", "电话", "红灯", "板子", "焊点", "短路", "合同", "总金额", "第三行", "是什么", "多少", "吗", "？", "。", "😀", "label", "number", "what", "where", "is", "the", "colour", "of", "LED", "U7", "R12", "total", "invoice", "2026", "<|user|>", "{}", "\\n", "```", "é", "ñ"]
+WORDS = [
+    "图片里",
+    "面单",
+    "运单号",
+    "收件人",
+    "电话",
+    "红灯",
+    "板子",
+    "焊点",
+    "短路",
+    "合同",
+    "总金额",
+    "第三行",
+    "是什么",
+    "多少",
+    "吗",
+    "？",
+    "。",
+    "😀",
+    "label",
+    "number",
+    "what",
+    "where",
+    "is",
+    "the",
+    "colour",
+    "of",
+    "LED",
+    "U7",
+    "R12",
+    "total",
+    "invoice",
+    "2026",
+    "<|user|>",
+    "{}",
+    "\\n",
+    "```",
+    "é",
+    "ñ",
+]
 
 
 def random_bodies(seed: int) -> list[dict[str, Any]]:

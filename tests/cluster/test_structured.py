@@ -132,9 +132,7 @@ async def test_a_required_tool_is_called_with_arguments_that_fit(base_url: str) 
     tool = {"type": "function", "function": {"name": "track", "description": "查询物流", "parameters": parameters}}
     async with httpx.AsyncClient(base_url=base_url, timeout=300) as client:
         for number, question in enumerate(questions(per_job=4)):
-            body = chat_body(
-                question, temperature=1, seed=number, max_tokens=200, tools=[tool], tool_choice="required"
-            )
+            body = chat_body(question, temperature=1, seed=number, max_tokens=200, tools=[tool], tool_choice="required")
             reply = (await client.post("/v1/chat/completions", json=body)).raise_for_status().json()
             choice = reply["choices"][0]
             assert choice["finish_reason"] == "tool_calls"
