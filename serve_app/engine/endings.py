@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _FARTHEST = 256  # tokens: longer endings are not looked for, and none is looked for earlier
 _CLOSE = 64  # within so many tokens more than the ending takes, every token is checked
+_FIRST = 2048  # the best tokens, among which the next one nearly always is
 _LONGEST_TOKEN = 1 << 10
 _NEVER = np.iinfo(np.int64).max
 
@@ -77,10 +78,10 @@ class EndingTable:
             b"" if token_id in marks.of_id else token
             for token_id, token in enumerate(vocabulary.token_bytes[:vocab_size])
         ]
-        self._costs = tuple(self._cost(kinds, vocab_size) for kinds in (_OUTSIDE_STRINGS, _IN_STRINGS))
+        self._order = tuple(self._sorted(kinds, vocab_size) for kinds in (_OUTSIDE_STRINGS, _IN_STRINGS))
 
-    def _cost(self, kinds: tuple[tuple[bytes, bool], ...], vocab_size: int) -> NDArray[np.int64]:
-        """(vocab,): what comes first has the least."""
+    def _sorted(self, kinds: tuple[tuple[bytes, bool], ...], vocab_size: int) -> NDArray[np.int64]:
+        """Token ids, best first."""
         patterns = [(re.compile(pattern, re.DOTALL), longest) for pattern, longest in kinds]
         costs = np.full(vocab_size, _NEVER, dtype=np.int64)
         for token_id, token in enumerate(self._token_bytes):
@@ -91,7 +92,8 @@ class EndingTable:
                 costs[token_id] = rank * 2 * _LONGEST_TOKEN + (-len(token) if longest else len(token))
         costs[self._begins] = (len(kinds) + 2) * 2 * _LONGEST_TOKEN
         costs[self._ends] = 0
-        return costs
+        order = costs.argsort(kind="stable")
+        return order[: int((costs < _NEVER).sum())]
 
     def text(self, token_id: int) -> bytes:
         """The bytes of a token; none for marks, end tokens and padding."""
@@ -102,15 +104,20 @@ class EndingTable:
         matcher, scanner = matcher.deep_copy(), replace(scanner)
         way: list[int] = []
         while not matcher.is_accepting():
-            bits = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
-            costs = self._costs[scanner.in_string]
-            allowed = np.unpackbits(bits, bitorder="little")[: len(costs)].astype(np.bool_)
-            token_id = int(np.where(allowed, costs, _NEVER).argmin())
-            if len(way) == most or not allowed[token_id] or not matcher.consume_token(token_id):
+            token_id = self._best(matcher.compute_bitmask(), scanner.in_string)
+            if token_id is None or len(way) == most or not matcher.consume_token(token_id):
                 return None
             scanner.read(self.text(token_id))
             way.append(token_id)
         return way
+
+    def _best(self, mask: bytes, in_string: bool) -> int | None:
+        bits, order = np.frombuffer(mask, dtype=np.uint8), self._order[in_string]
+        for token_ids in (order[:_FIRST], order[_FIRST:]):
+            allowed = bits[token_ids >> 3] >> (token_ids & 7) & 1
+            if len(allowed) and allowed[best := int(allowed.argmax())]:
+                return int(token_ids[best])
+        return None
 
 
 class Ending:
@@ -119,8 +126,8 @@ class Ending:
     def __init__(self, table: EndingTable) -> None:
         self._table = table
         self._scanner = StringScanner()
-        self._takes = 0  # tokens of the ending last found
-        self._way: deque[int] = deque()
+        self._found: list[int] | None = []  # the ending last found; None: none was
+        self._way: deque[int] = deque()  # what is still to be written of it
         self.begun = False  # from now on the ending is written, whatever is drawn
 
     @property
@@ -141,7 +148,10 @@ class Ending:
         return token_id
 
     def _is_time(self, left: int) -> bool:
-        return left <= _FARTHEST and (left <= self._takes + _CLOSE or left % _CLOSE == 0)
+        if left > _FARTHEST:
+            return False
+        # None found is not none there: let the model go on, and look again later.
+        return left % _CLOSE == 0 or (self._found is not None and left <= len(self._found) + _CLOSE)
 
     def _fits(self, matcher: LLMatcher, drawn: int, left: int) -> bool:
         after = matcher.deep_copy()
@@ -149,9 +159,13 @@ class Ending:
             return True  # an error, which is not ours to tell
         scanner = replace(self._scanner)
         scanner.read(self._table.text(drawn))
-        way = self._table.shortest(after, scanner, _FARTHEST)
-        if way is None:  # none found is not none there: let the model go on, and look again later
-            self._takes = -_CLOSE
-            return True
-        self._takes = len(way)
-        return len(way) < left
+        known = self._found or []
+        # Mostly the ending stays as it was: a quotation mark and two brackets, however long the string grows.
+        ways = (way for way in (known[1:], known) if _ends(after, way))
+        self._found = next(ways, None) or self._table.shortest(after, scanner, _FARTHEST)
+        return self._found is None or len(self._found) < left
+
+
+def _ends(matcher: LLMatcher, way: list[int]) -> bool:
+    trial = matcher.deep_copy()
+    return trial.try_consume_tokens(way) == len(way) and trial.is_accepting()

@@ -120,6 +120,7 @@ def test_no_ending_is_begun_where_none_fits() -> None:
         st.text() | st.integers() | st.none(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
     )
 )
+@settings(deadline=None)
 def test_a_scanner_is_outside_of_strings_when_json_ends(value: Any) -> None:
     scanner = StringScanner()
     scanner.read(json.dumps(value).encode())
