@@ -54,7 +54,7 @@ bench: $(VENV)/.dev  ## the benchmarks, with their results in benchmarks/results
 	$(PYTHON) -m benchmarks.serve_load
 
 clean:  ## remove the environment and every cache
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .conformance
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(PYTHON):

@@ -2,8 +2,9 @@
 
 An answer is reasoning (if the model may reason), then a body: what the request's constraint says, calls
 of its tools, or text and calls. Marks stand in the grammar as special tokens, so no text can imitate them.
-JSON is compact: a weak model would otherwise fill its answer with white space. Source of the syntax:
-llguidance docs/syntax.md and docs/json_schema.md; of a call: the chat template of GLM-4.5V / 4.6V.
+JSON has at most one space after a comma or colon: a weak model would otherwise fill its answer with them.
+Source of the syntax: llguidance docs/syntax.md and docs/json_schema.md; of a call: the chat template of
+GLM-4.5V / 4.6V.
 """
 
 from __future__ import annotations
@@ -235,7 +236,13 @@ def _choices(pattern: str) -> list[str]:
 
 
 def _json(schema: dict[str, Any] | bool, lenient: bool = False) -> str:
-    options = {"whitespace_flexible": False, "lenient": lenient}
+    # One space, as Python and most models write it; more would let a weak model go on for ever.
+    options = {
+        "whitespace_flexible": False,
+        "item_separator": ", ?",
+        "key_separator": ": ?",
+        "lenient": lenient,
+    }
     if isinstance(schema, bool):
         return f"%json {json.dumps(schema)}" if not schema else _json({})
     return f"%json {json.dumps({**schema, 'x-guidance': options})}"

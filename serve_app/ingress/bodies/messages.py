@@ -119,6 +119,7 @@ class AssistantMessage(Wire):
     name: str | None = Field(None, description=IGNORED)
     annotations: list[Any] | None = Field(None, description=IGNORED)
     boxes: list[Any] | None = Field(None, description=IGNORED)
+    provider_specific_fields: dict[str, Any] | None = Field(None, description=IGNORED)  # LiteLLM sends it back
     audio: None = Field(None, description="Not supported.")
     function_call: None = Field(None, description="Not supported; use `tool_calls`.")
 

@@ -1,0 +1,84 @@
+"""The clients under test: where their scripts and environments are, and how a script is run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+
+from tests.conformance import environments
+
+SCRIPTS = Path(__file__).parent
+SCRIPT_LIMIT_S = 240
+
+Got: TypeAlias = Callable[[str, str], dict[str, Any]]  # client, check -> what the client got
+
+
+@dataclass(frozen=True)
+class Client:
+    """A script; Python's environment has the client's name, and so has Node's project."""
+
+    script: str
+
+    def command(self, name: str) -> list[str]:
+        """What runs the script in the client's environment, which is made first if it is not there."""
+        if self.script.endswith(".py"):
+            return [str(environments.python_environment(name) / "python"), str(SCRIPTS / self.script)]
+        project = environments.node_project(name)  # Node looks for packages beside the script
+        for file in ("harness.mjs", self.script):
+            shutil.copy(SCRIPTS / file, project)
+        return [str(environments.node()), str(project / self.script)]
+
+
+CLIENTS = {
+    "openai-3": Client("openai_python.py"),
+    "openai-2": Client("openai_python.py"),
+    "openai-node": Client("openai_node.mjs"),
+    "ai-sdk": Client("ai_sdk.mjs"),
+    "langchain": Client("langchain_client.py"),
+    "llama-index": Client("llama_index_client.py"),
+    "litellm": Client("litellm_client.py"),
+}
+OPENAIS = tuple(name for name in CLIENTS if name.startswith("openai"))
+
+
+def every(*names: str) -> pytest.MarkDecorator:
+    """The test is run for these clients; for all without names."""
+    assert set(names) <= set(CLIENTS)
+    return pytest.mark.parametrize("client", names or tuple(CLIENTS))
+
+
+def all_but(*names: str) -> pytest.MarkDecorator:
+    """The test is run for all clients but these, which can't do what it asks for."""
+    assert set(names) <= set(CLIENTS)
+    return pytest.mark.parametrize("client", [name for name in CLIENTS if name not in names])
+
+
+def run(name: str, task: dict[str, Any], folder: Path) -> dict[str, dict[str, Any]]:
+    """check -> what the client got, of all checks of its script that the task asks for.
+
+    Raises RuntimeError if the environment can't be made or the script does not come to its end.
+    """
+    no_price_list = {"LITELLM_LOCAL_MODEL_COST_MAP": "true"}  # LiteLLM would fetch one
+    try:
+        ended = subprocess.run(
+            CLIENTS[name].command(name),
+            input=json.dumps(task),
+            capture_output=True,
+            text=True,
+            timeout=SCRIPT_LIMIT_S,
+            cwd=folder,
+            env=environments.surroundings(PYTHONIOENCODING="utf-8", **no_price_list),
+        )
+    except subprocess.TimeoutExpired as error:
+        raise RuntimeError(f"{name} did not end within {SCRIPT_LIMIT_S} s; it said {error.stderr!r}") from error
+    if ended.returncode or not ended.stdout.strip():
+        raise RuntimeError(f"{name} ended with status {ended.returncode}:\n{ended.stderr[-4000:]}")
+    answers: dict[str, dict[str, Any]] = json.loads(ended.stdout.rstrip().splitlines()[-1])
+    return answers

@@ -1,0 +1,36 @@
+"""The service keeps to its own OpenAPI document, whatever schemathesis sends."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conformance.environments import python_environment, surroundings
+
+pytestmark = pytest.mark.conformance
+
+CHECKS = (
+    "not_a_server_error",
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_schema_conformance",
+    "unsupported_method",
+)
+EXAMPLES = 30  # of each route, in the fuzzing phase
+LIMIT_S = 300
+
+
+def test_no_request_that_schemathesis_thinks_of_breaks_the_document(base_url: str, tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [
+            str(python_environment("schemathesis") / "schemathesis"), "run", f"{base_url}/openapi.json",
+            "--checks", ",".join(CHECKS), "--phases", "examples,coverage,fuzzing,stateful",
+            "--max-examples", str(EXAMPLES), "--seed", "7", "--request-timeout", "60", "--workers", "4", "--no-color",
+        ],
+        cwd=tmp_path,
+        env=surroundings(),
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stdout[-6000:] + ended.stderr[-2000:]
