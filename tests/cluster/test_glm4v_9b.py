@@ -1,7 +1,6 @@
 """GLM-4V-9B in its original layout, small and random, through the whole service: picture in, text out."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx

@@ -4,7 +4,6 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import jsonschema
 import numpy as np
 import pytest
 
@@ -36,6 +35,8 @@ async def test_a_random_model_writes_json_that_fits_its_schema(tmp_path: Path) -
             held = replace(free, constraint=Constraint("json_schema", json.dumps(SCHEMA)))
             events = [event async for event in replica.generate(held)]
             assert isinstance(events[-1], Finished)
-            jsonschema.validate(json.loads("".join(e.text for e in events if isinstance(e, Delta))), SCHEMA)
+            said = json.loads("".join(event.text for event in events if isinstance(event, Delta)))
+            assert {key: type(value) for key, value in said.items() if key != "n"} == {"ok": bool, "part": str}
+            assert isinstance(said["n"], (int, float))
     finally:
         replica.close()
