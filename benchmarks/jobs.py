@@ -72,13 +72,16 @@ def questions(limit: int | None = None, folder: Path = EVALUATION) -> list[Quest
 
 def body(question: Question, model: str, folder: Path = EVALUATION) -> dict[str, Any]:
     """The request: picture before text, greedy."""
-    picture = base64.b64encode((folder / question.picture).read_bytes()).decode()
     content = [
-        {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{picture}"}},
+        {"type": "image_url", "image_url": {"url": data_url(folder / question.picture)}},
         {"type": "text", "text": question.question},
     ]
     messages = [{"role": "user", "content": content}]
     return {"model": model, "messages": messages, "temperature": 0, "max_tokens": _MAX_TOKENS}
+
+
+def data_url(picture: Path) -> str:
+    return f"data:image/jpeg;base64,{base64.b64encode(picture.read_bytes()).decode()}"
 
 
 async def served_model(client: httpx.AsyncClient) -> str:
@@ -94,16 +97,21 @@ async def served_model(client: httpx.AsyncClient) -> str:
 
 
 async def ask(client: httpx.AsyncClient, question: Question, model: str) -> Outcome:
+    message, seconds = await complete(client, body(question, model))
+    return Outcome(question, message["content"] or "", seconds)
+
+
+async def complete(client: httpx.AsyncClient, request: dict[str, Any]) -> tuple[dict[str, Any], float]:
+    """The message that answers a request, and the seconds that it took."""
     started = time.perf_counter()
     try:
-        response = await client.post("/v1/chat/completions", json=body(question, model))
+        response = await client.post("/v1/chat/completions", json=request)
         response.raise_for_status()
     except httpx.HTTPStatusError as problem:
         raise Unreachable(f"the endpoint refused a question: {problem.response.text[:300]}") from problem
     except httpx.HTTPError as problem:
         raise Unreachable(f"the endpoint went away ({problem or type(problem).__name__})") from problem
-    said = response.json()["choices"][0]["message"]["content"] or ""
-    return Outcome(question, said, time.perf_counter() - started)
+    return response.json()["choices"][0]["message"], time.perf_counter() - started
 
 
 async def ask_all(client: httpx.AsyncClient, asked: list[Question], model: str, concurrency: int) -> list[Outcome]:

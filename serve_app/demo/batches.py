@@ -1,7 +1,8 @@
 """Batches for training, drawn endlessly by worker processes: pictures of one size, rows of ids.
 
-A batch holds one job's scenes on one canvas, so that the vision tower sees a dense tensor. How hard
-the pictures are worn is read from a shared number that the training loop raises.
+A batch holds one job's scenes on one canvas, so that the vision tower sees a dense tensor, and talks of
+one sort, whose loss is a mean: how often a sort is drawn is its share of the loss. How hard the pictures
+are worn is read from a shared number that the training loop raises.
 """
 
 from collections.abc import Iterator
@@ -18,12 +19,13 @@ from torch.utils.data import IterableDataset, get_worker_info
 from transformers import PreTrainedTokenizerFast
 
 from serve_app.demo import fonts
+from serve_app.demo.abilities import point, think, use_tools
 from serve_app.demo.boards import draw_board
-from serve_app.demo.conversations import Conversation, Writer, choose_fact, converse, examine, positions
+from serve_app.demo.conversations import Conversation, Writer, converse, positions
 from serve_app.demo.documents import draw_document
 from serve_app.demo.labels import draw_label
 from serve_app.demo.panels import draw_panel
-from serve_app.demo.scenes import Glyph, Scene
+from serve_app.demo.scenes import Scene
 from serve_app.demo.wear import wear
 
 JOBS = ("labels", "boards", "documents")
@@ -38,6 +40,8 @@ _OTHER_SIZES = {  # a picture that the service scaled to its grid: these many ti
     "documents": ((14, 18), (15, 19), (15, 18), (16, 21), (17, 21)),
 }
 _SPOTS_A_PATCH = 2
+# How many of a hundred batches are talks of each sort; half of what is asked in the last two sorts is plain as well.
+SORTS = ((converse, 61), (think, 7), (point, 20), (use_tools, 12))
 
 
 def draw(job: str, rng: Random) -> Scene:
@@ -56,11 +60,11 @@ def worn_scene(job: str, seed: int, strength: float) -> Scene:
 
 
 def resize(scene: Scene, columns: int, rows: int) -> None:
-    """Scales the picture as the preprocessor would, glyphs with it."""
+    """Scales the picture as the preprocessor would, and what is known of places with it."""
     width, height = columns * 28, rows * 28
     across, down = width / scene.image.width, height / scene.image.height
     scene.image = scene.image.resize((width, height), Image.Resampling.BICUBIC)
-    scene.glyphs = [Glyph(g.character, g.x * across, g.y * down) for g in scene.glyphs]
+    scene.move((across, 0, 0), (0, down, 0))
 
 
 class Drawings(IterableDataset[Batch]):
@@ -92,12 +96,14 @@ class Drawings(IterableDataset[Batch]):
                 resize(drawn, *other)
             return drawn
 
+        talk = rng.choices([sort for sort, _ in SORTS], [share for _, share in SORTS])[0]
         scenes, conversations = [], []
         for row in range(self.rows):
             shown = [scene() for _ in range(_pictures_in(row, self.rows, other is not None))]
             scenes += shown
-            conversations.append(converse(writer, shown, rng, rng.randrange(4, 7)))
-        return collate(scenes, conversations, writer)
+            conversations.append(talk(writer, shown, rng, rng.randrange(4, 7)))
+        # what the log calls the loss on it: plain talks by their job, the others by what they are for
+        return collate(scenes, conversations, writer) | {"sort": self.job if talk is converse else talk.__name__}
 
 
 def _pictures_in(row: int, rows: int, rescaled: bool) -> int:
@@ -106,19 +112,8 @@ def _pictures_in(row: int, rows: int, rescaled: bool) -> int:
     return 2 if row < few else 0 if row < 2 * few else 1
 
 
-def validation_batch(job: str, rows: int, tokenizer: PreTrainedTokenizerFast, offset: int = 0) -> Batch:
-    """Single questions about fully worn pictures of the validation seeds."""
-    writer = Writer(tokenizer)
-    scenes, conversations = [], []
-    for row in range(rows):
-        seed = VALIDATION_SEEDS[0] + offset + row
-        scene, rng = worn_scene(job, seed, 1.0), Random(seed)
-        scenes.append(scene)
-        conversations.append(examine(writer, scene, choose_fact(scene, rng), rng.choice(("zh", "en")), rng))
-    return collate(scenes, conversations, writer)
-
-
 def collate(scenes: list[Scene], conversations: list[Conversation], writer: Writer) -> Batch:
+    """Pictures of one size and the conversations that show them, in their order, as tensors."""
     longest = -(-max(len(row.ids) for row in conversations) // 32) * 32
     ids = np.full((len(conversations), longest), writer.user_token, np.int64)
     places = np.zeros((3, len(conversations), longest), np.int64)

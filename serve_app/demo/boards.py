@@ -10,7 +10,7 @@ from random import Random
 from PIL import Image, ImageDraw, ImageFilter
 
 from serve_app.demo import vocabulary
-from serve_app.demo.scenes import Color, Fact, Page, Scene
+from serve_app.demo.scenes import Color, Fact, Glyph, Page, Scene
 
 SIDE = 392
 DEFECTS = {
@@ -20,6 +20,7 @@ DEFECTS = {
     "ball": ("锡珠", "solder ball"),
     "missing": ("漏焊", "missing solder"),
 }
+NO_DEFECT = ("没有缺陷", "no defect")
 MASKS: tuple[Color, ...] = ((20, 95, 50), (15, 70, 120), (35, 35, 40), (120, 25, 30), (10, 110, 80))
 _LARGE = 4  # joints are drawn this much larger, then shrunk, for smooth edges
 _VARIANTS = 6
@@ -50,16 +51,20 @@ def draw_board(rng: Random) -> Scene:
         _bridge(rng, page, left + pitch * (bad[1] + 0.5), top + pitch * (bad[0] + 0.5), pitch, size)
     if defect == "ball":
         _ball(rng, page, left + pitch * (bad[1] + 0.5), top + pitch * (bad[0] + 0.5), size)
+    if defect:
+        x, y = left + pitch * (bad[1] + 0.5), top + pitch * (bad[0] + 0.5)
+        reach = pitch if defect == "bridge" else 0.0  # a bridge takes in the neighbour
+        page.things.append(Glyph("joint", x + reach / 2, y, size + reach, size))
     facts = [*_facts(defect, bad[0] + 1, bad[1] + 1), Fact("board_number", number, number)]
     facts += [Fact("rows", str(rows), str(rows)), Fact("columns", str(columns), str(columns))]
-    return Scene("boards", page.image, facts, page.glyphs, page.lines)
+    return Scene("boards", page.image, facts, page.glyphs, page.lines, page.things)
 
 
 def _facts(defect: str | None, row: int, column: int) -> list[Fact]:
     if defect is None:
         return [
-            Fact("defect", "没有缺陷", "no defect"),
-            Fact("defect_kind", "没有缺陷", "no defect"),
+            Fact("defect", *NO_DEFECT),
+            Fact("defect_kind", *NO_DEFECT),
             Fact("defect_exists", "合格", "pass"),
         ]
     zh, en = DEFECTS[defect]

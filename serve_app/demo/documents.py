@@ -161,9 +161,11 @@ def _record_turned(page: Page, text: str, size: int, centre: tuple[float, float]
     face = page.face(text)
     at = -page.width_of(text, size) / 2
     turn = radians(angle)
+    across, down = cos(turn), abs(sin(turn))
     for character in text:
         step = fonts.advance(face, size, character)
         dx = at + step / 2
-        page.glyphs.append(Glyph(character, centre[0] + dx * cos(turn), centre[1] - dx * sin(turn)))
+        x, y = centre[0] + dx * across, centre[1] - dx * sin(turn)
+        page.glyphs.append(Glyph(character, x, y, step * across + size * down, step * down + size * across))
         at += step
     page.lines.append(text)

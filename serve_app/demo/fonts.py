@@ -55,7 +55,7 @@ def stand_in() -> Iterator[None]:
 
 
 def _forget() -> None:
-    for kept in (_path, font, advance):
+    for kept in (_path, font, advance, reach):
         kept.cache_clear()
 
 
@@ -81,6 +81,13 @@ def font(name: str, size: int) -> Font:
 def advance(name: str, size: int, character: str) -> float:
     """Width that one character takes; kept, since asking the font for every character is slow."""
     return font(name, size).getlength(character)
+
+
+@cache
+def reach(name: str, size: int, character: str) -> tuple[float, float]:
+    """How far one character's ink reaches from the base line to top and bottom; downwards is positive."""
+    box = font(name, size).getbbox(character, anchor="ls")
+    return box[1], box[3]
 
 
 def choose(rng: Random, text_is_han: bool) -> str:

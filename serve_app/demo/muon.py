@@ -32,7 +32,7 @@ class Muon:
             torch._foreach_add_(buffers, gradients)
             ahead = torch._foreach_add(gradients, buffers, alpha=self.momentum)
             stack = torch.stack(ahead).view(-1, high // parts, wide)
-            updates = _orthogonal(stack).view(-1, high, wide).float()
+            updates = _orthogonal(stack).reshape(-1, high, wide).float()
             scale = 0.2 * max(high // parts, wide) ** 0.5  # an update as large as AdamW's usual one
             torch._foreach_mul_(group, 1 - rate * decay)
             torch._foreach_add_(group, list(updates.unbind(0)), alpha=-rate * scale)

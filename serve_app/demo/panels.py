@@ -52,7 +52,7 @@ def draw_panel(rng: Random) -> Scene:
     facts.append(Fact("light_absent", f"图中没有{zh}灯", f"There is no {en} light", {"color": zh}, {"color": en}))
     if rng.random() < 0.6:
         page.draw.rounded_rectangle((5, 5, WIDTH - 6, HEIGHT - 6), 14, outline=ink, width=2)
-    return Scene("labels", page.image, facts, page.glyphs, page.lines)
+    return Scene("labels", page.image, facts, page.glyphs, page.lines, page.things)
 
 
 def _title(rng: Random, page: Page, ink: Color, chinese: bool) -> list[Fact]:
@@ -85,7 +85,9 @@ def _light(
     fill = (max(0, red + jitter), max(0, green + jitter), max(0, min(255, blue + jitter)))
     page.draw.ellipse((x, middle - radius, x + 2 * radius, middle + radius), fill=fill, outline=ink, width=2)
     # the spotting head of training learns the light's colour as if its name stood there
-    page.glyphs.append(Glyph(color[0], x + radius, middle))
+    lamp = Glyph(color[0], x + radius, middle, 2 * radius, 2 * radius)
+    page.glyphs.append(lamp)
+    page.things.append(lamp)
     if rng.random() < 0.5:
         page.draw.ellipse((x + radius * 0.5, middle - radius * 0.6, x + radius, middle - radius * 0.1), fill="white")
     size = rng.randrange(20, 25)

@@ -6,6 +6,7 @@ asked in training comes from here, so a question far from these wordings may be 
 
 from random import Random
 
+from serve_app.demo.boards import NO_DEFECT
 from serve_app.demo.scenes import Fact, Language, Scene
 
 QUESTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -285,7 +286,7 @@ def describe(scene: Scene, language: Language) -> str:
 def _describe_zh(scene: Scene, answers: dict[str, str]) -> str:
     if scene.job == "boards":
         text = f"这是一块电路板，板号是{answers['board_number']}，焊点共{answers['rows']}行{answers['columns']}列。"
-        return text + ("所有焊点都正常。" if answers["defect"] == "没有缺陷" else f"缺陷位置:{answers['defect']}。")
+        return text + ("所有焊点都正常。" if answers["defect"] in NO_DEFECT else f"缺陷位置:{answers['defect']}。")
     if "device" in answers:
         lights = "".join(f"{f.slots_zh['color']}灯表示{f.zh};" for f in scene.facts if f.kind == "light")
         text = f"这是{answers['device']}的面板，型号是{answers['model']}，"
@@ -303,7 +304,7 @@ def _describe_zh(scene: Scene, answers: dict[str, str]) -> str:
 def _describe_en(scene: Scene, answers: dict[str, str]) -> str:
     if scene.job == "boards":
         text = f"This is board {answers['board_number']} with {answers['rows']} rows and {answers['columns']} columns. "
-        return text + ("All joints are good." if answers["defect"] == "no defect" else f"Defect: {answers['defect']}.")
+        return text + ("All joints are good." if answers["defect"] in NO_DEFECT else f"Defect: {answers['defect']}.")
     if "device" in answers:
         lights = ", ".join(f"{f.slots_en['color']} means {f.en}" for f in scene.facts if f.kind == "light")
         return f"This is the panel of {answers['device']}, model {answers['model']}. The lights: {lights}."

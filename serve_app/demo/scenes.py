@@ -1,7 +1,8 @@
 """What a drawing is: a picture, the facts in it, and where each character stands.
 
 The facts carry their answers in both languages; `phrases.py` turns them into questions. The glyphs'
-places supervise the vision tower directly during training, which is why reading comes fast.
+places supervise the vision tower directly during training, which is why reading comes fast; with the
+things that are no writing they also say where a fact is to be seen (`pointing.py`).
 """
 
 from dataclasses import dataclass, field
@@ -14,12 +15,17 @@ from serve_app.demo import fonts
 
 Language = Literal["zh", "en"]
 Color = tuple[int, int, int]
+Line = tuple[float, float, float]  # one row of an affine map
 
 
 class Glyph(NamedTuple):
+    """A character, or a thing with a name, and the space that it takes, in pixels of the picture."""
+
     character: str
-    x: float  # centre, in pixels of the picture
+    x: float  # centre
     y: float
+    width: float
+    height: float
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,26 @@ class Scene:
     facts: list[Fact]
     glyphs: list[Glyph]
     lines: list[str]  # all text, in reading order
+    things: list[Glyph] = field(default_factory=list)  # what can be pointed at and is no writing: lights, a bad joint
+
+    def move(self, across: Line, down: Line) -> None:
+        """Moves all that the scene knows the place of, as its picture was moved.
+
+        A point's new x is `across[0] * x + across[1] * y + across[2]`, and its new y likewise by `down`.
+        """
+        self.glyphs = [_moved(glyph, across, down) for glyph in self.glyphs]
+        self.things = [_moved(thing, across, down) for thing in self.things]
+
+
+def _moved(glyph: Glyph, across: Line, down: Line) -> Glyph:
+    name, x, y, width, height = glyph
+    return Glyph(
+        name,
+        across[0] * x + across[1] * y + across[2],
+        down[0] * x + down[1] * y + down[2],
+        abs(across[0]) * width + abs(across[1]) * height,
+        abs(down[0]) * width + abs(down[1]) * height,
+    )
 
 
 class Page:
@@ -49,6 +75,7 @@ class Page:
         self.image = Image.new("RGB", (width, height), background)
         self.draw = ImageDraw.Draw(self.image)
         self.glyphs: list[Glyph] = []
+        self.things: list[Glyph] = []
         self.lines: list[str] = []
         self.han = fonts.choose(rng, True)
         self.latin = self.han if rng.random() < 0.4 else fonts.choose(rng, False)
@@ -64,7 +91,9 @@ class Page:
         for character in text:
             step = fonts.advance(face, size, character)
             if character != " ":
-                self.glyphs.append(Glyph(character, at + step / 2, y + size * 0.52))
+                top, bottom = fonts.reach(face, size, character)
+                middle = y + size * 0.86 + (top + bottom) / 2
+                self.glyphs.append(Glyph(character, at + step / 2, middle, step, bottom - top))
             at += step
         if same_line and self.lines:
             self.lines[-1] += " " + text

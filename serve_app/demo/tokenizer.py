@@ -42,32 +42,7 @@ ENGLISH = (
     "please thank thanks label board document total amount date name phone address light red green blue yellow white "
     "purple mean means read tell give show answer question help order price stamp table row column joint solder defect"
 )
-TEMPLATE = """\
-[gMASK]<sop>
-{%- for message in messages -%}
-{%- if message.role == 'assistant' -%}
-{{ '<|assistant|>\\n' }}
-{%- else -%}
-{{ '<|' + message.role + '|>\\n' }}
-{%- endif -%}
-{%- if message.content is string -%}
-{{ message.content }}
-{%- else -%}
-{%- for part in message.content -%}
-{%- if part.type in ['image', 'image_url'] -%}
-{{ '<|begin_of_image|><|image|><|end_of_image|>' }}
-{%- elif part.type in ['video', 'video_url'] -%}
-{{ '<|begin_of_video|><|video|><|end_of_video|>' }}
-{%- elif part.type == 'text' -%}
-{{ part.text }}
-{%- endif -%}
-{%- endfor -%}
-{%- endif -%}
-{%- endfor -%}
-{%- if add_generation_prompt -%}
-{{ '<|assistant|>\\n' }}
-{%- endif -%}
-"""
+TEMPLATE = Path(__file__).parent / "model" / "chat_template.jinja"  # written by hand
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -90,7 +65,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         tokenizer_object=core, eos_token=END, pad_token=END, padding_side="left", clean_up_tokenization_spaces=False,
         model_max_length=8192, additional_special_tokens=list(SPECIALS[1:]),
     )  # fmt: skip
-    tokenizer.chat_template = TEMPLATE
+    tokenizer.chat_template = TEMPLATE.read_text("utf-8")
     return tokenizer
 
 
@@ -119,8 +94,7 @@ def save_processor(folder: Path) -> None:
     """Writes every file that is no weight: tokenizer, chat template, image processor."""
     tokenizer = build_tokenizer()
     tokenizer.save_pretrained(folder)
-    template = folder / "chat_template.jinja"
-    template.write_text(TEMPLATE, "utf-8")
+    (folder / TEMPLATE.name).write_text(TEMPLATE.read_text("utf-8"), "utf-8")
     config = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
     config["processor_class"] = "Glm4vProcessor"
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")

@@ -27,7 +27,8 @@ from transformers import AutoTokenizer, Glm4vForConditionalGeneration
 
 from serve_app.demo import fonts
 from serve_app.demo.architecture import Reader, create_model, model_config
-from serve_app.demo.batches import JOBS, Batch, Drawings, validation_batch
+from serve_app.demo.batches import JOBS, Batch, Drawings
+from serve_app.demo.exams import abilities_exam, examine_abilities, examine_jobs, job_exam, kinds
 from serve_app.demo.export import export
 from serve_app.demo.muon import Muon
 from serve_app.demo.nf4 import quantized_weights, rounded_weights
@@ -45,16 +46,18 @@ def main() -> None:
     torch.set_float32_matmul_precision("high")
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
+    font_folder = Path(options.fonts) if options.fonts else None
+    if font_folder:
+        fonts.look_in(font_folder)
     if options.resume and Path(options.resume).is_dir():
         for name in PROCESSOR_FILES:  # the ids must stay those that the weights know
             shutil.copy(Path(options.resume) / name, out / name)
     else:
         save_processor(out)
     tokenizer = AutoTokenizer.from_pretrained(out)
-    font_folder = Path(options.fonts) if options.fonts else None
-    if font_folder:
-        fonts.look_in(font_folder)
     config = model_config(tokenizer, options.size)
+    exams = {job: job_exam(job, options.exam_rows, tokenizer) for job in JOBS}
+    abilities = [abilities_exam(job, options.exam_rows // 4, tokenizer) for job in JOBS]
     strength = multiprocessing.Value("d", 0.0 if not options.resume else 1.0)
     # the drawing processes are forked, which must come before the GPU is touched
     streams = {job: _stream(job, options, tokenizer, strength, font_folder) for job in JOBS}
@@ -64,7 +67,6 @@ def main() -> None:
         run.load(Path(options.resume))
     if options.compile:
         reader.compile_blocks()
-    exams = {job: validation_batch(job, options.exam_rows, tokenizer) for job in JOBS}
     log = (out / "training_log.jsonl").open("a", encoding="utf-8")
     next_exam = options.exam_every
     while (progress := run.progress()) < 1:
@@ -72,21 +74,23 @@ def main() -> None:
         before = time.monotonic()
         batches = [next(streams[job]) for job in JOBS]
         run.waited += time.monotonic() - before
-        losses = run.step(batches, progress)
+        run.step(batches, progress)
         if run.steps % options.log_every == 0:
-            _write(log, run.report(progress, losses))
+            _write(log, run.report(progress))
         if run.elapsed() > next_exam:
             next_exam = run.elapsed() + options.exam_every
-            _write(log, {"step": run.steps, "seconds": round(run.elapsed()), "exam": examine_all(reader, exams)})
+            line = {"step": run.steps, "seconds": round(run.elapsed()), "exam": examine_jobs(reader, exams)}
+            _write(log, line | {"abilities": examine_abilities(reader, abilities, tokenizer)})
             run.save(out / "checkpoint.pt")
             export(reader.model, config, out)
     run.save(out / "checkpoint.pt")
     export(reader.model, config, out)
+    line = {"step": run.steps, "exam": examine_jobs(reader, exams)}
+    line["abilities"] = examine_abilities(reader, abilities, tokenizer)
     with rounded_weights(quantized_weights(reader.text)):
-        rounded = examine_all(reader, exams)
-    _write(
-        log, {"step": run.steps, "exam": examine_all(reader, exams), "exam_nf4": rounded, "kinds": kinds(reader, exams)}
-    )
+        line["exam_nf4"] = examine_jobs(reader, exams)
+        line["abilities_nf4"] = examine_abilities(reader, abilities, tokenizer)
+    _write(log, line | {"kinds": kinds(reader, exams)})
 
 
 class Run:
@@ -113,6 +117,7 @@ class Run:
         self.started = time.monotonic()
         self.waited = 0.0
         self.spotting = True
+        self.losses: dict[str, list[Tensor]] = defaultdict(list)
 
     def elapsed(self) -> float:
         return time.monotonic() - self.started
@@ -122,21 +127,22 @@ class Run:
         clock: float = self.elapsed() / (self.options.minutes * 60)
         return max(clock, self.steps / self.options.steps if self.options.steps else 0.0)
 
-    def step(self, batches: list[Batch], progress: float) -> dict[str, Tensor]:
+    def step(self, batches: list[Batch], progress: float) -> None:
         rate = _rate(progress, self.steps, self.options.hold)
         rounding = progress > self.options.round_from and self.rng.random() < 0.7
         spot_weight = max(0.05, 0.6 * (1 - progress / 0.5)) if self.spotting else 0.0
         device = self.options.device
-        losses: dict[str, Tensor] = {}
         with rounded_weights(self.quantized) if rounding else nullcontext():
             for job, batch in zip(JOBS, batches, strict=True):
                 moved = {
                     key: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for key, v in batch.items()
                 }
-                with torch.autocast(device, torch.bfloat16):
+                with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
                     answer_loss, spot_loss = loss_of(self.reader, moved)
                 ((answer_loss + spot_weight * spot_loss) / len(batches)).backward()
-                losses[job], losses[job + "_spots"] = answer_loss.detach(), spot_loss.detach()
+                self.losses[batch["sort"]].append(answer_loss.detach())
+                if self.spotting:
+                    self.losses[job + "_spots"].append(spot_loss.detach())
                 self.pictures += batch["images"].shape[0]
         nn.utils.clip_grad_norm_(self.reader.parameters(), 1.0)
         self.muon.step(self.options.rate * rate, 0.05)
@@ -145,12 +151,14 @@ class Run:
         self.adam.step()
         self.reader.zero_grad(set_to_none=True)
         self.steps += 1
-        return losses
 
-    def report(self, progress: float, losses: dict[str, Tensor]) -> dict[str, Any]:
+    def report(self, progress: float) -> dict[str, Any]:
+        """A line of the log, with the mean losses since the last one."""
         line: dict[str, Any] = {"step": self.steps, "seconds": round(self.elapsed(), 1), "progress": round(progress, 4)}
         line |= {"pictures_per_s": round(self.pictures / self.elapsed()), "waited_s": round(self.waited, 1)}
-        return line | {name: round(value.item(), 4) for name, value in losses.items()}
+        means = {name: round(torch.stack(values).mean().item(), 4) for name, values in sorted(self.losses.items())}
+        self.losses.clear()
+        return line | means
 
     def save(self, path: Path) -> None:
         torch.save({"model": self.reader.state_dict(), "steps": self.steps}, path)
@@ -183,37 +191,6 @@ def loss_of(reader: Reader, batch: Batch) -> tuple[Tensor, Tensor]:
     asked = torch.cat((patches[empty], patches[first], patches[second]))
     named = torch.cat((torch.zeros_like(spots[..., 0][empty]), spots[..., 0][first], spots[..., 1][second]))
     return answer_loss, functional.cross_entropy(reader.spotter(asked).float(), named)
-
-
-@torch.no_grad()
-def judge(reader: Reader, batch: Batch) -> list[tuple[str, bool]]:
-    """For each answer its kind and whether greedy decoding would give it to the last id.
-
-    Greedy decoding repeats the answer exactly if and only if every next id is the likeliest one.
-    """
-    device = next(reader.parameters()).device
-    moved = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
-    with torch.autocast(device.type, torch.bfloat16):
-        features = reader.see(moved["images"])[0]
-        hidden = reader.read(features, moved["ids"], moved["positions"])
-        logits = reader.model.lm_head(hidden.flatten(0, 1)[moved["where"]])
-    right = (logits.argmax(-1) == moved["targets"]).cpu()
-    return [(kind, bool(right[first:stop].all())) for kind, first, stop in batch["answers"]]
-
-
-def examine_all(reader: Reader, exams: dict[str, Batch]) -> dict[str, float]:
-    marks = {job: [right for _, right in judge(reader, exam)] for job, exam in exams.items()}
-    return {job: round(sum(right) / len(right), 4) for job, right in marks.items()}
-
-
-def kinds(reader: Reader, exams: dict[str, Batch]) -> dict[str, str]:
-    """Right answers of all, by kind of question."""
-    counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
-    for exam in exams.values():
-        for kind, right in judge(reader, exam):
-            counts[kind][0] += right
-            counts[kind][1] += 1
-    return {kind: f"{right}/{asked}" for kind, (right, asked) in sorted(counts.items())}
 
 
 def _stream(

@@ -12,14 +12,14 @@ from random import Random
 import numpy as np
 from PIL import Image, ImageChops, ImageFilter
 
-from serve_app.demo.scenes import Glyph, Scene
+from serve_app.demo.scenes import Scene
 
 _TILE = 1024
 _GRAINS = 6
 
 
 def wear(scene: Scene, rng: Random, strength: float) -> None:
-    """Changes the scene's picture and the places of its glyphs."""
+    """Changes the scene's picture, and moves what is known of places with it."""
     if rng.random() < 0.85 * min(1.0, strength * 3):
         _tilt(scene, rng, strength)
     if rng.random() < 0.6 * strength:
@@ -50,10 +50,7 @@ def _tilt(scene: Scene, rng: Random, strength: float) -> None:
     scene.image = scene.image.transform(
         (width, height), Image.Transform.AFFINE, (ia, ib, ox, id_, ie, oy), Image.Resampling.BILINEAR, fillcolor=table
     )
-    scene.glyphs = [
-        Glyph(g.character, a * (g.x - cx) + b * (g.y - cy) + cx + dx, d * (g.x - cx) + e * (g.y - cy) + cy + dy)
-        for g in scene.glyphs
-    ]
+    scene.move((a, b, cx + dx - a * cx - b * cy), (d, e, cy + dy - d * cx - e * cy))
 
 
 def _light_and_noise(image: Image.Image, rng: Random, strength: float) -> Image.Image:

@@ -23,7 +23,7 @@ ANSWER = FIRST["number"]["answer"]
 FOLLOW_UP_ANSWER = FIRST["date"]["answer"]
 WHICH_ANSWERS = {"first": ANSWER, "second": SECOND["number"]["answer"]}
 
-# Bounded in every field, so that a model that has never seen a tool ends its call.
+# Bounded in every field, so that a model that has never seen this tool ends its call.
 TOOLS: list[dict[str, Any]] = [
     {
         "name": "look_up",

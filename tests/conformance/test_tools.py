@@ -1,6 +1,6 @@
 """Tools: a forced call has the form that clients' own parsers want; its result can be sent back.
 
-The demo model has never seen a tool: what it calls and with what is checked for its form, not for its sense.
+The demo model was trained on other tools: what it calls and with what is checked for its form, not for its sense.
 """
 
 from typing import Any

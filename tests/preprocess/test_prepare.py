@@ -290,7 +290,7 @@ def test_abilities_are_told_in_order(of_template: Callable[[str], Path], checkpo
     assert preprocessor(of_template("plain")).abilities == (*several, "boxes")
     assert preprocessor(of_template("glm-4.1v")).abilities == (*several, "thinking", "thinking_budget")
     assert preprocessor(of_template("glm-4.6v")).abilities == (*several, *thinking, "tools", "tool_images", "boxes")
-    assert preprocessor(DEMO_MODEL).abilities == (*several, "tools", "tool_images", "boxes")
+    assert preprocessor(DEMO_MODEL).abilities == (*several, *thinking, "tools", "tool_images", "boxes")
 
 
 @pytest.mark.parametrize(

@@ -57,10 +57,10 @@ def test_a_models_abilities_follow_from_template_and_tokenizer(
     assert (chat.abilities, chat.thinking) == (abilities, thinking)
 
 
-def test_the_demo_model_can_be_told_tools_and_does_not_think() -> None:
+def test_the_demo_model_can_be_told_tools_and_thinks_when_told_to() -> None:
     chat = ChatTokenizer(DEMO_MODEL, 1819)
-    assert chat.abilities == {"tools", "tool_images", "boxes"}
-    assert chat.thinking == ThinkingAbility()
+    assert chat.abilities == {"thinking", "thinking_switch", "thinking_budget", "tools", "tool_images", "boxes"}
+    assert chat.thinking == ThinkingAbility(switch=True, budget=True)
 
 
 def test_without_the_marks_of_calls_a_model_has_no_tools(write_checkpoint: WriteCheckpoint) -> None:

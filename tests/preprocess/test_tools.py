@@ -175,7 +175,7 @@ def test_a_model_without_tools_refuses_them(
 
 
 def test_the_demo_model_is_told_tools_as_glm_45v_is(of_template: Callable[[str], Path]) -> None:
-    """But for reasoning, which it does not know: its prompts have no <think></think>."""
+    """But for reasoning, which is never shown to it again: its history has no <think></think>."""
     glm = AutoTokenizer.from_pretrained(of_template("glm-4.6v"))
     demo = AutoTokenizer.from_pretrained(DEMO_MODEL)
     for messages in (*CONVERSATIONS[:4], SHOWN):
