@@ -21,7 +21,7 @@ from typing import Any
 
 import httpx
 
-from benchmarks.jobs import EVALUATION, Unreachable, complete, data_url, normal, served_model
+from benchmarks.jobs import EVALUATION, Unreachable, add_endpoint, complete, data_url, normal, served_model
 from serve_app.demo.pointing import Region, overlap, pointed
 
 ABILITIES = ("thinking", "tools", "results", "pointing")
@@ -164,13 +164,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="python -m benchmarks.abilities"
     )
-    parser.add_argument("--url", default="http://127.0.0.1:8000", help="root of the endpoint, without /v1")
+    add_endpoint(parser)
     parser.add_argument("--only", default="", choices=("", *ABILITIES), help="one ability; all without it")
-    parser.add_argument("--concurrency", type=int, default=2, help="requests in flight at once")
-    parser.add_argument("--model", default="", help="model to name in requests; the endpoint's first without it")
-    parser.add_argument("--api-key", default="", help="sent as a bearer token")
-    parser.add_argument("--timeout", type=float, default=120.0, help="seconds that one answer may take")
-    parser.add_argument("--show-wrong", action="store_true", help="print every wrong answer")
     options = parser.parse_args()
     options.url = options.url.rstrip("/").removesuffix("/v1")
     try:

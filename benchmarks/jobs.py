@@ -186,17 +186,22 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
     return result | {"model": model, "settings": settings}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="python -m benchmarks.jobs"
-    )
+def add_endpoint(parser: argparse.ArgumentParser) -> None:
+    """The options that say whom to ask, and how hard."""
     parser.add_argument("--url", default="http://127.0.0.1:8000", help="root of the endpoint, without /v1")
-    parser.add_argument("--limit", type=int, default=None, help="questions of each job; all without it")
     parser.add_argument("--concurrency", type=int, default=2, help="requests in flight at once")
     parser.add_argument("--model", default="", help="model to name in requests; the endpoint's first without it")
     parser.add_argument("--api-key", default="", help="sent as a bearer token")
     parser.add_argument("--timeout", type=float, default=120.0, help="seconds that one answer may take")
     parser.add_argument("--show-wrong", action="store_true", help="print every wrong answer")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="python -m benchmarks.jobs"
+    )
+    add_endpoint(parser)
+    parser.add_argument("--limit", type=int, default=None, help="questions of each job; all without it")
     options = parser.parse_args()
     options.url = options.url.rstrip("/").removesuffix("/v1")
     if options.limit is not None and options.limit < 1:

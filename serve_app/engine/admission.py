@@ -96,7 +96,7 @@ class Admission:
         if rules.logprobs is not None and not 0 <= rules.logprobs <= MAX_TOP:
             raise InvalidRequest(f"top_logprobs is {rules.logprobs}; 0 to {MAX_TOP} can be reported", "top_logprobs")
         if is_constrained(prompt):
-            for param, given in (("min_tokens", rules.min_tokens), ("ignore_eos", rules.ignore_eos)):
+            for param, given in (("ignore_eos", rules.ignore_eos), ("min_tokens", rules.min_tokens)):
                 if given:
                     raise InvalidRequest(f"{param} can't be combined with an answer of a given form", param)
         if prompt.tools is not None and not self._marks.call_tools:

@@ -15,9 +15,8 @@ from serve_app.contracts import Delta, Event, Finished, FinishReason, Started, T
 from serve_app.ingress.bodies.chat import ChatBody, chat_request
 from serve_app.ingress.bodies.delivery import StreamOptions
 from serve_app.ingress.body import read_json
-from serve_app.ingress.caller import while_present
 from serve_app.ingress.door import Door
-from serve_app.ingress.events import Numbered, answers
+from serve_app.ingress.events import Numbered
 from serve_app.ingress.examples import CHAT
 from serve_app.ingress.openapi import answers_documented, json_body
 from serve_app.ingress.record import Record, record_of
@@ -31,8 +30,8 @@ from serve_app.ingress.replies.chat import (
 )
 from serve_app.ingress.replies.logprobs import chat_logprobs
 from serve_app.ingress.replies.usage import boxed_replies, image_replies, usage_reply
-from serve_app.ingress.stream import DONE, EventStream
-from serve_app.ingress.whole import Gathered, gathered, json_reply
+from serve_app.ingress.stream import DONE
+from serve_app.ingress.whole import Gathered, told
 
 DESCRIPTION = """A conversation with pictures, answered whole or as server-sent events.
 
@@ -63,18 +62,11 @@ def chat_routes(door: Door) -> APIRouter:
         openapi_extra=json_body(ChatBody, examples=CHAT),
     )
     async def create_chat_completion(request: Request) -> Response:
-        record = record_of(request.scope)
         body = ChatBody.read(await read_json(request))
         door.check_model(body.model)
         asked = chat_request(body, id=f"chatcmpl-{door.new_id()}", deadline_s=door.deadline_s)
-        requests = door.choices(asked, body.n)
-        record.answer_id = asked.id
-        events = answers(door.answer, requests, record)
-        told = Telling(door, asked.id, int(door.now()), body, record)
-        if body.stream:
-            return EventStream(told.chunks(events, len(requests)), record)
-        whole = await while_present(request.receive, record, gathered(events, len(requests)))
-        return json_reply(told.completion(whole), record)
+        telling = Telling(door, asked.id, int(door.now()), body, record_of(request.scope))
+        return await told(request, door.answer, door.choices(asked, body.n), telling, stream=bool(body.stream))
 
     return router
 

@@ -15,17 +15,16 @@ from serve_app.contracts import Delta, Event, Finished
 from serve_app.ingress.bodies.completion import CompletionBody, completion_request
 from serve_app.ingress.bodies.delivery import StreamOptions
 from serve_app.ingress.body import read_json
-from serve_app.ingress.caller import while_present
 from serve_app.ingress.door import Door
-from serve_app.ingress.events import Numbered, answers
+from serve_app.ingress.events import Numbered
 from serve_app.ingress.examples import COMPLETION
 from serve_app.ingress.openapi import answers_documented, json_body
 from serve_app.ingress.record import Record, record_of
 from serve_app.ingress.replies.completion import Completion, CompletionChoice
 from serve_app.ingress.replies.logprobs import completion_logprobs
 from serve_app.ingress.replies.usage import usage_reply
-from serve_app.ingress.stream import DONE, EventStream
-from serve_app.ingress.whole import Gathered, gathered, json_reply
+from serve_app.ingress.stream import DONE
+from serve_app.ingress.whole import Gathered, told
 
 DESCRIPTION = """A text to go on with, exactly as it stands: no chat template, no pictures, no reasoning, no tools.
 
@@ -46,18 +45,11 @@ def completion_routes(door: Door) -> APIRouter:
         openapi_extra=json_body(CompletionBody, examples=COMPLETION),
     )
     async def create_completion(request: Request) -> Response:
-        record = record_of(request.scope)
         body = CompletionBody.read(await read_json(request))
         door.check_model(body.model)
         asked = completion_request(body, id=f"cmpl-{door.new_id()}", deadline_s=door.deadline_s)
-        requests = door.choices(asked, body.n)
-        record.answer_id = asked.id
-        events = answers(door.answer, requests, record)
-        told = Telling(door, asked.id, int(door.now()), body, record)
-        if body.stream:
-            return EventStream(told.chunks(events, len(requests)), record)
-        whole = await while_present(request.receive, record, gathered(events, len(requests)))
-        return json_reply(told.completion(whole), record)
+        telling = Telling(door, asked.id, int(door.now()), body, record_of(request.scope))
+        return await told(request, door.answer, door.choices(asked, body.n), telling, stream=bool(body.stream))
 
     return router
 

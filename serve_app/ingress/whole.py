@@ -1,17 +1,21 @@
-"""Whole answers: their events gathered, and sent as JSON with the stages' times in the header."""
+"""Answers on their way out: gathered into one JSON reply, or passed on as a stream of chunks."""
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
+from starlette.requests import Request
 from starlette.responses import Response
 
-from serve_app.contracts import Delta, Event, Finished, Started, TokenLogprob, ToolCallDelta
-from serve_app.ingress.events import Numbered
-from serve_app.ingress.record import Record
+from serve_app.contracts import Answer, ChatRequest, Delta, Event, Finished, Started, TokenLogprob, ToolCallDelta
+from serve_app.ingress.caller import while_present
+from serve_app.ingress.events import Numbered, answers
+from serve_app.ingress.record import Record, record_of
+from serve_app.ingress.stream import EventStream
 
 
 @dataclass(slots=True)
@@ -73,3 +77,27 @@ async def gathered(events: Numbered, answers: int) -> list[Gathered]:
 
 def json_reply(reply: Any, record: Record) -> Response:
     return Response(orjson.dumps(reply), headers={"Server-Timing": record.server_timing}, media_type="application/json")
+
+
+class Telling(Protocol):
+    """How a route tells its answers."""
+
+    id: str
+
+    def completion(self, whole: list[Gathered]) -> Any: ...
+
+    def chunks(self, events: Numbered, answers: int) -> AsyncGenerator[Any, None]: ...
+
+
+async def told(
+    request: Request, answer: Answer, asked: Sequence[ChatRequest], telling: Telling, *, stream: bool
+) -> Response:
+    """The answers to `asked`, whole or as a stream."""
+    record = record_of(request.scope)
+    record.answer_id = telling.id
+    events = answers(answer, asked, record)
+    if stream:
+        return EventStream(telling.chunks(events, len(asked)), record)
+    return json_reply(
+        telling.completion(await while_present(request.receive, record, gathered(events, len(asked)))), record
+    )

@@ -353,6 +353,13 @@ def test_rules_that_contradict_a_constraint_are_refused() -> None:
         assert raised.value.param in rules
 
 
+def test_ignore_eos_is_named_by_its_own_name_though_preprocess_makes_least_tokens_of_it() -> None:
+    b = Bench(CountingModel())
+    with pytest.raises(InvalidRequest) as raised:
+        b.ask("bad", max_tokens=5, ignore_eos=True, min_tokens=5, prompt={"constraint": Constraint("json_object")})
+    assert raised.value.param == "ignore_eos"
+
+
 def test_a_constraint_that_grows_too_complex_fails_alone() -> None:
     """The pattern asks for a state for every set of places where an `a` was: 2 to the 2,000th."""
     b = Bench(RandomModel(BYTES, frozenset([EOS])))

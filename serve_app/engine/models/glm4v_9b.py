@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import re
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -266,18 +267,9 @@ def _vision_shape(config: dict[str, Any]) -> EvaClipShape:
     vision = config["vision_config"]
     if vision["hidden_act"] not in ACT2FN:
         raise ValueError(f"its tower has an unknown hidden_act {vision['hidden_act']!r}")
+    own = [field.name for field in fields(EvaClipShape) if not field.name.startswith("out_")]
     return EvaClipShape(
-        image_size=vision["image_size"],
-        patch_size=vision["patch_size"],
-        in_channels=vision["in_channels"],
-        hidden_size=vision["hidden_size"],
-        intermediate_size=vision["intermediate_size"],
-        num_hidden_layers=vision["num_hidden_layers"],
-        num_heads=vision["num_heads"],
-        num_positions=vision["num_positions"],
-        layer_norm_eps=vision["layer_norm_eps"],
-        scaling_factor=vision["scaling_factor"],
-        hidden_act=vision["hidden_act"],
+        **{name: vision[name] for name in own},
         out_size=config["hidden_size"],
         out_intermediate_size=config["ffn_hidden_size"],
     )
