@@ -32,6 +32,7 @@ from serve_app import __version__
 from serve_app.checkpoint import checkpoint_folder
 from serve_app.errors import ServiceError
 from serve_app.logs import Say, following, serve_logging
+from serve_app.ray_flags import EVERYWHERE
 from serve_app.settings import Settings
 
 APP_NAME = "glm"
@@ -40,9 +41,7 @@ PACKAGE_PARENT = str(Path(__file__).parent.parent)
 DRAIN_S = 8.0  # running answers may finish in this time after the first Ctrl-C
 ONE_PRESS_S = 0.3  # a wrapper (timeout, a shell) may pass the same Ctrl-C on once more
 EXIT_S = 4.0  # Ray's processes get this long to leave by themselves
-LARGEST_MESSAGE = 2**30  # between replicas; Ray's own 4 MiB is less than one picture
 OBJECT_STORE_BYTES = 2**30
-LARGEST_KEPT_BLOCK = 2**28
 LONGEST_REASON = 500  # characters of a failure that the terminal shows; the logs have it whole
 LOGS = Path("session_latest", "logs", "serve")
 _FAILED_MARK = "failed to start with exception"  # Serve's words; it would try twice more
@@ -120,32 +119,21 @@ def ray_environment(settings: Settings) -> dict[str, str]:
     """The environment of all Ray processes; why each: docs/decisions/0002-serve-flags.md."""
     port = settings.http.port
     return {
-        "RAY_USAGE_STATS_ENABLED": "0",
+        **EVERYWHERE,
         # Ray swaps a loopback node address for the machine's own, and its agents then serve HTTP on every
         # interface; where it takes itself for confined to one machine, as on macOS, it leaves loopback alone.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        "RAY_worker_niceness": "0",  # Ray's 15 lets everything else on the machine go before the model
-        # The model's thread allocates and frees the same large blocks each step; kept, they are not faulted in anew.
-        "MALLOC_ARENA_MAX": "1",
-        "MALLOC_MMAP_THRESHOLD_": str(LARGEST_KEPT_BLOCK),
-        "MALLOC_TRIM_THRESHOLD_": str(4 * LARGEST_KEPT_BLOCK),
         # Workers find the package also where it is not installed (`python -m serve_app` in a checkout).
         "PYTHONPATH": os.pathsep.join(filter(None, (PACKAGE_PARENT, os.environ.get("PYTHONPATH")))),
         # A token of this run: without one, whoever reaches a replica's gRPC port (Serve opens it on all
         # interfaces) could run code. In the environment and not in ~/.ray, so that nothing stays behind.
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_ENABLE_HA_PROXY": "0",
-        "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",  # ten rounds a second take 5 % of a core from the model
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(port),
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(port + 1),
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",  # no load balancer has to notice first
         "RAY_SERVE_PORT_QUARANTINE_S": "0",  # a restarted ingress takes the same port again
-        "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(LARGEST_MESSAGE),
-        "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",  # one record a request; it should be seen at once
-        "RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S": "1.0",  # two busy cores need more than 0.1 s at times
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # num_gpus=0 hides the GPUs
     }
 
 

@@ -1,0 +1,40 @@
+"""The environment that Ray's processes need: here, and in a cluster, where the Helm chart sets it.
+
+Why each: docs/decisions/0002-serve-flags.md. A test holds the chart to `CLUSTER`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+LARGEST_MESSAGE: Final = 2**30  # between replicas; Ray's own 4 MiB is less than one picture
+LARGEST_KEPT_BLOCK: Final = 2**28
+
+EVERYWHERE: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",  # Ray's 15 lets everything else on the machine go before the model
+        # The model's thread allocates and frees the same large blocks each step; kept, they are not faulted in anew.
+        "MALLOC_ARENA_MAX": "1",
+        "MALLOC_MMAP_THRESHOLD_": str(LARGEST_KEPT_BLOCK),
+        "MALLOC_TRIM_THRESHOLD_": str(4 * LARGEST_KEPT_BLOCK),
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",  # ten rounds a second take 5 % of a core from the model
+        "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(LARGEST_MESSAGE),
+        "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",  # one record a request; it should be seen at once
+        "RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S": "1.0",  # two busy cores need more than 0.1 s at times
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # num_gpus=0 hides the GPUs
+    }
+)
+
+CLUSTER: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        **EVERYWHERE,
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",  # one address before several ingress replicas, five times the Python proxy
+        # How often load is reported; Ray's 10 s are the floor of the autoscaler's reaction.
+        "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "2",
+        "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "2",
+    }
+)
