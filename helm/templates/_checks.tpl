@@ -1,0 +1,163 @@
+{{/* Values that no schema can refuse: combinations that can't work, each told in one sentence. */}}
+
+{{- define "glm.checks" -}}
+{{- include "glm.checkName" . -}}
+{{- include "glm.checkPorts" . -}}
+{{- include "glm.checkBounds" . -}}
+{{- include "glm.checkStages" . -}}
+{{- include "glm.checkRoom" . -}}
+{{- include "glm.checkMemory" . -}}
+{{- include "glm.checkDevice" . -}}
+{{- include "glm.checkUpgrade" . -}}
+{{- include "glm.checkRest" . -}}
+{{- end -}}
+
+{{- define "glm.checkName" -}}
+{{- $name := include "glm.fullname" . -}}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]{0,45}[a-z0-9])?$" $name) -}}
+{{- fail (printf "the name %q can't be: KubeRay takes at most 47 lower-case letters, digits and '-', a letter first; set fullnameOverride" $name) -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "glm.checkPorts" -}}
+{{- $taken := dict "6379" "Ray's control plane" "8265" "Ray's dashboard" "8404" "HAProxy's statistics" "9101" "HAProxy's metrics" "10001" "Ray's client" "44217" "the autoscaler's metrics" "44227" "the dashboard's metrics" "52365" "Ray's agent" -}}
+{{- $http := include "glm.port" . -}}
+{{- $metrics := include "glm.metricsPort" . -}}
+{{- if eq $http $metrics -}}
+{{- fail (printf "settings.http.port and settings.metrics.port are both %s" $http) -}}
+{{- end -}}
+{{- range $setting, $port := dict "settings.http.port" $http "settings.metrics.port" $metrics -}}
+{{- if hasKey $taken $port -}}
+{{- fail (printf "%s is %s, the port of %s" $setting $port (get $taken $port)) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "glm.checkBounds" -}}
+{{- range $name, $stage := .Values.stages -}}
+{{- if lt (int $stage.replicas.max) (int $stage.replicas.min) -}}
+{{- fail (printf "stages.%s.replicas.max is %d, less than min (%d)" $name (int $stage.replicas.max) (int $stage.replicas.min)) -}}
+{{- end -}}
+{{- end -}}
+{{- range $name, $group := include "glm.groups" . | fromJson -}}
+{{- if lt (int $group.replicas.max) (int $group.replicas.min) -}}
+{{- fail (printf "workers.%s.replicas.max is %d, less than min (%d)" $name (int $group.replicas.max) (int $group.replicas.min)) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "glm.checkStages" -}}
+{{- $gpus := float64 .Values.stages.engine.gpus -}}
+{{- if and (gt $gpus 1.0) (ne $gpus (floor $gpus)) -}}
+{{- fail (printf "stages.engine.gpus is %v: above 1 Ray takes whole GPUs only" $gpus) -}}
+{{- end -}}
+{{- $groups := include "glm.groups" . | fromJson -}}
+{{- range $stage := list "ingress" "preprocess" "engine" -}}
+{{- if not (include "glm.groupsOf" (dict "root" $ "stages" (list $stage)) | fromJsonArray) -}}
+{{- fail (printf "no enabled group of `workers` names %q in its stages: nowhere to run it" $stage) -}}
+{{- end -}}
+{{- end -}}
+{{- range $name, $group := $groups -}}
+{{- if and (has "engine" $group.stages) (gt $gpus (float64 $group.gpus)) -}}
+{{- fail (printf "stages.engine.gpus is %v, but a pod of workers.%s has %d (workers.%s.gpus)" $gpus $name (int $group.gpus) $name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/*
+The pods that there may be hold the replicas that there may be, and one more of ingress and preprocess: in a rolling
+update the new one starts first, and would wait for ever where there is no room.
+*/}}
+{{- define "glm.checkRoom" -}}
+{{- $groups := include "glm.groups" . | fromJson -}}
+{{- $bound := ternary "max" "min" .Values.autoscaler.enabled -}}
+{{- $why := ternary "" " (the autoscaler is off: no pod comes beyond min)" .Values.autoscaler.enabled -}}
+{{- $wanted := dict -}}
+{{- range $stageName := list "ingress" "preprocess" "engine" -}}
+{{- $stage := get $.Values.stages $stageName -}}
+{{- $replicas := add (int $stage.replicas.max) (ternary 0 1 (eq $stageName "engine")) -}}
+{{- $cpus := include "glm.millicpus" $stage.cpus | int -}}
+{{- $_ := set $wanted $stageName (mul $replicas $cpus) -}}
+{{- $held := 0 -}}
+{{- range $name := include "glm.groupsOf" (dict "root" $ "stages" (list $stageName)) | fromJsonArray -}}
+{{- $group := get $groups $name -}}
+{{- $ofOnePod := $replicas -}}
+{{- if $cpus -}}
+{{- $ofOnePod = div (mul 1000 (include "glm.groupCpus" $group | int)) $cpus -}}
+{{- end -}}
+{{- $gpus := float64 (default 0 $stage.gpus) -}}
+{{- if gt $gpus 0.0 -}}
+{{- $ofOnePod = min $ofOnePod (divf (float64 $group.gpus) $gpus | floor | int) -}}
+{{- end -}}
+{{- $held = add $held (mul $ofOnePod (include "glm.groupPods" (dict "root" $ "group" $group) | int)) -}}
+{{- end -}}
+{{- if lt $held (int64 $replicas) -}}
+{{- fail (printf "stages.%s: %d replicas (max%s) don't fit: the pods that run it hold %d; raise workers.*.replicas.%s or lower stages.%s.replicas.max%s" $stageName $replicas (ternary "" ", and one more in a rolling update" (eq $stageName "engine")) $held $bound $stageName $why) -}}
+{{- end -}}
+{{- end -}}
+{{- range $name, $group := $groups -}}
+{{- $only := 0 -}}
+{{- range $stageName, $millicpus := $wanted -}}
+{{- if eq (include "glm.groupsOf" (dict "root" $ "stages" (list $stageName))) (toJson (list $name)) -}}
+{{- $only = add $only $millicpus -}}
+{{- end -}}
+{{- end -}}
+{{- $there := mul 1000 (include "glm.groupCpus" $group | int) (include "glm.groupPods" (dict "root" $ "group" $group) | int) -}}
+{{- if gt $only $there -}}
+{{- fail (printf "workers.%s: its stages at their most take %v CPUs together, one more replica of ingress and preprocess in a rolling update counted, but %s pods of %s CPUs have %v; raise workers.%s.replicas.%s or lower the stages' replicas.max%s" $name (divf $only 1000) (include "glm.groupPods" (dict "root" $ "group" $group)) (include "glm.groupCpus" $group) (divf $there 1000) $name $bound $why) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "glm.checkMemory" -}}
+{{- $pods := dict "head" .Values.head -}}
+{{- range $name, $group := include "glm.groups" . | fromJson -}}
+{{- $_ := set $pods (printf "workers.%s" $name) $group -}}
+{{- end -}}
+{{- range $name, $pod := $pods -}}
+{{- if ge (include "glm.bytes" $pod.sharedMemory | int64) (include "glm.bytes" $pod.resources.limits.memory | int64) -}}
+{{- fail (printf "%s.sharedMemory is %v: it counts as the pod's memory, of which resources.limits.memory is %v" $name $pod.sharedMemory $pod.resources.limits.memory) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "glm.checkDevice" -}}
+{{- $device := (include "glm.settings" . | fromJson).model.device -}}
+{{- $gpus := float64 .Values.stages.engine.gpus -}}
+{{- if and (eq $device "cuda") (eq $gpus 0.0) -}}
+{{- fail "settings.model.device is cuda, but stages.engine.gpus is 0" -}}
+{{- end -}}
+{{- if and (eq $device "cpu") (gt $gpus 0.0) -}}
+{{- fail (printf "settings.model.device is cpu, but stages.engine.gpus is %v" $gpus) -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "glm.checkUpgrade" -}}
+{{- with .Values.upgrade -}}
+{{- if eq .strategy "NewClusterWithIncrementalUpgrade" -}}
+{{- if not .incremental.gatewayClassName -}}
+{{- fail "upgrade.strategy NewClusterWithIncrementalUpgrade needs upgrade.incremental.gatewayClassName: KubeRay moves traffic with a Gateway of that class" -}}
+{{- end -}}
+{{- if not $.Values.autoscaler.enabled -}}
+{{- fail "upgrade.strategy NewClusterWithIncrementalUpgrade needs autoscaler.enabled: the new cluster grows as traffic moves" -}}
+{{- end -}}
+{{- if gt (int .incremental.stepSizePercent) (int .incremental.maxSurgePercent) -}}
+{{- fail (printf "upgrade.incremental.stepSizePercent is %d, more than maxSurgePercent (%d)" (int .incremental.stepSizePercent) (int .incremental.maxSurgePercent)) -}}
+{{- end -}}
+{{- range list "ingress" "gateway" -}}
+{{- if (get $.Values .).enabled -}}
+{{- fail (printf "%s.enabled does not go with upgrade.strategy NewClusterWithIncrementalUpgrade: KubeRay makes a Gateway and a route of its own, and there is no one service to point at" .) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "glm.checkRest" -}}
+{{- if and .Values.gateway.enabled (not .Values.gateway.parentRefs) -}}
+{{- fail "gateway.enabled needs gateway.parentRefs: the Gateways that the route joins" -}}
+{{- end -}}
+{{- if and .Values.modelStorage.fetch.enabled (not .Values.modelStorage.fetch.image) -}}
+{{- fail "modelStorage.fetch.enabled needs modelStorage.fetch.image: an image that can copy the model" -}}
+{{- end -}}
+{{- end -}}

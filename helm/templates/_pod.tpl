@@ -1,0 +1,75 @@
+{{/* Parts that the pods of head, workers, Redis and test share. */}}
+
+{{- define "glm.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+runAsNonRoot: true
+capabilities: { drop: [ALL] }
+seccompProfile: { type: RuntimeDefault }
+{{- end -}}
+
+{{/* Fields of a pod's spec; arguments: root, place (values with nodeSelector and the like). */}}
+{{- define "glm.podPlace" -}}
+{{- with .root.Values.image.pullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+securityContext:
+  {{- toYaml .root.Values.podSecurityContext | nindent 2 }}
+{{- range $field := list "nodeSelector" "tolerations" "affinity" "topologySpreadConstraints" "priorityClassName" "runtimeClassName" }}
+{{- with get $.place $field }}
+{{ $field }}: {{- if kindIs "string" . }} {{ . }}{{ else }}{{ toYaml . | nindent 2 }}{{ end }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* Environment of a Ray container. HAProxy must wait as long for an answer as the service does. */}}
+{{- define "glm.rayEnv" -}}
+{{- $proxySeconds := add (include "glm.answerSeconds" . | int) 60 | toString -}}
+{{- $answers := dict "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S" $proxySeconds "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S" $proxySeconds -}}
+{{- range $name, $value := mergeOverwrite (.Files.Get "files/ray-env.json" | fromJson) $answers }}
+- name: {{ $name }}
+  value: {{ $value | quote }}
+{{- end }}
+{{- if eq .Values.rayAuth "disabled" }}
+- name: RAY_AUTH_MODE
+  value: disabled
+{{- end }}
+{{- with .Values.extraEnv }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* Annotations and labels of a pod; arguments: root, component, place, labels (more of them). */}}
+{{- define "glm.podMetadata" -}}
+{{- with .place.podAnnotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+labels:
+  {{- include "glm.selectorLabels" .root | nindent 2 }}
+  app.kubernetes.io/component: {{ .component }}
+  {{- range $name, $value := merge (default dict .labels) (default dict .place.podLabels) }}
+  {{ $name }}: {{ $value | quote }}
+  {{- end }}
+{{- end -}}
+
+{{/* What a Ray container can write to; the argument is the size of /dev/shm. */}}
+{{- define "glm.rayVolumes" -}}
+- name: tmp # Ray's session, its logs, downloads
+  emptyDir: {}
+- name: shared-memory
+  emptyDir: { medium: Memory, sizeLimit: {{ . }} }
+{{- end -}}
+
+{{- define "glm.rayMounts" -}}
+- { name: tmp, mountPath: /tmp }
+- { name: shared-memory, mountPath: /dev/shm }
+{{- end -}}
+
+{{/* Ray's object store lies in /dev/shm and leaves a tenth to others there; the argument is its size. */}}
+{{- define "glm.objectStoreBytes" -}}
+{{- mulf (float64 (include "glm.bytes" .)) 0.9 | floor | int64 -}}
+{{- end -}}

@@ -1,0 +1,18 @@
+{{/* Selectors of network policies. */}}
+
+{{/* Name and labels of a policy; arguments: root, its own name. */}}
+{{- define "glm.policyMetadata" -}}
+name: {{ include "glm.fullname" (index . 0) }}-{{ index . 1 }}
+labels:
+  {{- include "glm.labels" (index . 0) | nindent 2 }}
+{{- end -}}
+
+{{/* A selector of this release's pods; arguments: root, then the components (none: all pods). */}}
+{{- define "glm.pods" -}}
+matchLabels:
+  {{- include "glm.selectorLabels" (index . 0) | nindent 2 }}
+{{- with rest . }}
+matchExpressions:
+  - { key: app.kubernetes.io/component, operator: In, values: {{ toJson . }} }
+{{- end }}
+{{- end -}}

@@ -1,0 +1,85 @@
+{{/* What Ray Serve runs: the graph of serve_app.app with its settings, and how many replicas of each stage. */}}
+
+{{/*
+The builder's arguments. Only what is said, so that a default that changes in the package comes with its image;
+and where the model runs, which the chart knows better than the package.
+*/}}
+{{- define "glm.arguments" -}}
+{{- $settings := deepCopy .Values.settings -}}
+{{- $engine := .Values.stages.engine -}}
+{{- $model := default dict $settings.model -}}
+{{- if not $model.device -}}
+{{- $_ := set $model "device" (ternary "cuda" "cpu" (gt (float64 $engine.gpus) 0.0)) -}}
+{{- end -}}
+{{- $_ := set $settings "model" $model -}}
+{{- if eq $model.device "cpu" -}}
+{{- /* The machine's cores are not this pod's. */ -}}
+{{- $threads := dict "threads" (ceil (float64 $engine.cpus) | int) -}}
+{{- $_ := set $settings "engine" (mergeOverwrite $threads (default dict $settings.engine)) -}}
+{{- end -}}
+{{- toYaml $settings -}}
+{{- end -}}
+
+{{/*
+serveConfigV2. A stage runs where its resource is: the worker groups that name it offer 1000 of it. Serve's own deadline
+comes after the service's, whose answer says more. A replica that has to go first finishes the longest answer that is
+allowed. Load is told every 2 s and acted on as a mean of 10 s (docs/decisions/0008-autoscaling.md). Ingress and
+preprocess start the new replica before the old one goes (_checks.tpl sees to the room); the engine would need another
+GPU for that.
+*/}}
+{{- define "glm.serveConfig" -}}
+{{- $settings := include "glm.settings" . | fromJson -}}
+{{- $answerSeconds := include "glm.answerSeconds" . | int -}}
+proxy_location: EveryNode
+http_options:
+  host: 0.0.0.0
+  port: {{ include "glm.port" . }}
+  request_timeout_s: {{ add $answerSeconds 10 }}
+logging_config:
+  encoding: JSON
+  log_level: {{ $settings.log.level }}
+  enable_access_log: false
+  additional_log_standard_attrs: [name]
+applications:
+  - name: glm
+    import_path: serve_app.app:build
+    route_prefix: /
+    args:
+      {{- include "glm.arguments" . | nindent 6 }}
+    deployments:
+      {{- range $name := list "ingress" "preprocess" "engine" }}
+      {{- $stage := get $.Values.stages $name }}
+      - name: {{ $name }}
+        ray_actor_options:
+          num_cpus: {{ toJson $stage.cpus }}
+          {{- if eq $name "engine" }}
+          num_gpus: {{ toJson $stage.gpus }}
+          {{- end }}
+          resources: { {{ $name }}: 0.001 }
+        autoscaling_config:
+          min_replicas: {{ int $stage.replicas.min }}
+          max_replicas: {{ int $stage.replicas.max }}
+          metrics_interval_s: 2
+          look_back_period_s: 10
+          upscale_delay_s: {{ toJson $stage.upscaleDelaySeconds }}
+          downscale_delay_s: {{ toJson $stage.downscaleDelaySeconds }}
+          {{- if eq $name "engine" }}
+          {{- if eq (int $stage.replicas.min) 0 }}
+          {{- /* One at the start all the same: a model that can't load is seen at the install. */}}
+          initial_replicas: 1
+          downscale_to_zero_delay_s: {{ toJson $stage.downscaleToZeroDelaySeconds }}
+          {{- end }}
+          policy:
+            policy_function: serve_app.engine.scaling:replicas_for_load
+            policy_kwargs:
+              target_tokens_in_flight: {{ toJson $stage.targetTokensInFlight }}
+              target_kv_use: {{ toJson $stage.targetKvUse }}
+          {{- else }}
+          target_ongoing_requests: {{ toJson $stage.targetOngoingRequests }}
+          {{- end }}
+        graceful_shutdown_timeout_s: {{ $answerSeconds }}
+        {{- if ne $name "engine" }}
+        max_surge_percent: 25
+        {{- end }}
+      {{- end }}
+{{- end -}}

@@ -1,0 +1,107 @@
+"""The ways in from outside the cluster: what proxies before the service are told of bodies, time-outs and streams."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from tests.chart.render import Object, of_kind, render
+
+pytestmark = pytest.mark.chart
+NGINX = "nginx.ingress.kubernetes.io/"
+
+
+def ingress(objects: list[Object]) -> Any:
+    (only,) = of_kind(objects, "Ingress")
+    return only
+
+
+def nginx(objects: list[Object]) -> dict[str, str]:
+    """The annotations of ingress-nginx by their short names."""
+    annotations = ingress(objects)["metadata"].get("annotations", {})
+    return {name.removeprefix(NGINX): value for name, value in annotations.items() if name.startswith(NGINX)}
+
+
+def route(objects: list[Object]) -> Any:
+    (only,) = of_kind(objects, "HTTPRoute")
+    return only["spec"]
+
+
+def test_no_door_is_open_unless_asked_for() -> None:
+    assert not of_kind(render(), "Ingress")
+    assert not of_kind(render(), "HTTPRoute")
+
+
+def test_nginx_lets_the_largest_body_through_and_waits_for_the_longest_answer() -> None:
+    values = {"ingress.enabled": True, "settings.http": {"max_body_bytes": 1_000_000, "request_timeout_s": 42.5}}
+    told = nginx(render(set=values))
+    assert told["proxy-body-size"] == "1000000"
+    assert int(told["proxy-read-timeout"]) > 42.5
+    assert int(told["proxy-send-timeout"]) > 42.5
+
+
+def test_nginx_passes_streams_on_as_they_come_and_takes_uploads_in_whole() -> None:
+    told = nginx(render(set={"ingress.enabled": True}))
+    assert told["proxy-buffering"] == "off"
+    assert told["proxy-request-buffering"] == "on"
+
+
+def test_nginx_limits_an_address_only_where_told_to() -> None:
+    assert not [name for name in nginx(render(set={"ingress.enabled": True})) if name.startswith("limit-")]
+    limits = {k: v for k, v in nginx(render("ci/nginx-limits-values.yaml")).items() if k.startswith("limit-")}
+    assert limits == {"limit-rps": "10", "limit-burst-multiplier": "3", "limit-connections": "20"}
+
+
+def test_every_annotation_is_text() -> None:
+    annotations = ingress(render("ci/nginx-limits-values.yaml"))["metadata"]["annotations"]
+    assert all(isinstance(value, str) for value in annotations.values())
+
+
+def test_an_annotation_of_one_s_own_wins() -> None:
+    assert nginx(render("ci/nginx-limits-values.yaml"))["proxy-request-buffering"] == "off"
+
+
+def test_another_controller_gets_no_annotations_of_nginx() -> None:
+    values = {
+        "ingress.enabled": True,
+        "ingress.nginx.enabled": False,
+        "ingress.annotations": {"alb/scheme": "internal"},
+    }
+    assert ingress(render(set=values))["metadata"]["annotations"] == {"alb/scheme": "internal"}
+
+
+def test_the_ingress_points_at_kuberay_s_service() -> None:
+    spec = ingress(render("ci/nginx-limits-values.yaml"))["spec"]
+    assert spec["ingressClassName"] == "nginx"
+    assert spec["tls"] == [{"secretName": "glm-tls", "hosts": ["glm.example.com"]}]
+    (rule,) = spec["rules"]
+    assert rule["host"] == "glm.example.com"
+    (path,) = rule["http"]["paths"]
+    assert path["backend"]["service"] == {"name": "glm-glm-vision-serve-serve-svc", "port": {"number": 8000}}
+
+
+def test_an_ingress_without_a_host_takes_every_name() -> None:
+    (rule,) = ingress(render(set={"ingress.enabled": True}))["spec"]["rules"]
+    assert "host" not in rule
+
+
+@pytest.mark.parametrize("seconds", [0.5, 300, 86_400])
+def test_a_gateway_waits_for_the_longest_answer(seconds: float) -> None:
+    values = {
+        "gateway.enabled": True,
+        "gateway.parentRefs": [{"name": "public"}],
+        "settings.http.request_timeout_s": seconds,
+    }
+    (rule,) = route(render(set=values))["rules"]
+    times = rule["timeouts"]
+    # The Gateway API's form of a duration, and its rule that the backend's part is not longer than the whole.
+    assert all(re.fullmatch(r"([0-9]{1,5}(h|m|s|ms)){1,4}", time) for time in times.values())
+    assert seconds < int(times["backendRequest"][:-1]) <= int(times["request"][:-1])
+
+
+def test_a_route_joins_the_gateways_that_are_named() -> None:
+    spec = route(render("ci/gateway-route-values.yaml"))
+    assert spec["parentRefs"] == [{"name": "public", "namespace": "gateways", "sectionName": "https"}]
+    assert spec["hostnames"] == ["glm.example.com"]

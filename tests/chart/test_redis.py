@@ -1,0 +1,174 @@
+"""Where the control plane's state lies: the bundled Redis, one's own, and a password that upgrades keep."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shlex
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import yaml
+
+from tests.chart.render import CHART, HELMS, RELEASE, Object, binary, of_kind, rayservice, render
+
+pytestmark = pytest.mark.chart
+PASSWORD = 'a b "c\\d $e'
+KEPT = base64.b64encode(b"of the first install").decode()
+
+
+def options(objects: list[Object]) -> Any:
+    return rayservice(objects)["spec"]["rayClusterConfig"]["gcsFaultToleranceOptions"]
+
+
+def test_the_control_plane_s_state_goes_to_the_bundled_redis() -> None:
+    objects = render("ci/redis-bundled-values.yaml")
+    (service,) = of_kind(objects, "Service")
+    (redis,) = of_kind(objects, "StatefulSet")
+    (secret,) = of_kind(objects, "Secret")
+    told = options(objects)
+    assert told["redisAddress"] == f"{service['metadata']['name']}:6379"
+    assert told["redisPassword"]["valueFrom"]["secretKeyRef"] == {
+        "name": secret["metadata"]["name"],
+        "key": "password",
+    }
+    assert service["spec"]["selector"].items() <= redis["spec"]["template"]["metadata"]["labels"].items()
+    assert len(base64.b64decode(secret["data"]["password"])) == 40
+
+
+def test_the_bundled_redis_keeps_its_state_on_a_volume_or_nowhere() -> None:
+    (kept,) = of_kind(render(set={"faultTolerance.enabled": True}), "StatefulSet")
+    (claim,) = kept["spec"]["volumeClaimTemplates"]
+    assert claim["spec"]["resources"]["requests"] == {"storage": "1Gi"}
+    (lost,) = of_kind(render("ci/redis-bundled-values.yaml"), "StatefulSet")
+    assert lost["spec"]["template"]["spec"]["volumes"] == [{"name": "data", "emptyDir": {}}]
+
+
+def test_a_password_of_one_s_own_is_used_and_none_is_made() -> None:
+    values = {"faultTolerance.enabled": True, "faultTolerance.passwordSecret": {"name": "mine", "key": "word"}}
+    objects = render(set=values)
+    assert not of_kind(objects, "Secret")
+    (redis,) = of_kind(objects, "StatefulSet")
+    (environment,) = [container["env"] for container in redis["spec"]["template"]["spec"]["containers"]]
+    assert environment[0]["valueFrom"]["secretKeyRef"] == {"name": "mine", "key": "word"}
+    reference = options(objects)["redisPassword"]["valueFrom"]["secretKeyRef"]
+    assert reference == {"name": "mine", "key": "word"}
+
+
+def test_an_external_redis_takes_the_place_of_the_bundled_one() -> None:
+    objects = render("ci/redis-external-values.yaml")
+    assert not of_kind(objects, "StatefulSet")
+    assert not of_kind(objects, "Secret")
+    assert options(objects)["redisAddress"] == "rediss://redis.example.com:6380"
+    (way,) = [each for each in of_kind(objects, "NetworkPolicy") if each["metadata"]["name"].endswith("-to-redis")]
+    assert way["spec"]["egress"] == [{"ports": [{"port": 6380, "protocol": "TCP"}]}]
+
+
+def api_of(objects: list[Object]) -> dict[str, Any]:
+    """Path -> answer: the discovery that helm needs for these objects, and the Secret of an earlier install."""
+    kinds: dict[str, set[str]] = {}
+    for each in objects:
+        kinds.setdefault(each["apiVersion"], set()).add(each["kind"])
+    groups = [version.split("/") for version in kinds if "/" in version]
+    listed = [
+        {"name": group, "versions": [{"groupVersion": f"{group}/{number}", "version": number}]}
+        for group, number in groups
+    ]
+    answers: dict[str, Any] = {
+        "/version": {"major": "1", "minor": "34", "gitVersion": "v1.34.0"},
+        "/api": {"kind": "APIVersions", "versions": ["v1"]},
+        "/apis": {"kind": "APIGroupList", "apiVersion": "v1", "groups": listed},
+    }
+    for version, names in kinds.items():
+        resources = [{"name": f"{name.lower()}s", "kind": name, "namespaced": True, "verbs": ["get"]} for name in names]
+        place = f"/apis/{version}" if "/" in version else f"/api/{version}"
+        answers[place] = {"kind": "APIResourceList", "groupVersion": version, "resources": resources}
+    name = "glm-glm-vision-serve-redis"
+    answers[f"/api/v1/namespaces/glm/secrets/{name}"] = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {
+            "name": name,
+            "namespace": "glm",
+            "labels": {"app.kubernetes.io/managed-by": "Helm"},
+            "annotations": {"meta.helm.sh/release-name": RELEASE, "meta.helm.sh/release-namespace": "glm"},
+        },
+        "data": {"password": KEPT},
+    }
+    return answers
+
+
+class ApiServer(BaseHTTPRequestHandler):
+    """As much of Kubernetes as helm asks for when it looks up a Secret."""
+
+    answers: ClassVar[dict[str, Any]] = {}
+
+    def do_GET(self) -> None:
+        found = self.answers.get(self.path.partition("?")[0])
+        missing = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404}
+        body = json.dumps(found or missing).encode()
+        self.send_response(200 if found else 404)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing: the test's own output is enough."""
+
+
+@pytest.fixture
+def api_server() -> Iterator[str]:
+    ApiServer.answers.update(api_of(render("ci/redis-bundled-values.yaml")))
+    with ThreadingHTTPServer(("127.0.0.1", 0), ApiServer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("helm", HELMS)
+def test_an_upgrade_keeps_the_password_of_the_first_install(helm: str, api_server: str) -> None:
+    values = CHART / "ci/redis-bundled-values.yaml"
+    command = [binary(helm), "template", RELEASE, CHART, "--namespace", "glm", "--values", values]
+    command += ["--dry-run=server", "--kube-apiserver", api_server, "--disable-openapi-validation"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stderr
+    (secret,) = of_kind([each for each in yaml.safe_load_all(run.stdout) if each], "Secret")
+    assert secret["data"] == {"password": KEPT}
+
+
+def test_two_installs_have_two_passwords() -> None:
+    one, other = (
+        of_kind(render("ci/redis-bundled-values.yaml", helm=helm), "Secret")[0]["data"]["password"] for helm in HELMS
+    )
+    assert one != other
+
+
+def test_the_bundled_redis_starts_asks_for_its_password_and_stops_when_told(tmp_path: Path) -> None:
+    """The container's own command and probe, with /data and the port moved."""
+    (redis,) = of_kind(render("ci/redis-bundled-values.yaml"), "StatefulSet")
+    (container,) = redis["spec"]["template"]["spec"]["containers"]
+    (script,) = container["args"]
+    moved = script.replace("dir /data", f"dir {tmp_path}\nport 0\nunixsocket {tmp_path}/redis.sock")
+    environment = {"PATH": "/usr/bin:/bin", "PASSWORD": PASSWORD}
+    server = subprocess.Popen([*container["command"], moved], env=environment, stdout=subprocess.PIPE, text=True)
+    try:
+        client = f"redis-cli -s {shlex.quote(str(tmp_path))}/redis.sock"
+        (*shell, probe) = container["readinessProbe"]["exec"]["command"]
+        ready = [*shell, probe.replace("redis-cli", client)]
+        deadline = time.monotonic() + 20
+        while subprocess.run(ready, env=environment, capture_output=True).returncode and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert subprocess.run(ready, env=environment).returncode == 0
+        assert subprocess.run(ready, env=environment | {"PASSWORD": "wrong"}).returncode != 0
+        listed = Path(f"/proc/{server.pid}/cmdline").read_text()
+        assert PASSWORD not in listed
+    finally:
+        server.terminate()
+        assert server.wait(timeout=20) == 0

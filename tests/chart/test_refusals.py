@@ -1,0 +1,114 @@
+"""Values that can't work are refused before anything is installed, in one sentence that names them."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from tests.chart.render import CHART, HELMS, refusal, render
+
+pytestmark = pytest.mark.chart
+GROUP = {
+    "stages": ["engine"],
+    "replicas": {"min": 1, "max": 1},
+    "resources": {"requests": {"cpu": "4", "memory": "8Gi"}, "limits": {"memory": "8Gi"}},
+}
+INCREMENTAL = {
+    "upgrade.strategy": "NewClusterWithIncrementalUpgrade",
+    "upgrade.incremental.gatewayClassName": "istio",
+}
+
+COMBINATIONS = [
+    ({"fullnameOverride": "n" * 48}, "KubeRay takes at most 47"),
+    ({"fullnameOverride": "0day"}, "a letter first"),
+    ({"settings.http.port": 8080}, "settings.http.port and settings.metrics.port are both 8080"),
+    ({"settings.http.port": 8265}, "settings.http.port is 8265, the port of Ray's dashboard"),
+    ({"settings.metrics.port": 9101}, "settings.metrics.port is 9101, the port of HAProxy's metrics"),
+    ({"stages.ingress.replicas": {"min": 3, "max": 2}}, "stages.ingress.replicas.max is 2, less than min (3)"),
+    ({"workers.cpu.replicas": {"min": 6, "max": 5}}, "workers.cpu.replicas.max is 5, less than min (6)"),
+    ({"stages.engine.gpus": 1.5}, "above 1 Ray takes whole GPUs only"),
+    ({"stages.engine.gpus": 2}, "stages.engine.gpus is 2, but a pod of workers.gpu has 1"),
+    ({"workers.big": GROUP}, "stages.engine.gpus is 1, but a pod of workers.big has 0"),
+    ({"workers.gpu.enabled": False}, 'no enabled group of `workers` names "engine" in its stages'),
+    ({"workers.cpu.stages": ["ingress"]}, 'no enabled group of `workers` names "preprocess" in its stages'),
+    ({"workers.cpu": None}, 'no enabled group of `workers` names "ingress" in its stages'),
+    ({"stages.engine.replicas.max": 2}, "stages.engine: 2 replicas (max) don't fit: the pods that run it hold 1"),
+    ({"stages.preprocess.replicas.max": 16}, "17 replicas (max, and one more in a rolling update) don't fit"),
+    ({"stages.preprocess.cpus": 5}, "the pods that run it hold 0"),
+    ({"stages.ingress.replicas.max": 14}, "workers.cpu: its stages at their most take 16.5 CPUs together"),
+    ({"autoscaler.enabled": False}, "the autoscaler is off: no pod comes beyond min"),
+    ({"workers.cpu.sharedMemory": "8Gi"}, "workers.cpu.sharedMemory is 8Gi: it counts as the pod's memory"),
+    ({"head.sharedMemory": "5Gi"}, "head.sharedMemory is 5Gi"),
+    ({"settings.model.device": "cpu"}, "settings.model.device is cpu, but stages.engine.gpus is 1"),
+    ({"settings.model.device": "cuda", "stages.engine.gpus": 0}, "is cuda, but stages.engine.gpus is 0"),
+    ({"upgrade.strategy": "NewClusterWithIncrementalUpgrade"}, "needs upgrade.incremental.gatewayClassName"),
+    (
+        INCREMENTAL | {"upgrade.incremental.maxSurgePercent": 10},
+        "stepSizePercent is 20, more than maxSurgePercent (10)",
+    ),
+    (INCREMENTAL | {"ingress.enabled": True}, "ingress.enabled does not go with"),
+    (INCREMENTAL | {"gateway.enabled": True}, "gateway.enabled does not go with"),
+    ({"gateway.enabled": True}, "gateway.enabled needs gateway.parentRefs"),
+    ({"modelStorage.fetch.enabled": True}, "needs modelStorage.fetch.image"),
+]
+
+OUT_OF_BOUNDS = [
+    ({"workers.cpu.stages": ["decode"]}, "workers/cpu/stages/0"),
+    ({"workers.cpu.stages": []}, "workers/cpu/stages"),
+    ({"workers.Large": GROUP}, "Large"),
+    ({"workers.big": {"stages": ["engine"]}}, "workers/big"),
+    ({"workers.cpu.resources.limits": None}, "workers/cpu/resources"),
+    ({"stages.decode": {}}, "decode"),
+    ({"stages.ingress.replicas.min": 0}, "stages/ingress/replicas/min"),
+    ({"settings.http.host": "127.0.0.1"}, "host"),
+    ({"settings.engine.max_slots": 0}, "settings/engine/max_slots"),
+    ({"settings.engine.slots": 4}, "slots"),
+    ({"settings.model.quantization": "int2"}, "settings/model/quantization"),
+    ({"rayAuth": "kerberos"}, "rayAuth"),
+    ({"upgrade.strategy": "Recreate"}, "upgrade/strategy"),
+    ({"upgrade.initializingTimeout": "soon"}, "upgrade/initializingTimeout"),
+    ({"image.digest": "abc"}, "image/digest"),
+    ({"faultTolerance.externalAddress": "redis"}, "faultTolerance/externalAddress"),
+    ({"typo": 1}, "typo"),
+]
+
+
+@pytest.mark.parametrize("helm", HELMS)
+@pytest.mark.parametrize(("values", "sentence"), COMBINATIONS)
+def test_a_combination_that_can_t_work_is_told_in_one_sentence(
+    values: dict[str, Any], sentence: str, helm: str
+) -> None:
+    assert sentence in refusal(helm=helm, set=values)
+
+
+@pytest.mark.parametrize("helm", HELMS)
+@pytest.mark.parametrize(("values", "place"), OUT_OF_BOUNDS)
+def test_a_value_out_of_bounds_is_told_by_its_place(values: dict[str, Any], place: str, helm: str) -> None:
+    said = refusal(helm=helm, set=values)
+    assert "don't meet the specifications" in said
+    assert place in said.replace(".", "/")  # helm 3 writes workers.cpu, helm 4 /workers/cpu
+
+
+def test_incremental_upgrades_need_the_autoscaler() -> None:
+    values = INCREMENTAL | {"autoscaler.enabled": False}
+    assert "needs autoscaler.enabled" in refusal("ci/everything-off-values.yaml", set=values)
+
+
+@pytest.mark.parametrize("replicas", [3, 4])
+def test_the_last_replica_that_fits_is_taken_and_one_more_is_not(replicas: int) -> None:
+    """A pod with 4 CPUs and 2 GPUs holds two engines of a GPU each: two pods hold four."""
+    values = {"workers.gpu.gpus": 2, "workers.gpu.replicas.max": 2, "stages.engine.replicas.max": replicas}
+    assert render(set=values)
+    assert "5 replicas (max) don't fit" in refusal(set=values | {"stages.engine.replicas.max": 5})
+
+
+def test_every_refusal_of_the_chart_is_tested() -> None:
+    said = "".join(refusal(set=values) for values, _ in COMBINATIONS)
+    said += refusal("ci/everything-off-values.yaml", set=INCREMENTAL | {"autoscaler.enabled": False})
+    written = re.findall(r'fail \(?(?:printf )?"((?:[^"\\]|\\.)*)"', (CHART / "templates/_checks.tpl").read_text())
+    assert len(written) > 15
+    for sentence in written:
+        longest = max(re.split(r"%\w", sentence), key=len)
+        assert longest in said, sentence

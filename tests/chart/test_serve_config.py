@@ -1,0 +1,183 @@
+"""What the chart tells Ray Serve: a configuration that Serve and the builder take, and that means what values say."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel
+from ray.serve.config import AutoscalingConfig
+from ray.serve.schema import (
+    DeploymentSchema,
+    HTTPOptionsSchema,
+    LoggingConfig,
+    RayActorOptionsSchema,
+    ServeApplicationSchema,
+    ServeDeploySchema,
+)
+
+from serve_app.logs import serve_logging
+from serve_app.settings import LogSettings, Settings
+from tests.chart.render import PROFILES, Object, every_value_set, profile, rayservice, render
+
+pytestmark = pytest.mark.chart
+STAGES = ["ingress", "preprocess", "engine"]
+VALUE_SETS = pytest.mark.parametrize("files", every_value_set())
+
+
+def serve_config(objects: list[Object]) -> dict[str, Any]:
+    config: dict[str, Any] = yaml.safe_load(rayservice(objects)["spec"]["serveConfigV2"])
+    return config
+
+
+def application(objects: list[Object]) -> dict[str, Any]:
+    (only,) = serve_config(objects)["applications"]
+    return dict(only)
+
+
+def deployment(objects: list[Object], name: str) -> dict[str, Any]:
+    (only,) = [each for each in application(objects)["deployments"] if each["name"] == name]
+    return dict(only)
+
+
+def autoscaling(objects: list[Object], name: str) -> dict[str, Any]:
+    return dict(deployment(objects, name)["autoscaling_config"])
+
+
+def unknown(data: dict[str, Any], model: type[BaseModel]) -> set[str]:
+    """Names that the model would silently drop."""
+    return set(data) - set(model.model_fields)
+
+
+@VALUE_SETS
+def test_serve_takes_the_configuration_and_drops_no_name(files: tuple[Any, ...]) -> None:
+    config = serve_config(render(*files))
+    ServeDeploySchema.model_validate(config)
+    (app,) = config["applications"]
+    assert not unknown(config, ServeDeploySchema)
+    assert not unknown(config["http_options"], HTTPOptionsSchema)
+    assert not unknown(config["logging_config"], LoggingConfig)
+    assert not unknown(app, ServeApplicationSchema)
+    for each in app["deployments"]:
+        assert not unknown(each, DeploymentSchema)
+        assert not unknown(each["ray_actor_options"], RayActorOptionsSchema)
+        assert not unknown(each["autoscaling_config"], AutoscalingConfig)
+        AutoscalingConfig.model_validate(each["autoscaling_config"])
+
+
+@VALUE_SETS
+def test_the_builder_takes_the_settings(files: tuple[Any, ...]) -> None:
+    settings = Settings.model_validate(application(render(*files))["args"])
+    assert settings.model.device in ("cuda", "cpu")
+
+
+def test_the_application_is_the_package_s_own_graph() -> None:
+    from serve_app.app import app
+
+    graph = [app, *(part for part in app._bound_deployment.init_args if hasattr(part, "_bound_deployment"))]
+    described = application(render())
+    assert described["import_path"] == "serve_app.app:build"
+    assert described["name"] == "glm"
+    assert [each["name"] for each in described["deployments"]] == STAGES
+    assert {part._bound_deployment.name for part in graph} == set(STAGES)
+
+
+def test_what_the_builder_derives_from_settings_is_left_to_it() -> None:
+    for name in STAGES:
+        assert not {"max_queued_requests", "max_ongoing_requests", "num_replicas"} & set(deployment(render(), name))
+
+
+@pytest.mark.parametrize("level", ["DEBUG", "WARNING"])
+def test_the_log_is_the_one_of_glm_serve_up(level: str) -> None:
+    config = serve_config(render(set={"settings.log.level": level}))
+    assert config["logging_config"] == serve_logging(LogSettings(level=level))
+
+
+def test_settings_go_to_the_builder_as_they_are_said_and_no_default_with_them() -> None:
+    objects = render(set={"settings.engine.max_slots": 4, "settings.http.max_body_bytes": 16_777_216})
+    assert application(objects)["args"] == {
+        "engine": {"max_slots": 4},
+        "http": {"max_body_bytes": 16_777_216},
+        "model": {"device": "cuda"},
+    }
+
+
+def test_an_engine_without_a_gpu_runs_on_the_cpus_that_it_has() -> None:
+    args = application(profile("cpu-demo"))["args"]
+    assert args["model"]["device"] == "cpu"
+    cpus = deployment(profile("cpu-demo"), "engine")["ray_actor_options"]["num_cpus"]
+    assert args["engine"]["threads"] == math.ceil(cpus)
+
+
+def test_the_number_of_threads_can_still_be_said() -> None:
+    objects = render("values-cpu-demo.yaml", set={"settings.engine.threads": 3})
+    assert application(objects)["args"]["engine"] == {"threads": 3}
+
+
+def test_replicas_and_autoscaling_are_no_arguments_whose_change_would_restart_replicas() -> None:
+    before, after = render(), render(set={"stages.preprocess.replicas.max": 3, "stages.engine.targetKvUse": 0.5})
+    assert application(before)["args"] == application(after)["args"]
+    assert application(before)["deployments"] != application(after)["deployments"]
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_each_replica_asks_for_a_share_of_its_stage_and_a_group_that_names_the_stage_offers_it(name: str) -> None:
+    objects = profile(name)
+    groups = rayservice(objects)["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    for stage in STAGES:
+        asked = deployment(objects, stage)["ray_actor_options"]["resources"]
+        assert asked == {stage: 0.001}
+        assert any(float(group["resources"].get(stage, 0)) / asked[stage] >= 1_000_000 for group in groups)
+
+
+def test_the_engine_takes_its_gpus_and_no_other_stage_one() -> None:
+    asked = {name: deployment(render(), name)["ray_actor_options"].get("num_gpus", 0) for name in STAGES}
+    assert asked == {"ingress": 0, "preprocess": 0, "engine": 1}
+
+
+def test_engines_are_added_by_what_they_have_to_read_and_write() -> None:
+    values = {"stages.engine.targetTokensInFlight": 5000, "stages.engine.targetKvUse": 0.6}
+    policy = autoscaling(render(set=values), "engine")["policy"]
+    assert policy["policy_function"] == "serve_app.engine.scaling:replicas_for_load"
+    assert policy["policy_kwargs"] == {"target_tokens_in_flight": 5000, "target_kv_use": 0.6}
+
+
+def test_the_other_stages_are_added_by_requests() -> None:
+    assert autoscaling(render(), "ingress")["target_ongoing_requests"] == 100
+    assert autoscaling(render(), "preprocess")["target_ongoing_requests"] == 4
+
+
+def test_an_engine_that_may_go_to_zero_starts_once_and_waits_its_time() -> None:
+    config = autoscaling(render("ci/scale-to-zero-values.yaml"), "engine")
+    assert (config["min_replicas"], config["initial_replicas"]) == (0, 1)
+    assert config["downscale_to_zero_delay_s"] == 900
+    assert "downscale_to_zero_delay_s" not in autoscaling(render(), "engine")
+
+
+@pytest.mark.parametrize("seconds", [30, 120.5, 900])
+def test_every_time_out_leaves_room_for_the_longest_answer(seconds: float) -> None:
+    objects = render("values-cluster.yaml", set={"settings.http.request_timeout_s": seconds})
+    spec = rayservice(objects)["spec"]
+    assert serve_config(objects)["http_options"]["request_timeout_s"] > seconds
+    assert spec["rayClusterDeletionDelaySeconds"] > seconds
+    for name in STAGES:
+        assert deployment(objects, name)["graceful_shutdown_timeout_s"] >= seconds
+    for group in spec["rayClusterConfig"]["workerGroupSpecs"]:
+        pod = group["template"]["spec"]
+        (command,) = [pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]]
+        assert command[:3] == ["glm-serve", "drain", "--within"]
+        assert seconds <= int(command[3]) < pod["terminationGracePeriodSeconds"]
+
+
+def test_a_rolling_update_starts_the_new_replica_first_where_that_takes_no_gpu() -> None:
+    surge = {name: deployment(render(), name).get("max_surge_percent", 0) > 0 for name in STAGES}
+    assert surge == {"ingress": True, "preprocess": True, "engine": False}
+
+
+def test_the_door_listens_on_every_address_at_the_port_that_is_set() -> None:
+    config = serve_config(render(set={"settings.http.port": 9000}))
+    assert config["http_options"]["host"] == "0.0.0.0"
+    assert config["http_options"]["port"] == 9000
+    assert config["proxy_location"] == "EveryNode"
