@@ -1,12 +1,15 @@
-"""The `glm-serve` command: `up` starts the service here, `doctor` looks ahead, `ask` puts a question."""
+"""The `glm-serve` command: `up` starts the service, `doctor` and `plan` look ahead, `ask` asks it."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
+import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from serve_app import __version__
@@ -22,6 +25,8 @@ Questions about pictures, answered by GLM vision models.
   glm-serve up                                   start the service here, with the small demo model
   glm-serve doctor                               look at machine and model, and say what keeps it from starting
   glm-serve ask label.png "What is the number?"  ask the running service about a picture
+  glm-serve plan --model MODEL --gpu L4 ...      write Helm values for a graphics card and a load
+  glm-serve drain --within 400                   in a pod of a cluster, before it stops: move its work elsewhere
 """
 
 UP_DESCRIPTION = """\
@@ -50,6 +55,25 @@ Ask a running service about pictures; the answer appears as it is written.
   glm-serve ask "Hello"                          a question without a picture
 """
 
+PLAN_DESCRIPTION = """\
+Write a values file for the Helm chart: how many GPUs a load needs, and how they are set up.
+
+  glm-serve plan --model zai-org/GLM-4.6V-Flash --gpu L4 --requests-per-second 1 -o values.yaml
+
+Comments in the file say where each figure comes from. Figures are calculated from what was measured on an
+H200, and estimates for every other card. Give --gpu a name (L4, A10, RTX 4090, A100 80GB, H100 SXM, H200, ...:
+an unknown one lists them all) or describe the card by the four other --gpu options.
+"""
+
+DRAIN_DESCRIPTION = """\
+Empty this pod's Ray node before the pod is stopped; the Helm chart runs it as the workers' preStop hook.
+
+The node is marked as draining: Serve starts replacements on other nodes and moves the traffic there, and the
+door's health check fails, so that no new connection comes here. The command returns when nothing of Serve is
+left on the node, or when the time is over. Where the node is, KubeRay has written into the environment.
+The exit status is 0 however it went: Kubernetes stops the pod in any case.
+"""
+
 # option, setting, what it says; types and bounds are the setting's own
 UP_OPTIONS = (
     ("--model", "model.path", "PATH", "model folder or hub id (default: the demo model)"),
@@ -67,7 +91,8 @@ UP_OPTIONS = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    options = _parser().parse_args(given, argparse.Namespace(given=given))
     try:
         return int(options.run(options))
     except KeyboardInterrupt:
@@ -99,6 +124,26 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true", help="write one JSON object instead of lines")
     doctor.set_defaults(run=_doctor)
 
+    plan = _command(
+        commands.add_parser,
+        "plan",
+        help="write Helm values for a graphics card and a load",
+        description=PLAN_DESCRIPTION,
+    )
+    _add_plan(plan)
+    plan.set_defaults(run=_plan)
+
+    drain = _command(
+        commands.add_parser,
+        "drain",
+        help="in a pod of a cluster: move its work elsewhere before it stops",
+        description=DRAIN_DESCRIPTION,
+    )
+    drain.add_argument(
+        "--within", type=_seconds, required=True, metavar="S", help="seconds until the pod is stopped in any case"
+    )
+    drain.set_defaults(run=_drain)
+
     ask = _command(commands.add_parser, "ask", help="ask a running service about pictures", description=ASK_DESCRIPTION)
     ask.add_argument("pictures", nargs="*", metavar="PICTURE", help="image file, or its http(s) address")
     ask.add_argument("question", metavar="QUESTION", help="what to ask about them")
@@ -123,6 +168,39 @@ def _add_settings(command: argparse.ArgumentParser) -> None:
         const="true",
         help="quantize the vision tower too (default: it stays whole)",
     )
+
+
+def _add_plan(plan: argparse.ArgumentParser) -> None:
+    plan.add_argument("--model", required=True, metavar="MODEL", help="model folder or hub id")
+    plan.add_argument("--gpu", metavar="NAME", help="the graphics card")
+    plan.add_argument("--gpu-memory-gib", type=float, metavar="GIB", help="another card: its memory")
+    plan.add_argument("--gpu-bandwidth-gb-s", type=float, metavar="GB/S", help="its memory bandwidth")
+    plan.add_argument("--gpu-tflops", type=float, metavar="TFLOPS", help="its dense bfloat16 rate, tensor cores")
+    plan.add_argument("--gpu-sms", type=int, metavar="N", help="its streaming multiprocessors")
+    plan.add_argument(
+        "--requests-per-second", type=float, required=True, metavar="N", help="the load to be carried all the time"
+    )
+    plan.add_argument(
+        "--picture",
+        action="append",
+        metavar="WxH",
+        help="pixels of a picture of a request; again for more than one; `none`: only text (default: 1920x1080)",
+    )
+    plan.add_argument("--prompt-tokens", type=int, default=200, metavar="N", help="text of a request (default: 200)")
+    plan.add_argument("--answer-tokens", type=int, default=150, metavar="N", help="its answer (default: 150)")
+    plan.add_argument(
+        "--first-token-seconds",
+        type=float,
+        metavar="S",
+        help="for 95 of 100 requests (default: 2, or what the card needs)",
+    )
+    plan.add_argument(
+        "--quantization", choices=["auto", "none", "nf4"], default="auto", help="how weights are held (default: auto)"
+    )
+    plan.add_argument(
+        "--context", type=int, default=0, metavar="TOKENS", help="of a slot (default: what requests need)"
+    )
+    plan.add_argument("-o", "--output", metavar="FILE", help="write there instead of standard output")
 
 
 def _command(create: Any, *names: str, **words: Any) -> argparse.ArgumentParser:
@@ -153,6 +231,37 @@ def _doctor(options: argparse.Namespace) -> int:
     else:
         show(report, sys.stdout)
     return 0 if report.can_serve else 1
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from serve_app.errors import InvalidRequest
+    from serve_app.plan.asked import write_plan
+
+    try:
+        values, summary = write_plan(options, shlex.join(options.given))
+    except InvalidRequest as error:
+        print(f"glm-serve: {f'{error.param}: ' if error.param else ''}{error.message}", file=sys.stderr)
+        return 1
+    if options.output is None:
+        print(values, end="")
+    else:
+        Path(options.output).write_text(values, encoding="utf-8")
+    print(summary, file=sys.stderr)
+    return 0
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number of seconds")
+    return seconds
+
+
+def _drain(options: argparse.Namespace) -> int:
+    from serve_app.drain import drain_this_pod
+
+    drain_this_pod(options.within, lambda line: print(f"glm-serve drain: {line}", flush=True))
+    return 0
 
 
 def _settings(options: argparse.Namespace) -> Settings | None:

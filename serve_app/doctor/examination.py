@@ -186,8 +186,9 @@ def _words(known: _Known) -> Iterator[Finding]:
 def _memory(known: _Known) -> Iterator[Finding]:
     if known.skeleton is None or known.device is None or known.quantization is None:
         return
-    from serve_app.doctor.fit import Demand, Sizes, check_fit, plan
+    from serve_app.doctor.fit import Demand, check_fit, plan
     from serve_app.doctor.skeleton import quantized_bytes
+    from serve_app.engine.footprint import Sizes
 
     family, settings = known.skeleton.family, known.settings
     stored = (known.config or {}).get("quantization_config")

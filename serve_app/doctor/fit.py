@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from torch import nn
-
 from serve_app.doctor.report import Finding, Plan, ok, problem, sized, warning
+from serve_app.engine.footprint import Sizes
 from serve_app.engine.memory import WORKSPACE_BYTES
 from serve_app.engine.quantization import Quantization
-from serve_app.engine.slots import CacheShape
 
-# Bytes a weight. NF4: half of one and, for 64 weights, one byte of scale, which is itself scaled by the 256.
-_PACKED = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
 _LEAST_CONTEXT = 2048  # tokens that are worth serving: a picture and an answer
 _CONTEXT_STEP = 256
 _LARGE = 10**9  # parameters that a CPU takes seconds a token for
@@ -22,43 +18,6 @@ _NF4 = (
     (Quantization("nf4"), "--quantization nf4"),
     (Quantization("nf4", vision=True), "--quantization nf4 --quantize-vision"),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    """What a model is made of, in elements, and what a token costs in its cache."""
-
-    text_linear: int  # what nf4 and int8 quantize
-    vision_linear: int  # what they quantize with quantize_vision
-    whole: int  # embeddings, head, norms, convolutions
-    cache: CacheShape
-    stored_bytes: int | None = None  # of a checkpoint that is quantized already
-
-    @classmethod
-    def of(cls, network: nn.Module, cache: CacheShape, stored_bytes: int | None) -> Sizes:
-        """Count over an empty network, by the rule of `engine.quantization`."""
-        text = vision = 0
-        for name, module in network.named_modules():
-            if type(module) is nn.Linear and name != "lm_head":
-                if "visual" in name.split("."):
-                    vision += module.weight.numel()
-                else:
-                    text += module.weight.numel()
-        total = sum(parameter.numel() for parameter in network.parameters())
-        return cls(text, vision, total - text - vision, cache, stored_bytes)
-
-    @property
-    def parameters(self) -> int:
-        return self.text_linear + self.vision_linear + self.whole
-
-    def weight_bytes(self, quantization: Quantization) -> int:
-        """Bytes of all weights on the device."""
-        if self.stored_bytes is not None:
-            return self.stored_bytes
-        size = self.cache.dtype.itemsize
-        packed = _PACKED.get(quantization.kind, size)
-        vision = packed if quantization.vision else size
-        return round(self.text_linear * packed + self.vision_linear * vision + self.whole * size)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.doctor.fit import Demand, Sizes, check_fit, plan
+from serve_app.doctor.fit import Demand, check_fit, plan
 from serve_app.doctor.report import Finding, Status
+from serve_app.engine.footprint import Sizes
 from serve_app.engine.models.glm4v_9b import empty_network
 from serve_app.engine.quantization import Quantization
 from serve_app.engine.slots import CacheShape

@@ -1,0 +1,138 @@
+"""Sizes and arithmetic of the checkpoints, against published totals, the loader's network and torch's own counter."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoConfig, AutoModelForImageTextToText
+
+from serve_app.errors import InvalidRequest
+from serve_app.plan.checkpoints import KNOWN, Checkpoint, checkpoint, of_config
+from serve_app.settings import DEMO_MODEL
+from tests.plan.conftest import CHECKPOINTS
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [("glm-4.6v-flash", 10_292_777_472), ("glm-4.1v-9b-thinking", 10_292_777_472), ("glm-4v-9b", 13_906_320_896)],
+)
+def test_parameters_are_the_published_ones(name: str, parameters: int):
+    assert CHECKPOINTS[name].sizes.parameters == parameters
+
+
+def test_a_token_of_the_cache_is_40_kib():
+    assert {known.sizes.cache.bytes_per_token for known in CHECKPOINTS.values()} == {40 * 1024}
+
+
+def test_the_table_says_of_glm_4v_9b_what_its_config_says():
+    config = json.loads((ROOT / "benchmarks" / "glm-4v-9b.config.json").read_text())
+    assert of_config(config, None) == CHECKPOINTS["glm-4v-9b"]
+
+
+@pytest.mark.parametrize("written", ["zai-org/GLM-4.6V-Flash", "ZhipuAI/GLM-4.6V-Flash", "glm-4.6v-flash"])
+def test_a_hub_id_is_known_whoever_publishes_it(written: str):
+    assert checkpoint(written) == CHECKPOINTS["glm-4.6v-flash"]
+
+
+@pytest.mark.parametrize(
+    ("size", "tokens"),
+    [((640, 480), 391), ((1280, 720), 1196), ((1120, 1120), 1600), ((1920, 1080), 2691), ((4000, 3000), 6030)],
+)
+def test_tokens_of_a_picture_are_the_familys_own(flash: Checkpoint, size: tuple[int, int], tokens: int):
+    assert flash.picture_tokens(*size, most=6144) == tokens
+
+
+def test_a_large_picture_is_scaled_down_to_what_is_allowed(flash: Checkpoint):
+    assert flash.picture_tokens(4000, 3000, most=1000) <= 1000
+
+
+def test_glm_4v_9b_sees_one_square(original: Checkpoint):
+    assert original.picture_tokens(100, 100, 6144) == original.picture_tokens(4000, 3000, 6144) == 1602
+
+
+def test_a_stripe_of_a_picture_is_refused(flash: Checkpoint):
+    with pytest.raises(InvalidRequest, match="200 times the other"):
+        flash.picture_tokens(10_000, 20, 6144)
+
+
+@pytest.mark.parametrize("tokens", [64, 1600])
+def test_the_towers_work_is_what_torch_counts(flash: Checkpoint, tokens: int):
+    """Embedding tables, norms and rotations apart: those the counter leaves out too."""
+    parts = glm4v_network().model
+    side = int(tokens**0.5) * 2
+    pixels = torch.empty(side * side, 3 * 2 * 14 * 14, device="meta", dtype=torch.bfloat16)
+    grid = torch.tensor([[1, side, side]])
+    counter = FlopCounterMode(display=False)
+    tower = parts.visual
+    with counter, torch.device("meta"):
+        hidden = tower.patch_embed.proj(pixels.view(-1, 3, 2, 14, 14)).view(-1, tower.config.hidden_size)
+        for block in tower.blocks:
+            queries, keys, values = block.attn.qkv(hidden).view(1, side * side, 3, 12, 128).permute(2, 0, 3, 1, 4)
+            attended = torch.matmul(torch.matmul(queries, keys.transpose(2, 3)), values)
+            hidden = block.attn.proj(attended.transpose(1, 2).reshape(side * side, -1))
+            hidden = block.mlp(hidden)
+        merged = tower.downsample(hidden.view(-1, 2, 2, tower.config.hidden_size).permute(0, 3, 1, 2))
+        tower.merger(merged.view(tokens, -1))
+    assert grid.prod() == side * side
+    assert flash.encode_flop(tokens) == pytest.approx(counter.get_total_flops(), rel=0.001)
+
+
+def test_the_text_layers_work_is_what_torch_counts(flash: Checkpoint):
+    """Attention is counted whole by torch and up to each token by us."""
+    network = glm4v_network().model.language_model
+    counter = FlopCounterMode(display=False)
+    tokens = 96
+    with counter, torch.device("meta"):
+        for layer in network.layers:
+            attention = layer.self_attn
+            hidden = torch.empty(1, tokens, 4096, dtype=torch.bfloat16)
+            for product in (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj):
+                product(hidden)
+            layer.mlp(hidden)
+    products = flash.prefill_flop(0, tokens) - 4 * 40 * 4096 * tokens * tokens / 2
+    assert products == pytest.approx(counter.get_total_flops(), rel=0.001)
+
+
+def test_reading_in_chunks_is_the_work_of_reading_at_once(flash: Checkpoint):
+    in_chunks = sum(flash.prefill_flop(start, start + 500) for start in range(0, 3000, 500))
+    assert in_chunks == pytest.approx(flash.prefill_flop(0, 3000))
+
+
+def test_a_folder_says_its_own_sizes():
+    demo = checkpoint(str(DEMO_MODEL))
+    assert demo.sizes.parameters == 16_211_968
+    assert (
+        demo.longest_context
+        == json.loads((DEMO_MODEL / "config.json").read_text())["text_config"]["max_position_embeddings"]
+    )
+
+
+def test_what_is_neither_here_nor_known_is_told_with_the_known():
+    with pytest.raises(InvalidRequest, match=r"no folder with a config.json.*glm-4.6v-flash, .*glm-4v-9b"):
+        checkpoint("zai-org/GLM-9")
+
+
+@pytest.mark.parametrize(
+    ("config", "why"),
+    [
+        ({"model_type": "llama"}, "model_type 'llama' is not served"),
+        ({"model_type": "chatglm"}, "with a vision_config"),
+        ({**KNOWN["glm-4.6v-flash"], "quantization_config": {"load_in_4bit": True}}, "stored quantized"),
+    ],
+)
+def test_a_checkpoint_that_can_not_be_planned_is_refused(config: dict[str, Any], why: str):
+    with pytest.raises(InvalidRequest, match=why):
+        of_config(config, None)
+
+
+def glm4v_network() -> Any:
+    config = KNOWN["glm-4.6v-flash"]
+    fields = {name: value for name, value in config.items() if name != "model_type"}
+    with torch.device("meta"):
+        network = AutoModelForImageTextToText.from_config(AutoConfig.for_model("glm4v", **fields))
+    return network.to(torch.bfloat16)

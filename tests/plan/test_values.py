@@ -1,0 +1,118 @@
+"""The file that is written: valid, rendered by the chart, and plain about what is measured and what is estimated."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from serve_app.plan.cards import KNOWN, Card, card_named
+from serve_app.plan.choice import plan
+from serve_app.plan.values import summary, values_file
+from serve_app.settings import Settings
+from tests.plan.conftest import CHECKPOINTS
+from tests.plan.test_choice import load
+
+ROOT = Path(__file__).parents[2]
+SCHEMA = json.loads((ROOT / "helm" / "values.schema.json").read_text())
+DEFAULTS = yaml.safe_load((ROOT / "helm" / "values.yaml").read_text())
+RATES = (0.05, 3, 200)
+
+
+def written(model: str, card: Card, rate: float, **other: object) -> str:
+    return values_file(plan(CHECKPOINTS[model], card, load(rate, **other)), f"zai-org/{model}", "plan --model ...")
+
+
+@pytest.mark.parametrize("model", CHECKPOINTS)
+@pytest.mark.parametrize("card", KNOWN, ids=lambda card: card.name)
+def test_every_plan_is_valid_for_the_chart_and_for_the_service(card: Card, model: str):
+    for rate in RATES:
+        values = yaml.safe_load(written(model, card, rate))
+        jsonschema.validate(over(DEFAULTS, values), SCHEMA)
+        settings = Settings.model_validate(values["settings"])
+        assert settings.model.path == f"zai-org/{model}"
+
+
+def over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """As helm lays one values file over another."""
+    both = {**below, **above}
+    for key in below.keys() & above.keys():
+        if isinstance(below[key], dict) and isinstance(above[key], dict):
+            both[key] = over(below[key], above[key])
+    return both
+
+
+@pytest.mark.chart
+@pytest.mark.parametrize("model", CHECKPOINTS)
+@pytest.mark.parametrize("card", KNOWN, ids=lambda card: card.name)
+def test_every_plan_renders(card: Card, model: str, tmp_path: Path):
+    for rate in RATES:
+        file = tmp_path / f"{rate}.yaml"
+        file.write_text(written(model, card, rate))
+        rendered = helm("template", "glm", "helm", "--values", str(file))
+        (service,) = [made for made in yaml.safe_load_all(rendered) if made and made["kind"] == "RayService"]
+        groups = {group["groupName"]: group for group in service["spec"]["rayClusterConfig"]["workerGroupSpecs"]}
+        values = yaml.safe_load(file.read_text())
+        assert groups["gpu"]["minReplicas"] == values["stages"]["engine"]["replicas"]["min"]
+        assert groups["gpu"]["maxReplicas"] == values["stages"]["engine"]["replicas"]["max"]
+
+
+def helm(*arguments: str) -> str:
+    command = [str(ROOT / ".tools" / "bin" / "helm4"), *arguments]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def test_a_card_that_was_not_measured_is_called_estimated():
+    text = written("glm-4.6v-flash", card_named("L4"), 1)
+    assert "Estimated. The engine was measured on H200" in text
+    assert "NVIDIA L4 data sheet: 300 GB/s, 121 TFLOP/s" in text
+
+
+def test_a_card_that_was_measured_is_called_so():
+    text = written("glm-4.6v-flash", card_named("H200"), 1)
+    assert "Calculated from measurements on this card." in text
+    assert "stimated on" not in text
+
+
+def test_glm_4v_9b_was_measured_in_parts_only_and_is_called_estimated_on_the_same_card():
+    assert "# Estimated." in written("glm-4v-9b", card_named("H200"), 1)
+
+
+def test_a_card_without_bfloat16_is_told_so():
+    assert "T4 has no bfloat16" in written("glm-4.6v-flash", card_named("T4"), 0.1)
+
+
+def test_the_only_gpu_is_upgraded_in_place():
+    assert yaml.safe_load(written("glm-4.6v-flash", card_named("RTX 4090"), 0.05))["upgrade"] == {"strategy": "None"}
+    assert "upgrade" not in yaml.safe_load(written("glm-4.6v-flash", card_named("RTX 4090"), 3))
+
+
+def test_pictures_that_would_not_fit_the_context_are_scaled_down():
+    values = yaml.safe_load(written("glm-4.6v-flash", card_named("L4"), 0.1))
+    context = values["settings"]["model"]["context_tokens"]
+    assert values["settings"]["preprocess"]["max_image_tokens"] + 200 + 150 <= context
+
+
+def test_glm_4v_9bs_pictures_can_not_be_scaled_and_no_limit_is_written():
+    assert "preprocess" not in yaml.safe_load(written("glm-4v-9b", card_named("L4"), 0.1))["settings"]
+
+
+def test_text_without_pictures_can_be_planned():
+    text = written("glm-4.6v-flash", card_named("L4"), 1, pictures=())
+    assert "A request: 0 pictures; 200 tokens of text" in text
+
+
+def test_no_line_is_longer_than_the_projects():
+    assert max(len(line) for line in written("glm-4.6v-flash", card_named("RTX 6000 Ada"), 1).splitlines()) <= 120
+
+
+def test_the_summary_is_one_sentence():
+    made = plan(CHECKPOINTS["glm-4.6v-flash"], card_named("L4"), load(1))
+    told = summary(made, "GLM-4.6V-Flash")
+    assert told.startswith(f"GLM-4.6V-Flash: {made.replicas} L4, {made.replicas_at_peak} at peak; in nf4, ")
+    assert told.endswith("(estimated)")
