@@ -37,6 +37,7 @@ check: $(VENV)/.dev  ## format, lint, types, import contracts, generated pages
 	$(VENV)/bin/lint-imports
 	$(PYTHON) docs/generate.py --check
 	$(PYTHON) helm/generate --check
+	$(PYTHON) docs/capacity_table.py --check
 
 tools:  ## what tests need beside Python: helm, kubectl, podman, Prometheus, Redis (Debian packages and npm)
 	@.ci/tools
@@ -47,6 +48,7 @@ fmt: $(VENV)/.dev  ## format and mend what can be mended
 
 docs: $(VENV)/.dev tools  ## write anew what programs write: pages, the chart's schema, boards and alerts, k8s/
 	$(PYTHON) docs/generate.py
+	$(PYTHON) docs/capacity_table.py
 	$(PYTHON) helm/generate
 	$(PYTHON) k8s/generate.py
 
@@ -58,6 +60,15 @@ bench: $(VENV)/.dev  ## the benchmarks, with their results in benchmarks/results
 	$(PYTHON) -m benchmarks.preprocess
 	$(PYTHON) -m benchmarks.engine
 	$(PYTHON) -m benchmarks.serve_load
+
+.PHONY: image
+IMAGE_TARGET ?= cpu
+IMAGE_ARGS   ?=
+BUILDER      ?= $(if $(shell command -v docker),docker,podman)
+VERSION       = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' serve_app/__init__.py)
+image:  ## the container image; IMAGE_TARGET=gpu for the one with CUDA
+	$(BUILDER) build $(if $(findstring podman,$(BUILDER)),--format docker) --target $(IMAGE_TARGET) \
+	  --label org.opencontainers.image.version=$(VERSION) --tag glm-vision-serve:$(VERSION)-$(IMAGE_TARGET) $(IMAGE_ARGS) .
 
 clean:  ## remove the environment and every cache
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .conformance .tools .cache
