@@ -77,7 +77,9 @@ _BATCH = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256, 512)
 
 # -- at the door
 REQUESTS = Metric("glm_requests_total", "counter", "Requests by route and HTTP status.", ("route", "status"))
-REJECTIONS = Metric("glm_rejections_total", "counter", "Requests refused or failed, by error code.", ("code",))
+REJECTIONS = Metric(
+    "glm_rejections_total", "counter", "Requests refused or failed, by error code; probes apart.", ("code",)
+)
 CANCELLATIONS = Metric("glm_cancellations_total", "counter", "Answers whose caller went away before the end.")
 REQUEST_SECONDS = Metric("glm_request_seconds", "histogram", "Whole request at the door.", ("route",), _SECONDS)
 FIRST_TOKEN_SECONDS = Metric(

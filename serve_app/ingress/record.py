@@ -177,7 +177,7 @@ def _close(record: Record, scope: Scope) -> None:
     total_ms = record.total_ms
     record.meter.count(REQUESTS, route=route, status=str(status))
     record.meter.observe(REQUEST_SECONDS, total_ms / 1000, route=route)
-    if record.code is not None:
+    if record.code is not None and route not in POLLED:  # a probe that is told to wait is no request refused
         record.meter.count(REJECTIONS, code=record.code)
     if left_early and record.answer_id is not None:
         record.meter.count(CANCELLATIONS)

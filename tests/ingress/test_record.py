@@ -107,6 +107,15 @@ async def test_requests_are_measured_by_route_and_status(door: OpenDoor) -> None
     assert len(meter.observed["glm_request_seconds", URL]) == 2
 
 
+async def test_a_probe_that_is_told_to_wait_is_no_rejection(door: OpenDoor) -> None:
+    meter = FakeMeter()
+    client = door(meter=meter, describe=FakeDescribe(error=OSError()))
+    await client.get("/readyz")
+    await client.get("/v1/models")
+    assert meter.counts["glm_requests_total", "/readyz", "503"] == 1
+    assert meter.counts["glm_rejections_total", "overloaded"] == 1  # of /v1/models
+
+
 async def test_a_failure_inside_the_stream_counts_as_a_rejection(door: OpenDoor) -> None:
     meter = FakeMeter()
     answer = FakeAnswer("Two ", error=Overloaded("Full."), fail_after=2)
