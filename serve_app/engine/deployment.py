@@ -40,6 +40,10 @@ class EngineDeployment:
         """Slots that hold a sequence now; tests and operators look here for leaks."""
         return self._replica.loop.slots_used()
 
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """What this replica has taken on; Serve asks every few seconds and hands it to `scaling.replicas_for_load`."""
+        return self._replica.loop.load()
+
     async def check_health(self) -> None:
         """Raise when the engine loop is dead, so that Serve replaces this replica."""
         self._replica.check()

@@ -21,6 +21,7 @@ from serve_app.engine.admission import Admission
 from serve_app.engine.features import FeatureCache
 from serve_app.engine.forward import Forward, SlotModel
 from serve_app.engine.sampling import Drawn
+from serve_app.engine.scaling import KV_DEMAND, TOKENS_IN_FLIGHT, AnswerLengths, tokens_ahead
 from serve_app.engine.scheduler import Chunk, Scheduler
 from serve_app.engine.sequence import Sequence, Sink
 from serve_app.engine.text import Vocabulary
@@ -59,6 +60,7 @@ class EngineLoop:
         self.admission = Admission(vocabulary, model.vocab_size, model.stop_ids, model.context_tokens, model.positions)
         self._notes: deque[Sequence | str] = deque()  # a sequence to add, or the id of one to cancel
         self._known: dict[str, Sequence] = {}
+        self._answers = AnswerLengths()
         self._outbox: Outbox = []
         self._woken = threading.Event()
         self._stopping = False
@@ -182,6 +184,7 @@ class EngineLoop:
 
     def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
         sequence.stages_ms["decode_steps"] = (self._clock() - sequence.first_token_at) * 1e3
+        self._answers.add(len(sequence.generated))
         self._tell_pieces(sequence)
         stages = {**sequence.prompt.stages_ms, **sequence.stages_ms}
         self._tell(sequence, Finished(reason, sequence.usage, stages, tuple(sequence.reply.boxed)))
@@ -236,6 +239,14 @@ class EngineLoop:
         self._meter.set(metrics.KV_TOKENS, scheduler.slots * self._context_tokens)
         self._meter.set(metrics.KV_TOKENS_USED, scheduler.cached_tokens)
         self._meter.set(metrics.FEATURE_CACHE_BYTES, self._features.bytes)
+
+    def load(self) -> dict[str, float]:
+        """What this engine has taken on, as the autoscaling policy reads it (from any thread)."""
+        taken = self._scheduler.taken
+        return {
+            TOKENS_IN_FLIGHT: tokens_ahead(taken, self._answers),
+            KV_DEMAND: len(taken) / self._scheduler.slots,
+        }
 
     def slots_used(self) -> int:
         """Slots that hold a sequence now (read from any thread)."""

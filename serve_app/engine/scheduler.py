@@ -44,6 +44,11 @@ class Scheduler:
         return not self.waiting and not self.running
 
     @property
+    def taken(self) -> list[Sequence]:
+        """All sequences taken in, running and waiting; may be read from any thread."""
+        return [*self.running, *self.waiting]
+
+    @property
     def cached_tokens(self) -> int:
         return sum(sequence.cached for sequence in self.running)
 

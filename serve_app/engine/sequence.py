@@ -65,6 +65,10 @@ class Sequence:
         return len(self.prompt.token_ids)
 
     @property
+    def unread_tokens(self) -> int:
+        return self.prompt_tokens - self.prefilled
+
+    @property
     def in_prefill(self) -> bool:
         return self.prefilled < self.prompt_tokens
 

@@ -31,11 +31,14 @@ def status_routes(
     describe: Describe, metrics_page: MetricsPage, *, name: str, version: str, created: int, ready_within_s: float
 ) -> APIRouter:
     router = APIRouter(tags=["status"])
+    known: ModelCard | None = None  # one version of the service has one card; asking again could wake the engine
 
     async def ready_card(request: Request) -> ModelCard:
+        nonlocal known
         try:
             async with asyncio.timeout(ready_within_s):
-                return await describe()
+                known = await describe()
+                return known
         except Exception as error:
             told = {"request_id": record_of(request.scope).request_id}
             _log.info("No replica of some stage described what it serves: %s", error.__class__.__name__, extra=told)
@@ -66,16 +69,18 @@ def status_routes(
 
     @router.get("/readyz", summary="Ready: a replica of every stage answers", responses=errors_documented(503))
     async def readyz(request: Request) -> StatusReply:
+        """Asks a replica each time. Where the engine scales to zero this is a question like any other: it wakes the
+        engine, and keeps it awake if it is polled. Poll `/healthz` there."""
         await ready_card(request)
         return {"status": "ok"}
 
     @router.get("/v1/models", summary="The served models", responses=errors_documented(503))
     async def list_models(request: Request) -> ModelList:
-        return {"object": "list", "data": [_model(await ready_card(request), created)]}
+        return {"object": "list", "data": [_model(known or await ready_card(request), created)]}
 
     @router.get("/v1/models/{model:path}", summary="One served model", responses=errors_documented(404, 503))
     async def retrieve_model(model: str, request: Request) -> ModelReply:
-        card = await ready_card(request)
+        card = known or await ready_card(request)
         check_model(model, card.name)
         return _model(card, created)
 

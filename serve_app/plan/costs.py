@@ -35,8 +35,6 @@ class Costs:
     def chunk_s(self, start: int, stop: int) -> float:
         """Prompt tokens [start, stop) through the text layers; all before `start` are in the cache."""
         seconds = self._arithmetic_s(self.checkpoint.prefill_flop(start, stop), REACHED.prefill_share)
-        if start:  # all but the first look back over a mask, through a slower kernel
-            seconds += self._bytes_s(REACHED.masked_bytes * self._heads * (stop - start) * stop)
         seconds = max(seconds, REACHED.chunk_least_s, self._weights_s)
         return seconds + self._unpacking_s(REACHED.unpack_chunk_s)
 
@@ -75,12 +73,6 @@ class Costs:
     @property
     def _itemsize(self) -> int:
         return self.checkpoint.sizes.cache.dtype.itemsize
-
-    @property
-    def _heads(self) -> int:
-        """Of all layers together."""
-        cache = self.checkpoint.sizes.cache
-        return cache.layers * self.checkpoint.heads_width // cache.head_dim
 
 
 def interpolated(points: tuple[tuple[float, float], ...], at: float) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import TypeAdapter
 
+from serve_app.contracts import ModelCard
 from serve_app.errors import EngineFailed
 from serve_app.ingress.replies.status import ModelList
 from tests.fakes import CARD, FakeDescribe
@@ -12,6 +13,18 @@ from tests.ingress.asking import OpenDoor
 
 DEAD = FakeDescribe(error=EngineFailed("The replica died."))
 SILENT = FakeDescribe(silent=True)
+
+
+class Sleeper:
+    """An engine that scales to zero: it describes itself while awake, and counts how often it was asked."""
+
+    def __init__(self) -> None:
+        self.awake = True
+        self.asked = 0
+
+    async def __call__(self) -> ModelCard:
+        self.asked += 1
+        return await (FakeDescribe() if self.awake else SILENT)()
 
 
 async def test_the_door_is_alive_whatever_the_engine_does(door: OpenDoor) -> None:
@@ -47,6 +60,53 @@ async def test_models_lists_the_served_model_with_its_context(door: OpenDoor) ->
     assert model["max_model_len"] == model["context_length"] == 2048
     assert model["abilities"] == ["chat", "vision", "thinking", "tools"]
     assert (await client.get(f"/v1/models/{CARD.name}")).json() == model
+
+
+async def test_models_that_are_known_are_told_without_waking_the_engine(door: OpenDoor) -> None:
+    engine = Sleeper()
+    client = door(describe=engine, ready_within_s=0.05)
+    models = (await client.get("/v1/models")).json()
+    engine.awake = False
+    for _ in range(3):
+        assert (await client.get("/v1/models")).json() == models
+        assert (await client.get(f"/v1/models/{CARD.name}")).json() == models["data"][0]
+        assert (await client.get("/v1/models/another")).status_code == 404
+    assert engine.asked == 1
+
+
+async def test_models_become_known_by_any_route_that_asked(door: OpenDoor) -> None:
+    engine = Sleeper()
+    client = door(describe=engine, ready_within_s=0.05)
+    await client.get("/readyz")
+    engine.awake = False
+    assert (await client.get("/v1/models")).status_code == 200
+
+
+async def test_models_that_are_not_known_yet_are_asked_for_until_they_are(door: OpenDoor) -> None:
+    engine = Sleeper()
+    engine.awake = False
+    client = door(describe=engine, ready_within_s=0.05)
+    assert (await client.get("/v1/models")).status_code == 503
+    engine.awake = True
+    assert (await client.get("/v1/models")).status_code == 200
+
+
+async def test_ready_is_asked_for_each_time(door: OpenDoor) -> None:
+    engine = Sleeper()
+    client = door(describe=engine, ready_within_s=0.05)
+    assert [(await client.get("/readyz")).status_code for _ in range(3)] == [200] * 3
+    engine.awake = False
+    assert (await client.get("/readyz")).status_code == 503
+    assert engine.asked == 4
+
+
+async def test_nothing_else_asks_the_engine(door: OpenDoor) -> None:
+    engine = Sleeper()
+    client = door(describe=engine)
+    for path in ("/", "/healthz", "/docs", "/openapi.json", "/metrics"):
+        await client.get(path)
+    await client.post("/tokenize", json={"prompt": "a"})
+    assert engine.asked == 0
 
 
 @pytest.mark.parametrize("name", ["gpt-4o", "zai-org/GLM-4.6V-Flash"])
