@@ -1,4 +1,4 @@
-"""What a checkpoint is made of, from its config.json: weights, a token's cache, a picture's tokens, arithmetic.
+"""What a checkpoint costs, from its config.json: weights, a token's cache, pictures, arithmetic.
 
 A folder says it all itself. For the hub ids of the three supported checkpoints the parts of their config.json
 that decide sizes are kept here, so that a plan needs no download.

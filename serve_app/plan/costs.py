@@ -1,4 +1,4 @@
-"""How long the parts of a request take on a card: a picture, a piece of a prompt, one step of many answers.
+"""How long the parts of a request take on a card: a picture, a piece of a prompt, one step.
 
 A roofline: arithmetic over the card's rate, or bytes over its bandwidth, each times the share of the data sheet that
 the engine was measured to reach, plus what was measured to be the same for any size. The shares were measured on one

@@ -1,4 +1,4 @@
-"""What the CPUs have to do: pictures prepared, requests and pieces of answers passed on; replicas and pods for it."""
+"""What the CPUs have to do, pictures and passing on, and the replicas and pods for it."""
 
 from __future__ import annotations
 

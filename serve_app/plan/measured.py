@@ -1,4 +1,4 @@
-"""What was measured, with where and how; the plan's arithmetic is calibrated on these points and held to them.
+"""What was measured, where and how; the plan's arithmetic is fitted to these points and held to them.
 
 To add a point: append a `Measured` to POINTS, run tests/plan/test_measured.py; if its `within` does not hold, the model
 of `costs.py` or REACHED has to change, not the point. A card that has points of requests here counts as measured.

@@ -21,7 +21,8 @@ ROOT = Path(__file__).parent.parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 MODULES = sorted((ROOT / "serve_app").rglob("*.py"))
 LONGEST_FIRST_LINE = 103  # what the README's tree has room for
-ENVIRONMENT_READERS = {"standalone.py"}  # it sets Ray's variables; settings are read by pydantic
+# One sets Ray's variables, one reads KubeRay's; settings are read by pydantic.
+ENVIRONMENT_READERS = {"standalone.py", "drain.py"}
 
 
 def pins(*files: str) -> dict[str, set[str]]:

@@ -7,7 +7,9 @@ from serve_app.engine.graphs import length_buckets, row_buckets
 
 
 @given(st.integers(1, 512), st.data())
-def test_every_batch_fits_a_bucket_at_most_half_as_large_again_or_three_rows_larger(slots: int, data: st.DataObject) -> None:
+def test_every_batch_fits_a_bucket_at_most_half_as_large_again_or_three_rows_larger(
+    slots: int, data: st.DataObject
+) -> None:
     rows = data.draw(st.integers(1, slots))
     bucket = next(bucket for bucket in row_buckets(slots) if bucket >= rows)
     assert bucket <= max(rows * 1.5, rows + 3)
