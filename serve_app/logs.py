@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,20 @@ def join_serve_log() -> None:
     logging.getLogger("glm").parent = serve_log
     if _is_news not in serve_log.filters:
         serve_log.addFilter(_is_news)
+    _write_alike(serve_log.handlers)
+
+
+def _write_alike(handlers: list[logging.Handler]) -> None:
+    """The console gets the records as the file has them: Serve itself writes JSON to files alone.
+
+    There is a console handler where RAY_SERVE_LOG_TO_STDERR is set: in a pod, whose log is what it writes there.
+    """
+    for file in handlers:
+        if isinstance(file, MemoryHandler) and file.target is not None:
+            for console in handlers:
+                if type(console) is logging.StreamHandler:
+                    console.setFormatter(file.target.formatter)
+                    console.filters = [*console.filters, *(each for each in file.filters if each not in console.filters)]
 
 
 def _is_news(record: logging.LogRecord) -> bool:

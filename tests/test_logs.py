@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
+from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
 
@@ -100,3 +102,24 @@ def test_serve_writes_json_and_no_line_a_hop():
     assert configuration["encoding"] == "JSON"
     assert configuration["log_level"] == "DEBUG"
     assert configuration["enable_access_log"] is False
+
+
+def test_the_console_has_a_record_as_the_file_has_it(tmp_path: Path):
+    file = logging.FileHandler(tmp_path / "replica.log")
+    file.setFormatter(logging.Formatter('{"message": "%(message)s"}'))
+    file.addFilter(lambda record: record.levelno >= logging.WARNING)
+    written = io.StringIO()
+    console = logging.StreamHandler(written)
+    serve_log = logging.getLogger("ray.serve")
+    added = [console, MemoryHandler(1, target=file)]
+    for handler in added:
+        serve_log.addHandler(handler)
+    try:
+        join_serve_log()
+        serve_log.warning("a replica died")
+        serve_log.info("chatter")
+    finally:
+        for handler in added:
+            serve_log.removeHandler(handler)
+        file.close()
+    assert written.getvalue() == '{"message": "a replica died"}\n'
