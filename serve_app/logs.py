@@ -46,7 +46,8 @@ def _write_alike(handlers: list[logging.Handler]) -> None:
             for console in handlers:
                 if type(console) is logging.StreamHandler:
                     console.setFormatter(file.target.formatter)
-                    console.filters = [*console.filters, *(each for each in file.filters if each not in console.filters)]
+                    for each in file.filters:
+                        console.addFilter(each)
 
 
 def _is_news(record: logging.LogRecord) -> bool:
