@@ -42,11 +42,16 @@ class Pipeline:
         allowed_s = DEADLINE_S if request.deadline_s is None else request.deadline_s
         deadline = asyncio.get_running_loop().time() + allowed_s
         prepare = self._prepare_small if _is_small(request) else self._prepare_large
-        # Not awaited: the prompt goes on to the engine as soon as it is there.
-        prompt: Any = prepare.remote(replace(request, deadline_s=allowed_s))
-        events = self._generate.remote(prompt)
+        prepared: Any = prepare.remote(replace(request, deadline_s=allowed_s))
+        events: Any = None
         terminal = False
         try:
+            # Awaited here, not by the engine's router (either way in this process): if preprocess dies, Serve 2.60's
+            # router asks the lost call for its result again and again, without a pause and without an end.
+            async with asyncio.timeout_at(deadline):
+                prompt = await prepared
+            prepared = None
+            events = self._generate.remote(prompt)
             while True:
                 async with asyncio.timeout_at(deadline):
                     try:
@@ -67,7 +72,7 @@ class Pipeline:
         finally:
             if not terminal:
                 _cancel(events)
-                _cancel(prompt)
+                _cancel(prepared)
         if not terminal:
             raise EngineFailed("The engine ended this answer without saying why.")
 

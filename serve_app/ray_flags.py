@@ -32,9 +32,21 @@ EVERYWHERE: Final[Mapping[str, str]] = MappingProxyType(
 CLUSTER: Final[Mapping[str, str]] = MappingProxyType(
     {
         **EVERYWHERE,
+        # `kubectl logs` shows what a container writes; Ray and Serve write to files in it unless told otherwise. Below
+        # this level Ray's core tells of each worker and lease.
+        "RAY_LOG_TO_STDERR": "1",
+        "RAY_SERVE_LOG_TO_STDERR": "1",
+        "RAY_BACKEND_LOG_LEVEL": "warning",
         "RAY_SERVE_ENABLE_HA_PROXY": "1",  # one address before several ingress replicas, five times the Python proxy
-        # How often load is reported; Ray's 10 s are the floor of the autoscaler's reaction.
-        "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "2",
-        "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "2",
+        "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": "360",
+        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "360",
+        "RAY_SERVE_HAPROXY_TIMEOUT_CONNECT_S": "2",
+        "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "2s",
+        "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "15",
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
+        "RAY_health_check_period_ms": "2000",
+        "RAY_health_check_timeout_ms": "5000",
+        "RAY_health_check_failure_threshold": "3",
+        "RAY_grpc_client_keepalive_timeout_ms": "20000",
     }
 )

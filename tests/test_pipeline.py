@@ -73,11 +73,15 @@ async def abilities() -> tuple[str, ...]:
     return ("vision", "tools")
 
 
+async def prepared() -> str:
+    return "the prompt"
+
+
 def pipeline_over(
-    answer: Any, describe: Any = None, *, tokenize: Any = None, abilities: Any = abilities
+    answer: Any, describe: Any = None, *, prepare: Any = prepared, tokenize: Any = None, abilities: Any = abilities
 ) -> tuple[Pipeline, FakeHandle, FakeHandle]:
     preprocess = FakeHandle(
-        prepare=lambda request: None,
+        prepare=lambda request: prepare,
         tokenize=lambda request: partial(tokenize or FakeTokenize(), request),
         abilities=lambda: abilities,
     )
@@ -101,11 +105,21 @@ async def test_events_come_back_in_order():
     assert [type(event) for event in events] == [Started, Delta, Delta, Finished]
 
 
-async def test_the_prompt_goes_to_the_engine_without_being_awaited():
-    pipeline, preprocess, engine = pipeline_over(fake_answer("x"))
+async def test_the_engine_gets_the_prompt():
+    pipeline, _, engine = pipeline_over(fake_answer("x"))
     await collect(pipeline.answer(QUESTION))
-    (_, _, prepared), (_, arguments, _) = preprocess.calls[0], engine.calls[0]
-    assert arguments == (prepared,)
+    ((_, arguments, _),) = engine.calls
+    assert arguments == ("the prompt",)
+
+
+async def test_a_preprocess_replica_that_dies_fails_its_request_and_calls_no_engine():
+    async def dead() -> None:
+        raise ActorUnavailableError("Actor is unavailable.", None)
+
+    pipeline, _, engine = pipeline_over(fake_answer("x"), prepare=dead)
+    with pytest.raises(EngineFailed, match="The replica that worked on this request died"):
+        await collect(pipeline.answer(QUESTION))
+    assert not engine.calls
 
 
 @pytest.mark.parametrize(
@@ -144,14 +158,31 @@ async def test_a_caller_who_closes_early_takes_the_work_along():
     assert engine.calls[0][2].cancelled
 
 
-async def test_a_caller_cancelled_while_waiting_takes_the_work_of_both_stages_along():
-    pipeline, preprocess, engine = pipeline_over(fake_answer(hold_after=0))
+async def test_a_caller_cancelled_while_waiting_for_the_engine_takes_its_work_along():
+    pipeline, _, engine = pipeline_over(fake_answer(hold_after=0))
     task = asyncio.create_task(collect(pipeline.answer(QUESTION)))
     await asyncio.sleep(0.01)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert engine.calls[0][2].cancelled
+
+
+async def test_a_caller_cancelled_while_pictures_are_prepared_takes_that_work_along():
+    pipeline, preprocess, engine = pipeline_over(fake_answer("x"), prepare=asyncio.Event().wait)
+    task = asyncio.create_task(collect(pipeline.answer(QUESTION)))
+    await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert preprocess.calls[0][2].cancelled
+    assert not engine.calls
+
+
+async def test_the_deadline_ends_the_preparing_of_pictures_too():
+    pipeline, preprocess, _ = pipeline_over(fake_answer("x"), prepare=asyncio.Event().wait)
+    with pytest.raises(DeadlineExceeded):
+        await collect(pipeline.answer(replace(QUESTION, deadline_s=0.01)))
     assert preprocess.calls[0][2].cancelled
 
 
@@ -161,6 +192,16 @@ async def test_the_deadline_ends_an_answer_and_its_work():
     with pytest.raises(DeadlineExceeded, match=r"within the 0\.02 s"):
         await collect(pipeline.answer(hurried))
     assert engine.calls[0][2].cancelled
+
+
+async def test_a_question_that_finds_no_replica_waits_for_the_first_one():
+    engine = FakeAnswer("x", hold_after=0)  # a handle holds a call until there is somebody to take it
+    pipeline, *_ = pipeline_over(lambda prompt: engine(QUESTION))
+    task = asyncio.create_task(collect(pipeline.answer(replace(QUESTION, deadline_s=5.0))))
+    await engine.held.wait()
+    assert not task.done()
+    engine.release.set()
+    assert isinstance((await task)[-1], Finished)
 
 
 async def test_preprocess_learns_the_deadline():
@@ -183,7 +224,7 @@ async def test_an_answer_without_an_end_is_a_failure():
 
 async def test_cancelling_a_call_that_failed_does_not_hide_the_failure():
     refusal = ImageRejected("image 1 is broken", param="messages[0]")
-    preprocess = FakeHandle(prepare=lambda request: None, cancel_error=refusal)
+    preprocess = FakeHandle(prepare=lambda request: prepared, cancel_error=refusal)
     engine = FakeHandle(generate=fake_answer(error=EngineFailed("out of memory")), cancel_error=refusal)
     with pytest.raises(EngineFailed, match="out of memory"):
         await collect(Pipeline(preprocess, engine).answer(QUESTION))

@@ -1,0 +1,381 @@
+"""A Ray cluster of several nodes on one machine: each with its own network, processes and /tmp.
+
+Everything lives in one private mount, network and process namespace whose first process reads a pipe of this one:
+it ends with this process, however that ends, and nothing outside is touched. A node is what a pod is to Ray: an
+address of its own on a bridge, process 1 that `kubelet` would signal, an own /tmp and /dev/shm, and the command and
+environment that KubeRay gives it. Needs root and iproute2; no systemd, no container runtime.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import psutil
+import yaml
+
+from tests.chart import kuberay_pod
+from tests.chart.render import NAMESPACE, Object
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+HEAD_NAME = f"glm-head-svc.{NAMESPACE}.svc.cluster.local"  # as KubeRay names the head's service
+SUBNET = "10.77.0"
+REDIS_ADDRESS = f"{SUBNET}.5"
+REDIS_PASSWORD = "in-a-secret"
+TOKEN = "a" * 64
+PORT = 8000
+START_LIMIT_S = 90
+CLONE_NEWNET = 0x40000000
+
+Result = TypeVar("Result")
+
+
+@dataclass
+class Node:
+    """One pod: `process` starts it, `init` is its process 1 as seen from here."""
+
+    name: str
+    address: str
+    folder: Path  # its /tmp
+    pod: Object
+    environment: dict[str, str]
+    process: subprocess.Popen[bytes]
+    init: psutil.Process
+
+    @property
+    def logs(self) -> Path:
+        return max((self.folder / "ray").glob("session_2*")) / "logs"  # session_latest points into the pod's own /tmp
+
+    @property
+    def serves(self) -> bool:
+        """Whether the serve Service has it among its endpoints: workers are, the head is not."""
+        return self.pod["metadata"]["labels"].get("ray.io/serve") == "true"
+
+    def said(self) -> str:
+        return (self.folder / "container.log").read_text(errors="replace")
+
+
+@dataclass
+class Cluster:
+    """The namespaces, and the nodes in them; use it with `running`."""
+
+    folder: Path
+    keeper: psutil.Process
+    nodes: dict[str, Node] = field(default_factory=dict)
+    release: Object = field(default_factory=dict)
+    inside: ThreadPoolExecutor = field(init=False)
+    addresses: int = 10
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        self.inside = ThreadPoolExecutor(4, "inside", initializer=self.enter)
+
+    @property
+    def hosts(self) -> Path:
+        return self.folder / "hosts"
+
+    # -- the machine --------------------------------------------------------------------------
+
+    def enter(self) -> None:
+        """Moves the calling thread into the private network; for good, so make it a thread for that."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        namespace = os.open(f"/proc/{self.keeper.pid}/ns/net", os.O_RDONLY)
+        try:
+            if libc.setns(namespace, CLONE_NEWNET):
+                raise OSError(ctypes.get_errno(), "setns")
+        finally:
+            os.close(namespace)
+
+    def call(self, work: Callable[[], Result], timeout_s: float = 60.0) -> Result:
+        """What `work` returns, run in a thread that is in the private network."""
+        return self.inside.submit(work).result(timeout_s)
+
+    def sh(self, script: str) -> None:
+        """A shell script in the namespaces."""
+        command = ["nsenter", "-t", str(self.keeper.pid), "-m", "-n", "-p", "bash", "-ec", script]
+        run = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        if run.returncode:
+            raise RuntimeError(f"{script}: {run.stderr}")
+
+    # -- pods ---------------------------------------------------------------------------------
+
+    def start(self, name: str, pod: Object, address: str = "") -> Node:
+        """The pod's first container, on an address of its own; returns when its process 1 is there."""
+        container = pod["spec"]["containers"][0]
+        (command,) = container["args"]
+        address = address or self.new_address()
+        folder = self.folder / f"{name}-{address.rpartition('.')[2]}"
+        folder.mkdir(exist_ok=True)
+        veth = f"v{address.rpartition('.')[2]}"
+        self.sh(
+            f"""
+            ip netns del {name} 2>/dev/null || true; ip link del {veth} 2>/dev/null || true
+            ip netns add {name}
+            ip link add {veth} type veth peer name eth0 netns {name}
+            ip link set {veth} master pods up
+            ip -n {name} link set lo up
+            ip -n {name} addr add {address}/24 dev eth0
+            ip -n {name} link set eth0 up
+            ip -n {name} route add default via {SUBNET}.1
+            """
+        )
+        setup = f"""
+            mount --bind {shlex.quote(str(self.hosts))} /etc/hosts
+            mount --bind {shlex.quote(str(self.folder / "resolv.conf"))} /etc/resolv.conf
+            mount -t tmpfs -o size=4g tmpfs /dev/shm
+            mount --bind {shlex.quote(str(folder))} /tmp
+            cd /tmp
+            exec bash -c -- {shlex.quote(command)}
+        """
+        enter = ["nsenter", "-t", str(self.keeper.pid), "-m", "-n", "-p", "ip", "netns", "exec", name]
+        contain = ["unshare", "-m", "-p", "-f", "--mount-proc", "--kill-child", "bash", "-ec", setup]
+        whole = {
+            "PATH": f"{BIN}:{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT),
+            "HOME": "/tmp",
+            "LANG": "C.UTF-8",
+            **_environment(pod, container, name),
+        }
+        with (folder / "container.log").open("ab") as output:
+            process = subprocess.Popen(
+                [*enter, *contain], stdout=output, stderr=output, stdin=subprocess.DEVNULL, env=whole
+            )
+        node = Node(name, address, folder, pod, whole, process, _init_of(process, depth=3))
+        self.nodes[name] = node
+        return node
+
+    def new_address(self) -> str:
+        self.addresses += 1
+        return f"{SUBNET}.{self.addresses}"
+
+    def execute(self, node: Node, command: Sequence[str], timeout_s: float) -> subprocess.CompletedProcess[str]:
+        """What `kubectl exec` or a preStop hook runs: in the pod's namespaces, with the container's environment."""
+        enter = ["nsenter", "-t", str(node.init.pid), "-m", "-n", "-p", "--wd"]
+        return subprocess.run(
+            [*enter, *command], capture_output=True, text=True, timeout=timeout_s, env=node.environment, check=False
+        )
+
+    def terminate(self, node: Node) -> str:
+        """What kubelet does with a pod that is deleted: its hook, SIGTERM to process 1, after its grace SIGKILL.
+
+        Returns what the hook said.
+        """
+        spec = node.pod["spec"]
+        limit = time.monotonic() + spec["terminationGracePeriodSeconds"]
+        hook = spec["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+        run = self.execute(node, hook, spec["terminationGracePeriodSeconds"])
+        node.init.send_signal(signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            node.process.wait(max(2.0, limit - time.monotonic()))
+        self.kill(node)
+        return run.stdout + run.stderr
+
+    def kill(self, node: Node) -> None:
+        """SIGKILL to process 1; the kernel kills all others of the pod with it."""
+        if node.init.is_running():
+            node.init.kill()
+        node.process.wait(10)
+        self.nodes.pop(node.name, None)
+        self.sh(f"ip netns del {node.name}; ip link del v{node.address.rpartition('.')[2]} 2>/dev/null || true")
+
+    def unplug(self, node: Node) -> None:
+        """The pod's machine loses its power: no process of it says goodbye to anybody."""
+        self.sh(f"ip link set v{node.address.rpartition('.')[2]} down")
+        self.kill(node)
+
+    # -- Ray, as KubeRay starts it ------------------------------------------------------------
+
+    def install(self, release: Object, *, pods: Mapping[str, int] | None = None) -> None:
+        """The RayService as KubeRay brings it up: Redis if it names one, head, workers, and then Serve's applications.
+
+        `pods` of each worker group; those of the chart's `replicas` unless given.
+        """
+        self.release = release
+        cluster = release["spec"]["rayClusterConfig"]
+        if "gcsFaultToleranceOptions" in cluster:
+            self.start_redis()
+        self.start_head()
+        for group in cluster["workerGroupSpecs"]:
+            name = group["groupName"]
+            for _ in range(pods[name] if pods else group["replicas"]):
+                self.add_worker(name)
+        self.deploy(yaml.safe_load(release["spec"]["serveConfigV2"]))
+
+    def start_head(self) -> Node:
+        """A head pod; it takes up what Redis keeps of the one before. Its address is new, as a pod's is."""
+        address = self.new_address()
+        # Written in place: it is bind-mounted over each pod's /etc/hosts, as a new name for the service would resolve.
+        redis = self.release["spec"]["rayClusterConfig"].get("gcsFaultToleranceOptions", {}).get("redisAddress", "-:")
+        names = {"localhost": "127.0.0.1", HEAD_NAME: address, redis.partition(":")[0]: REDIS_ADDRESS}
+        self.hosts.write_text("".join(f"{number} {name}\n" for name, number in names.items()))
+        node = self.start("head", kuberay_pod.head_pod(self.release), address)
+        self.until(lambda: self.api("GET", "/api/version").status_code == 200, "the head's API", node)
+        return node
+
+    def add_worker(self, group: str) -> Node:
+        """One more pod of the group."""
+        self.workers += 1
+        return self.start(f"{group}-{self.workers}", kuberay_pod.worker_pod(self.release, group, HEAD_NAME))
+
+    def start_redis(self) -> Node:
+        command = f"exec redis-server --requirepass {REDIS_PASSWORD} --appendonly yes --dir /tmp --save ''"
+        container = {"name": "redis", "command": ["bash", "-c", "--"], "args": [command], "env": []}
+        return self.start("redis", {"metadata": {"labels": {}}, "spec": {"containers": [container]}}, REDIS_ADDRESS)
+
+    # -- Serve, as KubeRay's operator talks to it ---------------------------------------------
+
+    def api(self, method: str, path: str, body: Any = None, timeout_s: float = 10.0) -> httpx.Response:
+        """A call to the dashboard on the head."""
+        url = f"http://{self.nodes['head'].address}:8265{path}"
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        return self.call(
+            lambda: httpx.request(method, url, json=body, headers=headers, timeout=timeout_s, trust_env=False)
+        )
+
+    def deploy(self, config: Mapping[str, Any]) -> None:
+        """Hands the configuration to Serve; as the operator does, again if the head was not ready for it."""
+
+        def taken() -> bool:
+            response = self.api("PUT", "/api/serve/applications/", config, 60)
+            assert response.status_code in (200, 500), response.text
+            return response.status_code == 200
+
+        self.until(taken, "Serve takes its configuration", self.nodes["head"], 60)
+
+    def application(self) -> dict[str, Any]:
+        """What Serve says of our application: status, message, deployments."""
+        response = self.api("GET", "/api/serve/applications/", timeout_s=30)
+        assert response.status_code == 200, response.text
+        found: dict[str, Any] = response.json()["applications"].get("glm", {"status": "NOT_THERE"})
+        return found
+
+    def replicas(self, deployment: str) -> list[dict[str, Any]]:
+        """The running replicas of a deployment."""
+        replicas = self.application()["deployments"][deployment]["replicas"]
+        return [replica for replica in replicas if replica["state"] == "RUNNING"]
+
+    def wait_until_running(self, limit_s: float = 120.0) -> float:
+        """Waits for the application; returns the seconds that it took."""
+        started = time.monotonic()
+        seen: dict[str, Any] = {}
+
+        def running() -> bool:
+            seen.clear()
+            seen.update(self.application())
+            assert seen["status"] != "DEPLOY_FAILED", seen
+            return bool(seen["status"] == "RUNNING")
+
+        self.until(running, lambda: f"the application ({seen})", limit_s=limit_s)
+        return time.monotonic() - started
+
+    def until(
+        self,
+        fact: Callable[[], bool],
+        what: str | Callable[[], str],
+        node: Node | None = None,
+        limit_s: float = START_LIMIT_S,
+    ) -> None:
+        """Polls; fails with the node's own words when it is not so in time."""
+        limit = time.monotonic() + limit_s
+        while True:
+            last = ""
+            try:
+                if fact():
+                    return
+            except (httpx.HTTPError, KeyError, ValueError) as error:
+                last = f" ({error!r})"
+            name = what if isinstance(what, str) else what()
+            if node is not None and node.process.poll() is not None:
+                raise AssertionError(f"{node.name} ended while {name} was waited for:\n{node.said()[-3000:]}")
+            if time.monotonic() > limit:
+                words = f"\n{node.said()[-3000:]}" if node else ""
+                raise AssertionError(f"not within {limit_s:g} s: {name}{last}{words}")
+            time.sleep(0.25)
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[Cluster]:
+    """Empty namespaces with a bridge; all that is started in them is gone at the end."""
+    (folder / "hosts").write_text("127.0.0.1 localhost\n")
+    # gRPC asks for an IPv6 address too, which no hosts file answers: refused at once is better than never answered.
+    (folder / "resolv.conf").write_text("nameserver 127.0.0.1\noptions timeout:1 attempts:1\n")
+    setup = f"""
+        mount -t tmpfs tmpfs /run
+        mkdir /run/netns
+        ip link set lo up
+        ip link add pods type bridge
+        ip addr add {SUBNET}.1/24 dev pods
+        ip link set pods up
+        echo ready
+        read -r _ || true
+    """
+    keeper = subprocess.Popen(
+        ["unshare", "-m", "-n", "-p", "-f", "--mount-proc", "--kill-child", "bash", "-ec", setup],
+        stdin=subprocess.PIPE,  # held by this process alone: when it ends, so does process 1 of the namespaces
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert keeper.stdin
+    assert keeper.stdout
+    cluster: Cluster | None = None
+    try:
+        assert keeper.stdout.readline() == "ready\n", "no namespaces: are we root?"
+        cluster = Cluster(folder, _init_of(keeper, depth=2))
+        yield cluster
+    finally:
+        if cluster:
+            cluster.inside.shutdown(wait=False, cancel_futures=True)
+        keeper.stdin.close()
+        keeper.wait(20)
+
+
+def _init_of(process: subprocess.Popen[Any], depth: int) -> psutil.Process:
+    """The process below `process` that is number 1 in a process namespace this deep."""
+    limit = time.monotonic() + 10
+    while time.monotonic() < limit and process.poll() is None:
+        for child in psutil.Process(process.pid).children(recursive=True):
+            try:
+                lines = Path(f"/proc/{child.pid}/status").read_text().splitlines()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            numbers = next(line for line in lines if line.startswith("NSpid:")).split()[1:]
+            if len(numbers) == _own_depth() + depth - 1 and numbers[-1] == "1":
+                return child
+        time.sleep(0.02)
+    raise RuntimeError(f"no first process below {process.args}")
+
+
+def _own_depth() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return len(next(line for line in lines if line.startswith("NSpid:")).split()) - 1
+
+
+def _environment(pod: Object, container: Object, name: str) -> dict[str, str]:
+    """The container's environment as kubelet resolves it."""
+    fields = {"metadata.name": name, "metadata.namespace": NAMESPACE}
+    fields |= {f"metadata.labels['{label}']": value for label, value in pod["metadata"]["labels"].items()}
+    environment = {}
+    for variable in container["env"]:
+        match variable:
+            case {"value": value}:
+                environment[variable["name"]] = value
+            case {"valueFrom": {"fieldRef": {"fieldPath": path}}}:
+                environment[variable["name"]] = fields[path]
+            case {"valueFrom": {"secretKeyRef": {"key": key}}}:
+                environment[variable["name"]] = TOKEN if key == "auth_token" else REDIS_PASSWORD
+            case _:
+                raise AssertionError(f"{variable} is not understood here")
+    return environment

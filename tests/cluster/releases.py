@@ -1,0 +1,49 @@
+"""The chart's RayService made fit for a machine without a GPU and with two cores: the demo model in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from tests.chart.render import Object, rayservice, render
+
+STAGES = ("ingress", "preprocess", "engine")
+ANSWER_S = 60  # http.request_timeout_s here; how long a replica and a pod may take to stop follows from it
+
+
+def release(profile: str = "", values: Mapping[str, Any] | None = None) -> Object:
+    """The RayService of a profile, or of the defaults; its model is the demo model on one thread of a CPU.
+
+    Whatever else the chart says stays: groups, GPUs that replicas ask for, time-outs, environment.
+    """
+    files = [f"values-{profile}.yaml"] if profile else []
+    rendered = rayservice(render(*files, set=values))
+    config: dict[str, Any] = yaml.safe_load(rendered["spec"]["serveConfigV2"])
+    arguments = config["applications"][0]["args"]
+    arguments["model"] = {"device": "cpu"}
+    arguments.setdefault("engine", {})["threads"] = 1
+    rendered["spec"]["serveConfigV2"] = yaml.safe_dump(config)
+    return rendered
+
+
+def two_equal_pods(replicas: int, values: Mapping[str, Any] | None = None) -> Object:
+    """So many replicas of every stage on two pods, each of which has room for two of each stage."""
+    return release(
+        "cpu-demo",
+        {
+            "settings.http.request_timeout_s": ANSWER_S,
+            "workers.cpu.replicas": {"min": 2, "max": 2},
+            "workers.cpu.resources.requests.cpu": "4",
+            **{f"stages.{stage}.replicas": {"min": replicas, "max": replicas} for stage in STAGES},
+            **(values or {}),
+        },
+    )
+
+
+def serve_config(release: Object, **engine: Any) -> dict[str, Any]:
+    """What KubeRay sends to Serve; with these settings of the engine changed."""
+    config: dict[str, Any] = yaml.safe_load(release["spec"]["serveConfigV2"])
+    config["applications"][0]["args"]["engine"] |= engine
+    return config

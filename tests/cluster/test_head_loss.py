@@ -1,0 +1,52 @@
+"""The head is killed under load: workers go on answering, and a new head takes up what Redis kept."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cluster.callers import Callers
+from tests.cluster.nodes import Cluster, running
+from tests.cluster.releases import serve_config, two_equal_pods
+
+pytestmark = pytest.mark.cluster
+figures = logging.getLogger("figures")  # seen with --log-cli-level=INFO
+
+AWAY_S = 10  # until Kubernetes has a new pod
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with running(tmp_path_factory.mktemp("head")) as cluster:
+        cluster.install(two_equal_pods(replicas=1, values={"faultTolerance.enabled": True}))
+        cluster.wait_until_running()
+        yield cluster
+
+
+def test_a_lost_head_stops_no_answer_and_a_new_one_takes_over(cluster: Cluster):
+    before = {stage: cluster.replicas(stage)[0]["replica_id"] for stage in ("ingress", "preprocess", "engine")}
+    with Callers(cluster, count=4) as callers:
+        cluster.kill(cluster.nodes["head"])
+        killed = time.monotonic()
+        time.sleep(AWAY_S)
+        without_head = len(callers.outcomes)
+        cluster.start_head()
+        cluster.wait_until_running()
+        back_s = time.monotonic() - killed
+        after = {stage: cluster.replicas(stage)[0]["replica_id"] for stage in before}
+        gap_s = callers.gap_s()
+
+        cluster.deploy(serve_config(cluster.release, max_slots=12))  # the new head is in charge
+        cluster.until(lambda: cluster.replicas("engine")[0]["replica_id"] != before["engine"], "a new engine")
+        cluster.wait_until_running()
+        callers.wait_for(50, 60)
+    figures.info(
+        f"head back after {back_s:.0f} s, without an answer for {gap_s:.1f} s at most; in all {callers.told()}"
+    )
+    assert without_head > 50
+    assert after == before, "the replicas that were there are still there"
+    assert not callers.failures, callers.told()
+    assert len(callers.texts) == 1
