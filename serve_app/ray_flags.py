@@ -11,6 +11,7 @@ from typing import Final
 
 LARGEST_MESSAGE: Final = 2**30  # between replicas; Ray's own 4 MiB is less than one picture
 LARGEST_KEPT_BLOCK: Final = 2**28
+LONGEST_ANSWER_S: Final = 300  # default of http.request_timeout_s; where that is more, these time-outs have to be too
 
 EVERYWHERE: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -38,15 +39,24 @@ CLUSTER: Final[Mapping[str, str]] = MappingProxyType(
         "RAY_SERVE_LOG_TO_STDERR": "1",
         "RAY_BACKEND_LOG_LEVEL": "warning",
         "RAY_SERVE_ENABLE_HA_PROXY": "1",  # one address before several ingress replicas, five times the Python proxy
-        "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": "360",
-        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "360",
+        # To HAProxy an answer that is computed whole is silence, so it waits a minute longer than the longest one takes
+        # (http.request_timeout_s). By default it never gives up on a machine that is gone, and it cuts every answer two
+        # minutes after any replica has come or gone.
+        "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": str(LONGEST_ANSWER_S + 60),
+        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(LONGEST_ANSWER_S + 60),
+        # Within a cluster a connection that takes seconds goes nowhere; another ingress is tried.
         "RAY_SERVE_HAPROXY_TIMEOUT_CONNECT_S": "2",
-        "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "2s",
+        "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "2s",  # also how long one check may take
+        # How long a node's door and an ingress stay open after others were told to go elsewhere: three readiness probes
+        # of KubeRay, and a few reloads of HAProxy. Ray's 30 s each make every update and every drain that much longer.
         "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "15",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
+        # A node that is gone without a word is known to be so after 21 s; Ray's own figures add up to 65 s.
         "RAY_health_check_period_ms": "2000",
         "RAY_health_check_timeout_ms": "5000",
         "RAY_health_check_failure_threshold": "3",
+        # A request sent to such a node is given up and sent to another one after 20 s instead of 120 s (gRPC makes it
+        # TCP_USER_TIMEOUT). The interval of pings stays: gRPC's servers hang up on clients who ping more often.
         "RAY_grpc_client_keepalive_timeout_ms": "20000",
     }
 )

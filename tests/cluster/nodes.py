@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 HEAD_NAME = f"glm-head-svc.{NAMESPACE}.svc.cluster.local"  # as KubeRay names the head's service
 SUBNET = "10.77.0"
-REDIS_ADDRESS = f"{SUBNET}.5"
+HEAD_ADDRESS, REDIS_ADDRESS = f"{SUBNET}.4", f"{SUBNET}.5"
 REDIS_PASSWORD = "in-a-secret"
 TOKEN = "a" * 64
 PORT = 8000
@@ -136,7 +136,8 @@ class Cluster:
             mount --bind {shlex.quote(str(self.hosts))} /etc/hosts
             mount --bind {shlex.quote(str(self.folder / "resolv.conf"))} /etc/resolv.conf
             mount -t tmpfs -o size=4g tmpfs /dev/shm
-            mount --bind {shlex.quote(str(folder))} /tmp
+            {_kept_visible(folder)}
+            mount --rbind {shlex.quote(str(folder))} /tmp
             cd /tmp
             exec bash -c -- {shlex.quote(command)}
         """
@@ -215,13 +216,11 @@ class Cluster:
         self.deploy(yaml.safe_load(release["spec"]["serveConfigV2"]))
 
     def start_head(self) -> Node:
-        """A head pod; it takes up what Redis keeps of the one before. Its address is new, as a pod's is."""
-        address = self.new_address()
-        # Written in place: it is bind-mounted over each pod's /etc/hosts, as a new name for the service would resolve.
+        """A head pod behind the one address of its Service; it takes up what Redis keeps of the one before."""
         redis = self.release["spec"]["rayClusterConfig"].get("gcsFaultToleranceOptions", {}).get("redisAddress", "-:")
-        names = {"localhost": "127.0.0.1", HEAD_NAME: address, redis.partition(":")[0]: REDIS_ADDRESS}
+        names = {"localhost": "127.0.0.1", HEAD_NAME: HEAD_ADDRESS, redis.partition(":")[0]: REDIS_ADDRESS}
         self.hosts.write_text("".join(f"{number} {name}\n" for name, number in names.items()))
-        node = self.start("head", kuberay_pod.head_pod(self.release), address)
+        node = self.start("head", kuberay_pod.head_pod(self.release), HEAD_ADDRESS)
         self.until(lambda: self.api("GET", "/api/version").status_code == 200, "the head's API", node)
         return node
 
@@ -262,6 +261,13 @@ class Cluster:
         found: dict[str, Any] = response.json()["applications"].get("glm", {"status": "NOT_THERE"})
         return found
 
+    def doors_open(self) -> bool:
+        """Whether Serve calls the proxy of every node healthy."""
+        proxies = self.api("GET", "/api/serve/applications/", timeout_s=30).json()["proxies"]
+        return len(proxies) >= len(self.nodes) - ("redis" in self.nodes) and all(
+            proxy["status"] == "HEALTHY" for proxy in proxies.values()
+        )
+
     def replicas(self, deployment: str) -> list[dict[str, Any]]:
         """The running replicas of a deployment."""
         replicas = self.application()["deployments"][deployment]["replicas"]
@@ -295,7 +301,7 @@ class Cluster:
             try:
                 if fact():
                     return
-            except (httpx.HTTPError, KeyError, ValueError) as error:
+            except (httpx.HTTPError, LookupError, ValueError) as error:
                 last = f" ({error!r})"
             name = what if isinstance(what, str) else what()
             if node is not None and node.process.poll() is not None:
@@ -340,6 +346,14 @@ def running(folder: Path) -> Iterator[Cluster]:
             cluster.inside.shutdown(wait=False, cancel_futures=True)
         keeper.stdin.close()
         keeper.wait(20)
+
+
+def _kept_visible(folder: Path) -> str:
+    """The checkout and its environment stay where they are, also below /tmp, of which each node has its own."""
+    if not ROOT.is_relative_to("/tmp"):
+        return ":"
+    below = shlex.quote(str(folder / ROOT.relative_to("/tmp")))
+    return f"mkdir -p {below} && mount --bind {shlex.quote(str(ROOT))} {below}"
 
 
 def _init_of(process: subprocess.Popen[Any], depth: int) -> psutil.Process:

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.cluster
 figures = logging.getLogger("figures")  # seen with --log-cli-level=INFO
 
 AWAY_S = 10  # until Kubernetes has a new pod
+HEALTH_CHECKS_S = 5  # two of HAProxy's, 2 s each, and one to start
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +40,9 @@ def test_a_lost_head_stops_no_answer_and_a_new_one_takes_over(cluster: Cluster):
         after = {stage: cluster.replicas(stage)[0]["replica_id"] for stage in before}
         gap_s = callers.gap_s()
 
+        # While Serve builds new settings its HAProxies know no ingress but the proxy on the head, which has just started.
+        cluster.until(cluster.doors_open, "healthy proxies on all nodes")
+        time.sleep(HEALTH_CHECKS_S)
         cluster.deploy(serve_config(cluster.release, max_slots=12))  # the new head is in charge
         cluster.until(lambda: cluster.replicas("engine")[0]["replica_id"] != before["engine"], "a new engine")
         cluster.wait_until_running()
