@@ -107,18 +107,21 @@ def test_serve_writes_json_and_no_line_a_hop():
 def test_the_console_has_a_record_as_the_file_has_it(tmp_path: Path):
     file = logging.FileHandler(tmp_path / "replica.log")
     file.setFormatter(logging.Formatter('{"message": "%(message)s"}'))
-    file.addFilter(lambda record: record.levelno >= logging.WARNING)
+    buffered = MemoryHandler(1, target=file)  # Serve puts its filters here, and the formatter on the file
+    buffered.addFilter(lambda record: record.levelno >= logging.WARNING)
     written = io.StringIO()
     console = logging.StreamHandler(written)
     serve_log = logging.getLogger("ray.serve")
-    added = [console, MemoryHandler(1, target=file)]
+    level, added = serve_log.level, [console, buffered]
     for handler in added:
         serve_log.addHandler(handler)
+    serve_log.setLevel(logging.INFO)
     try:
         join_serve_log()
         serve_log.warning("a replica died")
         serve_log.info("chatter")
     finally:
+        serve_log.setLevel(level)
         for handler in added:
             serve_log.removeHandler(handler)
         file.close()

@@ -143,6 +143,13 @@ def test_an_upgrade_keeps_the_password_of_the_first_install(helm: str, api_serve
     assert secret["data"] == {"password": KEPT}
 
 
+def test_a_head_that_comes_back_has_the_address_of_the_one_before() -> None:
+    """KubeRay's own head Service is headless: workers went on asking the old pod's address, and were taken for dead."""
+    head = rayservice(render("ci/redis-bundled-values.yaml"))["spec"]["rayClusterConfig"]["headGroupSpec"]
+    assert head["headService"]["spec"]["type"] == "ClusterIP"
+    assert "clusterIP" not in head["headService"]["spec"]
+
+
 def test_two_installs_have_two_passwords() -> None:
     one, other = (
         of_kind(render("ci/redis-bundled-values.yaml", helm=helm), "Secret")[0]["data"]["password"] for helm in HELMS

@@ -1,14 +1,11 @@
 """A Ray cluster of several nodes on one machine: each with its own network, processes and /tmp.
 
-Everything lives in one private mount, network and process namespace whose first process reads a pipe of this one:
-it ends with this process, however that ends, and nothing outside is touched. A node is what a pod is to Ray: an
-address of its own on a bridge, process 1 that `kubelet` would signal, an own /tmp and /dev/shm, and the command and
-environment that KubeRay gives it. Needs root and iproute2; no systemd, no container runtime.
+A node is what a pod is to Ray: an address of its own on a bridge, process 1 that kubelet would signal, an own /tmp and
+/dev/shm, and the command and environment that KubeRay gives it. Needs root and iproute2, no container runtime.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shlex
 import signal
@@ -16,11 +13,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
 import psutil
@@ -28,6 +24,7 @@ import yaml
 
 from tests.chart import kuberay_pod
 from tests.chart.render import NAMESPACE, Object
+from tests.cluster.namespaces import Namespaces, init_of, private_namespaces
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -38,9 +35,6 @@ REDIS_PASSWORD = "in-a-secret"
 TOKEN = "a" * 64
 PORT = 8000
 START_LIMIT_S = 90
-CLONE_NEWNET = 0x40000000
-
-Result = TypeVar("Result")
 
 
 @dataclass
@@ -68,47 +62,20 @@ class Node:
         return (self.folder / "container.log").read_text(errors="replace")
 
 
-@dataclass
-class Cluster:
+class Cluster(Namespaces):
     """The namespaces, and the nodes in them; use it with `running`."""
 
-    folder: Path
-    keeper: psutil.Process
-    nodes: dict[str, Node] = field(default_factory=dict)
-    release: Object = field(default_factory=dict)
-    inside: ThreadPoolExecutor = field(init=False)
-    addresses: int = 10
-    workers: int = 0
-
-    def __post_init__(self) -> None:
-        self.inside = ThreadPoolExecutor(4, "inside", initializer=self.enter)
+    def __init__(self, folder: Path, keeper: psutil.Process) -> None:
+        super().__init__(keeper)
+        self.folder = folder
+        self.nodes: dict[str, Node] = {}
+        self.release: Object = {}
+        self.addresses = 10
+        self.workers = 0
 
     @property
     def hosts(self) -> Path:
         return self.folder / "hosts"
-
-    # -- the machine --------------------------------------------------------------------------
-
-    def enter(self) -> None:
-        """Moves the calling thread into the private network; for good, so make it a thread for that."""
-        libc = ctypes.CDLL(None, use_errno=True)
-        namespace = os.open(f"/proc/{self.keeper.pid}/ns/net", os.O_RDONLY)
-        try:
-            if libc.setns(namespace, CLONE_NEWNET):
-                raise OSError(ctypes.get_errno(), "setns")
-        finally:
-            os.close(namespace)
-
-    def call(self, work: Callable[[], Result], timeout_s: float = 60.0) -> Result:
-        """What `work` returns, run in a thread that is in the private network."""
-        return self.inside.submit(work).result(timeout_s)
-
-    def sh(self, script: str) -> None:
-        """A shell script in the namespaces."""
-        command = ["nsenter", "-t", str(self.keeper.pid), "-m", "-n", "-p", "bash", "-ec", script]
-        run = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-        if run.returncode:
-            raise RuntimeError(f"{script}: {run.stderr}")
 
     # -- pods ---------------------------------------------------------------------------------
 
@@ -154,7 +121,7 @@ class Cluster:
             process = subprocess.Popen(
                 [*enter, *contain], stdout=output, stderr=output, stdin=subprocess.DEVNULL, env=whole
             )
-        node = Node(name, address, folder, pod, whole, process, _init_of(process, depth=3))
+        node = Node(name, address, folder, pod, whole, process, init_of(process, depth=2))
         self.nodes[name] = node
         return node
 
@@ -318,34 +285,21 @@ def running(folder: Path) -> Iterator[Cluster]:
     (folder / "hosts").write_text("127.0.0.1 localhost\n")
     # gRPC asks for an IPv6 address too, which no hosts file answers: refused at once is better than never answered.
     (folder / "resolv.conf").write_text("nameserver 127.0.0.1\noptions timeout:1 attempts:1\n")
-    setup = f"""
+    with private_namespaces(
+        f"""
         mount -t tmpfs tmpfs /run
         mkdir /run/netns
         ip link set lo up
         ip link add pods type bridge
         ip addr add {SUBNET}.1/24 dev pods
         ip link set pods up
-        echo ready
-        read -r _ || true
-    """
-    keeper = subprocess.Popen(
-        ["unshare", "-m", "-n", "-p", "-f", "--mount-proc", "--kill-child", "bash", "-ec", setup],
-        stdin=subprocess.PIPE,  # held by this process alone: when it ends, so does process 1 of the namespaces
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert keeper.stdin
-    assert keeper.stdout
-    cluster: Cluster | None = None
-    try:
-        assert keeper.stdout.readline() == "ready\n", "no namespaces: are we root?"
-        cluster = Cluster(folder, _init_of(keeper, depth=2))
-        yield cluster
-    finally:
-        if cluster:
+        """
+    ) as keeper:
+        cluster = Cluster(folder, keeper)
+        try:
+            yield cluster
+        finally:
             cluster.inside.shutdown(wait=False, cancel_futures=True)
-        keeper.stdin.close()
-        keeper.wait(20)
 
 
 def _kept_visible(folder: Path) -> str:
@@ -354,27 +308,6 @@ def _kept_visible(folder: Path) -> str:
         return ":"
     below = shlex.quote(str(folder / ROOT.relative_to("/tmp")))
     return f"mkdir -p {below} && mount --bind {shlex.quote(str(ROOT))} {below}"
-
-
-def _init_of(process: subprocess.Popen[Any], depth: int) -> psutil.Process:
-    """The process below `process` that is number 1 in a process namespace this deep."""
-    limit = time.monotonic() + 10
-    while time.monotonic() < limit and process.poll() is None:
-        for child in psutil.Process(process.pid).children(recursive=True):
-            try:
-                lines = Path(f"/proc/{child.pid}/status").read_text().splitlines()
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            numbers = next(line for line in lines if line.startswith("NSpid:")).split()[1:]
-            if len(numbers) == _own_depth() + depth - 1 and numbers[-1] == "1":
-                return child
-        time.sleep(0.02)
-    raise RuntimeError(f"no first process below {process.args}")
-
-
-def _own_depth() -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return len(next(line for line in lines if line.startswith("NSpid:")).split()) - 1
 
 
 def _environment(pod: Object, container: Object, name: str) -> dict[str, str]:

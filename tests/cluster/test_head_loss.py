@@ -40,7 +40,7 @@ def test_a_lost_head_stops_no_answer_and_a_new_one_takes_over(cluster: Cluster):
         after = {stage: cluster.replicas(stage)[0]["replica_id"] for stage in before}
         gap_s = callers.gap_s()
 
-        # While Serve builds new settings its HAProxies know no ingress but the proxy on the head, which has just started.
+        # While Serve builds new settings, HAProxy has no ingress to go to but the proxy on the head, just started.
         cluster.until(cluster.doors_open, "healthy proxies on all nodes")
         time.sleep(HEALTH_CHECKS_S)
         cluster.deploy(serve_config(cluster.release, max_slots=12))  # the new head is in charge
