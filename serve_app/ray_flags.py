@@ -1,6 +1,6 @@
 """The environment that Ray's processes need: here, and in a cluster, where the Helm chart sets it.
 
-Why each: docs/decisions/0002-serve-flags.md. A test holds the chart to `CLUSTER`.
+Why each: docs/decisions/0002-serve-flags.md and 0009-losing-nodes.md. A test holds the chart to `CLUSTER`.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
+from serve_app.settings import HttpSettings
+
 LARGEST_MESSAGE: Final = 2**30  # between replicas; Ray's own 4 MiB is less than one picture
 LARGEST_KEPT_BLOCK: Final = 2**28
-LONGEST_ANSWER_S: Final = 300  # default of http.request_timeout_s; where that is more, these time-outs have to be too
+LONGEST_ANSWER_S: Final = int(HttpSettings().request_timeout_s)  # where it is set, the chart sets what follows from it
 
 EVERYWHERE: Final[Mapping[str, str]] = MappingProxyType(
     {
