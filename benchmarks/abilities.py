@@ -22,7 +22,7 @@ from typing import Any
 import httpx
 
 from benchmarks.jobs import EVALUATION, Unreachable, add_endpoint, complete, data_url, normal, served_model
-from serve_app.demo.pointing import Region, overlap, pointed
+from training.pointing import Region, overlap, pointed
 
 ABILITIES = ("thinking", "tools", "results", "pointing")
 _HIT = 0.5

@@ -30,12 +30,12 @@ import torch
 from benchmarks.engine import random_model
 from serve_app.checkpoint import checkpoint_folder
 from serve_app.contracts import Constraint, Prompt, Sampling
-from serve_app.engine.features import FeatureCache
 from serve_app.engine.loop import EngineLoop
-from serve_app.engine.runner import Runner
+from serve_app.engine.model.feature_cache import FeatureCache
+from serve_app.engine.model.model_runner import Runner
+from serve_app.engine.model.weights import load
+from serve_app.engine.output.detokenizer import Vocabulary
 from serve_app.engine.scheduler import Scheduler
-from serve_app.engine.text import Vocabulary
-from serve_app.engine.weights import load
 from serve_app.metrics import SilentMeter
 from serve_app.settings import ModelSettings
 

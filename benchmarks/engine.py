@@ -26,13 +26,13 @@ import torch
 from transformers import Glm4vConfig, Glm4vForConditionalGeneration
 
 from serve_app.contracts import Delta, Finished, Picture, Prompt, Sampling
-from serve_app.engine.features import FeatureCache
 from serve_app.engine.loop import EngineLoop
-from serve_app.engine.models.glm4v import Glm4v
-from serve_app.engine.quantization import Quantization
-from serve_app.engine.runner import Runner
+from serve_app.engine.model.families.glm4v import Glm4v
+from serve_app.engine.model.feature_cache import FeatureCache
+from serve_app.engine.model.model_runner import Runner
+from serve_app.engine.model.quantization import Quantization
+from serve_app.engine.output.detokenizer import Vocabulary
 from serve_app.engine.scheduler import Scheduler
-from serve_app.engine.text import Vocabulary
 from serve_app.metrics import SilentMeter
 
 IMAGE_TOKEN = 151343

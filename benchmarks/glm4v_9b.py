@@ -30,15 +30,15 @@ from safetensors.torch import save_file
 
 from benchmarks.engine import measure
 from serve_app.contracts import Picture, Prompt, Sampling
-from serve_app.engine.features import FeatureCache
 from serve_app.engine.loop import EngineLoop
-from serve_app.engine.models.glm4v_9b import Glm4v9b, empty_network, original_name
-from serve_app.engine.quantization import count_parameters
-from serve_app.engine.runner import Runner
+from serve_app.engine.model.families.glm4v_9b import Glm4v9b, empty_network, original_name
+from serve_app.engine.model.feature_cache import FeatureCache
+from serve_app.engine.model.model_runner import Runner
+from serve_app.engine.model.quantization import count_parameters
+from serve_app.engine.model.shards import original_shapes
+from serve_app.engine.model.weights import load_model
+from serve_app.engine.output.detokenizer import Vocabulary
 from serve_app.engine.scheduler import Scheduler
-from serve_app.engine.shards import original_shapes
-from serve_app.engine.text import Vocabulary
-from serve_app.engine.weights import load_model
 from serve_app.metrics import SilentMeter
 from serve_app.settings import ModelSettings
 

@@ -26,14 +26,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from serve_app.contracts import Picture, Prompt, Sampling
-from serve_app.engine.features import FeatureCache
 from serve_app.engine.loop import EngineLoop
-from serve_app.engine.models.glm4v_9b import Glm4v9b
-from serve_app.engine.runner import Runner
+from serve_app.engine.model.families.glm4v_9b import Glm4v9b
+from serve_app.engine.model.feature_cache import FeatureCache
+from serve_app.engine.model.model_runner import Runner
+from serve_app.engine.model.weights import load_model
+from serve_app.engine.output.detokenizer import Vocabulary
 from serve_app.engine.scheduler import Chunk, Scheduler
 from serve_app.engine.sequence import Sequence
-from serve_app.engine.text import Vocabulary
-from serve_app.engine.weights import load_model
 from serve_app.errors import InvalidRequest, ServiceError
 from serve_app.metrics import SilentMeter
 from serve_app.settings import ModelSettings

@@ -235,7 +235,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
 def _plan(options: argparse.Namespace) -> int:
     from serve_app.errors import InvalidRequest
-    from serve_app.plan.asked import write_plan
+    from serve_app.plan.cli_args import write_plan
 
     try:
         values, summary = write_plan(options, shlex.join(options.given))

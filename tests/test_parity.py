@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.parity import TOLERANCE, compare, load_original, main, read_expected
 from serve_app.contracts import Prompt
-from serve_app.engine.models.glm4v_9b import Glm4v9b
-from tests.engine.original_glm4v_9b import SMALL, Original, changed, write_expected, write_folder
+from serve_app.engine.model.families.glm4v_9b import Glm4v9b
+from tests.engine.model.original_glm4v_9b import SMALL, Original, changed, write_expected, write_folder
 
 OTHER_SIZES = {
     "small": SMALL,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from serve_app import errors
 from serve_app.errors import ServiceError
-from serve_app.ingress.record import POLLED
+from serve_app.ingress.request_log import POLLED
 from serve_app.metrics import Metric
 
 SELECTED = 'namespace="$namespace", release="$release", ray_io_cluster=~"$cluster"'

@@ -1,1 +1,1 @@
-"""The small model that ships with the package, and the program that drew its world and trained it."""
+"""The small model that ships with the package; training/ in the repository trained it."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
 
     from serve_app.doctor.skeleton import Skeleton
-    from serve_app.engine.quantization import Quantization
+    from serve_app.engine.model.quantization import Quantization
 
 # Whatever imports torch or transformers is imported by the step that needs it: if it can't be, that is a finding.
 
@@ -83,7 +83,7 @@ def _gpu(known: _Known) -> Iterator[Finding]:
         findings = list(check_gpu(driver, torch, wanted))
     yield from findings
     if all(finding.status != Status.PROBLEM for finding in findings):
-        from serve_app.engine.weights import find_device
+        from serve_app.engine.model.weights import find_device
 
         known.device = find_device(wanted)
 
@@ -104,7 +104,7 @@ def _folder(known: _Known) -> Iterator[Finding]:
 def _quantization(known: _Known) -> Iterator[Finding]:
     if known.config is None:
         return
-    from serve_app.engine.quantization import Quantization
+    from serve_app.engine.model.quantization import Quantization
 
     known.quantization = Quantization.of(known.settings.model)
     stored = known.config.get("quantization_config")
@@ -130,7 +130,7 @@ def _quantization(known: _Known) -> Iterator[Finding]:
 def _dtype(known: _Known) -> Iterator[Finding]:
     if known.config is None:
         return
-    from serve_app.engine.weights import checkpoint_dtype, find_dtype
+    from serve_app.engine.model.weights import checkpoint_dtype, find_dtype
 
     stored = checkpoint_dtype(known.config)
     if known.device is None:  # names and shapes can be examined all the same
@@ -175,12 +175,12 @@ def _layout(known: _Known) -> Iterator[Finding]:
 def _words(known: _Known) -> Iterator[Finding]:
     if known.folder is None or known.config is None:
         return
-    from serve_app.doctor import words
+    from serve_app.doctor import tokenizer_check
 
     if known.skeleton is not None:
         family = known.skeleton.family
-        yield from words.check_ids(known.folder, known.config, family.vocab_size, family.stop_ids)
-    yield from words.check_conversation(known.folder, known.settings)
+        yield from tokenizer_check.check_ids(known.folder, known.config, family.vocab_size, family.stop_ids)
+    yield from tokenizer_check.check_conversation(known.folder, known.settings)
 
 
 def _memory(known: _Known) -> Iterator[Finding]:
@@ -188,7 +188,7 @@ def _memory(known: _Known) -> Iterator[Finding]:
         return
     from serve_app.doctor.fit import Demand, check_fit, plan
     from serve_app.doctor.skeleton import quantized_bytes
-    from serve_app.engine.footprint import Sizes
+    from serve_app.engine.model.footprint import Sizes
 
     family, settings = known.skeleton.family, known.settings
     stored = (known.config or {}).get("quantization_config")

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from serve_app.doctor.report import Finding, Plan, ok, problem, sized, warning
-from serve_app.engine.footprint import Sizes
 from serve_app.engine.memory import WORKSPACE_BYTES
-from serve_app.engine.quantization import Quantization
+from serve_app.engine.model.footprint import Sizes
+from serve_app.engine.model.quantization import Quantization
 
 _LEAST_CONTEXT = 2048  # tokens that are worth serving: a picture and an answer
 _CONTEXT_STEP = 256

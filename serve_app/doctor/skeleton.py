@@ -15,11 +15,11 @@ import torch
 
 from serve_app.doctor.files import Stored, natural
 from serve_app.doctor.report import CheckEnded, Finding, ok, problem, warning
-from serve_app.engine.models.family import Family
-from serve_app.engine.models.glm4v import Glm4v
-from serve_app.engine.models.glm4v_9b import IGNORED, Glm4v9b, empty_network, original_name
-from serve_app.engine.shards import original_shapes, read_json
-from serve_app.engine.weights import FAMILIES
+from serve_app.engine.model.families.family import Family
+from serve_app.engine.model.families.glm4v import Glm4v
+from serve_app.engine.model.families.glm4v_9b import IGNORED, Glm4v9b, empty_network, original_name
+from serve_app.engine.model.shards import original_shapes, read_json
+from serve_app.engine.model.weights import FAMILIES
 
 Shape = tuple[int, ...]
 

@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.contracts import Prompt
-from serve_app.engine.endings import Ending, EndingTable
-from serve_app.engine.grammar import is_constrained
-from serve_app.engine.logprobs import MAX_TOP
-from serve_app.engine.marks import Mark, Marks
-from serve_app.engine.masks import Grammars
-from serve_app.engine.reply import Reply, reasoning_is_open
+from serve_app.engine.output.control_tokens import Mark, Marks
+from serve_app.engine.output.detokenizer import Vocabulary
+from serve_app.engine.output.parser import Reply, reasoning_is_open
+from serve_app.engine.sampling.logprobs import MAX_TOP
 from serve_app.engine.sequence import Sequence, Sink
-from serve_app.engine.text import Vocabulary
+from serve_app.engine.structured.grammar import is_constrained
+from serve_app.engine.structured.grammar_completion import Ending, EndingTable
+from serve_app.engine.structured.masks import Grammars
 from serve_app.errors import ContextTooLong, InvalidRequest
 
 if TYPE_CHECKING:

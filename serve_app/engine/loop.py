@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING
 from serve_app import metrics
 from serve_app.contracts import Event, Finished, FinishReason, PictureSeen, Prompt, Started
 from serve_app.engine.admission import Admission
-from serve_app.engine.features import FeatureCache
-from serve_app.engine.forward import Forward, SlotModel
-from serve_app.engine.sampling import Drawn
+from serve_app.engine.model.feature_cache import FeatureCache
+from serve_app.engine.output.detokenizer import Vocabulary
+from serve_app.engine.sampling.sampler import Drawn
 from serve_app.engine.scaling import KV_DEMAND, TOKENS_IN_FLIGHT, AnswerLengths, tokens_ahead
 from serve_app.engine.scheduler import Chunk, Scheduler
 from serve_app.engine.sequence import Sequence, Sink
-from serve_app.engine.text import Vocabulary
+from serve_app.engine.step_executor import Forward, SlotModel
 from serve_app.errors import DeadlineExceeded, EngineFailed, ServiceError
 
 if TYPE_CHECKING:

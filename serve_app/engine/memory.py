@@ -7,7 +7,7 @@ import logging
 import torch
 
 from serve_app import metrics
-from serve_app.engine.slots import CacheShape
+from serve_app.engine.model.slots import CacheShape
 from serve_app.errors import InvalidRequest
 
 log = logging.getLogger("glm.engine")

@@ -14,14 +14,14 @@ import torch
 from serve_app import metrics
 from serve_app.checkpoint import checkpoint_folder
 from serve_app.contracts import Delta, Event, Finished, ModelCard, Prompt, ToolCallDelta
-from serve_app.engine.deltas import joined
-from serve_app.engine.features import FeatureCache
-from serve_app.engine.grammar import is_constrained
 from serve_app.engine.loop import EngineLoop, Outbox
 from serve_app.engine.memory import measure_memory, plan_slots
-from serve_app.engine.runner import Runner
+from serve_app.engine.model.feature_cache import FeatureCache
+from serve_app.engine.model.model_runner import Runner
+from serve_app.engine.model.weights import load
+from serve_app.engine.output.deltas import joined
 from serve_app.engine.scheduler import Scheduler
-from serve_app.engine.weights import load
+from serve_app.engine.structured.grammar import is_constrained
 from serve_app.errors import EngineFailed, ServiceError
 from serve_app.settings import EngineSettings, MetricsSettings, ModelSettings
 

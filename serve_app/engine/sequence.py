@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.contracts import Event, FinishReason, Prompt, TokenLogprob, Usage
-from serve_app.engine.deltas import Piece, append
-from serve_app.engine.endings import Ending
-from serve_app.engine.reply import Reply
+from serve_app.engine.output.deltas import Piece, append
+from serve_app.engine.output.parser import Reply
+from serve_app.engine.structured.grammar_completion import Ending
 from serve_app.errors import EngineFailed, ServiceError
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from serve_app.ingress.asgi import create_app
+from serve_app.ingress.app import create_app
 from serve_app.logs import join_serve_log
 from serve_app.metrics import RayMeter
 from serve_app.pipeline import Pipeline

@@ -8,8 +8,8 @@ from typing import Any, Final
 from fastapi import FastAPI
 from pydantic import BaseModel, TypeAdapter
 
-from serve_app.ingress.bodies.wire import Body
-from serve_app.ingress.replies.errors import ErrorReply
+from serve_app.ingress.fields.error import ErrorReply
+from serve_app.ingress.fields.strict_model import Body
 
 _ERRORS: Final = {
     400: "The request can't be understood, is not supported, or its picture or length is refused.",

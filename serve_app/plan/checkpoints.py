@@ -15,10 +15,10 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from serve_app.engine.footprint import Sizes
-from serve_app.engine.models.glm4v_9b import Glm4v9b, empty_network
-from serve_app.engine.slots import CacheShape
-from serve_app.engine.weights import FAMILIES, checkpoint_dtype
+from serve_app.engine.model.families.glm4v_9b import Glm4v9b, empty_network
+from serve_app.engine.model.footprint import Sizes
+from serve_app.engine.model.slots import CacheShape
+from serve_app.engine.model.weights import FAMILIES, checkpoint_dtype
 from serve_app.errors import InvalidRequest
 from serve_app.preprocess.glm4v import AspectTooLong, Glm4vGrid
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from serve_app.engine.memory import WORKSPACE_BYTES
-from serve_app.engine.quantization import Quantization
+from serve_app.engine.model.quantization import Quantization
 from serve_app.errors import InvalidRequest
 from serve_app.plan import host
 from serve_app.plan.capacity import MOST_ROWS, Operation, Replica, Request

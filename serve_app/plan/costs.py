@@ -11,7 +11,7 @@ import itertools
 from dataclasses import dataclass
 from typing import Final
 
-from serve_app.engine.quantization import Quantization
+from serve_app.engine.model.quantization import Quantization
 from serve_app.plan.cards import Card, card_named
 from serve_app.plan.checkpoints import Checkpoint
 from serve_app.plan.measured import REACHED

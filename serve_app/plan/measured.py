@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from serve_app.engine.quantization import Quantization
+from serve_app.engine.model.quantization import Quantization
 
 Figure = Literal["encode_s", "first_token_s", "step_s", "requests_per_s"]
 

@@ -20,8 +20,8 @@ from serve_app.preprocess.bpe import TiktokenBpe, encode_within
 from serve_app.preprocess.conversation import Turn
 from serve_app.preprocess.family import Context, Reading, in_order
 from serve_app.preprocess.images import Name
+from serve_app.preprocess.special_token_escape import valid
 from serve_app.preprocess.thinking import ThinkingAbility, resolve
-from serve_app.preprocess.veil import valid
 from serve_app.settings import ModelSettings
 
 MODEL_TYPE = "chatglm"

@@ -27,9 +27,9 @@ from serve_app.errors import InvalidRequest, ServiceError
 from serve_app.preprocess import conversation
 from serve_app.preprocess.bpe import HubBpe, check_sample, encode_within
 from serve_app.preprocess.conversation import Turn
+from serve_app.preprocess.special_token_escape import Veil, valid
 from serve_app.preprocess.template import ChatTemplate, holds_in_order
 from serve_app.preprocess.thinking import ThinkingAbility
-from serve_app.preprocess.veil import Veil, valid
 
 _PROBE = ("Be brief.", "What is shown?", "A cat.", "And here?")
 _BEGIN = ("[gMASK]", "<sop>")  # how every text begins, with or without a template

@@ -14,7 +14,7 @@ from typing import Any
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from serve_app.errors import InvalidRequest
-from serve_app.preprocess.veil import valid
+from serve_app.preprocess.special_token_escape import valid
 
 _QUESTION, _DESCRIPTION, _KEY, _VALUE, _RESULT, _MORE = (
     f"probe {name}" for name in ("question", "description", "key", "value", "result", "more")

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from serve_app import errors
-from serve_app.ingress.record import POLLED
+from serve_app.ingress.request_log import POLLED
 from serve_app.settings import Settings
 from tests.chart.promql import (
     BOARDS,

@@ -8,7 +8,7 @@ import pytest
 
 from tests.cluster.conftest import Service, started
 from tests.cluster.questions import chat_body, questions
-from tests.engine.original_glm4v_9b import SMALL, changed, write_folder
+from tests.engine.model.original_glm4v_9b import SMALL, changed, write_folder
 from tests.preprocess.vocabulary import trained, write_tokenizer_model
 
 pytestmark = pytest.mark.cluster

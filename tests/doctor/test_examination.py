@@ -11,7 +11,7 @@ from serve_app.doctor.examination import examine
 from serve_app.doctor.report import Finding, Report, Status
 from serve_app.settings import Settings
 from tests.doctor.conftest import change, named
-from tests.engine.original_glm4v_9b import write_folder
+from tests.engine.model.original_glm4v_9b import write_folder
 from tests.test_standalone import free_ports
 
 

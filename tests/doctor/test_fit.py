@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from serve_app.doctor.fit import Demand, check_fit, plan
 from serve_app.doctor.report import Finding, Status
-from serve_app.engine.footprint import Sizes
-from serve_app.engine.models.glm4v_9b import empty_network
-from serve_app.engine.quantization import Quantization
-from serve_app.engine.slots import CacheShape
+from serve_app.engine.model.families.glm4v_9b import empty_network
+from serve_app.engine.model.footprint import Sizes
+from serve_app.engine.model.quantization import Quantization
+from serve_app.engine.model.slots import CacheShape
 from tests.doctor.conftest import named, the_one
 
 GIB = 2**30

@@ -12,12 +12,12 @@ from safetensors.torch import load_file, save_file
 from serve_app.doctor.files import read_shards
 from serve_app.doctor.report import CheckEnded, Finding, Status
 from serve_app.doctor.skeleton import build, check_names, check_type, quantized_bytes
-from serve_app.engine.weights import load
+from serve_app.engine.model.weights import load
 from serve_app.errors import InvalidRequest
 from serve_app.settings import ModelSettings
 from tests.doctor.conftest import change, named, the_one
 from tests.engine.conftest import write_tiny_model
-from tests.engine.original_glm4v_9b import write_folder
+from tests.engine.model.original_glm4v_9b import write_folder
 
 Weights = dict[str, torch.Tensor]
 

@@ -16,13 +16,13 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import Glm4vConfig, Glm4vForConditionalGeneration, PreTrainedTokenizerFast
 
 from serve_app.contracts import Delta, Finished, Picture, Prompt, Sampling, Started, ToolCallDelta
-from serve_app.engine.features import FeatureCache
 from serve_app.engine.loop import EngineLoop, Outbox
-from serve_app.engine.marks import Mark
-from serve_app.engine.reply import Reply
+from serve_app.engine.model.feature_cache import FeatureCache
+from serve_app.engine.output.control_tokens import Mark
+from serve_app.engine.output.detokenizer import Vocabulary
+from serve_app.engine.output.parser import Reply
 from serve_app.engine.scheduler import Chunk, Scheduler
 from serve_app.engine.sequence import Sequence
-from serve_app.engine.text import Vocabulary
 from serve_app.metrics import SilentMeter
 
 IMAGE, IMAGE_START, IMAGE_END, EOS, USER = 260, 258, 259, 256, 257

@@ -19,7 +19,7 @@ from serve_app.contracts import (
     ToolUse,
     Usage,
 )
-from serve_app.engine.text import Vocabulary
+from serve_app.engine.output.detokenizer import Vocabulary
 from serve_app.errors import InvalidRequest
 from tests.engine.conftest import BYTES, MARKED, NAMES, Bench, CountingModel, ScriptedModel, ids_of, picture
 

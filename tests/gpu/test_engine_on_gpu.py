@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from serve_app.contracts import Sampling
+from serve_app.engine.model.weights import load
 from serve_app.engine.replica import EngineReplica
-from serve_app.engine.weights import load
 from serve_app.metrics import SilentMeter
 from serve_app.settings import EngineSettings, MetricsSettings, ModelSettings
 from tests.engine.conftest import prompt, write_tiny_model
-from tests.engine.test_runner import answers, mixed_prompts
+from tests.engine.model.test_model_runner import answers, mixed_prompts
 
 pytestmark = pytest.mark.gpu
 

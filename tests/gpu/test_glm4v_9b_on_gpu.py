@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from serve_app.contracts import Prompt
-from serve_app.engine.models.glm4v_9b import Glm4v9b
-from serve_app.engine.runner import Runner
-from serve_app.engine.weights import load_model
+from serve_app.engine.model.families.glm4v_9b import Glm4v9b
+from serve_app.engine.model.model_runner import Runner
+from serve_app.engine.model.weights import load_model
 from serve_app.settings import ModelSettings
-from tests.engine.original_glm4v_9b import SMALL, changed, write_folder
-from tests.engine.test_glm4v_9b import last_logits, questions, read
-from tests.engine.test_runner import answers
+from tests.engine.model.original_glm4v_9b import SMALL, changed, write_folder
+from tests.engine.model.test_glm4v_9b import last_logits, questions, read
+from tests.engine.model.test_model_runner import answers
 
 pytestmark = pytest.mark.gpu
 

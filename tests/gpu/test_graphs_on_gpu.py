@@ -6,19 +6,19 @@ from typing import Any
 import pytest
 
 from serve_app.contracts import Prompt, Sampling
-from serve_app.engine.features import FeatureCache
 from serve_app.engine.loop import EngineLoop
-from serve_app.engine.models.family import Family
-from serve_app.engine.runner import Runner
+from serve_app.engine.model.families.family import Family
+from serve_app.engine.model.feature_cache import FeatureCache
+from serve_app.engine.model.model_runner import Runner
+from serve_app.engine.model.weights import load_model
+from serve_app.engine.output.detokenizer import Vocabulary
 from serve_app.engine.scheduler import Scheduler
-from serve_app.engine.text import Vocabulary
-from serve_app.engine.weights import load_model
 from serve_app.metrics import SilentMeter
 from serve_app.settings import ModelSettings
 from tests.engine.conftest import write_tiny_model
-from tests.engine.original_glm4v_9b import SMALL, write_folder
-from tests.engine.test_glm4v_9b import questions
-from tests.engine.test_runner import mixed_prompts
+from tests.engine.model.original_glm4v_9b import SMALL, write_folder
+from tests.engine.model.test_glm4v_9b import questions
+from tests.engine.model.test_model_runner import mixed_prompts
 
 pytestmark = pytest.mark.gpu
 

@@ -10,7 +10,7 @@ import openai
 import pytest
 import uvicorn
 
-from tests.ingress.asking import Connect, OpenDoor, make_app
+from tests.ingress.client import Connect, OpenDoor, make_app
 
 
 @pytest.fixture

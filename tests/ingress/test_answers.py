@@ -9,9 +9,9 @@ import pytest
 from pydantic import TypeAdapter
 
 from serve_app.contracts import Box, Boxed, Delta, PictureSeen, TokenLogprob, ToolCallDelta
-from serve_app.ingress.replies.chat import ChatCompletion, ChatCompletionChunk
+from serve_app.ingress.chat.response import ChatCompletion, ChatCompletionChunk
 from tests.fakes import FakeAnswer
-from tests.ingress.asking import OpenDoor, chat, events_of
+from tests.ingress.client import OpenDoor, chat, events_of
 
 URL = "/v1/chat/completions"
 CALLS = (

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.fakes import FakeAnswer
-from tests.ingress.asking import OpenDoor, chat, picture, text
+from tests.ingress.client import OpenDoor, chat, picture, text
 
 URL = "/v1/chat/completions"
 LIMIT = {"max_body_bytes": 2 * 2**20}

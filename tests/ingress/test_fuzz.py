@@ -14,13 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from serve_app.contracts import Delta, ToolCallDelta
-from serve_app.ingress.bodies.chat import ChatBody
-from serve_app.ingress.bodies.completion import CompletionBody
-from serve_app.ingress.bodies.response import ResponseBody
-from serve_app.ingress.bodies.tokens import ChatTokensBody, TextTokensBody
+from serve_app.ingress.chat.request import ChatBody
+from serve_app.ingress.completions.request import CompletionBody
 from serve_app.ingress.examples import CHAT, COMPLETION, RESPONSE, TOKENS
+from serve_app.ingress.responses.request import ResponseBody
+from serve_app.ingress.tokenize.request import ChatTokensBody, TextTokensBody
 from tests.fakes import FakeAnswer
-from tests.ingress.asking import make_app
+from tests.ingress.client import make_app
 
 APP = make_app(FakeAnswer(Delta("Hm.", 1, "reasoning"), "x", ToolCallDelta(0, "f", "{}", 1)))
 ROUTES: dict[str, tuple[Any, set[str]]] = {

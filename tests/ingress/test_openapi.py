@@ -12,14 +12,14 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from serve_app import __version__
-from serve_app.ingress.asgi import system_fingerprint
-from serve_app.ingress.bodies.chat import ChatBody
-from serve_app.ingress.bodies.completion import CompletionBody
-from serve_app.ingress.bodies.response import ResponseBody
-from serve_app.ingress.bodies.tokens import ChatTokensBody, TextTokensBody
-from serve_app.ingress.bodies.wire import Body
+from serve_app.ingress.app import system_fingerprint
+from serve_app.ingress.chat.request import ChatBody
+from serve_app.ingress.completions.request import CompletionBody
+from serve_app.ingress.fields.strict_model import Body
+from serve_app.ingress.responses.request import ResponseBody
+from serve_app.ingress.tokenize.request import ChatTokensBody, TextTokensBody
 from serve_app.settings import ModelSettings
-from tests.ingress.asking import MODEL, PNG, OpenDoor, events_of, make_app
+from tests.ingress.client import MODEL, PNG, OpenDoor, events_of, make_app
 
 DOCUMENT: dict[str, Any] = make_app().openapi()
 SCHEMAS = DOCUMENT["components"]["schemas"]

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.engine.quantization import Quantization
+from serve_app.engine.model.quantization import Quantization
 from serve_app.plan.capacity import Replica, Request
 from serve_app.plan.cards import KNOWN, Card, card_named
 from serve_app.plan.costs import Costs

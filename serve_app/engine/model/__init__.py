@@ -1,0 +1,1 @@
+"""The model on its device: weights, KV cache, attention, CUDA graphs, families."""

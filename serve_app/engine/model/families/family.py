@@ -1,0 +1,69 @@
+"""What the engine asks of a model family; one adapter a family answers it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers.cache_utils import Cache
+
+from serve_app.contracts import Picture, Prompt
+from serve_app.engine.model.slots import CacheShape
+
+
+class Family(Protocol):
+    """A loaded model and the rules of its family.
+
+    A prompt's token ids hold a run of placeholders for every picture; `image_places` says which tokens
+    these are, and the features of `encode` take their place, in order.
+    """
+
+    dtype: torch.dtype
+    device: torch.device
+    family: str  # model_type of the checkpoint
+    vocab_size: int
+    max_context_tokens: int  # cache tokens of the longest sequence the checkpoint was made for
+    stop_ids: frozenset[int]
+    cache_shape: CacheShape
+    position_axes: int
+
+    @property
+    def model(self) -> torch.nn.Module: ...
+
+    def encode(self, picture: Picture) -> torch.Tensor:
+        """Image features (tokens, hidden) of a picture."""
+        ...
+
+    def image_places(self, prompt: Prompt) -> NDArray[np.bool_]:
+        """Which prompt tokens (tokens,) stand for image features.
+
+        Raises `EngineFailed` if they are not those of the prompt's pictures.
+        """
+        ...
+
+    def positions(self, prompt: Prompt) -> tuple[NDArray[np.int64], int]:
+        """Positions (axes, tokens), and the delta of generated tokens: position = index in the cache + delta.
+
+        Raises `ContextTooLong` where the answer would leave the positions the model knows.
+        """
+        ...
+
+    def probe(self) -> Prompt:
+        """A small question with a grey picture, answered once before the replica is ready."""
+        ...
+
+    def embed(self, token_ids: torch.Tensor) -> torch.Tensor:
+        """Word embeddings (rows, tokens, hidden) of ids (rows, tokens)."""
+        ...
+
+    def trunk(
+        self, embeddings: torch.Tensor, positions: torch.Tensor, cache: Cache, mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Hidden states (rows, tokens, hidden); positions (axes, rows, tokens), mask as `slot_attention` has it."""
+        ...
+
+    def head(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits (rows, vocab) of hidden states (rows, hidden)."""
+        ...

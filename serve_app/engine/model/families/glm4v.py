@@ -1,0 +1,206 @@
+"""GLM-4.1V-9B-Thinking and GLM-4.6V-Flash: the unmodified `Glm4vForConditionalGeneration`.
+
+What the engine needs beside the modules: pixels to patches on the device, positions on three axes
+counted here (the module's own `rope_deltas` is shared between requests and never used), and calls of
+the tower, the trunk and the head one by one. Source of the rules: transformers models/glm4v
+(`get_rope_index`, image processor), models/glm46v.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers.cache_utils import Cache
+
+from serve_app.checkpoint import image_processor_settings
+from serve_app.contracts import Picture, Prompt, Sampling
+from serve_app.engine.model.attention import SLOT_ATTENTION
+from serve_app.engine.model.quantization import Quantization
+from serve_app.engine.model.slots import CacheShape
+from serve_app.engine.output.detokenizer import Vocabulary
+from serve_app.errors import EngineFailed, InvalidRequest
+
+
+class Glm4v:
+    """The family's adapter over a loaded model; `Family` says what its methods do."""
+
+    position_axes = 3  # time, height, width
+
+    def __init__(self, model: Any, folder: Path, dtype: torch.dtype, device: torch.device) -> None:
+        self.model = model
+        self.dtype = dtype
+        self.device = device
+        text, vision = model.config.text_config, model.config.vision_config
+        # Only the text trunk attends over slots; the tower keeps the library's own attention.
+        model.set_attn_implementation({"text_config": SLOT_ATTENTION, "vision_config": "sdpa"})
+        multiply_instead_of_convolving(model.model.visual.patch_embed.proj)
+        multiply_instead_of_convolving(model.model.visual.downsample)
+        self.family: str = model.config.model_type
+        self.vocab_size: int = text.vocab_size
+        self.max_context_tokens: int = text.max_position_embeddings
+        self.stop_ids = _stop_ids(model)
+        self.cache_shape = CacheShape(
+            layers=text.num_hidden_layers,
+            kv_heads=text.num_key_value_heads,
+            head_dim=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
+            dtype=dtype,
+        )
+        self._image_token_id: int = model.config.image_token_id
+        self._patch: int = vision.patch_size
+        self._temporal: int = vision.temporal_patch_size
+        self._merge: int = vision.spatial_merge_size
+        processor = image_processor_settings(folder)
+        self._mean = torch.tensor(processor["image_mean"], device=device)
+        self._std = torch.tensor(processor["image_std"], device=device)
+
+    @classmethod
+    def load(
+        cls, folder: Path, config: dict[str, Any], dtype: torch.dtype, device: torch.device, quantization: Quantization
+    ) -> Glm4v:
+        """Read a folder of `transformers`' layout, whole or quantized; `InvalidRequest` says what is wrong with it."""
+        if config.get("quantization_config") is not None and quantization.kind != "none":
+            raise InvalidRequest(
+                "the checkpoint is quantized already; leave model.quantization at none", param="model.quantization"
+            )
+        kept_whole = quantization.kept_whole("lm_head", "model.visual")
+        return cls(
+            _read(folder, dtype, device, quantization.for_transformers(dtype, kept_whole)), folder, dtype, device
+        )
+
+    @staticmethod
+    def vocabulary(folder: Path, size: int) -> Vocabulary:
+        """The bytes of the tokens of the folder's own tokenizer."""
+        from transformers import AutoTokenizer
+
+        return Vocabulary.of(AutoTokenizer.from_pretrained(folder, local_files_only=True), size)
+
+    def encode(self, picture: Picture) -> torch.Tensor:
+        height, width = picture.pixels.shape[:2]
+        grid = torch.tensor([[1, height // self._patch, width // self._patch]], device=self.device)
+        pixels = torch.tensor(picture.pixels, device=self.device)  # a copy: what came through Ray is read-only
+        features = self.model.model.get_image_features(self._patchify(pixels), grid, return_dict=True).pooler_output
+        return torch.cat(list(features)) if isinstance(features, (tuple, list)) else features
+
+    def _patchify(self, pixels: torch.Tensor) -> torch.Tensor:
+        """uint8 (height, width, 3) to normalised patches (patches, 3 * temporal * patch * patch).
+
+        Patches are ordered as the processor does: the merge x merge patches of one token together.
+        A still picture fills all frames of a temporal patch.
+        """
+        height, width, channels = pixels.shape
+        patch, merge = self._patch, self._merge
+        normal = ((pixels.float() / 255 - self._mean) / self._std).to(self.dtype)
+        rows, columns = height // patch // merge, width // patch // merge
+        blocks = normal.view(rows, merge, patch, columns, merge, patch, channels)
+        blocks = blocks.permute(0, 3, 1, 4, 6, 2, 5)  # (rows, columns, merge, merge, channels, patch, patch)
+        flat = blocks.reshape(rows * columns * merge * merge, channels, 1, patch * patch)
+        return flat.expand(-1, -1, self._temporal, -1).reshape(flat.shape[0], -1)
+
+    def image_places(self, prompt: Prompt) -> NDArray[np.bool_]:
+        return np.equal(prompt.token_ids, self._image_token_id)
+
+    def positions(self, prompt: Prompt) -> tuple[NDArray[np.int64], int]:
+        """Text advances all axes by one; a picture starts where the text stands, counts its rows and
+        columns on two axes, and the text goes on after its longer side.
+        """
+        places = self.image_places(prompt)
+        if int(places.sum()) != prompt.image_tokens:
+            raise EngineFailed(
+                f"the prompt holds {int(places.sum())} image tokens for pictures of {prompt.image_tokens} tokens"
+            )
+        positions = np.empty((3, len(places)), dtype=np.int64)
+        at, following = 0, 0  # token index, next position
+        for start, picture in zip(_picture_starts(places, prompt.pictures), prompt.pictures, strict=True):
+            text = start - at
+            positions[:, at:start] = np.arange(following, following + text)
+            following += text
+            rows, columns = (side // self._patch // self._merge for side in picture.pixels.shape[:2])
+            stop = start + rows * columns
+            positions[0, start:stop] = following
+            positions[1, start:stop] = following + np.repeat(np.arange(rows), columns)
+            positions[2, start:stop] = following + np.tile(np.arange(columns), rows)
+            at, following = stop, following + max(rows, columns)
+        tail = len(places) - at
+        positions[:, at:] = np.arange(following, following + tail)
+        return positions, following + tail - len(places)
+
+    def probe(self) -> Prompt:
+        side = 4 * self._patch * self._merge
+        picture = Picture(np.full((side, side, 3), 128, dtype=np.uint8), "probe", 16, (side, side))
+        text = max(self.stop_ids, default=0)
+        token_ids = np.array([text, *[self._image_token_id] * 16, text], dtype=np.int32)
+        return Prompt("probe", token_ids, (picture,), Sampling(max_tokens=3, temperature=0.0), deadline_s=600.0)
+
+    def embed(self, token_ids: torch.Tensor) -> torch.Tensor:
+        return self.model.model.language_model.embed_tokens(token_ids)  # type: ignore[no-any-return]
+
+    def trunk(
+        self, embeddings: torch.Tensor, positions: torch.Tensor, cache: Cache, mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        output = self.model.model.language_model(
+            inputs_embeds=embeddings, position_ids=positions, past_key_values=cache, use_cache=True, slot_mask=mask
+        )
+        return output.last_hidden_state  # type: ignore[no-any-return]
+
+    def head(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.model.lm_head(hidden)  # type: ignore[no-any-return]
+
+
+def multiply_instead_of_convolving(convolution: torch.nn.Conv2d | torch.nn.Conv3d) -> None:
+    """Compute a convolution whose kernel covers its whole input as the matrix product it is.
+
+    The tower's patch embedding and downsampling are of this kind: (patches, channels, *kernel) to
+    (patches, out, 1, ...). On a CPU they took 11 of 74 ms a picture as convolutions. Weights and names
+    stay as they are.
+    """
+
+    def forward(patches: torch.Tensor) -> torch.Tensor:
+        weight = convolution.weight
+        product = torch.nn.functional.linear(patches.flatten(1), weight.flatten(1), convolution.bias)
+        return product.view(*product.shape, *(1,) * (weight.ndim - 2))
+
+    convolution.forward = forward  # type: ignore[method-assign, assignment]
+
+
+def _read(folder: Path, dtype: torch.dtype, device: torch.device, quantization_config: Any) -> Any:
+    from transformers import AutoModelForImageTextToText
+
+    # Not even None may be passed for a checkpoint that is quantized already: it would hide the stored config.
+    quantizing = {} if quantization_config is None else {"quantization_config": quantization_config}
+    try:
+        model, report = AutoModelForImageTextToText.from_pretrained(
+            folder,
+            dtype=dtype,
+            device_map={"": device},
+            **quantizing,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InvalidRequest(f"{folder.name} could not be loaded: {error}", param="model.path") from error
+    for kind, what in (("missing_keys", "lacks"), ("mismatched_keys", "has another shape for")):
+        if keys := sorted(str(key) for key in report[kind]):
+            raise InvalidRequest(
+                f"{folder.name} {what} {len(keys)} weights, {keys[0]} first: is it complete and of one revision?",
+                param="model.path",
+            )
+    return model.eval()
+
+
+def _picture_starts(places: NDArray[np.bool_], pictures: tuple[Picture, ...]) -> list[int]:
+    """Index of each picture's first placeholder; every picture owns as many as it has tokens."""
+    indices = np.flatnonzero(places)
+    first = np.cumsum([0, *(picture.tokens for picture in pictures)])[:-1]
+    return [int(indices[offset]) for offset in first]
+
+
+def _stop_ids(model: Any) -> frozenset[int]:
+    """Ids that end an answer: the checkpoint's generation config, else its text config."""
+    eos = model.generation_config.eos_token_id
+    if eos is None:
+        eos = model.config.text_config.eos_token_id
+    return frozenset([eos] if isinstance(eos, int) else eos or [])

@@ -1,0 +1,50 @@
+"""What a model's weights take on a device, by how they are held."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from serve_app.engine.model.quantization import Quantization
+from serve_app.engine.model.slots import CacheShape
+
+# Bytes a weight. NF4: half of one and, for 64 weights, one byte of scale, which is itself scaled by the 256.
+_PACKED = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What a model is made of, in elements, and what a token costs in its cache."""
+
+    text_linear: int  # what nf4 and int8 quantize
+    vision_linear: int  # what they quantize with quantize_vision
+    whole: int  # embeddings, head, norms, convolutions
+    cache: CacheShape
+    stored_bytes: int | None = None  # of a checkpoint that is quantized already
+
+    @classmethod
+    def of(cls, network: nn.Module, cache: CacheShape, stored_bytes: int | None) -> Sizes:
+        """Count over an empty network, by the rule of `engine.quantization`."""
+        text = vision = 0
+        for name, module in network.named_modules():
+            if type(module) is nn.Linear and name != "lm_head":
+                if "visual" in name.split("."):
+                    vision += module.weight.numel()
+                else:
+                    text += module.weight.numel()
+        total = sum(parameter.numel() for parameter in network.parameters())
+        return cls(text, vision, total - text - vision, cache, stored_bytes)
+
+    @property
+    def parameters(self) -> int:
+        return self.text_linear + self.vision_linear + self.whole
+
+    def weight_bytes(self, quantization: Quantization) -> int:
+        """Bytes of all weights on the device."""
+        if self.stored_bytes is not None:
+            return self.stored_bytes
+        size = self.cache.dtype.itemsize
+        packed = _PACKED.get(quantization.kind, size)
+        vision = packed if quantization.vision else size
+        return round(self.text_linear * packed + self.vision_linear * vision + self.whole * size)

@@ -1,0 +1,94 @@
+"""A checkpoint folder to a model on its device: family and dtype found out, weights as asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from serve_app.engine.model.families.family import Family
+from serve_app.engine.model.families.glm4v import Glm4v
+from serve_app.engine.model.families.glm4v_9b import Glm4v9b
+from serve_app.engine.model.quantization import Quantization, count_parameters
+from serve_app.engine.model.shards import read_json
+from serve_app.engine.output.detokenizer import Vocabulary
+from serve_app.errors import InvalidRequest
+from serve_app.settings import ModelSettings
+
+FAMILIES: dict[str, type[Glm4v | Glm4v9b]] = {"glm4v": Glm4v, "glm46v": Glm4v, "chatglm": Glm4v9b}
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model ready to run, with what its answers are made of."""
+
+    model: Family
+    vocabulary: Vocabulary
+    quantization: str
+    parameters: int
+
+
+def load(folder: Path, settings: ModelSettings) -> LoadedModel:
+    """Load the checkpoint in `folder`; `InvalidRequest` says what is wrong with it or its settings."""
+    config = read_json(folder / "config.json")
+    model = load_model(folder, settings)
+    stored = config.get("quantization_config") or {}
+    return LoadedModel(
+        model,
+        _family(folder, config).vocabulary(folder, model.vocab_size),
+        quantization=str(stored.get("quant_method", settings.quantization)),
+        parameters=count_parameters(model.model),
+    )
+
+
+def load_model(folder: Path, settings: ModelSettings) -> Family:
+    """The model alone, for folders without a tokenizer."""
+    config = read_json(folder / "config.json")
+    family = _family(folder, config)
+    device = find_device(settings.device)
+    dtype = find_dtype(settings.dtype, device, checkpoint_dtype(config))
+    return family.load(folder, config, dtype, device, Quantization.of(settings))
+
+
+def find_device(wanted: str) -> torch.device:
+    """The device to run on; `auto` takes a GPU where there is one."""
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise InvalidRequest("model.device is cuda, but torch sees no CUDA device", param="model.device")
+    return torch.device("cuda" if wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available()) else "cpu")
+
+
+def find_dtype(wanted: str, device: torch.device, checkpoint: torch.dtype) -> torch.dtype:
+    """The compute type; `auto` is float32 on a CPU, else the checkpoint's where the GPU has it.
+
+    GPUs before compute capability 8.0 emulate bfloat16 slowly; they get float16.
+    """
+    native_bfloat16 = device.type == "cpu" or torch.cuda.get_device_capability(device) >= (8, 0)
+    if wanted == "bfloat16" and not native_bfloat16:
+        raise InvalidRequest(
+            f"{torch.cuda.get_device_name(device)} has no bfloat16; set model.dtype to float16 or auto",
+            param="model.dtype",
+        )
+    if wanted != "auto":
+        return getattr(torch, wanted)  # type: ignore[no-any-return]
+    if device.type == "cpu":
+        return torch.float32
+    if checkpoint == torch.bfloat16 and not native_bfloat16:
+        return torch.float16
+    return checkpoint
+
+
+def _family(folder: Path, config: dict[str, Any]) -> type[Glm4v | Glm4v9b]:
+    family = FAMILIES.get(config.get("model_type", ""))
+    if family is None:
+        raise InvalidRequest(
+            f"{folder.name} is of type {config.get('model_type')!r}; served types are {', '.join(sorted(FAMILIES))}",
+            param="model.path",
+        )
+    return family
+
+
+def checkpoint_dtype(config: dict[str, Any]) -> torch.dtype:
+    name = config.get("dtype") or config.get("torch_dtype") or config.get("text_config", {}).get("dtype") or "bfloat16"
+    return getattr(torch, name)  # type: ignore[no-any-return]

@@ -1,0 +1,1 @@
+"""From token ids to events: reasoning, text, boxes and tool calls."""

@@ -1,0 +1,1 @@
+"""The next token of every row: sampler, noise and log probabilities."""

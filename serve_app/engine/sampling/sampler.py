@@ -1,0 +1,254 @@
+"""Drawing the next token of every row at once, each row by its own rules and its own seed.
+
+A row's draw depends on its logits, settings, seed and step alone, never on who shares the batch. Order
+of the rules: logit bias, repetition penalty, presence and frequency penalty, what must not come now (end
+tokens before `min_tokens`, what a constraint forbids), temperature, top-k, top-p, min-p; those that
+`transformers` has too are in its order.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from serve_app.contracts import Sampling, TokenLogprob
+from serve_app.engine.output.detokenizer import Vocabulary
+from serve_app.engine.sampling.noise import draw_key, gumbel
+from serve_app.engine.sequence import Sequence
+from serve_app.engine.structured.masks import Masks
+from serve_app.errors import EngineFailed
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """The next token of a row, and how likely the model itself found it, if that was asked for."""
+
+    token_id: int
+    logprob: TokenLogprob | None = None
+
+
+class Sampler:
+    """Draws tokens for the rows of a batch; keeps what rows need from step to step, by slot."""
+
+    def __init__(
+        self,
+        slots: int,
+        vocab_size: int,
+        device: torch.device,
+        stop_ids: frozenset[int] = frozenset(),
+        vocabulary: Vocabulary | None = None,
+    ) -> None:
+        self._shape = (slots, vocab_size)
+        self._device = device
+        self._stop_ids = self._tensor(sorted(stop_ids))
+        self._token_bytes = vocabulary.token_bytes if vocabulary is not None else [b""] * vocab_size
+        self._biases: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # ids, and what is added to their logits
+        self._prompt_seen: torch.Tensor | None = None  # (slots, vocab) bool; allocated when first needed
+        self._counts: torch.Tensor | None = None  # (slots, vocab) int32
+
+    def begin(self, sequence: Sequence) -> None:
+        """Prepare the row of a newly admitted sequence."""
+        rule = sequence.prompt.sampling
+        self._biases.pop(sequence.slot, None)
+        if bias := dict(rule.logit_bias):
+            self._biases[sequence.slot] = self._tensor(list(bias)), self._tensor(list(bias.values())).float()
+        if not _uses_penalties(rule):
+            return
+        seen, counts = self._penalty_state()
+        seen[sequence.slot] = False
+        ids = torch.from_numpy(sequence.prompt.token_ids.astype("int64")).to(self._device)
+        seen[sequence.slot, ids] = True
+        counts[sequence.slot] = 0
+
+    def draw(
+        self, logits: torch.Tensor, sequences: list[Sequence], masks: Masks | None = None
+    ) -> list[Drawn | EngineFailed]:
+        """One token for each row of `logits` (rows, vocab), which stay as they are.
+
+        A row fails if its logits are not finite or its constraint could not be followed.
+        """
+        finite = torch.isfinite(logits.amax(dim=-1))
+        forced = _forced(sequences, masks)
+        if masks is None and not forced and all(_is_greedy(sequence) for sequence in sequences):
+            token_ids = logits.argmax(dim=-1)
+        else:
+            token_ids = self._draw_by_rules(logits, sequences, masks)
+            if forced:
+                token_ids[list(forced)] = self._tensor(list(forced.values()))
+        # One transfer for both answers.
+        drawn = torch.where(finite, token_ids, -1).tolist()
+        self._count(drawn, sequences)
+        logprobs = self._logprobs(logits, token_ids, sequences)
+        not_numbers = EngineFailed("the model produced values that are not numbers for this request")
+        failed = {} if masks is None else masks.failed
+        return [
+            not_numbers if token_id < 0 else failed.get(row) or Drawn(token_id, logprobs.get(row))
+            for row, token_id in enumerate(drawn)
+        ]
+
+    def _draw_by_rules(self, logits: torch.Tensor, sequences: list[Sequence], masks: Masks | None) -> torch.Tensor:
+        rules = [sequence.prompt.sampling for sequence in sequences]
+        logits = logits.to(torch.float32, copy=True)
+        for row, sequence in enumerate(sequences):
+            if sequence.slot in self._biases:
+                ids, added = self._biases[sequence.slot]
+                logits[row, ids] += added
+        self._penalize(logits, sequences)
+        if (early := [row for row, sequence in enumerate(sequences) if _may_not_end(sequence)]) and len(self._stop_ids):
+            logits[self._tensor(early)[:, None], self._stop_ids] = -torch.inf
+        if masks is not None:
+            _forbid(logits, masks.rows, forbidden_tokens(masks.bits, logits.shape[1], self._device))
+        token_ids = logits.argmax(dim=-1)
+        if random_rows := [row for row, rule in enumerate(rules) if rule.temperature > 0]:
+            chosen = logits if len(random_rows) == len(rules) else logits[random_rows]
+            chosen_rules = [rules[row] for row in random_rows]
+            chosen /= self._tensor([rule.temperature for rule in chosen_rules])[:, None]
+            restrict(chosen, chosen_rules)
+            keys = [draw_key(sequences[row].seed, len(sequences[row].generated)) for row in random_rows]
+            chosen += gumbel(self._tensor(keys), chosen.shape[1])
+            token_ids[random_rows] = chosen.argmax(dim=-1)
+        return token_ids
+
+    def _penalize(self, logits: torch.Tensor, sequences: list[Sequence]) -> None:
+        rows = [row for row, sequence in enumerate(sequences) if _uses_penalties(sequence.prompt.sampling)]
+        if not rows:
+            return
+        rules = [sequences[row].prompt.sampling for row in rows]
+        slots = [sequences[row].slot for row in rows]
+        prompt_seen, all_counts = self._penalty_state()
+        counts = all_counts[slots]  # (rows, vocab)
+        chosen = logits[rows]
+        repetition = self._tensor([rule.repetition_penalty for rule in rules])[:, None]
+        seen = prompt_seen[slots] | (counts > 0)
+        chosen = torch.where(seen, torch.where(chosen > 0, chosen / repetition, chosen * repetition), chosen)
+        chosen -= self._tensor([rule.presence_penalty for rule in rules])[:, None] * (counts > 0)
+        chosen -= self._tensor([rule.frequency_penalty for rule in rules])[:, None] * counts
+        logits[rows] = chosen
+
+    def _logprobs(
+        self, logits: torch.Tensor, token_ids: torch.Tensor, sequences: list[Sequence]
+    ) -> dict[int, TokenLogprob]:
+        wanted = {
+            row: count
+            for row, sequence in enumerate(sequences)
+            if (count := sequence.prompt.sampling.logprobs) is not None
+        }
+        if not wanted:
+            return {}
+        rows = list(wanted)
+        found = token_logprobs(logits[rows], token_ids[rows], list(wanted.values()), self._token_bytes)
+        return dict(zip(rows, found, strict=True))
+
+    def _count(self, drawn: list[int], sequences: list[Sequence]) -> None:
+        counted = [
+            (sequence.slot, token_id)
+            for token_id, sequence in zip(drawn, sequences, strict=True)
+            if token_id >= 0 and _uses_penalties(sequence.prompt.sampling)
+        ]
+        if counted:
+            slots, token_ids = self._tensor(counted).T
+            self._penalty_state()[1][slots, token_ids] += 1
+
+    def _penalty_state(self) -> tuple[torch.Tensor, torch.Tensor]:
+        if self._prompt_seen is None or self._counts is None:
+            self._prompt_seen = torch.zeros(self._shape, dtype=torch.bool, device=self._device)
+            self._counts = torch.zeros(self._shape, dtype=torch.int32, device=self._device)
+        return self._prompt_seen, self._counts
+
+    def _tensor(self, values: list[int] | list[float] | list[tuple[int, int]]) -> torch.Tensor:
+        return torch.tensor(values, device=self._device)
+
+
+def forbidden_tokens(bits: NDArray[np.int32], vocab_size: int, device: torch.device) -> torch.Tensor:
+    """Where masks of 32-bit words (rows, words), lowest bit first, have a 0: bool (rows, vocab)."""
+    octets = bits.view(np.uint8)  # the lowest first, on every machine that torch runs on
+    if device.type == "cpu":  # a tenth of the time that torch takes for a small vocabulary
+        forbidden = np.unpackbits(~octets, axis=1, count=vocab_size, bitorder="little")
+        return torch.from_numpy(forbidden.view(np.bool_))
+    return unpacked(torch.from_numpy(octets).to(device, non_blocking=True)).logical_not_()[:, :vocab_size]
+
+
+def unpacked(octets: torch.Tensor) -> torch.Tensor:
+    """The bits of bytes (rows, bytes), lowest first, as bool (rows, 8 * bytes)."""
+    places = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8, device=octets.device)
+    return (octets[:, :, None] & places).ne(0).flatten(1)
+
+
+def _forbid(logits: torch.Tensor, rows: list[int], forbidden: torch.Tensor) -> None:
+    """Make tokens impossible, in place: bool (len(rows), vocab) for these rows of (batch, vocab)."""
+    if len(rows) == logits.shape[0]:
+        logits.masked_fill_(forbidden, -torch.inf)
+    else:
+        logits[rows] = logits[rows].masked_fill(forbidden, -torch.inf)
+
+
+def restrict(logits: torch.Tensor, rules: list[Sampling]) -> None:
+    """Forbid, in place, what top-k, top-p and min-p leave out of each row (rows, vocab); the likeliest always stays."""
+    vocab_size = logits.shape[1]
+    rows = [row for row, rule in enumerate(rules) if 0 < rule.top_k < vocab_size or rule.top_p < 1]
+    if rows:
+        top_k = [rules[row].top_k if 0 < rules[row].top_k < vocab_size else vocab_size for row in rows]
+        top_p = [rules[row].top_p if rules[row].top_p < 1 else math.inf for row in rows]
+        # Stable: which of equal tokens stays must not depend on the batch.
+        ordered, order = logits[rows].sort(dim=-1, descending=True, stable=True)
+        smallest_kept = ordered.gather(1, torch.tensor(top_k, device=logits.device)[:, None] - 1)
+        ordered = ordered.masked_fill(ordered < smallest_kept, -torch.inf)
+        mass = ordered.softmax(dim=-1)
+        # A token stays while the mass before it is below top_p.
+        dropped = (mass.cumsum(dim=-1) - mass) >= torch.tensor(top_p, device=logits.device)[:, None]
+        dropped[:, 0] = False
+        ordered = ordered.masked_fill(dropped, -torch.inf)
+        logits[rows] = torch.empty_like(ordered).scatter_(1, order, ordered)
+    if rows := [row for row, rule in enumerate(rules) if rule.min_p > 0]:
+        least = torch.tensor([math.log(rules[row].min_p) for row in rows], device=logits.device)[:, None]
+        chosen = logits[rows]
+        logits[rows] = chosen.masked_fill(chosen < chosen.amax(dim=-1, keepdim=True) + least, -torch.inf)
+
+
+def token_logprobs(
+    logits: torch.Tensor, token_ids: torch.Tensor, top: list[int], token_bytes: list[bytes]
+) -> list[TokenLogprob]:
+    """Of each row of raw `logits` (rows, vocab): its drawn token's logprob and its `top` likeliest tokens'.
+
+    Log-softmax in float32. One transfer for all rows.
+    """
+    logprobs = logits.float().log_softmax(dim=-1)
+    width = min(max(1, *top), logprobs.shape[1])
+    best = logprobs.topk(width, dim=-1)
+    drawn = logprobs.gather(1, token_ids[:, None])
+    # float64 holds ids and logprobs exactly, so that they travel together.
+    table = torch.cat([column.double() for column in (token_ids[:, None], drawn, best.indices, best.values)], dim=1)
+    found = []
+    for (token_id, logprob, *likeliest), count in zip(table.tolist(), top, strict=True):
+        ids = [int(value) for value in likeliest[:count]]
+        values = likeliest[width : width + count]
+        tops = tuple((index, token_bytes[index], value) for index, value in zip(ids, values, strict=True))
+        found.append(TokenLogprob(int(token_id), token_bytes[int(token_id)], logprob, tops))
+    return found
+
+
+def _forced(sequences: list[Sequence], masks: Masks | None) -> dict[int, int]:
+    """Rows whose next token is decided already, unless a constraint forbids it."""
+    return {
+        row: token_id
+        for row, sequence in enumerate(sequences)
+        if (token_id := sequence.forced) is not None and (masks is None or masks.permits(row, token_id))
+    }
+
+
+def _is_greedy(sequence: Sequence) -> bool:
+    """Whether a row without constraint takes the likeliest token as the model has it."""
+    rule = sequence.prompt.sampling
+    return rule.temperature == 0 and not (_uses_penalties(rule) or rule.logit_bias or _may_not_end(sequence))
+
+
+def _may_not_end(sequence: Sequence) -> bool:
+    return len(sequence.generated) < sequence.prompt.sampling.min_tokens
+
+
+def _uses_penalties(rule: Sampling) -> bool:
+    return rule.presence_penalty != 0 or rule.frequency_penalty != 0 or rule.repetition_penalty != 1

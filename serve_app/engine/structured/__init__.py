@@ -1,0 +1,1 @@
+"""Structured output: grammar, token masks, grammar completion and sandbox."""

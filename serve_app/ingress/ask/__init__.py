@@ -1,0 +1,1 @@
+"""`POST /v1/ask`: routes, request and response."""

@@ -1,0 +1,104 @@
+"""How tokens are drawn: OpenAI's fields and those that vLLM added, as the contract's Sampling."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, TypeAlias
+
+from pydantic import BeforeValidator, Field, StringConstraints
+
+from serve_app.contracts import Sampling
+from serve_app.errors import InvalidRequest
+from serve_app.ingress.fields.strict_model import MAX_INT, Wire
+
+MAX_STOP_STRINGS: Final = 4  # OpenAI's limit
+MAX_STOP_CHARACTERS: Final = 256  # what the engine may have to hold back of a stream
+MAX_SEED: Final = 2**63 - 1  # a signed 64-bit number, as OpenAI's
+MAX_TOP_LOGPROBS: Final = 20  # OpenAI's limit
+MAX_BIASED_TOKENS: Final = 1024
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+StopString: TypeAlias = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
+TokenCount: TypeAlias = Annotated[int, Field(ge=1, le=MAX_INT)]
+TokenId: TypeAlias = Annotated[str, StringConstraints(pattern=r"^(0|[1-9][0-9]{0,8})$")]
+
+
+class SamplingFields(Wire):
+    """The rules by which an answer's tokens are drawn; those that are not OpenAI's say whose they are."""
+
+    temperature: float | None = Field(None, ge=0, le=2, description="0: always the likeliest token. Left out: 1.")
+    top_p: float | None = Field(None, gt=0, le=1)
+    top_k: int | None = Field(None, ge=-1, le=MAX_INT, description="0 and -1: off. (vLLM's)")
+    min_p: float | None = Field(
+        None, ge=0, le=1, description="Least probability, relative to the likeliest token's. 0: off. (vLLM's)"
+    )
+    stop: (
+        Annotated[
+            list[StopString],
+            BeforeValidator(_as_list, json_schema_input_type=StopString | list[StopString]),
+            Field(max_length=MAX_STOP_STRINGS),
+        ]
+        | None
+    ) = Field(None, description="The answer ends before the first of these.")
+    seed: int | None = Field(
+        None,
+        ge=-MAX_SEED - 1,
+        le=MAX_SEED,
+        description="Same request, same seed: same answer. With `n`, each further answer has the next seed.",
+    )
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    repetition_penalty: float | None = Field(None, gt=0, le=2, description="1: off. (vLLM's)")
+    logit_bias: (
+        Annotated[
+            dict[TokenId, Annotated[float, Field(ge=-100, le=100)]],
+            Field(max_length=MAX_BIASED_TOKENS),
+        ]
+        | None
+    ) = Field(
+        None, description="Token id, as a decimal string, to what is added to its logit. /tokenize tells the ids."
+    )
+    min_tokens: int | None = Field(
+        None, ge=0, le=MAX_INT, description="The answer does not end before this many tokens. (vLLM's)"
+    )
+    ignore_eos: bool | None = Field(
+        None, description="The answer ends at its limit of tokens only; for benchmarks. (vLLM's)"
+    )
+
+
+def sampling(fields: SamplingFields, *, max_tokens: int | None, logprobs: int | None = None) -> Sampling:
+    """Sampling from what the caller gave; what is left out or null has the contract's default."""
+    if fields.min_tokens and max_tokens is not None and fields.min_tokens > max_tokens:
+        raise InvalidRequest(
+            f"'min_tokens' is {fields.min_tokens}, more than the answer's limit of {max_tokens}.", "min_tokens"
+        )
+    given: dict[str, Any] = {
+        "max_tokens": max_tokens,
+        "temperature": fields.temperature,
+        "top_p": fields.top_p,
+        "top_k": None if fields.top_k is None else max(fields.top_k, 0),
+        "min_p": fields.min_p,
+        "stop": None if fields.stop is None else tuple(fields.stop),
+        "seed": fields.seed,
+        "presence_penalty": fields.presence_penalty,
+        "frequency_penalty": fields.frequency_penalty,
+        "repetition_penalty": fields.repetition_penalty,
+        "logit_bias": tuple((int(token), bias) for token, bias in (fields.logit_bias or {}).items()),
+        "min_tokens": fields.min_tokens,
+        "ignore_eos": fields.ignore_eos,
+        "logprobs": logprobs,
+    }
+    return Sampling(**{name: value for name, value in given.items() if value is not None})
+
+
+def one_limit(max_tokens: int | None, max_completion_tokens: int | None) -> int | None:
+    """The limit of an answer's tokens, under its old name or its new."""
+    limits = {max_tokens, max_completion_tokens} - {None}
+    if len(limits) > 1:
+        raise InvalidRequest(
+            "'max_tokens' and 'max_completion_tokens' differ; they mean the same, give one.", "max_completion_tokens"
+        )
+    return limits.pop() if limits else None

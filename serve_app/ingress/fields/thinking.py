@@ -1,0 +1,88 @@
+"""Whether and how long the model reasons first: four ways of saying it, which may not contradict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Final, Literal, TypeAlias, TypeVar
+
+from pydantic import Field
+
+from serve_app.contracts import Thinking
+from serve_app.errors import InvalidRequest
+from serve_app.ingress.fields.strict_model import MAX_INT, Wire
+
+T = TypeVar("T")
+
+Effort: TypeAlias = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+
+# OpenAI names efforts and no numbers; these are ours. None: no limit but the answer's own.
+BUDGETS: Final[dict[Effort, int | None]] = {
+    "minimal": 512,
+    "low": 1024,
+    "medium": 4096,
+    "high": None,
+    "xhigh": None,
+    "max": None,
+}
+EFFORT: Final = (
+    "none: the answer without reasoning. "
+    + ", ".join(f"{effort}: {budget} tokens" for effort, budget in BUDGETS.items() if budget)
+    + " of reasoning at most. high, xhigh and max: no limit. Left out: as the model's own template has it."
+)
+
+Budget: TypeAlias = Annotated[int, Field(ge=1, le=MAX_INT)]
+
+
+class TemplateArguments(Wire):
+    """vLLM's arguments for the chat template; GLM's takes this one."""
+
+    enable_thinking: bool | None = Field(None, description="Whether the model reasons before it answers.")
+
+
+class ThinkingSwitch(Wire):
+    """z.ai's and Anthropic's way of saying it."""
+
+    type: Literal["enabled", "disabled"]
+    budget_tokens: Budget | None = Field(None, description="The answer begins after this many tokens of reasoning.")
+
+
+class ThinkingFields(Wire):
+    """Four ways of saying whether and how long the model reasons; refused where the served model can't do it."""
+
+    reasoning_effort: Effort | None = Field(None, description=EFFORT)
+    thinking: ThinkingSwitch | None = None
+    thinking_token_budget: Budget | None = Field(
+        None, description="The same as `thinking.budget_tokens`. (vLLM's and SGLang's)"
+    )
+    chat_template_kwargs: TemplateArguments | None = None
+
+
+def thinking(fields: ThinkingFields) -> Thinking:
+    """All that was said of it, as one; raises InvalidRequest where one thing contradicts another."""
+    budgets: dict[str, int | None] = {"thinking_token_budget": fields.thinking_token_budget}
+    enabled: dict[str, bool | None] = {}
+    if fields.chat_template_kwargs is not None:
+        enabled["chat_template_kwargs.enable_thinking"] = fields.chat_template_kwargs.enable_thinking
+    if fields.thinking is not None:
+        enabled["thinking.type"] = fields.thinking.type == "enabled"
+        budgets["thinking.budget_tokens"] = fields.thinking.budget_tokens
+    enabled |= {name: True for name, budget in budgets.items() if budget is not None}
+    if fields.reasoning_effort is not None:
+        enabled["reasoning_effort"] = fields.reasoning_effort != "none"
+        budgets["reasoning_effort"] = BUDGETS.get(fields.reasoning_effort)
+    return Thinking(_agreed(enabled), _agreed(budgets))
+
+
+def thinking_of_effort(effort: Effort | None) -> Thinking:
+    """What an effort alone means."""
+    return thinking(ThinkingFields(reasoning_effort=effort))
+
+
+def _agreed(said: Mapping[str, T | None]) -> T | None:
+    """What everybody said who said something."""
+    given = {name: value for name, value in said.items() if value is not None}
+    for name, value in given.items():
+        first = next(iter(given))
+        if value != given[first]:
+            raise InvalidRequest(f"'{name}' contradicts '{first}'; give one of them.", name)
+    return next(iter(given.values()), None)

@@ -1,0 +1,1 @@
+"""Health, readiness, models and metrics: routes and responses."""

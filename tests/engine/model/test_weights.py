@@ -1,0 +1,114 @@
+"""Loading: shards, dtypes, quantization on load and stored, and what is wrong with a folder."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from serve_app.contracts import Sampling
+from serve_app.engine.model.weights import find_device, find_dtype, load
+from serve_app.errors import InvalidRequest
+from serve_app.settings import ModelSettings
+from tests.engine.conftest import prompt, write_tiny_model
+from tests.engine.model.test_model_runner import answers
+
+CPU = torch.device("cpu")
+
+
+def one_answer(folder: Path, **settings: str) -> list[int]:
+    loaded = load(folder, ModelSettings(path=str(folder), device="cpu", **settings))  # type: ignore[arg-type]
+    question = prompt("p", np.random.default_rng(3), Sampling(max_tokens=6, temperature=0.0), pictures=1, text=9)
+    return answers(loaded.model, [question])[0]
+
+
+def test_a_sharded_checkpoint_answers_as_a_whole_one(tiny_model: Path, tmp_path: Path) -> None:
+    sharded = write_tiny_model(tmp_path, shard_size="300KB")
+    assert len(list(sharded.glob("*.safetensors"))) > 2
+    assert one_answer(sharded) == one_answer(tiny_model)
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+def test_text_layers_are_quantized_and_head_and_tower_stay_whole(tiny_model: Path, quantization: str) -> None:
+    loaded = load(tiny_model, ModelSettings(path=str(tiny_model), device="cpu", quantization=quantization))  # type: ignore[arg-type]
+    model = loaded.model.model
+    kinds = {name: type(module).__name__ for name, module in model.named_modules() if "Linear" in type(module).__name__}
+    whole = {name for name, kind in kinds.items() if kind == "Linear"}
+    assert "lm_head" in whole
+    assert all(name.startswith(("lm_head", "model.visual")) for name in whole)
+    assert sum("language_model" in name for name in kinds) == 3 * 6
+    assert loaded.quantization == quantization
+
+
+def test_the_number_of_parameters_does_not_depend_on_how_they_are_packed(tiny_model: Path) -> None:
+    whole, packed = (
+        load(tiny_model, ModelSettings(path=str(tiny_model), device="cpu", quantization=kind)).parameters  # type: ignore[arg-type]
+        for kind in ("none", "nf4")
+    )
+    assert whole == packed
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+def test_the_tower_is_quantized_if_asked_and_the_model_still_answers(tiny_model: Path, quantization: str) -> None:
+    settings = ModelSettings(path=str(tiny_model), device="cpu", quantization=quantization, quantize_vision=True)  # type: ignore[arg-type]
+    adapter = load(tiny_model, settings).model
+    whole = [name for name, module in adapter.model.named_modules() if type(module) is torch.nn.Linear]
+    assert whole == ["lm_head"]
+    question = prompt("p", np.random.default_rng(3), Sampling(max_tokens=6, temperature=0.0), pictures=1, text=9)
+    assert len(answers(adapter, [question])[0]) == 6
+
+
+def test_a_tower_alone_is_not_quantized(tiny_model: Path) -> None:
+    with pytest.raises(InvalidRequest, match=r"needs model\.quantization"):
+        load(tiny_model, ModelSettings(path=str(tiny_model), device="cpu", quantize_vision=True))
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+def test_a_quantized_model_answers(tiny_model: Path, quantization: str) -> None:
+    assert len(one_answer(tiny_model, quantization=quantization)) == 6
+
+
+def test_a_checkpoint_saved_quantized_loads_and_answers_the_same(tiny_model: Path, tmp_path: Path) -> None:
+    loaded = load(tiny_model, ModelSettings(path=str(tiny_model), device="cpu", quantization="nf4"))
+    loaded.model.model.save_pretrained(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json"):
+        shutil.copy(tiny_model / name, tmp_path)
+    assert one_answer(tmp_path) == one_answer(tiny_model, quantization="nf4")
+    with pytest.raises(InvalidRequest, match="quantized already"):
+        one_answer(tmp_path, quantization="nf4")
+
+
+def test_a_missing_weight_is_named(tiny_model: Path, tmp_path: Path) -> None:
+    broken = Path(shutil.copytree(tiny_model, tmp_path / "broken"))
+    weights = load_file(broken / "model.safetensors")
+    del weights["model.language_model.layers.1.mlp.down_proj.weight"]
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InvalidRequest, match=r"lacks 1 weights, model\.language_model\.layers\.1\.mlp"):
+        load(broken, ModelSettings(path=str(broken), device="cpu"))
+
+
+def test_a_folder_without_weights_says_so(tiny_model: Path, tmp_path: Path) -> None:
+    empty = Path(shutil.copytree(tiny_model, tmp_path / "empty"))
+    (empty / "model.safetensors").unlink()
+    with pytest.raises(InvalidRequest, match=r"could not be loaded.*model\.safetensors"):
+        load(empty, ModelSettings(path=str(empty), device="cpu"))
+
+
+def test_an_unknown_family_is_refused_with_those_that_are_served(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    with pytest.raises(InvalidRequest, match=r"'llama'.*glm4v"):
+        load(tmp_path, ModelSettings(path=str(tmp_path)))
+
+
+def test_a_cpu_computes_in_float32_unless_told_otherwise() -> None:
+    assert find_dtype("auto", CPU, torch.bfloat16) == torch.float32
+    assert find_dtype("bfloat16", CPU, torch.float32) == torch.bfloat16
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
+def test_asking_for_a_gpu_that_is_not_there_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="no CUDA device"):
+        find_device("cuda")

@@ -1,0 +1,426 @@
+"""Ids to channels: reasoning, text, boxes, tool calls, however the tokenizer cuts them."""
+
+import json
+import random
+from dataclasses import dataclass, field
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from serve_app.contracts import (
+    Constraint,
+    Delta,
+    Picture,
+    Prompt,
+    Sampling,
+    Thinking,
+    TokenLogprob,
+    Tool,
+    ToolCallDelta,
+    ToolUse,
+)
+from serve_app.engine.output.deltas import Piece
+from serve_app.engine.output.detokenizer import Vocabulary
+from serve_app.engine.output.parser import Reply
+from tests.engine.conftest import MARKED, NAMES, ids_of
+
+THINKING = Thinking(enabled=True)
+WEATHER = Tool(
+    "weather",
+    {
+        "type": "function",
+        "function": {
+            "name": "weather",
+            "parameters": {
+                "type": "object",
+                "properties": {
+                    "city": {"type": "string"},
+                    "days": {"type": "integer"},
+                    "unit": {"enum": ["C", "F"]},
+                    "note": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+                    "extra": {"type": ["object", "array", "boolean", "number", "null"]},
+                },
+            },
+        },
+    },
+)
+TOOLS = ToolUse((WEATHER,))
+WITHOUT_TOKENS = Vocabulary(MARKED.token_bytes, {"<|assistant|>": NAMES["<|assistant|>"]})
+
+
+@dataclass
+class Said:
+    """What came out of a reply."""
+
+    text: str = ""
+    reasoning: str = ""
+    calls: list[list[str]] = field(default_factory=list)
+    boxed: list[str] = field(default_factory=list)
+    pieces: list[Piece] = field(default_factory=list)
+    reply: Reply | None = None
+
+    @property
+    def arguments(self) -> list[Any]:
+        return [json.loads(arguments) for _, arguments in self.calls]
+
+
+def prompt(**fields: Any) -> Prompt:
+    given: dict[str, Any] = {
+        "id": "a",
+        "token_ids": np.array(ids_of("Q<|assistant|>"), dtype=np.int32),
+        "pictures": (),
+        "sampling": Sampling(max_tokens=9),
+        "deadline_s": 60.0,
+    }
+    return Prompt(**{**given, **fields})
+
+
+def read(
+    answer: str | list[int],
+    vocabulary: Vocabulary = MARKED,
+    cut: bool = False,
+    rng: random.Random | None = None,
+    **fields: Any,
+) -> Said:
+    reply = Reply(vocabulary, prompt(**fields))
+    said = Said(reply=reply)
+    token_ids = ids_of(answer, rng) if isinstance(answer, str) else answer
+    for token_id in token_ids:
+        said.pieces += reply.push(token_id)
+        if reply.stopped:
+            break
+    said.pieces += reply.cut() if cut else reply.end()
+    for piece in said.pieces:
+        if isinstance(piece, ToolCallDelta):
+            if piece.name is not None:
+                assert piece.index == len(said.calls)
+                said.calls.append([piece.name, ""])
+            assert piece.name is not None or piece.arguments
+            said.calls[piece.index][1] += piece.arguments
+        elif piece.channel == "text":
+            assert piece.text
+            said.text += piece.text
+        else:
+            assert piece.text
+            said.reasoning += piece.text
+    said.boxed = [one.text for one in reply.boxed]
+    assert sum(piece.tokens for piece in said.pieces) <= len(token_ids)
+    return said
+
+
+def call(name: str, **arguments: str) -> str:
+    written = "".join(f"<arg_key>{key}</arg_key>\n<arg_value>{value}</arg_value>\n" for key, value in arguments.items())
+    return f"<tool_call>{name}\n{written}</tool_call>"
+
+
+# -- reasoning
+
+
+@pytest.mark.parametrize(
+    ("answer", "reasoning", "text"),
+    [
+        ("<think>why</think>\nbecause", "why", "because"),
+        ("\n<think>\nwhy\n\n</think>\n\n\nbecause\n", "why", "because\n"),
+        ("<think></think>\nbecause", "", "because"),
+        ("<think>why", "why", ""),
+        ("<think>why \n", "why", ""),
+        ("because", "", "because"),
+        ("</think>\nbecause", "", "because"),
+        ("so </think>because", "", "so because"),
+        ("so <think>because", "", "so because"),
+        ("<think>why <|begin_of_box|>5<|end_of_box|></think>because", "why 5", "because"),
+        ("<think>why</think><answer>because</answer>", "why", "because"),
+        ("<think>why</think>\n<answer>\nbecause\n</answer>", "why", "because\n"),
+    ],
+)
+def test_reasoning_is_apart_from_the_text(answer: str, reasoning: str, text: str) -> None:
+    said = read(answer, thinking=THINKING)
+    assert (said.reasoning, said.text) == (reasoning, text)
+
+
+@pytest.mark.parametrize(
+    ("question", "reasoning", "text"),
+    [
+        ("Q<|assistant|><think>", "why", "because"),
+        ("Q<|assistant|>\n<think>\n", "why", "because"),
+        ("Q<|assistant|>\n<think></think>\n", "", "whybecause"),
+        ("Q<|assistant|><think>a</think>b<|user|>Q<|assistant|>", "", "whybecause"),
+        ("<think>Q<|user|>Q<|assistant|>", "", "whybecause"),
+    ],
+)
+def test_a_prompt_that_ends_inside_reasoning_has_it_continued(question: str, reasoning: str, text: str) -> None:
+    said = read("why</think>because", token_ids=np.array(ids_of(question), dtype=np.int32), thinking=THINKING)
+    assert (said.reasoning, said.text) == (reasoning, text)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reasoning", "text"),
+    [
+        ("<think>why</think><answer>because</answer>", "why", "because"),
+        ("\n<think>\nwhy\n</think>\n<answer>\nbecause</answer>\n", "why", "because\n"),
+        ("<think>a < b </thin k></think>c </answer> d", "a < b </thin k>", "c </answer> d"),
+        ("<think>why</think>because", "why", "because"),
+        ("<thinner> is a word", "", "<thinner> is a word"),
+        ("<thi", "", "<thi"),
+        ("a <think>b</think>", "", "a <think>b</think>"),
+        ("<think>why</think>\n<answ", "why", "<answ"),
+        ("<think>why</thi", "why</thi", ""),
+    ],
+)
+def test_marks_without_tokens_are_read_as_text_where_they_can_stand(answer: str, reasoning: str, text: str) -> None:
+    spelled = [byte for part in [answer.encode()] for byte in part]
+    said = read(spelled, WITHOUT_TOKENS, thinking=THINKING)
+    assert (said.reasoning, said.text) == (reasoning, text)
+    whole = Vocabulary([answer.encode()], WITHOUT_TOKENS.names)
+    said = read([0], whole, thinking=THINKING, token_ids=np.array([0], dtype=np.int32))
+    assert (said.reasoning, said.text) == (reasoning, text)
+
+
+def test_a_prompt_that_ends_in_a_think_mark_written_as_text_has_it_continued() -> None:
+    question = [*b"<think>", NAMES["<|assistant|>"], *b"\n<think>\n"]
+    said = read(
+        [*b"why</think>because"], WITHOUT_TOKENS, thinking=THINKING, token_ids=np.array(question, dtype=np.int32)
+    )
+    assert (said.reasoning, said.text) == ("why", "because")
+
+
+def test_without_thinking_marks_written_as_text_are_text() -> None:
+    assert read([*b"<think>a</think>"], WITHOUT_TOKENS).text == "<think>a</think>"
+
+
+def test_reasoning_tokens_are_counted_with_their_marks() -> None:
+    said = read("<think>abc</think>d", thinking=THINKING)
+    assert said.reply is not None
+    assert (said.reply.reasoning_tokens, said.reply.thought) == (5, 3)
+    spelled = read([*b"<think>abc</think>d"], WITHOUT_TOKENS, thinking=THINKING)
+    assert spelled.reply is not None
+    assert spelled.reply.reasoning_tokens == len(b"<think>abc</think>")
+
+
+# -- text
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [("\nA", "A"), ("\n\nA", "\nA"), (" A", " A"), ("\n", ""), (" \n", " \n"), ("A\n", "A\n"), ("", "")],
+)
+def test_one_newline_before_the_text_is_dropped(answer: str, text: str) -> None:
+    assert read(answer).text == text
+
+
+@pytest.mark.parametrize("kind", ["regex", "choice"])
+def test_text_held_to_a_pattern_keeps_every_newline(kind: Any) -> None:
+    assert read("\n A\n", constraint=Constraint(kind, "")).text == "\n A\n"
+
+
+def test_raw_text_keeps_all_but_marks() -> None:
+    answer = "\n<think>a</think>\n<tool_call>b</tool_call><|begin_of_box|>[1,2,3,4]<|end_of_box|> "
+    said = read(answer, raw=True, tools=TOOLS, thinking=THINKING)
+    assert (said.text, said.reasoning, said.calls, said.boxed) == ("\na\nb[1,2,3,4] ", "", [], [])
+
+
+def test_other_special_tokens_have_no_text() -> None:
+    assert read("a/nothink<|assistant|>b").text == "ab"
+
+
+def test_a_mark_inside_a_character_ends_it_unseen() -> None:
+    half = list("灯".encode()[:2])
+    assert read([*half, NAMES["<|begin_of_box|>"], *"灯".encode(), NAMES["<|end_of_box|>"]]).text == "灯"
+
+
+def test_a_stop_string_counts_in_the_text_only() -> None:
+    sampling = Sampling(max_tokens=9, stop=("STOP",))
+    said = read("<think>a STOP b</think>c STOP d", sampling=sampling, thinking=THINKING)
+    assert (said.reasoning, said.text) == ("a STOP b", "c ")
+    said = read(call("weather", city="STOP") + "c STOP d", sampling=sampling, tools=TOOLS)
+    assert (said.arguments, said.text) == ([{"city": "STOP"}], "c ")
+
+
+def test_a_stop_string_that_would_begin_before_min_tokens_is_text() -> None:
+    said = read([*b"a.b.c"], sampling=Sampling(max_tokens=9, min_tokens=2, stop=(".",)))
+    assert said.text == "a.b"
+
+
+# -- boxes
+
+
+def test_what_is_boxed_stays_in_the_text_and_is_told_apart() -> None:
+    picture = Picture(np.zeros((28, 28, 3), dtype=np.uint8), "p", 1, (1000, 2000))
+    said = read(
+        "The answer is <|begin_of_box|>[[1,2,3,4]]<|end_of_box|>, <|begin_of_box|> so <|end_of_box|>.",
+        pictures=(picture,),
+    )
+    assert said.text == "The answer is [[1,2,3,4]],  so ."
+    assert said.reply is not None
+    first, second = said.reply.boxed
+    assert (first.text, second.text, second.boxes) == ("[[1,2,3,4]]", "so", ())
+    assert [(box.thousandths, box.pixels, box.picture) for box in first.boxes] == [((1, 2, 3, 4), (1, 4, 3, 8), 0)]
+
+
+def test_regions_without_box_marks_are_text_alone() -> None:
+    said = read("[[1,2,3,4]]")
+    assert (said.text, said.boxed) == ("[[1,2,3,4]]", [])
+
+
+def test_an_open_box_counts_if_the_model_ended_the_answer_and_not_if_it_was_cut() -> None:
+    assert read("<|begin_of_box|>5").boxed == ["5"]
+    assert read("<|begin_of_box|>5", cut=True).boxed == []
+
+
+# -- tool calls
+
+
+def test_calls_are_told_by_name_and_arguments() -> None:
+    answer = "Let me see. \n" + call("weather", city="北京", days="3", unit="C") + "\n" + call("weather") + "\n"
+    said = read(answer, tools=TOOLS)
+    assert said.text == "Let me see."
+    assert said.calls == [["weather", '{"city":"北京","days":3,"unit":"C"}'], ["weather", "{}"]]
+
+
+def test_a_call_ends_reasoning() -> None:
+    said = read("<think>I call. " + call("weather"), tools=TOOLS, thinking=THINKING)
+    assert (said.reasoning, said.text, said.calls) == ("I call.", "", [["weather", "{}"]])
+
+
+def test_without_tools_what_stands_in_a_call_is_text() -> None:
+    said = read("a " + call("weather", city="b") + " c")
+    assert (said.text, said.calls) == ("a weather\ncity\nb\n c", [])
+
+
+def test_without_parallel_calls_the_answer_ends_after_the_first() -> None:
+    said = read(call("weather") + call("weather"), tools=ToolUse((WEATHER,), parallel=False))
+    assert said.calls == [["weather", "{}"]]
+    assert said.reply is not None
+    assert said.reply.stopped
+
+
+def test_a_string_argument_is_told_while_it_is_drawn() -> None:
+    reply = Reply(MARKED, prompt(tools=TOOLS))
+    told: list[str] = []
+    for token_id in ids_of('<tool_call>weather\n<arg_key>city</arg_key>\n<arg_value>a"灯'):
+        told += [piece.arguments for piece in reply.push(token_id) if isinstance(piece, ToolCallDelta)]
+    assert told == ["", '{"city":"', "a", '\\"', "灯"]
+
+
+def test_a_call_that_is_cut_off_stays_open_and_one_that_the_model_left_is_closed() -> None:
+    begun = "<tool_call>weather\n<arg_key>city</arg_key>\n<arg_value>Par"
+    assert read(begun, tools=TOOLS, cut=True).calls == [["weather", '{"city":"Par']]
+    assert read(begun, tools=TOOLS).calls == [["weather", '{"city":"Par"}']]
+
+
+def test_text_after_calls_is_text() -> None:
+    assert read(call("weather") + "\n\nDone. ", tools=TOOLS).text == "Done. "
+
+
+# -- logprobs
+
+
+def logprob(token_id: int) -> TokenLogprob:
+    return TokenLogprob(token_id, MARKED.token_bytes[token_id], -1.0)
+
+
+def told_with_logprobs(answer: str, **fields: Any) -> list[tuple[str, str, bytes]]:
+    reply = Reply(MARKED, prompt(**fields))
+    pieces: list[Piece] = []
+    for token_id in ids_of(answer, random.Random(3)):
+        pieces += reply.push(token_id, logprob(token_id))
+        if reply.stopped:
+            break
+    pieces += [] if reply.stopped else reply.end()
+    return [
+        (piece.channel, piece.text, b"".join(one.token for one in piece.logprobs))
+        for piece in pieces
+        if isinstance(piece, Delta)
+    ]
+
+
+def test_logprobs_come_with_the_text_that_they_are_of() -> None:
+    told = told_with_logprobs("<think>why 灯</think>红灯 is on", thinking=THINKING)
+    for channel, text in (("reasoning", "why 灯"), ("text", "红灯 is on")):
+        assert "".join(piece for name, piece, _ in told if name == channel) == text
+        assert b"".join(tokens for name, _, tokens in told if name == channel) == text.encode()
+
+
+def test_the_tokens_of_a_stop_string_are_not_told() -> None:
+    told = told_with_logprobs("one two three", sampling=Sampling(max_tokens=9, stop=(" two",)))
+    assert b"".join(tokens for _, _, tokens in told) == b"one"
+
+
+# -- anything
+
+plain = st.text(
+    alphabet=st.one_of(
+        st.characters(exclude_categories=["Cs"], exclude_characters="\ufffd"), st.sampled_from("红灯 \n<>/[]\"'\\")
+    )
+).map(lambda text: text.replace("<think>", ""))
+
+
+@st.composite
+def values(draw: st.DrawFn) -> tuple[str, str, Any]:
+    """An argument's key, how GLM writes its value, and what it means."""
+    key = draw(st.sampled_from(["city", "days", "unit", "note", "extra", "unheard of"]))
+    if key == "city":
+        value: Any = draw(plain)
+    elif key == "days":
+        value = draw(st.integers())
+    elif key == "unit":
+        value = draw(st.sampled_from(["C", "F"]))
+    elif key == "note":
+        value = draw(st.one_of(st.none(), plain.filter(lambda text: text.strip() not in ("null", "None"))))
+    else:
+        value = draw(
+            st.recursive(
+                st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False)),
+                lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(plain, inner, max_size=3)),
+                max_leaves=5,
+            )
+        )
+    return key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=draw(st.booleans())), value
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_whatever_the_answer_each_channel_gets_what_was_written(data: st.DataObject) -> None:
+    answer, text, reasoning, boxes, calls = "", "", "", [], []
+    if data.draw(st.booleans()):
+        reasoning = data.draw(plain).strip()
+        answer = data.draw(st.sampled_from(["", "\n", " "])) + f"<think>\n{reasoning}\n</think>\n"
+    for number in range(data.draw(st.integers(0, 3))):
+        piece = data.draw(plain)
+        if number == 0 and not text:
+            piece = piece.lstrip() if reasoning or answer else "x" + piece
+        if data.draw(st.booleans()) and piece.strip():
+            piece = piece.rstrip()  # space at the end of a box is told with it, also before a call
+            boxes.append(piece.strip())
+            answer += f"<|begin_of_box|>{piece}<|end_of_box|>"
+        else:
+            answer += piece
+        text += piece
+    for _ in range(data.draw(st.integers(0, 3))):
+        text = text.rstrip()
+        arguments = {key: (written, value) for key, written, value in data.draw(st.lists(values(), max_size=4))}
+        calls.append({key: value for key, (_, value) in arguments.items()})
+        answer += "\n" + call("weather", **{key: written for key, (written, _) in arguments.items()})
+    said = read(answer, rng=random.Random(data.draw(st.integers(0, 2**32))), tools=TOOLS, thinking=THINKING)
+    assert said.reasoning == reasoning
+    assert said.text == text
+    assert said.arguments == calls
+    assert said.boxed == boxes
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(st.integers(0, 319), max_size=120), st.booleans(), st.booleans(), st.booleans())
+def test_of_any_tokens_whatever_nothing_leaks_and_pieces_add_up(
+    token_ids: list[int], thinking: bool, tools: bool, cut: bool
+) -> None:
+    fields: dict[str, Any] = {"thinking": Thinking(enabled=thinking), "tools": TOOLS if tools else None}
+    said = read(token_ids, cut=cut, **fields)
+    everything = said.text + said.reasoning + "".join(arguments for _, arguments in said.calls)
+    assert "\ufffd" not in everything
+    content = b"".join(MARKED.token_bytes[token_id] for token_id in token_ids).decode("utf-8", "ignore")
+    assert not [mark for mark in NAMES if mark in everything and mark not in content]
+    if not cut:
+        assert all(isinstance(arguments, dict) for arguments in said.arguments)

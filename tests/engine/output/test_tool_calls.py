@@ -1,0 +1,154 @@
+"""Written calls to JSON: what each value becomes, by the schema and without one."""
+
+import json
+from typing import Any
+
+import pytest
+
+from serve_app.contracts import Tool, ToolUse
+from serve_app.engine.output.control_tokens import Mark
+from serve_app.engine.output.tool_calls import CallParser, CallPiece
+from serve_app.engine.output.tool_schema import argument_types
+
+
+def parser(schema: Any = None) -> CallParser:
+    parameters = {"type": "object", "properties": {"k": schema} if schema is not None else {}}
+    return CallParser(ToolUse((Tool("f", {"type": "function", "function": {"name": "f", "parameters": parameters}}),)))
+
+
+def told(one: CallParser, *written: Mark | str) -> list[CallPiece]:
+    pieces: list[CallPiece] = []
+    for part in written:
+        pieces += one.mark(part) if isinstance(part, Mark) else one.text(part)
+    return pieces
+
+
+def argument(value: str, key: str = "k") -> tuple[Mark | str, ...]:
+    return (Mark.ARG_KEY, key, Mark.END_ARG_KEY, "\n", Mark.ARG_VALUE, value, Mark.END_ARG_VALUE, "\n")
+
+
+def read(value: str, schema: Any = None) -> Any:
+    pieces = told(parser(schema), Mark.TOOL_CALL, "f\n", *argument(value), Mark.END_TOOL_CALL)
+    assert [piece.name for piece in pieces if piece.name is not None] == ["f"]
+    return json.loads("".join(piece.arguments for piece in pieces))["k"]
+
+
+@pytest.mark.parametrize(
+    ("value", "schema", "meant"),
+    [
+        ("5", {"type": "string"}, "5"),
+        ("null", {"type": "string"}, "null"),
+        (' a\n"b" ', {"type": "string"}, ' a\n"b" '),
+        ("5", {"enum": ["5", "6"]}, "5"),
+        ("5", {"type": "integer"}, 5),
+        (" 5\n", {"type": "number"}, 5),
+        ("2.5", {"type": "integer"}, 2.5),
+        ("five", {"type": "integer"}, "five"),
+        ("true", {"type": "boolean"}, True),
+        ("True", {"type": "boolean"}, True),
+        ("None", {"type": ["integer", "null"]}, None),
+        ("True", {"type": ["string", "boolean"]}, "True"),
+        ("true", {"type": ["string", "boolean"]}, True),
+        ("null", {"anyOf": [{"type": "string"}, {"type": "null"}]}, None),
+        ("nullify", {"anyOf": [{"type": "string"}, {"type": "null"}]}, "nullify"),
+        ("nul", {"anyOf": [{"type": "string"}, {"type": "null"}]}, "nul"),
+        ("", {"type": ["string", "null"]}, ""),
+        ("5", {"type": ["string", "integer"]}, 5),
+        ("5.5", {"type": ["string", "integer"]}, "5.5"),
+        ('{"a": [1, "灯"]}', {"type": "object"}, {"a": [1, "灯"]}),
+        ("{'a': 1}", {"type": "object"}, "{'a': 1}"),
+        ("[1, 2]", None, [1, 2]),
+        ("5", None, 5),
+        ("five", None, "five"),
+        ("True", None, "True"),
+        ("NaN", None, "NaN"),
+        ("[" * 5000, None, "[" * 5000),
+        ("9" * 5000, None, "9" * 5000),
+    ],
+)
+def test_a_value_is_what_its_schema_says_or_what_it_looks_like(value: str, schema: Any, meant: Any) -> None:
+    assert read(value, schema) == meant
+
+
+def test_a_value_that_may_be_null_is_told_once_it_can_not_be() -> None:
+    one = parser({"type": ["string", "null"]})
+    told(one, Mark.TOOL_CALL, "f\n", Mark.ARG_KEY, "k", Mark.END_ARG_KEY, Mark.ARG_VALUE)
+    assert told(one, "nu") == []
+    assert told(one, "m") == [CallPiece(0, None, '"num')]
+
+
+def test_a_name_is_told_as_soon_as_it_is_whole() -> None:
+    one = parser()
+    assert told(one, Mark.TOOL_CALL, "\nwea", "ther") == []
+    assert told(one, "\n") == [CallPiece(0, "weather", "")]
+    assert told(one, Mark.END_TOOL_CALL) == [CallPiece(0, None, "{}")]
+
+
+def test_a_tool_nobody_offered_is_told_as_a_call() -> None:
+    pieces = told(parser(), Mark.TOOL_CALL, "unheard_of", *argument("1"), Mark.END_TOOL_CALL)
+    assert pieces[0] == CallPiece(0, "unheard_of", "")
+    assert "".join(piece.arguments for piece in pieces) == '{"k":1}'
+
+
+def test_a_call_without_a_name_is_none() -> None:
+    one = parser()
+    assert told(one, Mark.TOOL_CALL, "\n", *argument("1"), Mark.END_TOOL_CALL) == []
+    assert one.calls == 0
+    assert told(one, Mark.TOOL_CALL, "f\n", Mark.END_TOOL_CALL)[0] == CallPiece(0, "f", "")
+
+
+def test_the_second_argument_of_one_name_is_left_out() -> None:
+    pieces = told(
+        parser(), Mark.TOOL_CALL, "f\n", *argument("1"), *argument("2"), *argument("3", "j"), Mark.END_TOOL_CALL
+    )
+    assert "".join(piece.arguments for piece in pieces) == '{"k":1,"j":3}'
+
+
+def test_marks_that_the_model_forgot_are_understood() -> None:
+    written = (Mark.TOOL_CALL, "f", Mark.ARG_KEY, "k", Mark.ARG_VALUE, "1", Mark.ARG_KEY, "j", Mark.ARG_VALUE, "2")
+    pieces = told(parser(), *written, Mark.TOOL_CALL, "g\n", Mark.END_TOOL_CALL)
+    assert [(piece.index, piece.name) for piece in pieces if piece.name] == [(0, "f"), (1, "g")]
+    assert "".join(piece.arguments for piece in pieces) == '{"k":1,"j":2}{}'
+
+
+@pytest.mark.parametrize(
+    ("schema", "types"),
+    [
+        ({"type": "string"}, {"string"}),
+        ({"type": "number"}, {"number", "integer"}),
+        ({"const": 5}, {"integer"}),
+        ({"enum": ["a", None]}, {"string", "null"}),
+        ({"$ref": "#/$defs/text"}, {"string"}),
+        ({"$ref": "#/$defs/a~1b"}, {"boolean"}),
+        ({"$ref": "#/$defs/twice"}, {"string"}),
+        ({"allOf": [{"type": ["string", "null"]}, {"type": ["null", "object"]}]}, {"null"}),
+        ({"type": ["string", "null"], "anyOf": [{"type": "string"}, {"type": "integer"}]}, {"string"}),
+        ({"oneOf": [{"type": "string"}, {}]}, None),
+        ({"$ref": "#/$defs/itself"}, None),
+        ({"$ref": "#/nowhere"}, None),
+        ({"$ref": "http://example.com"}, None),
+        ({"description": "anything"}, None),
+        (True, None),
+        (False, set()),
+    ],
+)
+def test_the_types_of_an_argument_are_found_behind_any_schema(schema: Any, types: set[str] | None) -> None:
+    definitions = {
+        "text": {"type": "string"},
+        "a/b": {"type": "boolean"},
+        "twice": {"$ref": "#/$defs/text"},
+        "itself": {"$ref": "#/$defs/itself"},
+    }
+    found = argument_types({"type": "object", "properties": {"k": schema}, "$defs": definitions})
+    assert found == {"k": None if types is None else frozenset(types)}
+
+
+def test_parameters_that_are_no_object_name_no_arguments() -> None:
+    assert argument_types({"$ref": "#/nowhere"}) == {}
+    assert argument_types({"properties": ["k"]}) == {}
+
+
+def test_types_of_many_references_are_found_in_no_time() -> None:
+    definitions = {f"d{i}": {"anyOf": [{"$ref": f"#/$defs/d{i + 1}"}] * 10} for i in range(50)}
+    parameters = {"properties": {"k": {"$ref": "#/$defs/d0"}}, "$defs": {**definitions, "d50": {"type": "string"}}}
+    assert argument_types(parameters) == {"k": frozenset(["string"])}

@@ -1,0 +1,90 @@
+"""Bodies that callers send, the door over fakes, and how to read its streams."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import Callable
+from itertools import count
+from typing import Any, TypeAlias
+
+import httpx
+from fastapi import FastAPI
+
+from serve_app.contracts import Answer, ChatRequest
+from serve_app.ingress.app import create_app
+from serve_app.ingress.chat.request import ChatBody, chat_request
+from serve_app.settings import Settings
+from tests.fakes import FakeAnswer, FakeDescribe, FakeMeter, FakeTokenize
+
+OpenDoor: TypeAlias = Callable[..., httpx.AsyncClient]
+Connect: TypeAlias = Callable[..., Any]  # OpenAI's client, connected to the door
+
+MODEL = "glm-vision-demo"
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAABwAAAAcCAIAAAD9b0jDAAAAKElEQVR42mM8ISfHQG3AxEADMGroqKGjho4aOmroqK"
+    "Gjho4aOvgMBQB+BAE8FfyCFgAAAABJRU5ErkJggg=="
+)
+PICTURE_URL = f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
+
+
+def chat(content: Any = "Which number?", **fields: Any) -> dict[str, Any]:
+    """A chat body with one question."""
+    return {"model": MODEL, "messages": [{"role": "user", "content": content}], **fields}
+
+
+def text(words: str) -> dict[str, Any]:
+    return {"type": "text", "text": words}
+
+
+def picture(url: str = PICTURE_URL, **more: Any) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": url, **more}}
+
+
+def make_app(
+    answer: Answer | None = None,
+    *,
+    describe: Any = None,
+    tokenize: Any = None,
+    meter: FakeMeter | None = None,
+    settings: Any = None,
+    **more: Any,
+) -> FastAPI:
+    ids = count(1)
+    return create_app(
+        Settings(http=settings or {}),
+        answer or FakeAnswer("Two ", "cats"),
+        describe or FakeDescribe(),
+        tokenize or FakeTokenize(1, 2, 3),
+        meter or FakeMeter(),
+        new_id=lambda: f"id{next(ids)}",
+        now=lambda: 1_700_000_000.9,
+        **more,
+    )
+
+
+def chat_taken(body: dict[str, Any]) -> ChatRequest:
+    """What the pipeline would be asked."""
+    return chat_request(ChatBody.read(dict(body)), id="one", deadline_s=9.0)
+
+
+def events_of(response: httpx.Response) -> list[str]:
+    """The payloads of a stream, checked to be framed as server-sent events; a named one has the name of its type."""
+    *frames, rest = response.text.split("\n\n")
+    assert rest == ""
+    payloads = []
+    for frame in frames:
+        *name, data = frame.split("\n")
+        assert data.startswith("data: ")
+        payloads.append(data.removeprefix("data: "))
+        assert name in ([], [f"event: {json.loads(payloads[-1])['type']}"] if name else [])
+    return payloads
+
+
+async def soon(fact: Callable[[], bool]) -> None:
+    for _ in range(1000):
+        if fact():
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError("it did not become true in 5 s")

@@ -1,0 +1,132 @@
+"""The conversation: what each role may say, and what the pipeline is told of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from serve_app.contracts import ImagePart, Message, TextPart, ToolCall
+from serve_app.errors import InvalidRequest
+from tests.ingress.client import PICTURE_URL, chat_taken, picture, text
+
+QUESTION = {"role": "user", "content": "Weather?"}
+CALL = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "杭州"}'}}
+CALLING = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+RESULT = {"role": "tool", "tool_call_id": "call_1", "content": "rain"}
+
+
+def taken(*messages: dict[str, Any]) -> tuple[Message, ...]:
+    return chat_taken({"messages": list(messages)}).messages
+
+
+def refused(*messages: dict[str, Any]) -> tuple[str | None, str]:
+    with pytest.raises(InvalidRequest) as raised:
+        taken(*messages)
+    return raised.value.param, raised.value.message
+
+
+def test_a_tools_result_may_be_the_last_message() -> None:
+    assert taken(QUESTION, CALLING, RESULT) == (
+        Message("user", (TextPart("Weather?"),)),
+        Message("assistant", (), tool_calls=(ToolCall("call_1", "weather", '{"city": "杭州"}'),)),
+        Message("tool", (TextPart("rain"),), tool_call_id="call_1"),
+    )
+
+
+def test_a_tools_result_may_be_empty_or_a_picture() -> None:
+    assert taken(QUESTION, CALLING, {**RESULT, "content": ""})[2].parts == (TextPart(""),)
+    shown = taken(QUESTION, CALLING, {**RESULT, "content": [text("Radar:"), picture()]})[2]
+    assert shown.parts == (TextPart("Radar:"), ImagePart(PICTURE_URL, "messages[2].content[1].image_url"))
+
+
+@pytest.mark.parametrize("content", [None, "", [], "Let me look."])
+def test_an_answer_that_calls_may_have_text_or_none(content: Any) -> None:
+    answer = taken(QUESTION, {**CALLING, "content": content}, RESULT)[1]
+    assert "".join(part.text for part in answer.parts if isinstance(part, TextPart)) == (content or "")
+
+
+def test_an_answer_that_calls_may_leave_its_content_out() -> None:
+    assert taken(QUESTION, {"role": "assistant", "tool_calls": [CALL]}, RESULT)[1].tool_calls
+
+
+@pytest.mark.parametrize("name", ["reasoning", "reasoning_content"])
+def test_earlier_reasoning_reaches_the_template(name: str) -> None:
+    messages = taken(QUESTION, {"role": "assistant", "content": "Rain.", name: "Clouds."}, QUESTION)
+    assert messages[1].reasoning == "Clouds."
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]},
+        {"role": "assistant", "content": None, "refusal": "No."},
+    ],
+)
+def test_an_earlier_refusal_stays_in_the_conversation(answer: dict[str, Any]) -> None:
+    assert taken(QUESTION, answer, QUESTION)[1].parts == (TextPart("No."),)
+
+
+def test_a_call_without_arguments_has_an_empty_object() -> None:
+    call = {**CALL, "function": {"name": "now", "arguments": ""}}
+    assert taken(QUESTION, {**CALLING, "tool_calls": [call]}, RESULT)[1].tool_calls[0].arguments == "{}"
+
+
+@pytest.mark.parametrize("detail", ["auto", "low", "high", "original"])
+def test_each_detail_reaches_the_pipeline(detail: str) -> None:
+    (part,) = taken({"role": "user", "content": [picture(detail=detail)]})[0].parts
+    assert isinstance(part, ImagePart)
+    assert part.detail == detail
+
+
+def test_a_result_belongs_to_an_earlier_call() -> None:
+    nowhere = "'messages[1].tool_call_id' names no call of an earlier answer."
+    assert refused(QUESTION, RESULT) == ("messages[1].tool_call_id", nowhere)
+    assert refused(QUESTION, RESULT, CALLING, RESULT) == ("messages[1].tool_call_id", nowhere)
+    assert refused(QUESTION, CALLING, {"role": "tool", "content": "x"}) == (
+        "messages[2].tool_call_id",
+        "'messages[2].tool_call_id' is required.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("{", "'{}' is not JSON: EOF while parsing an object at line 1 column 1."),
+        ("[1]", "'{}' must be a JSON object."),
+        ('{"a": NaN}', "'{}' is not JSON: expected value at line 1 column 7."),
+    ],
+)
+def test_a_calls_arguments_are_a_json_object(arguments: str, message: str) -> None:
+    call = {**CALL, "function": {"name": "weather", "arguments": arguments}}
+    place = "messages[1].tool_calls[0].function.arguments"
+    assert refused(QUESTION, {**CALLING, "tool_calls": [call]}, RESULT) == (place, message.replace("{}", place))
+
+
+@pytest.mark.parametrize(
+    ("answer", "param", "message"),
+    [
+        (
+            {"content": None},
+            "messages[1].content",
+            "'messages[1].content' is required where there are no 'tool_calls'.",
+        ),
+        (
+            {"content": [picture()]},
+            "messages[1].content[0].image_url",
+            "Pictures belong in the user's messages and in tools' results, not in the assistant's.",
+        ),
+        (
+            {"tool_calls": [{"id": "c", "type": "custom", "custom": {}}]},
+            "messages[1].tool_calls[0].type",
+            "'messages[1].tool_calls[0].type' must be 'function', not 'custom'. (2 more to mend.)",
+        ),
+        (
+            {"content": "x", "function_call": {"name": "f"}},
+            "messages[1].function_call",
+            "'messages[1].function_call' is not supported; leave it out.",
+        ),
+    ],
+)
+def test_what_an_answer_may_not_be_is_named(answer: dict[str, Any], param: str, message: str) -> None:
+    assert refused(QUESTION, {"role": "assistant", **answer}, QUESTION) == (param, message)

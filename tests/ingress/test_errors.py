@@ -1,0 +1,147 @@
+"""One shape of error from every door."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+
+import httpx
+import pytest
+
+from serve_app import errors
+from serve_app.errors import ImageRejected, Overloaded, ServiceError
+from serve_app.ingress.errors import TYPES
+from tests.fakes import FakeAnswer
+from tests.ingress.client import PNG, OpenDoor, chat
+
+ERRORS = [error for error in vars(errors).values() if isinstance(error, type) and issubclass(error, ServiceError)]
+
+
+async def ask_chat(client: httpx.AsyncClient) -> httpx.Response:
+    return await client.post("/v1/chat/completions", json=chat())
+
+
+async def ask_streamed(client: httpx.AsyncClient) -> httpx.Response:
+    return await client.post("/v1/chat/completions", json=chat(stream=True))
+
+
+async def ask_form(client: httpx.AsyncClient) -> httpx.Response:
+    return await client.post("/v1/ask", data={"question": "?"}, files={"image": PNG})
+
+
+async def ask_form_streamed(client: httpx.AsyncClient) -> httpx.Response:
+    return await client.post("/v1/ask", data={"question": "?", "stream": "true"}, files={"image": PNG})
+
+
+DOORS = [ask_chat, ask_streamed, ask_form, ask_form_streamed]
+Asking = Callable[[httpx.AsyncClient], Awaitable[httpx.Response]]
+
+
+@pytest.mark.parametrize("ask", DOORS)
+@pytest.mark.parametrize("error", ERRORS)
+async def test_every_error_has_the_openai_shape(door: OpenDoor, ask: Asking, error: type[ServiceError]) -> None:
+    response = await ask(door(FakeAnswer("x", error=error("Because.", "messages[0]"))))
+    assert response.status_code == error.status
+    assert response.headers["content-type"] == "application/json"
+    kind = TYPES.get(error.status, "server_error" if error.status >= 500 else "invalid_request_error")
+    assert response.json() == {
+        "error": {"message": "Because.", "type": kind, "param": "messages[0]", "code": error.code}
+    }
+    assert response.headers.get("retry-after") == ("1" if error.retry_after_s else None)
+
+
+@pytest.mark.parametrize("ask", DOORS)
+async def test_an_error_that_crossed_ray_is_told_as_ours(door: OpenDoor, ask: Asking) -> None:
+    """Ray raises it as a subclass of its own error and ours, with the remote traceback as its text."""
+
+    class RayTaskError(Exception):
+        def __str__(self) -> str:
+            return "ray::prepare() (pid=1)\nTraceback …"
+
+    class Crossed(RayTaskError, ImageRejected):
+        pass
+
+    response = await ask(door(FakeAnswer("x", error=Crossed("Not a picture.", "image"))))
+    assert response.status_code == 400
+    assert response.json()["error"] == {
+        "message": "Not a picture.",
+        "type": "invalid_request_error",
+        "param": "image",
+        "code": "invalid_image",
+    }
+
+
+@pytest.mark.parametrize("ask", DOORS)
+async def test_an_unforeseen_failure_is_told_without_its_words_and_logged_with_the_id(
+    door: OpenDoor, ask: Asking, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = door(FakeAnswer("x", error=ZeroDivisionError("a secret")))
+    client.headers["x-request-id"] = "mine"
+    response = await ask(client)
+    assert response.status_code == 500
+    assert response.json()["error"] == {
+        "message": "The service failed on this request; its log says why under 'mine'.",
+        "type": "server_error",
+        "param": None,
+        "code": "internal_error",
+    }
+    (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert record.__dict__["request_id"] == "mine"
+    assert record.exc_info is not None
+
+
+async def test_the_time_to_come_back_is_the_errors_own(door: OpenDoor) -> None:
+    error = Overloaded("Full.")
+    error.retry_after_s = 2.2
+    response = await ask_chat(door(FakeAnswer("x", error=error)))
+    assert response.headers["retry-after"] == "3"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/v2/nothing", 404, "not_found"),
+        ("POST", "/v1/ask/", 404, "not_found"),
+        ("GET", "/v1/chat/completions", 405, "method_not_allowed"),
+        ("DELETE", "/v1/ask", 405, "method_not_allowed"),
+        ("POST", "/healthz", 405, "method_not_allowed"),
+    ],
+)
+async def test_an_unknown_way_has_the_same_envelope(
+    door: OpenDoor, method: str, path: str, status: int, code: str
+) -> None:
+    response = await door().request(method, path)
+    assert response.status_code == status
+    error = response.json()["error"]
+    assert error["code"] == code
+    assert set(error) == {"message", "type", "param", "code"}
+    if status == 405:
+        assert response.headers["allow"] in error["message"]
+
+
+async def test_the_door_answers_normally_after_each_failure(door: OpenDoor) -> None:
+    client = door(FakeAnswer("Two ", "cats"))
+    for body in (b"{", b"[]", b'{"messages": []}', b'{"messages": [{"role": "user", "content": ""}]}'):
+        assert (await client.post("/v1/chat/completions", content=body)).status_code == 400
+        assert (await ask_chat(client)).json()["choices"][0]["message"]["content"] == "Two cats"
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"", "The body is not JSON: EOF while parsing a value at line 1 column 0."),
+        (b'{"messages": [}', "The body is not JSON: expected value at line 1 column 15."),
+        (b'{"temperature": NaN}', "The body is not JSON: expected value at line 1 column 17."),
+        (b'"hi"', "The body must be a JSON object."),
+        (b"[" * 100_000, "The body is not JSON: recursion limit exceeded at line 1 column 202."),
+    ],
+)
+async def test_what_is_not_json_is_told_with_its_place(door: OpenDoor, body: bytes, message: str) -> None:
+    response = await door().post("/v1/chat/completions", content=body)
+    assert response.status_code == 400
+    assert response.json()["error"] == {
+        "message": message,
+        "type": "invalid_request_error",
+        "param": None,
+        "code": "invalid_request",
+    }

@@ -1,0 +1,144 @@
+"""Ids, the access log and the measurements of a request."""
+
+from __future__ import annotations
+
+import json
+import logging
+from itertools import count
+
+import pytest
+
+from serve_app.errors import Overloaded
+from tests.fakes import FakeAnswer, FakeDescribe, FakeMeter
+from tests.ingress.client import PICTURE_URL, PNG, OpenDoor, chat, picture, text
+
+URL = "/v1/chat/completions"
+
+
+def access(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    return [record for record in caplog.records if record.name == "glm.access"]
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz", "/v1/models", "/nowhere"])
+async def test_a_request_id_is_echoed_or_made(door: OpenDoor, path: str) -> None:
+    client = door()
+    assert (await client.get(path, headers={"X-Request-ID": "a-1"})).headers.get_list("x-request-id") == ["a-1"]
+    assert (await client.get(path)).headers["x-request-id"].startswith("id")
+
+
+@pytest.mark.parametrize("unfit", [b"", b"x" * 129, b"two words", b"caf\xc3\xa9", b"tab\there"])
+async def test_an_unfit_request_id_is_replaced(door: OpenDoor, unfit: bytes) -> None:
+    response = await door().get("/healthz", headers={b"X-Request-ID": unfit})
+    assert response.headers["x-request-id"] == "id1"
+
+
+async def test_failures_and_streams_carry_the_request_id_too(door: OpenDoor) -> None:
+    client = door()
+    client.headers["x-request-id"] = "a-1"
+    assert (await client.post(URL, content=b"{")).headers["x-request-id"] == "a-1"
+    assert (await client.post(URL, json=chat(stream=True))).headers["x-request-id"] == "a-1"
+
+
+async def test_the_header_is_left_to_a_server_that_writes_it_by_itself(door: OpenDoor) -> None:
+    """Ray Serve appends X-Request-ID to every response; clients read two of them as "a, a"."""
+    response = await door(echo_request_id=False).get("/healthz", headers={"X-Request-ID": "a-1"})
+    assert "x-request-id" not in response.headers
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_request_leaves_one_record_of_counts_and_times(
+    door: OpenDoor, caplog: pytest.LogCaptureFixture, stream: bool
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    body = chat([picture(), text("My name is Ann.")], stream=stream)
+    await door(FakeAnswer("Hello ", "Ann")).post(URL, json=body, headers={"X-Request-ID": "a-1"})
+    (record,) = access(caplog)
+    seen = record.__dict__
+    assert record.levelno == logging.INFO
+    assert record.getMessage().startswith(f"POST {URL} 200 in ")
+    assert (seen["request_id"], seen["answer_id"]) == ("a-1", "chatcmpl-id1")
+    assert (seen["route"], seen["method"], seen["status"], seen["code"]) == (URL, "POST", 200, None)
+    assert (seen["prompt_tokens"], seen["image_tokens"], seen["completion_tokens"]) == (40, 30, 2)
+    assert seen["stages_ms"]["prefill"] == 4.0
+    assert seen["total_ms"] > 0
+
+
+async def test_no_text_or_picture_gets_into_any_log(door: OpenDoor, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    client = door(FakeAnswer("Hello Ann"))
+    await client.post(URL, json=chat([picture(), text("My name is Ann.")]))
+    await client.post(URL, json=chat([picture(detail="Ann"), text("Ann")]))
+    await client.post("/v1/ask", data={"question": "I am Ann."}, files={"image": PNG})
+    logged = "".join(json.dumps(record.__dict__, default=str) for record in caplog.records)
+    assert len(access(caplog)) == 3
+    assert "Ann" not in logged
+    assert PICTURE_URL[:40] not in logged
+
+
+async def test_probes_that_go_well_are_logged_for_debugging_only(
+    door: OpenDoor, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    await door().get("/readyz")
+    await door(describe=FakeDescribe(error=OSError())).get("/readyz")
+    assert [record.levelno for record in access(caplog)] == [logging.DEBUG, logging.INFO]
+
+
+async def test_requests_are_measured_by_route_and_status(door: OpenDoor) -> None:
+    meter = FakeMeter()
+    client = door(meter=meter)
+    await client.post(URL, json=chat())
+    await client.post(URL, content=b"{")
+    await client.get("/v1/models/gpt-4o")
+    await client.get("/anything/at/all")
+    await client.get("/docs")
+    await client.delete("/v1/ask")
+    requests = {key[1:]: number for key, number in meter.counts.items() if key[0] == "glm_requests_total"}
+    assert requests == {
+        (URL, "200"): 1,
+        (URL, "400"): 1,
+        ("/v1/models/{model:path}", "404"): 1,
+        ("unmatched", "404"): 1,
+        ("/docs", "200"): 1,
+        ("/v1/ask", "405"): 1,
+    }
+    rejections = {key[1]: number for key, number in meter.counts.items() if key[0] == "glm_rejections_total"}
+    assert rejections == {"invalid_request": 1, "model_not_found": 1, "not_found": 1, "method_not_allowed": 1}
+    assert len(meter.observed["glm_request_seconds", URL]) == 2
+
+
+async def test_a_probe_that_is_told_to_wait_is_no_rejection(door: OpenDoor) -> None:
+    meter = FakeMeter()
+    client = door(meter=meter, describe=FakeDescribe(error=OSError()))
+    await client.get("/readyz")
+    await client.get("/v1/models")
+    assert meter.counts["glm_requests_total", "/readyz", "503"] == 1
+    assert meter.counts["glm_rejections_total", "overloaded"] == 1  # of /v1/models
+
+
+async def test_a_failure_inside_the_stream_counts_as_a_rejection(door: OpenDoor) -> None:
+    meter = FakeMeter()
+    answer = FakeAnswer("Two ", error=Overloaded("Full."), fail_after=2)
+    await door(answer, meter=meter).post(URL, json=chat(stream=True))
+    assert meter.counts["glm_rejections_total", "overloaded"] == 1
+    assert meter.counts["glm_requests_total", URL, "200"] == 1
+    assert meter.counts["glm_cancellations_total",] == 0
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_first_text_and_time_per_token_are_measured(door: OpenDoor, stream: bool) -> None:
+    meter = FakeMeter()
+    ticks = count(0, 1.0)  # each look at the clock is a second later
+    client = door(FakeAnswer("a", "b", "c"), meter=meter, clock=lambda: next(ticks))
+    await client.post(URL, json=chat(stream=stream))
+    (first,) = meter.observed["glm_first_token_seconds",]
+    (each,) = meter.observed["glm_output_token_seconds",]
+    assert first >= 1
+    assert 0 < each < 5
+
+
+async def test_an_answer_of_one_token_has_no_time_per_later_token(door: OpenDoor) -> None:
+    meter = FakeMeter()
+    await door(FakeAnswer("a"), meter=meter).post(URL, json=chat())
+    assert len(meter.observed["glm_first_token_seconds",]) == 1
+    assert ("glm_output_token_seconds",) not in meter.observed
