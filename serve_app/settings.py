@@ -5,19 +5,36 @@ in the environment. Arguments given in code win over the environment. Nothing el
 reads the environment. No secret is ever a value here, only the path of a file that holds it.
 """
 
+import logging
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, ClassVar, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 DEMO_MODEL = Path(__file__).parent / "demo" / "model"
+
+_log: Final = logging.getLogger("glm.settings")
 
 
 class Section(BaseModel):
     """A branch of the tree: unknown keys are refused, values never change after the start."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    renamed: ClassVar[Mapping[str, str]] = {}  # old name -> name; old names are accepted until 0.2
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_old_names(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or not (old_names := cls.renamed.keys() & values.keys()):
+            return values
+        values = dict(values)
+        for old in old_names:
+            value, name = values.pop(old), cls.renamed[old]
+            values.setdefault(name, value)
+            _log.warning("The setting %s is now called %s. Version 0.2 will refuse the old name.", old, name)
+        return values
 
 
 class ModelSettings(Section):
@@ -52,6 +69,8 @@ class ModelSettings(Section):
 class PreprocessSettings(Section):
     """What a picture may be, and how much CPU work one replica takes."""
 
+    renamed = {"max_answer_tokens": "default_max_tokens"}
+
     max_images: int = Field(16, ge=0, description="Pictures in one request.")
     max_image_bytes: int = Field(20 * 2**20, ge=1, description="Size of one encoded picture, in bytes.")
     max_image_pixels: int = Field(
@@ -64,8 +83,10 @@ class PreprocessSettings(Section):
         6144, ge=4, description="Most tokens one picture may cost; larger ones are scaled down."
     )
     low_detail_tokens: int = Field(256, ge=4, description='Most tokens of a picture sent with detail "low".')
-    max_answer_tokens: int = Field(
-        1024, ge=1, description="Length of an answer whose request gives no max_tokens, if the context allows."
+    default_max_tokens: int = Field(
+        1024,
+        ge=1,
+        description="Most tokens of an answer whose request gives no max_tokens; cut to what the context allows.",
     )
     fetch_timeout_s: float = Field(10.0, gt=0, description="Time to fetch one picture from its address, in seconds.")
     fetch_private_addresses: bool = Field(
@@ -117,7 +138,6 @@ class Settings(BaseSettings):
         env_nested_delimiter="__",
         extra="forbid",
         frozen=True,
-        nested_model_default_partial_update=True,
     )
 
     model: ModelSettings = ModelSettings()

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from serve_app.settings import Settings
+from serve_app.settings import Section, Settings
 
 Schema = dict[str, Any]
 STAGES = ("ingress", "preprocess", "engine")
@@ -81,6 +81,13 @@ def settings_schema() -> tuple[Schema, Schema]:
     tree = Settings.model_json_schema(ref_template="#/definitions/{model}")
     definitions = {name: without_titles(section) for name, section in tree["$defs"].items()}
     del definitions["HttpSettings"]["properties"]["host"]  # a pod listens on its own address
+    for field in Settings.model_fields.values():
+        section = field.annotation
+        assert isinstance(section, type)
+        assert issubclass(section, Section)
+        properties = definitions[section.__name__]["properties"]
+        for old, name in section.renamed.items():
+            properties[old] = {**properties[name], "description": f"Old name of {name}; refused from version 0.2 on."}
     return only(**{name: {"$ref": field["$ref"]} for name, field in tree["properties"].items()}), definitions
 
 

@@ -230,7 +230,7 @@ class Preprocessor:
             )
         most = sampling.max_tokens
         if most is None:
-            most = min(max(self._settings.max_answer_tokens, sampling.min_tokens), left)
+            most = min(max(self._settings.default_max_tokens, sampling.min_tokens), left)
         if most < 1:
             raise InvalidRequest(f"max_tokens is {most}; the least is 1", param="max_tokens")
         if most > left:

@@ -73,6 +73,11 @@ def test_the_builder_takes_the_settings(files: tuple[Any, ...]) -> None:
     assert settings.model.device in ("cuda", "cpu")
 
 
+def test_the_chart_accepts_the_old_name_of_a_setting_until_0_2() -> None:
+    objects = render(set={"settings.preprocess.max_answer_tokens": 8})
+    assert Settings.model_validate(application(objects)["args"]).preprocess.default_max_tokens == 8
+
+
 def test_the_application_is_the_package_s_own_graph() -> None:
     from serve_app.app import app
 

@@ -14,7 +14,7 @@ from tests.conformance.clients import Got, run
 from tests.conformance.task import task
 
 NEEDS_ITS_OWN_SERVICE = "overloaded"
-SHORT = {"GLM_PREPROCESS__MAX_ANSWER_TOKENS": "8"}  # schemathesis asks hundreds of times without a limit
+SHORT = {"GLM_PREPROCESS__DEFAULT_MAX_TOKENS": "8"}  # schemathesis asks hundreds of times without a limit
 
 
 @pytest.fixture(scope="session")

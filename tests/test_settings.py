@@ -1,0 +1,40 @@
+"""The settings tree: where values come from, and names that changed."""
+
+from __future__ import annotations
+
+import pytest
+
+from serve_app.settings import Settings
+
+
+def test_arguments_win_over_the_environment_and_leave_the_rest_of_a_section_to_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("GLM_ENGINE__MAX_SLOTS", "3")
+    monkeypatch.setenv("GLM_ENGINE__MAX_WAITING", "7")
+    engine = Settings.model_validate({"engine": {"max_slots": 5}}).engine
+    assert (engine.max_slots, engine.max_waiting, engine.prefill_tokens) == (5, 7, 1024)
+
+
+def test_the_old_name_of_a_setting_is_accepted_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    settings = Settings.model_validate({"preprocess": {"max_answer_tokens": 8}})
+    assert settings.preprocess.default_max_tokens == 8
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("glm.settings", "WARNING")
+    assert "max_answer_tokens is now called default_max_tokens" in record.message
+
+
+def test_the_old_name_of_a_setting_is_accepted_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLM_PREPROCESS__MAX_ANSWER_TOKENS", "8")
+    assert Settings().preprocess.default_max_tokens == 8
+
+
+def test_the_new_name_wins_over_the_old_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLM_PREPROCESS__MAX_ANSWER_TOKENS", "8")
+    monkeypatch.setenv("GLM_PREPROCESS__DEFAULT_MAX_TOKENS", "16")
+    assert Settings().preprocess.default_max_tokens == 16
+
+
+def test_current_names_give_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+    Settings.model_validate({"preprocess": {"default_max_tokens": 8}})
+    assert not caplog.records
