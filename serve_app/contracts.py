@@ -53,13 +53,14 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of the conversation, its parts in the caller's order."""
+    """One message of the conversation, its parts in the caller's order."""
 
     role: Role
     parts: tuple[Part, ...]
-    reasoning: str = ""  # assistant: how it came to the answer; the template decides whether it is told again
+    reasoning: str = ""  # assistant: its reasoning; the chat template decides whether the model reads it again
     tool_calls: tuple[ToolCall, ...] = ()  # assistant
     tool_call_id: str = ""  # tool: the call whose result this is
+    param: str = field(default="messages", compare=False)  # the request field it came from, for error messages
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +121,9 @@ class Constraint:
 class Thinking:
     """Whether and how long the model reasons before it answers."""
 
-    enabled: bool | None = None  # None: as the model's own template has it
+    enabled: bool | None = None  # None: the chat template's default
     budget_tokens: int | None = None  # the answer begins after this many tokens of reasoning; None: no limit
+    param: str = field(default="chat_template_kwargs", compare=False)  # the request field, for error messages
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +139,7 @@ class ChatRequest:
     constraint: Constraint | None = None
     thinking: Thinking = Thinking()
     text: str | None = None  # continued as it stands, without the chat template
+    param: str = field(default="messages", compare=False)  # the request field of the conversation or text
 
 
 # -- what the engine gets ----------------------------------------------------------------------

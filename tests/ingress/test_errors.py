@@ -121,7 +121,7 @@ async def test_an_unknown_way_has_the_same_envelope(
 
 async def test_the_door_answers_normally_after_each_failure(door: OpenDoor) -> None:
     client = door(FakeAnswer("Two ", "cats"))
-    for body in (b"{", b"[]", b'{"messages": []}', b'{"messages": [{"role": "user", "content": ""}]}'):
+    for body in (b"{", b"[]", b'{"messages": []}', b'{"messages": [{"role": "user", "content": []}]}'):
         assert (await client.post("/v1/chat/completions", content=body)).status_code == 400
         assert (await ask_chat(client)).json()["choices"][0]["message"]["content"] == "Two cats"
 

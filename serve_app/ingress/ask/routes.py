@@ -96,7 +96,8 @@ def ask_routes(door: Door) -> APIRouter:
         door.check_model(fields.model)
         asked = ChatRequest(
             id=f"ask-{door.new_id()}",
-            messages=(Message("user", (*pictures, TextPart(fields.question))),),
+            messages=(Message("user", (*pictures, TextPart(fields.question)), param="question"),),
+            param="question",
             sampling=_sampling(fields),
             deadline_s=door.deadline_s,
             stream=fields.stream,
@@ -131,8 +132,6 @@ def _fields(form: FormData) -> AskForm:
         fields = AskForm.model_validate(values)
     except ValidationError as error:
         raise invalid_fields(error) from None
-    if not fields.question.strip():
-        raise InvalidRequest("The question is empty.", "question")
     return fields
 
 

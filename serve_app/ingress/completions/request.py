@@ -54,4 +54,5 @@ def completion_request(body: CompletionBody, *, id: str, deadline_s: float) -> C
         deadline_s,
         bool(body.stream),
         text=body.prompt,
+        param="prompt",
     )

@@ -6,7 +6,6 @@ Base64 is not decoded here: a picture goes on as the string that came.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field
@@ -143,99 +142,74 @@ Messages: TypeAlias = Annotated[list[MessageBody], Field(min_length=1)]
 
 
 def conversation(messages: Sequence[MessageBody]) -> tuple[Message, ...]:
-    """The conversation for the pipeline; raises InvalidRequest if there is nothing to answer in it."""
-    return checked([_turn(message, f"messages[{index}]") for index, message in enumerate(messages)], "tool_call_id")
+    """The conversation for the pipeline; raises InvalidRequest if its last message asks nothing."""
+    return checked([_message(message, f"messages[{index}]") for index, message in enumerate(messages)], "tool_call_id")
 
 
-def _turn(message: MessageBody, place: str) -> Turn:
+def _message(message: MessageBody, param: str) -> Message:
     if isinstance(message, AssistantMessage):
-        return Turn(_assistant(message, place), place)
+        return _assistant(message, param)
     role: Role = "system" if message.role == "developer" else message.role
-    parts = tuple(_part(part, f"{place}.content[{index}]") for index, part in enumerate(message.content))
-    called = message.tool_call_id if isinstance(message, ToolMessage) else ""
-    return Turn(Message(role, parts, tool_call_id=called), place)
+    parts = tuple(_part(part, f"{param}.content[{index}]") for index, part in enumerate(message.content))
+    tool_call_id = message.tool_call_id if isinstance(message, ToolMessage) else ""
+    return Message(role, parts, tool_call_id=tool_call_id, param=param)
 
 
-def _assistant(message: AssistantMessage, place: str) -> Message:
-    parts = tuple(_part(part, f"{place}.content[{index}]") for index, part in enumerate(message.content or ()))
+def _assistant(message: AssistantMessage, param: str) -> Message:
+    parts = tuple(_part(part, f"{param}.content[{index}]") for index, part in enumerate(message.content or ()))
     if not parts and message.refusal:
         parts = (TextPart(message.refusal),)
     if not parts and not message.tool_calls:
-        raise InvalidRequest(f"'{place}.content' is required where there are no 'tool_calls'.", f"{place}.content")
-    reasoning = message.reasoning_content or message.reasoning or ""
+        raise InvalidRequest(f"'{param}.content' is required where there are no 'tool_calls'.", f"{param}.content")
     calls = tuple(
         ToolCall(
             call.id,
             call.function.name,
-            json_arguments(call.function.arguments, f"{place}.tool_calls[{index}].function.arguments"),
+            json_arguments(call.function.arguments, f"{param}.tool_calls[{index}].function.arguments"),
         )
         for index, call in enumerate(message.tool_calls or ())
     )
-    return Message("assistant", parts, reasoning, calls)
+    return Message("assistant", parts, message.reasoning_content or message.reasoning or "", calls, param=param)
 
 
-def _part(part: SpokenPartBody, place: str) -> Part:
+def _part(part: SpokenPartBody, param: str) -> Part:
     match part:
         case TextPartBody():
             return TextPart(part.text)
         case RefusalPartBody():
             return TextPart(part.refusal)
         case ImagePartBody():
-            return ImagePart(part.image_url.url, f"{place}.image_url", part.image_url.detail or "auto")
+            return ImagePart(part.image_url.url, f"{param}.image_url", part.image_url.detail or "auto")
 
 
-def json_arguments(arguments: str, place: str) -> str:
-    """A call's arguments, checked to be a JSON object; some clients send nothing for no arguments."""
+def json_arguments(arguments: str, param: str) -> str:
+    """A tool call's arguments, checked to be a JSON object; some clients send an empty text for no arguments."""
     try:
-        given = from_json(arguments or "{}", allow_inf_nan=False)
+        parsed = from_json(arguments or "{}", allow_inf_nan=False)
     except ValueError as error:
-        raise InvalidRequest(f"'{place}' is not JSON: {error}.", place) from None
-    if not isinstance(given, dict):
-        raise InvalidRequest(f"'{place}' must be a JSON object.", place)
+        raise InvalidRequest(f"'{param}' is not JSON: {error}.", param) from None
+    if not isinstance(parsed, dict):
+        raise InvalidRequest(f"'{param}' must be a JSON object.", param)
     return arguments or "{}"
 
 
-# -- what holds for every conversation ------------------------------------------------------------
+# -- rules of every conversation ------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """A message and where it stood in the request."""
+def checked(messages: Sequence[Message], call_field: str) -> tuple[Message, ...]:
+    """The messages, if each tool result belongs to an earlier call and the last message asks something.
 
-    message: Message
-    place: str
-
-
-def checked(turns: Sequence[Turn], call_field: str) -> tuple[Message, ...]:
-    """The messages, if pictures are where they may be, results belong to calls, and something is asked."""
+    `call_field` names a result's reference to its call. Where pictures may be is checked in preprocess.
+    """
     calls: set[str] = set()
-    for turn in turns:
-        message = turn.message
-        if message.role in ("system", "assistant"):
-            _refuse_pictures(message)
+    for message in messages:
         if message.role == "tool" and message.tool_call_id not in calls:
-            param = f"{turn.place}.{call_field}"
-            raise InvalidRequest(f"'{param}' names no call of an earlier answer.", param)
+            param = f"{message.param}.{call_field}"
+            raise InvalidRequest(f"'{param}' names no tool call of an earlier answer.", param)
         calls.update(call.id for call in message.tool_calls)
-    _refuse_nothing(turns[-1])
-    return tuple(turn.message for turn in turns)
-
-
-def _refuse_pictures(message: Message) -> None:
-    for part in message.parts:
-        if isinstance(part, ImagePart):
-            raise InvalidRequest(
-                f"Pictures belong in the user's messages and in tools' results, not in the {message.role}'s.",
-                part.param,
-            )
-
-
-def _refuse_nothing(last: Turn) -> None:
-    """The conversation ends with something to answer: text, or pictures that stand for themselves."""
-    if last.message.role not in ("user", "tool"):
+    last = messages[-1]
+    if last.role not in ("user", "tool"):
         raise InvalidRequest(
-            "The last message must be the user's or a tool's; there is nothing to answer.", f"{last.place}.role"
+            "The last message must be the user's or a tool's; there is nothing to answer.", f"{last.param}.role"
         )
-    texts = [part.text for part in last.message.parts if isinstance(part, TextPart)]
-    if last.message.role == "user" and texts and not any(text.strip() for text in texts):
-        raise InvalidRequest("The question is empty; the last message has no text.", f"{last.place}.content")
+    return tuple(messages)

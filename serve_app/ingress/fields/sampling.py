@@ -71,10 +71,6 @@ class SamplingFields(Wire):
 
 def sampling(fields: SamplingFields, *, max_tokens: int | None, logprobs: int | None = None) -> Sampling:
     """Sampling from what the caller gave; what is left out or null has the contract's default."""
-    if fields.min_tokens and max_tokens is not None and fields.min_tokens > max_tokens:
-        raise InvalidRequest(
-            f"'min_tokens' is {fields.min_tokens}, more than the answer's limit of {max_tokens}.", "min_tokens"
-        )
     given: dict[str, Any] = {
         "max_tokens": max_tokens,
         "temperature": fields.temperature,

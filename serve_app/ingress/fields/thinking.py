@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Final, Literal, TypeAlias, TypeVar
 
 from pydantic import Field
@@ -70,19 +71,21 @@ def thinking(fields: ThinkingFields) -> Thinking:
     if fields.reasoning_effort is not None:
         enabled["reasoning_effort"] = fields.reasoning_effort != "none"
         budgets["reasoning_effort"] = BUDGETS.get(fields.reasoning_effort)
-    return Thinking(_agreed(enabled), _agreed(budgets))
+    settings = Thinking(_single_value(enabled), _single_value(budgets))
+    param = next((name for name, value in enabled.items() if value is not None), settings.param)
+    return replace(settings, param=param)
 
 
-def thinking_of_effort(effort: Effort | None) -> Thinking:
-    """What an effort alone means."""
-    return thinking(ThinkingFields(reasoning_effort=effort))
+def thinking_of_effort(effort: Effort | None, param: str) -> Thinking:
+    """The settings of an effort alone; `param` is the request field that holds it."""
+    return replace(thinking(ThinkingFields(reasoning_effort=effort)), param=param)
 
 
-def _agreed(said: Mapping[str, T | None]) -> T | None:
-    """What everybody said who said something."""
-    given = {name: value for name, value in said.items() if value is not None}
+def _single_value(fields: Mapping[str, T | None]) -> T | None:
+    """The value of the fields that are set; raises InvalidRequest if two of them differ."""
+    given = {name: value for name, value in fields.items() if value is not None}
+    first = next(iter(given), "")
     for name, value in given.items():
-        first = next(iter(given))
         if value != given[first]:
             raise InvalidRequest(f"'{name}' contradicts '{first}'; give one of them.", name)
-    return next(iter(given.values()), None)
+    return given.get(first)

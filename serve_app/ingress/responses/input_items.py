@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag
+from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidatorFunctionWrapHandler, WrapValidator
 from pydantic_core import PydanticCustomError
 
 from serve_app.contracts import Detail, ImagePart, Message, Part, Role, TextPart, ToolCall
 from serve_app.errors import InvalidRequest
-from serve_app.ingress.fields.messages import DETAIL, Turn, checked, json_arguments
+from serve_app.ingress.fields.messages import DETAIL, checked, json_arguments
 from serve_app.ingress.fields.strict_model import IGNORED, Wire
 
 ItemStatus: TypeAlias = Literal["in_progress", "completed", "incomplete"]
@@ -132,69 +132,70 @@ InputItem: TypeAlias = Annotated[
 ]
 
 
-def _as_items(value: Any) -> Any:
+def _text_or_items(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
     if isinstance(value, str):
-        if not value.strip():
-            raise PydanticCustomError("empty_question", "must not be empty")
-        return [{"role": "user", "content": value}]
-    if isinstance(value, list):
         return value
+    if isinstance(value, list):
+        return validate(value)
     raise PydanticCustomError("input_type", "must be a string or a list of items")
 
 
+# A text stays a text, so that errors name 'input' and not the items that the caller did not send.
 Input: TypeAlias = Annotated[
-    list[InputItem], BeforeValidator(_as_items, json_schema_input_type=str | list[InputItem]), Field(min_length=1)
+    list[InputItem], Field(min_length=1), WrapValidator(_text_or_items, json_schema_input_type=str | list[InputItem])
 ]
 
 
 # -- as contracts ---------------------------------------------------------------------------------
 
 
-def conversation(items: Sequence[InputItem], instructions: str | None) -> tuple[Message, ...]:
-    """The conversation for the pipeline; raises InvalidRequest if there is nothing to answer in it.
+def conversation(input: str | Sequence[InputItem], instructions: str | None) -> tuple[Message, ...]:
+    """The conversation for the pipeline; raises InvalidRequest if its last item asks nothing.
 
-    A call belongs to the answer that it follows, reasoning to the answer that follows it.
+    A tool call joins the assistant message before it; reasoning joins the assistant message after it.
     """
-    turns: list[Turn] = []
+    messages: list[Message] = []
     if instructions:
-        turns.append(Turn(Message("system", (TextPart(instructions),)), "instructions"))
+        messages.append(Message("system", (TextPart(instructions),), param="instructions"))
+    if isinstance(input, str):
+        return (*messages, Message("user", (TextPart(input),), param="input"))
     reasoning: list[str] = []
-    for index, item in enumerate(items):
-        place = f"input[{index}]"
+    for index, item in enumerate(input):
+        param = f"input[{index}]"
         match item:
             case ReasoningItem():
                 reasoning += [part.text for part in item.content or item.summary or ()]
             case FunctionCallItem():
-                call = ToolCall(item.call_id, item.name, json_arguments(item.arguments, f"{place}.arguments"))
-                if turns and turns[-1].message.role == "assistant" and not reasoning:
-                    answer = turns[-1].message
-                    turns[-1] = replace(turns[-1], message=replace(answer, tool_calls=(*answer.tool_calls, call)))
+                call = ToolCall(item.call_id, item.name, json_arguments(item.arguments, f"{param}.arguments"))
+                if messages and messages[-1].role == "assistant" and not reasoning:
+                    answer = messages[-1]
+                    messages[-1] = replace(answer, tool_calls=(*answer.tool_calls, call))
                 else:
-                    turns.append(Turn(Message("assistant", (), _said(reasoning), (call,)), place))
+                    messages.append(Message("assistant", (), _take(reasoning), (call,), param=param))
             case FunctionCallOutputItem():
-                parts = tuple(_part(part, f"{place}.output[{at}]") for at, part in enumerate(item.output))
-                turns.append(Turn(Message("tool", parts, tool_call_id=item.call_id), place))
+                parts = tuple(_part(part, f"{param}.output[{at}]") for at, part in enumerate(item.output))
+                messages.append(Message("tool", parts, tool_call_id=item.call_id, param=param))
             case MessageItem():
                 role: Role = "system" if item.role == "developer" else item.role
-                parts = tuple(_part(part, f"{place}.content[{at}]") for at, part in enumerate(item.content))
-                turns.append(Turn(Message(role, parts, _said(reasoning) if role == "assistant" else ""), place))
-    if not turns:
+                parts = tuple(_part(part, f"{param}.content[{at}]") for at, part in enumerate(item.content))
+                messages.append(Message(role, parts, _take(reasoning) if role == "assistant" else "", param=param))
+    if not messages:
         raise InvalidRequest("'input' holds reasoning only; there is nothing to answer.", "input")
-    return checked(turns, "call_id")
+    return checked(messages, "call_id")
 
 
-def _said(reasoning: list[str]) -> str:
-    """All of it, once."""
+def _take(reasoning: list[str]) -> str:
+    """The reasoning collected so far as one text; empties the list."""
     text = "\n".join(reasoning)
     reasoning.clear()
     return text
 
 
-def _part(part: ItemPart, place: str) -> Part:
+def _part(part: ItemPart, param: str) -> Part:
     match part:
         case InputText() | OutputText():
             return TextPart(part.text)
         case OutputRefusal():
             return TextPart(part.refusal)
         case InputImage():
-            return ImagePart(part.image_url, f"{place}.image_url", part.detail or "auto")
+            return ImagePart(part.image_url, f"{param}.image_url", part.detail or "auto")

@@ -138,7 +138,8 @@ def response_request(body: ResponseBody, *, id: str, deadline_s: float) -> ChatR
         bool(body.stream),
         _tools(body),
         _constraint(body),
-        thinking_of_effort(body.reasoning.effort if body.reasoning else None),
+        thinking_of_effort(body.reasoning.effort if body.reasoning else None, "reasoning.effort"),
+        param="input",
     )
 
 

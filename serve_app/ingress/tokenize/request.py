@@ -45,7 +45,7 @@ def tokens_body(fields: dict[str, Any]) -> TextTokensBody | ChatTokensBody:
 
 def tokens_request(body: TextTokensBody | ChatTokensBody, *, id: str, deadline_s: float) -> ChatRequest:
     if isinstance(body, TextTokensBody):
-        return ChatRequest(id, (), deadline_s=deadline_s, text=body.prompt)
+        return ChatRequest(id, (), deadline_s=deadline_s, text=body.prompt, param="prompt")
     return ChatRequest(
         id,
         conversation(body.messages),

@@ -48,13 +48,6 @@ def refused(body: dict[str, Any]) -> InvalidRequest:
             "messages[0].mood",
             "'messages[0].mood' is not a field of this request.",
         ),
-        (chat(""), "messages[0].content", "The question is empty; the last message has no text."),
-        (chat(" \n\t　"), "messages[0].content", "The question is empty; the last message has no text."),
-        (
-            chat([picture(), text("")]),
-            "messages[0].content",
-            "The question is empty; the last message has no text.",
-        ),
         (
             {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]},
             "messages[1].role",
@@ -91,11 +84,6 @@ def refused(body: dict[str, Any]) -> InvalidRequest:
             chat([picture(detail="fine")]),
             "messages[0].content[0].image_url.detail",
             "'messages[0].content[0].image_url.detail' must be 'auto', 'low', 'high' or 'original', not 'fine'.",
-        ),
-        (
-            {"messages": [{"role": "system", "content": [picture()]}, {"role": "user", "content": "x"}]},
-            "messages[0].content[0].image_url",
-            "Pictures belong in the user's messages and in tools' results, not in the system's.",
         ),
         (chat(max_tokens=-5), "max_tokens", "'max_tokens' must be greater than or equal to 1, not -5."),
         (chat(max_tokens=0), "max_tokens", "'max_tokens' must be greater than or equal to 1, not 0."),
@@ -134,11 +122,6 @@ def refused(body: dict[str, Any]) -> InvalidRequest:
         (chat(n=129), "n", "'n' must be less than or equal to 128, not 129."),
         (chat(min_p=1.5), "min_p", "'min_p' must be less than or equal to 1, not 1.5."),
         (chat(min_tokens=-1), "min_tokens", "'min_tokens' must be greater than or equal to 0, not -1."),
-        (
-            chat(min_tokens=9, max_tokens=8),
-            "min_tokens",
-            "'min_tokens' is 9, more than the answer's limit of 8.",
-        ),
         (chat(max_tokens=2**31), "max_tokens", f"'max_tokens' must be less than or equal to {2**31 - 1}, not {2**31}."),
         (chat(ignore_eos=1), "ignore_eos", "'ignore_eos' must be a valid boolean, not 1."),
         (chat(logit_bias={"a": 1}), "logit_bias.a", "'logit_bias.a' must match ^(0|[1-9][0-9]{0,8})$."),

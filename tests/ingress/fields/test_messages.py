@@ -34,6 +34,12 @@ def test_a_tools_result_may_be_the_last_message() -> None:
     )
 
 
+def test_each_message_knows_its_place_in_the_request() -> None:
+    assert [message.param for message in taken(QUESTION, CALLING, RESULT)] == [
+        f"messages[{index}]" for index in range(3)
+    ]
+
+
 def test_a_tools_result_may_be_empty_or_a_picture() -> None:
     assert taken(QUESTION, CALLING, {**RESULT, "content": ""})[2].parts == (TextPart(""),)
     shown = taken(QUESTION, CALLING, {**RESULT, "content": [text("Radar:"), picture()]})[2]
@@ -80,7 +86,7 @@ def test_each_detail_reaches_the_pipeline(detail: str) -> None:
 
 
 def test_a_result_belongs_to_an_earlier_call() -> None:
-    nowhere = "'messages[1].tool_call_id' names no call of an earlier answer."
+    nowhere = "'messages[1].tool_call_id' names no tool call of an earlier answer."
     assert refused(QUESTION, RESULT) == ("messages[1].tool_call_id", nowhere)
     assert refused(QUESTION, RESULT, CALLING, RESULT) == ("messages[1].tool_call_id", nowhere)
     assert refused(QUESTION, CALLING, {"role": "tool", "content": "x"}) == (
@@ -110,11 +116,6 @@ def test_a_calls_arguments_are_a_json_object(arguments: str, message: str) -> No
             {"content": None},
             "messages[1].content",
             "'messages[1].content' is required where there are no 'tool_calls'.",
-        ),
-        (
-            {"content": [picture()]},
-            "messages[1].content[0].image_url",
-            "Pictures belong in the user's messages and in tools' results, not in the assistant's.",
         ),
         (
             {"tool_calls": [{"id": "c", "type": "custom", "custom": {}}]},
