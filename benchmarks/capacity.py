@@ -2,7 +2,7 @@
 
 Every caller asks again as soon as its answer is whole. Answers have a fixed length (`ignore_eos`), so that the
 work is the same for any weights; no cache helps, since no picture is asked about twice. The figures are the base
-of capacity planning (`serve_app/plan/measured.py`): first token and whole answer as a caller sees them, over HTTP.
+of capacity planning (`tests/plan/test_measured.py`): first token and whole answer as a caller sees them, over HTTP.
 
     python -m benchmarks.capacity --url http://127.0.0.1:8000 --callers 1 8 32 64 --picture 1120x1120
 

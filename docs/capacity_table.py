@@ -1,7 +1,7 @@
-"""Writes the table of docs/capacity.md: GPU time for 1,000 requests, by card, from the arithmetic of `glm-serve plan`.
+"""Writes the table of docs/capacity.md: GPU time for 1,000 requests, by card, by the estimates of `glm-serve plan`.
 
 python docs/capacity_table.py            write it
-python docs/capacity_table.py --check    exit 1 if the page says something else
+python docs/capacity_table.py --check    exit 1 if the page differs
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from serve_app.plan.cards import Card, card_named
-from serve_app.plan.checkpoints import Checkpoint, checkpoint
-from serve_app.plan.choice import Load, Plan, plan
+from serve_app.plan.capacity_plan import Load, plan_capacity
+from serve_app.plan.cards import card_named
+from serve_app.plan.checkpoints import read_checkpoint
 from serve_app.plan.measured import is_measured
 
 PAGE = Path(__file__).with_name("capacity.md")
@@ -22,26 +22,22 @@ KINDS = (  # (picture, answer tokens)
     ((1120, 1120), 128),
     ((1920, 1080), 300),
 )
-PATIENT_S = 600.0  # what a card does at its limit, whoever waits
-MANY_PER_S = 10_000.0
+TEXT_TOKENS = 100
 
 
 def table() -> str:
-    flash = checkpoint("zai-org/GLM-4.6V-Flash")
+    flash = read_checkpoint("zai-org/GLM-4.6V-Flash")
     head = [f"{width} x {height}, {answer} tokens" for (width, height), answer in KINDS]
     lines = [["card", "weights", *head, "basis"], ["---"] * (3 + len(KINDS))]
     for name in CARDS:
-        plans = [_plan(flash, card_named(name), *kind) for kind in KINDS]
-        held = {made.quantization.kind for made in plans}
-        measured = all(is_measured(name, flash.model_type, made.quantization) for made in plans)
-        figures = [f"{1e3 / made.replica.limit(made.slots):,.0f}" for made in plans]
-        lines.append([name, " or ".join(sorted(held)), *figures, "measured on it" if measured else "estimate"])
+        loads = [Load(1, (picture,), TEXT_TOKENS, answer) for picture, answer in KINDS]
+        plans = [plan_capacity(flash, card_named(name), load) for load in loads]
+        formats = {plan.gpu_time.quantization for plan in plans}
+        measured = all(is_measured(name, flash.model_type, kind) for kind in formats)
+        figures = [f"{1e3 * plan.request_s:,.0f}" for plan in plans]
+        kinds = " or ".join(sorted({kind.kind for kind in formats}))
+        lines.append([name, kinds, *figures, "measured on it" if measured else "estimate"])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _plan(model: Checkpoint, card: Card, picture: tuple[int, int], answer: int) -> Plan:
-    """The one that takes the fewest cards for a load that takes many."""
-    return plan(model, card, Load(MANY_PER_S, (picture,), 100, answer, PATIENT_S))
 
 
 def page() -> str:

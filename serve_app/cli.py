@@ -189,12 +189,6 @@ def _add_plan(plan: argparse.ArgumentParser) -> None:
     plan.add_argument("--prompt-tokens", type=int, default=200, metavar="N", help="text of a request (default: 200)")
     plan.add_argument("--answer-tokens", type=int, default=150, metavar="N", help="its answer (default: 150)")
     plan.add_argument(
-        "--first-token-seconds",
-        type=float,
-        metavar="S",
-        help="for 95 of 100 requests (default: 2, or what the card needs)",
-    )
-    plan.add_argument(
         "--quantization", choices=["auto", "none", "nf4"], default="auto", help="how weights are held (default: auto)"
     )
     plan.add_argument(

@@ -1,1 +1,1 @@
-"""What `glm-serve plan` does: a card and a load become a Helm values file, every figure with its reason."""
+"""`glm-serve plan`: writes Helm values for a graphics card and a load, with the reason for each figure"""

@@ -1,4 +1,4 @@
-"""What was asked on the command line, checked, and the plan that answers it."""
+"""Checks the arguments of `glm-serve plan` and makes the plan."""
 
 from __future__ import annotations
 
@@ -8,49 +8,45 @@ from argparse import Namespace
 from collections.abc import Sequence
 
 from serve_app.errors import InvalidRequest
+from serve_app.plan.capacity_plan import Load, plan_capacity
 from serve_app.plan.cards import Card, card_named
-from serve_app.plan.checkpoints import checkpoint
-from serve_app.plan.choice import Load, plan
+from serve_app.plan.checkpoints import read_checkpoint
 from serve_app.plan.values import summary, values_file
 
-_CLOCK_GHZ = 1.5  # of a card that is described and not named: what most reach under load
-_DESCRIBED = ("gpu_memory_gib", "gpu_bandwidth_gb_s", "gpu_tflops", "gpu_sms")
+_CLOCK_GHZ = 1.5  # assumed for a card without a name
+_DESCRIPTION = ("gpu_memory_gib", "gpu_bandwidth_gb_s", "gpu_tflops", "gpu_sms")
 _PICTURE = re.compile(r"([1-9][0-9]{0,5})x([1-9][0-9]{0,5})")
 
 
-def write_plan(options: Namespace, arguments: str) -> tuple[str, str]:
-    """The values file and one sentence on it; raises InvalidRequest for what is asked wrongly or can't be done."""
+def write_plan(options: Namespace, command: str) -> tuple[str, str]:
+    """Return the values file and its summary. Raises InvalidRequest, whose `param` is the option at fault."""
     card = _card(options)
-    within_s = options.first_token_seconds
-    if within_s is not None:
-        _above_zero(within_s, "--first-token-seconds")
     load = Load(
         requests_per_s=_above_zero(options.requests_per_second, "--requests-per-second"),
         pictures=_pictures(options.picture or ["1920x1080"]),
-        prompt_tokens=_whole(options.prompt_tokens, "--prompt-tokens"),
-        answer_tokens=_whole(options.answer_tokens, "--answer-tokens"),
-        first_token_s=within_s,
+        text_tokens=_at_least_one(options.prompt_tokens, "--prompt-tokens"),
+        answer_tokens=_at_least_one(options.answer_tokens, "--answer-tokens"),
     )
     if options.context < 0:
-        raise InvalidRequest(f"{options.context} is not above zero", param="--context")
-    made = plan(checkpoint(options.model), card, load, options.quantization, options.context)
-    return values_file(made, options.model, arguments), summary(made, options.model)
+        raise InvalidRequest(f"{options.context} is below zero.", param="--context")
+    plan = plan_capacity(read_checkpoint(options.model), card, load, options.quantization, options.context)
+    return values_file(plan, options.model, command), summary(plan, options.model)
 
 
 def _card(options: Namespace) -> Card:
-    given = {name: getattr(options, name) for name in _DESCRIBED}
-    flags = {name: f"--{name.replace('_', '-')}" for name in _DESCRIBED}
-    described = [name for name in _DESCRIBED if given[name] is not None]
+    given = {name: getattr(options, name) for name in _DESCRIPTION}
+    flags = {name: f"--{name.replace('_', '-')}" for name in _DESCRIPTION}
+    described = [name for name in _DESCRIPTION if given[name] is not None]
     if options.gpu is not None and described:
         raise InvalidRequest(
-            f"name a card or describe one, not both: {flags[described[0]]} is given too", param="--gpu"
+            f"Name a card or describe one, not both: {flags[described[0]]} is given too.", param="--gpu"
         )
     if options.gpu is not None:
         return card_named(options.gpu)
-    if len(described) < len(_DESCRIBED):
-        missing = ", ".join(flags[name] for name in _DESCRIBED if given[name] is None)
-        raise InvalidRequest(f"which card? give its name, or describe it ({missing} missing)", param="--gpu")
-    for name in _DESCRIBED:
+    if len(described) < len(_DESCRIPTION):
+        missing = ", ".join(flags[name] for name in _DESCRIPTION if given[name] is None)
+        raise InvalidRequest(f"No card is given. Give its name, or describe it ({missing} missing).", param="--gpu")
+    for name in _DESCRIPTION:
         _above_zero(given[name], flags[name])
     return Card(
         name="the card described",
@@ -69,17 +65,19 @@ def _pictures(sizes: Sequence[str]) -> tuple[tuple[int, int], ...]:
     found = [_PICTURE.fullmatch(size) for size in sizes]
     for size, match in zip(sizes, found, strict=True):
         if match is None:
-            raise InvalidRequest(f"{size!r} is no size in pixels, such as 1920x1080, nor `none`", param="--picture")
+            raise InvalidRequest(
+                f"{size!r} is neither a size in pixels, such as 1920x1080, nor `none`.", param="--picture"
+            )
     return tuple((int(match[1]), int(match[2])) for match in found if match is not None)
 
 
 def _above_zero(number: float, param: str) -> float:
     if not (number > 0 and math.isfinite(number)):
-        raise InvalidRequest(f"{number:g} is not above zero", param=param)
+        raise InvalidRequest(f"{number:g} is not above zero.", param=param)
     return number
 
 
-def _whole(number: int, param: str) -> int:
+def _at_least_one(number: int, param: str) -> int:
     if number < 1:
-        raise InvalidRequest(f"{number} is less than 1", param=param)
+        raise InvalidRequest(f"{number} is less than 1.", param=param)
     return number

@@ -2,9 +2,9 @@
 
 import pytest
 
-from serve_app.plan.checkpoints import KNOWN, Checkpoint, checkpoint
+from serve_app.plan.checkpoints import CONFIGS, Checkpoint, read_checkpoint
 
-CHECKPOINTS = {name: checkpoint(name) for name in KNOWN}
+CHECKPOINTS = {name: read_checkpoint(name) for name in CONFIGS}
 
 
 @pytest.fixture

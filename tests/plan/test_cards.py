@@ -16,8 +16,8 @@ def test_a_consumer_card_needs_no_family_name(written: str):
     assert card_named(written).name == "RTX 4090"
 
 
-def test_an_unknown_card_is_answered_with_the_known_ones():
-    with pytest.raises(InvalidRequest, match=r"no card 'TPU v5e' is known; known are T4, L4, .*--gpu-memory-gib"):
+def test_the_refusal_of_an_unknown_card_lists_the_known_ones():
+    with pytest.raises(InvalidRequest, match=r"card 'TPU v5e' is unknown. Known cards are T4, L4, .*--gpu-memory-gib"):
         card_named("TPU v5e")
 
 
@@ -29,5 +29,5 @@ def test_names_are_unique_and_every_card_has_a_source():
 def test_no_rate_is_one_with_sparsity():
     """A dense product does at most 4,096 operations a cycle and multiprocessor (Hopper), 8,192 from Blackwell on."""
     for card in KNOWN:
-        a_cycle = card.tensor_tflops * 1e12 / (card.sm_ghz * 1e9)
+        a_cycle = card.tensor_tflops * 1e12 / (card.sms * card.clock_ghz * 1e9)
         assert a_cycle < (8500 if card.name == "B200" else 4300), card.name

@@ -10,11 +10,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from serve_app.errors import InvalidRequest
-from serve_app.plan.checkpoints import KNOWN, Checkpoint, checkpoint, of_config
+from serve_app.plan.checkpoints import CONFIGS, Checkpoint, of_config, read_checkpoint
 from serve_app.settings import DEMO_MODEL
 from tests.plan.conftest import CHECKPOINTS
 
 ROOT = Path(__file__).parents[2]
+FLASH: dict[str, Any] = json.loads(CONFIGS["glm-4.6v-flash"].read_text())
 
 
 @pytest.mark.parametrize(
@@ -29,14 +30,14 @@ def test_a_token_of_the_cache_is_40_kib():
     assert {known.sizes.cache.bytes_per_token for known in CHECKPOINTS.values()} == {40 * 1024}
 
 
-def test_the_table_says_of_glm_4v_9b_what_its_config_says():
+def test_the_stored_config_of_glm_4v_9b_has_the_sizes_of_the_published_one():
     config = json.loads((ROOT / "benchmarks" / "glm-4v-9b.config.json").read_text())
     assert of_config(config, None) == CHECKPOINTS["glm-4v-9b"]
 
 
 @pytest.mark.parametrize("written", ["zai-org/GLM-4.6V-Flash", "ZhipuAI/GLM-4.6V-Flash", "glm-4.6v-flash"])
 def test_a_hub_id_is_known_whoever_publishes_it(written: str):
-    assert checkpoint(written) == CHECKPOINTS["glm-4.6v-flash"]
+    assert read_checkpoint(written) == CHECKPOINTS["glm-4.6v-flash"]
 
 
 @pytest.mark.parametrize(
@@ -61,7 +62,7 @@ def test_a_stripe_of_a_picture_is_refused(flash: Checkpoint):
 
 
 @pytest.mark.parametrize("tokens", [64, 1600])
-def test_the_towers_work_is_what_torch_counts(flash: Checkpoint, tokens: int):
+def test_the_towers_operations_are_those_that_torch_counts(flash: Checkpoint, tokens: int):
     """Embedding tables, norms and rotations apart: those the counter leaves out too."""
     parts = glm4v_network().model
     side = int(tokens**0.5) * 2
@@ -79,11 +80,11 @@ def test_the_towers_work_is_what_torch_counts(flash: Checkpoint, tokens: int):
         merged = tower.downsample(hidden.view(-1, 2, 2, tower.config.hidden_size).permute(0, 3, 1, 2))
         tower.merger(merged.view(tokens, -1))
     assert grid.prod() == side * side
-    assert flash.encode_flop(tokens) == pytest.approx(counter.get_total_flops(), rel=0.001)
+    assert flash.encode_operations(tokens) == pytest.approx(counter.get_total_flops(), rel=0.001)
 
 
-def test_the_text_layers_work_is_what_torch_counts(flash: Checkpoint):
-    """Attention is counted whole by torch and up to each token by us."""
+def test_the_text_layers_operations_are_those_that_torch_counts(flash: Checkpoint):
+    """torch counts full attention; ours is causal."""
     network = glm4v_network().model.language_model
     counter = FlopCounterMode(display=False)
     tokens = 96
@@ -94,17 +95,12 @@ def test_the_text_layers_work_is_what_torch_counts(flash: Checkpoint):
             for product in (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj):
                 product(hidden)
             layer.mlp(hidden)
-    products = flash.prefill_flop(0, tokens) - 4 * 40 * 4096 * tokens * tokens / 2
+    products = flash.prefill_operations(tokens) - 4 * 40 * 4096 * tokens * tokens / 2
     assert products == pytest.approx(counter.get_total_flops(), rel=0.001)
 
 
-def test_reading_in_chunks_is_the_work_of_reading_at_once(flash: Checkpoint):
-    in_chunks = sum(flash.prefill_flop(start, start + 500) for start in range(0, 3000, 500))
-    assert in_chunks == pytest.approx(flash.prefill_flop(0, 3000))
-
-
-def test_a_folder_says_its_own_sizes():
-    demo = checkpoint(str(DEMO_MODEL))
+def test_sizes_of_a_folder_come_from_its_config():
+    demo = read_checkpoint(str(DEMO_MODEL))
     assert demo.sizes.parameters == 16_211_968
     assert (
         demo.longest_context
@@ -112,17 +108,17 @@ def test_a_folder_says_its_own_sizes():
     )
 
 
-def test_what_is_neither_here_nor_known_is_told_with_the_known():
-    with pytest.raises(InvalidRequest, match=r"no folder with a config.json.*glm-4.6v-flash, .*glm-4v-9b"):
-        checkpoint("zai-org/GLM-9")
+def test_the_refusal_of_an_unknown_model_lists_the_known_ones():
+    with pytest.raises(InvalidRequest, match=r"neither a folder with a config.json.*glm-4.6v-flash, .*glm-4v-9b"):
+        read_checkpoint("zai-org/GLM-9")
 
 
 @pytest.mark.parametrize(
     ("config", "why"),
     [
-        ({"model_type": "llama"}, "model_type 'llama' is not served"),
+        ({"model_type": "llama"}, "model_type 'llama' is not supported"),
         ({"model_type": "chatglm"}, "with a vision_config"),
-        ({**KNOWN["glm-4.6v-flash"], "quantization_config": {"load_in_4bit": True}}, "stored quantized"),
+        ({**FLASH, "quantization_config": {"load_in_4bit": True}}, "stored quantized"),
     ],
 )
 def test_a_checkpoint_that_can_not_be_planned_is_refused(config: dict[str, Any], why: str):
@@ -131,7 +127,7 @@ def test_a_checkpoint_that_can_not_be_planned_is_refused(config: dict[str, Any],
 
 
 def glm4v_network() -> Any:
-    config = KNOWN["glm-4.6v-flash"]
+    config = FLASH
     fields = {name: value for name, value in config.items() if name != "model_type"}
     with torch.device("meta"):
         network = AutoModelForImageTextToText.from_config(AutoConfig.for_model("glm4v", **fields))

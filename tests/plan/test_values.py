@@ -1,4 +1,4 @@
-"""The file that is written: valid, rendered by the chart, and plain about what is measured and what is estimated."""
+"""The values file: valid, rendered by the chart, and clear about what is measured and what is estimated."""
 
 import json
 import subprocess
@@ -9,12 +9,12 @@ import jsonschema
 import pytest
 import yaml
 
+from serve_app.plan.capacity_plan import plan_capacity
 from serve_app.plan.cards import KNOWN, Card, card_named
-from serve_app.plan.choice import plan
 from serve_app.plan.values import summary, values_file
 from serve_app.settings import Settings
 from tests.plan.conftest import CHECKPOINTS
-from tests.plan.test_choice import load
+from tests.plan.test_capacity_plan import load
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = json.loads((ROOT / "helm" / "values.schema.json").read_text())
@@ -23,7 +23,9 @@ RATES = (0.05, 3, 200)
 
 
 def written(model: str, card: Card, rate: float, **other: object) -> str:
-    return values_file(plan(CHECKPOINTS[model], card, load(rate, **other)), f"zai-org/{model}", "plan --model ...")
+    return values_file(
+        plan_capacity(CHECKPOINTS[model], card, load(rate, **other)), f"zai-org/{model}", "plan --model ..."
+    )
 
 
 @pytest.mark.parametrize("model", CHECKPOINTS)
@@ -69,21 +71,21 @@ def helm(*arguments: str) -> str:
 
 def test_a_card_that_was_not_measured_is_called_estimated():
     text = written("glm-4.6v-flash", card_named("L4"), 1)
-    assert "Estimated. The engine was measured on H200" in text
-    assert "NVIDIA L4 data sheet: 300 GB/s, 121 TFLOP/s" in text
+    assert "Times are estimated: the engine was measured on H200" in text
+    assert "NVIDIA L4 data sheet: 300 GB/s, 121 TFLOP/s" in text.replace("\n# ", " ")
 
 
 def test_a_card_that_was_measured_is_called_so():
     text = written("glm-4.6v-flash", card_named("H200"), 1)
-    assert "Calculated from measurements on this card." in text
+    assert "Times are calculated from measurements on this card" in text
     assert "stimated on" not in text
 
 
 def test_glm_4v_9b_was_measured_in_parts_only_and_is_called_estimated_on_the_same_card():
-    assert "# Estimated." in written("glm-4v-9b", card_named("H200"), 1)
+    assert "# Times are estimated:" in written("glm-4v-9b", card_named("H200"), 1)
 
 
-def test_a_card_without_bfloat16_is_told_so():
+def test_the_file_says_that_a_card_has_no_bfloat16():
     assert "T4 has no bfloat16" in written("glm-4.6v-flash", card_named("T4"), 0.1)
 
 
@@ -111,8 +113,8 @@ def test_no_line_is_longer_than_the_projects():
     assert max(len(line) for line in written("glm-4.6v-flash", card_named("RTX 6000 Ada"), 1).splitlines()) <= 120
 
 
-def test_the_summary_is_one_sentence():
-    made = plan(CHECKPOINTS["glm-4.6v-flash"], card_named("L4"), load(1))
-    told = summary(made, "GLM-4.6V-Flash")
-    assert told.startswith(f"GLM-4.6V-Flash: {made.replicas} L4, {made.replicas_at_peak} at peak; in nf4, ")
-    assert told.endswith("(estimated)")
+def test_the_summary_is_one_line():
+    made = plan_capacity(CHECKPOINTS["glm-4.6v-flash"], card_named("L4"), load(1))
+    line = summary(made, "GLM-4.6V-Flash")
+    assert line.startswith(f"GLM-4.6V-Flash: {made.replicas} L4, {made.replicas_at_peak} at peak; nf4 weights, ")
+    assert line.endswith("(estimated)")

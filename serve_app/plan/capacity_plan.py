@@ -1,0 +1,190 @@
+"""Chooses weight format, context, slots and replicas for a card and a load."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+from serve_app.engine.memory import WORKSPACE_BYTES
+from serve_app.engine.model.quantization import Quantization
+from serve_app.errors import InvalidRequest
+from serve_app.plan.cards import KNOWN, Card
+from serve_app.plan.checkpoints import Checkpoint
+from serve_app.plan.cpu_stages import CpuStages, cpu_stages
+from serve_app.plan.gpu_time import GpuTime, RequestShape
+from serve_app.settings import EngineSettings, PreprocessSettings
+
+DRIVER_BYTES: Final = 2**30  # CUDA's context and what the allocator can't use; a safe estimate
+GPU_USE: Final = 0.75  # of what a GPU can do at most; nearer to it, waiting times grow without bound
+PEAK: Final = 1.5  # the autoscaler may start as many replicas as this many times the load needs
+LONGEST_PIECE_S: Final = 0.25  # a prefill piece holds up every other answer's next token for this long at most
+MOST_SLOTS: Final = 64  # larger batches were not measured
+ENOUGH_SLOTS: Final = 8  # with fewer, weights are quantized
+_PIECES: Final = (2048, 4096, 8192)  # measured values of engine.prefill_tokens above the default
+_PIECE_BYTES: Final = 40  # of activations, for each token and each element of the hidden state; an estimate
+_CONTEXTS: Final = (2048, 3072, 4096, 6144, 8192, 12288, 16384, 24576, 32768, 49152, 65536, 98304, 131_072)
+_SPARE_CONTEXT: Final = 1.25  # for requests that are longer than the planned one
+_DEFAULTS: Final = EngineSettings()
+_WEIGHT_FORMATS: Final = (Quantization(), Quantization("nf4"), Quantization("nf4", vision=True))  # first choice first
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """The requests that the service has to answer."""
+
+    requests_per_s: float
+    pictures: tuple[tuple[int, int], ...]  # (width, height) in pixels of each picture of a request
+    text_tokens: int
+    answer_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class CardMemory:
+    """How a card's memory is divided, in bytes."""
+
+    weights: int
+    slot: int  # keys and values of one slot
+    other: int  # picture cache, workspace, driver
+    card: int
+
+    @property
+    def slots(self) -> int:
+        """Slots that fit."""
+        return max(0, (self.card - self.weights - self.other) // self.slot)
+
+    def used(self, slots: int) -> int:
+        return self.weights + self.other + slots * self.slot
+
+
+@dataclass(frozen=True, slots=True)
+class CapacityPlan:
+    """What to deploy, and the figures it is based on."""
+
+    load: Load
+    request: RequestShape
+    gpu_time: GpuTime
+    memory: CardMemory
+    context_tokens: int
+    image_tokens: int  # most tokens of one picture
+    prefill_tokens: int
+    slots: int
+    replicas: int
+    replicas_at_peak: int
+    cpu_stages: CpuStages
+
+    @property
+    def request_s(self) -> float:
+        """GPU seconds of one request with all slots in use."""
+        return self.gpu_time.request_s(self.request, self.prefill_tokens, self.slots)
+
+    @property
+    def requests_per_s(self) -> float:
+        """Load that one GPU is given."""
+        return GPU_USE / self.request_s
+
+    @property
+    def tokens_in_flight(self) -> float:
+        """Mean of unread prompt tokens and unwritten answer tokens of a replica at `requests_per_s` (Little's law)."""
+        request = self.request
+        write_s = request.answer_tokens * self.gpu_time.step_s(self.slots, request.tokens)
+        read_s = self.gpu_time.first_token_s(request, self.prefill_tokens)
+        return self.requests_per_s * (write_s * request.answer_tokens / 2 + 2 * read_s * request.tokens)
+
+
+def plan_capacity(
+    checkpoint: Checkpoint, card: Card, load: Load, quantization: str = "auto", context_tokens: int = 0
+) -> CapacityPlan:
+    """Plan a card and a load.
+
+    `quantization` is auto, none or nf4; `context_tokens` 0 lets the plan choose. Raises InvalidRequest if the model
+    does not fit the card or the request does not fit the model.
+    """
+    if checkpoint.grid is None and len(load.pictures) > 1:
+        raise InvalidRequest("GLM-4V-9B takes one picture in a conversation.", param="--picture")
+    most = PreprocessSettings().max_image_tokens
+    pictures = tuple(checkpoint.picture_tokens(width, height, most) for width, height in load.pictures)
+    request = RequestShape(pictures, load.text_tokens, load.answer_tokens)
+    context = _context(checkpoint, request, context_tokens)
+    gpu_time, memory = _weight_format(checkpoint, card, quantization, context)
+    prefill_tokens, memory = _prefill(gpu_time, memory)
+    slots = min(MOST_SLOTS, memory.slots)
+    peak = PEAK * load.requests_per_s
+    requests_per_s = GPU_USE / gpu_time.request_s(request, prefill_tokens, slots)
+    room = (context - request.text_tokens - request.answer_tokens) // max(1, len(pictures))
+    return CapacityPlan(
+        load=load,
+        request=request,
+        gpu_time=gpu_time,
+        memory=memory,
+        context_tokens=context,
+        image_tokens=max(0, *pictures, room // 64 * 64),
+        prefill_tokens=prefill_tokens,
+        slots=slots,
+        replicas=math.ceil(load.requests_per_s / requests_per_s),
+        replicas_at_peak=math.ceil(peak / requests_per_s),
+        cpu_stages=cpu_stages(load.requests_per_s, peak, load.pictures, load.answer_tokens),
+    )
+
+
+def _context(checkpoint: Checkpoint, request: RequestShape, wanted: int) -> int:
+    """The shortest usual context that holds the request with some room: shorter slots are more slots."""
+    longest = checkpoint.longest_context
+    if request.tokens > longest:
+        raise InvalidRequest(
+            f"The request has {request.tokens:,} tokens with its answer; the model takes at most {longest:,}.",
+            param="--prompt-tokens",
+        )
+    if wanted and not request.tokens <= wanted <= longest:
+        raise InvalidRequest(
+            f"A context of {wanted:,} tokens is impossible: the request has {request.tokens:,} tokens with its answer,"
+            f" and the model takes at most {longest:,}.",
+            param="--context",
+        )
+    return wanted or next((size for size in _CONTEXTS if _SPARE_CONTEXT * request.tokens <= size <= longest), longest)
+
+
+def _weight_format(checkpoint: Checkpoint, card: Card, quantization: str, context: int) -> tuple[GpuTime, CardMemory]:
+    """The first weight format that leaves enough slots, or else the one that leaves most."""
+    allowed = [kind for kind in _WEIGHT_FORMATS if quantization in ("auto", kind.kind)]
+    options = [(kind, _memory(checkpoint, card, kind, context)) for kind in allowed]
+    if not any(memory.slots for _, memory in options):
+        kind, memory = options[-1]
+        larger = sorted(KNOWN, key=lambda other: (other.memory_bytes, other.tensor_tflops))
+        names = [other.name for other in larger if _memory(checkpoint, other, kind, context).slots]
+        raise InvalidRequest(
+            f"The model ({format_name(kind)}) with one slot of {context:,} tokens needs"
+            f" {memory.used(1) / 2**30:.1f} GiB, and {card.name} has {memory.card / 2**30:.1f} GiB."
+            + (f" The smallest known card that holds it is {names[0]}." if names else " No known card holds it."),
+            param="--gpu",
+        )
+    enough = [option for option in options if option[1].slots >= ENOUGH_SLOTS]
+    kind, memory = enough[0] if enough else max(options, key=lambda option: option[1].slots)
+    return GpuTime(card, checkpoint, kind), memory
+
+
+def _memory(checkpoint: Checkpoint, card: Card, kind: Quantization, context: int) -> CardMemory:
+    return CardMemory(
+        weights=checkpoint.sizes.weight_bytes(kind),
+        slot=checkpoint.sizes.cache.bytes_per_token * (context + 1),  # one position is written by unused rows
+        other=_DEFAULTS.feature_cache_mib * 2**20 + WORKSPACE_BYTES + DRIVER_BYTES,
+        card=card.memory_bytes,
+    )
+
+
+def _prefill(gpu_time: GpuTime, memory: CardMemory) -> tuple[int, CardMemory]:
+    """The largest prefill piece that is short enough and leaves the slots their room."""
+    chosen = _DEFAULTS.prefill_tokens, memory
+    for tokens in _PIECES:
+        activations = (tokens - _DEFAULTS.prefill_tokens) * _PIECE_BYTES * gpu_time.checkpoint.attention_width
+        smaller = CardMemory(memory.weights, memory.slot, memory.other + activations, memory.card)
+        if gpu_time.piece_s(tokens) <= LONGEST_PIECE_S and smaller.slots >= min(MOST_SLOTS, memory.slots):
+            chosen = tokens, smaller
+    return chosen
+
+
+def format_name(kind: Quantization) -> str:
+    """How a weight format is named to the user."""
+    if kind.kind == "none":
+        return "unquantized weights"
+    return f"{kind.kind} weights{', vision tower included' if kind.vision else ''}"

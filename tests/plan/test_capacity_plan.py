@@ -1,0 +1,116 @@
+"""The plan fits the card and the load, and a refusal says what would be possible."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from serve_app.engine.memory import WORKSPACE_BYTES
+from serve_app.errors import InvalidRequest
+from serve_app.plan.capacity_plan import DRIVER_BYTES, MOST_SLOTS, CapacityPlan, Load, plan_capacity
+from serve_app.plan.cards import GB, KNOWN, Card, card_named
+from serve_app.plan.checkpoints import Checkpoint
+from tests.plan.conftest import CHECKPOINTS
+
+LOADS = st.builds(
+    Load,
+    requests_per_s=st.floats(0.01, 500),
+    pictures=st.lists(st.tuples(st.integers(64, 4000), st.integers(64, 4000)), max_size=2).map(tuple),
+    text_tokens=st.integers(1, 2000),
+    answer_tokens=st.integers(1, 1000),
+)
+CARDS = st.sampled_from(KNOWN)
+MODELS = st.sampled_from(sorted(CHECKPOINTS))
+
+
+def load(requests_per_s: float = 3, **other: object) -> Load:
+    usual = {"pictures": ((1120, 1120),), "text_tokens": 200, "answer_tokens": 150}
+    return Load(requests_per_s, **{**usual, **other})  # type: ignore[arg-type]
+
+
+def planned(model: str, card: Card, wanted: Load) -> CapacityPlan | None:
+    try:
+        return plan_capacity(CHECKPOINTS[model], card, wanted)
+    except InvalidRequest:
+        return None
+
+
+@settings(max_examples=200, deadline=None)
+@given(model=MODELS, card=CARDS, wanted=LOADS)
+def test_a_plan_fits_the_card_and_answers_the_load(model: str, card: Card, wanted: Load):
+    made = planned(model, card, wanted)
+    if made is None:
+        return
+    weights = CHECKPOINTS[model].sizes.weight_bytes(made.gpu_time.quantization)
+    slots = made.slots * made.memory.slot
+    assert weights + slots + WORKSPACE_BYTES + DRIVER_BYTES <= made.memory.used(made.slots) <= card.memory_bytes
+    assert 1 <= made.slots <= MOST_SLOTS
+    assert made.request.tokens <= made.context_tokens <= CHECKPOINTS[model].longest_context
+    assert made.replicas * made.requests_per_s >= wanted.requests_per_s * (1 - 1e-9)
+    assert made.replicas <= made.replicas_at_peak
+    assert all(tokens <= made.image_tokens for tokens in made.request.pictures)
+
+
+@settings(max_examples=100, deadline=None)
+@given(model=MODELS, card=CARDS, wanted=LOADS, times=st.floats(1, 20))
+def test_more_load_never_takes_fewer_gpus(model: str, card: Card, wanted: Load, times: float):
+    made = planned(model, card, wanted)
+    more = planned(model, card, replace(wanted, requests_per_s=wanted.requests_per_s * times))
+    assert (made is None) == (more is None)
+    if made is not None and more is not None:
+        assert more.replicas >= made.replicas
+        assert more.replicas_at_peak >= made.replicas_at_peak
+        assert more.cpu_stages.pods.most >= made.cpu_stages.pods.most
+
+
+@settings(max_examples=100, deadline=None)
+@given(model=MODELS, card=CARDS, wanted=LOADS, gb=st.integers(1, 100))
+def test_a_plan_of_a_card_is_possible_with_more_memory_too(model: str, card: Card, wanted: Load, gb: int):
+    made = planned(model, card, wanted)
+    more = planned(model, replace(card, memory_bytes=card.memory_bytes + gb * GB), wanted)
+    if made is not None:
+        assert more is not None
+        assert more.memory.weights >= made.memory.weights  # never quantized further than on the smaller card
+
+
+def test_weights_stay_unquantized_where_enough_slots_fit_beside_them(flash: Checkpoint):
+    assert plan_capacity(flash, card_named("H200"), load(20)).gpu_time.quantization.kind == "none"
+    assert plan_capacity(flash, card_named("L4"), load(0.1)).gpu_time.quantization.kind == "nf4"
+
+
+def test_glm_4v_9b_on_16_gb_has_its_tower_quantized_too(original: Checkpoint):
+    assert plan_capacity(original, card_named("T4"), load(0.05)).gpu_time.quantization.vision
+
+
+def test_prompts_are_read_in_larger_pieces_only_where_that_is_quick(flash: Checkpoint):
+    assert plan_capacity(flash, card_named("L4"), load()).prefill_tokens == 1024
+    assert plan_capacity(flash, card_named("H200"), load()).prefill_tokens == 4096
+
+
+def test_the_refusal_of_a_model_that_does_not_fit_names_a_card_that_holds_it(original: Checkpoint):
+    with pytest.raises(InvalidRequest) as refused:
+        plan_capacity(original, card_named("A10"), load(), quantization="none")
+    assert str(refused.value) == (
+        "The model (unquantized weights) with one slot of 3,072 tokens needs 28.8 GiB, and A10 has 22.4 GiB."
+        " The smallest known card that holds it is RTX 5090."
+    )
+
+
+def test_a_request_longer_than_the_model_is_refused(original: Checkpoint):
+    with pytest.raises(InvalidRequest, match="the model takes at most 9,791"):
+        plan_capacity(original, card_named("H200"), load(text_tokens=9000))
+
+
+def test_a_context_that_does_not_hold_the_request_is_refused(flash: Checkpoint):
+    with pytest.raises(InvalidRequest, match="context of 1,024 tokens is impossible: the request has 1,950 tokens"):
+        plan_capacity(flash, card_named("H200"), load(), context_tokens=1024)
+
+
+def test_a_context_that_is_given_is_used(flash: Checkpoint):
+    assert plan_capacity(flash, card_named("H200"), load(), context_tokens=10_000).context_tokens == 10_000
+
+
+def test_glm_4v_9b_is_planned_for_one_picture_only(original: Checkpoint):
+    with pytest.raises(InvalidRequest, match="takes one picture in a conversation"):
+        plan_capacity(original, card_named("H200"), load(pictures=((100, 100), (100, 100))))
