@@ -1,105 +1,178 @@
-"""The answers to one request: asked at once, told as one stream of events, written in the record.
-
-One failure fails all of them and stops the others; a reader who stops, stops all.
-"""
+"""The answers to one request, for every entrance: choices merged, text collected, usage counted."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
-from serve_app.contracts import Answer, ChatRequest, Event, Finished, Started, Usage
+from serve_app.contracts import (
+    Answer,
+    ChatRequest,
+    Delta,
+    Event,
+    Finished,
+    PictureSeen,
+    Started,
+    TokenLogprob,
+    ToolCallDelta,
+    Usage,
+)
 from serve_app.errors import EngineFailed
+
+Clock: TypeAlias = Callable[[], float]
+IndexedEvents: TypeAlias = AsyncGenerator[tuple[int, Event], None]  # (index of the choice, event)
 
 
 class Observer(Protocol):
-    """Sees the events of the answers, for example to log and measure them."""
+    """Is called for every event, for example to log and measure; all choices together have one `Finished`."""
 
-    answers: int
-
-    def note(self, event: Event) -> None: ...
+    def observe(self, answers: Answers, event: Event) -> None: ...
 
 
-Numbered: TypeAlias = AsyncGenerator[tuple[int, Event], None]  # (which answer, event)
+class Answers:
+    """The choices of one request while they are generated, with what is known of them so far.
 
-
-async def answers(answer: Answer, requests: Sequence[ChatRequest], record: Observer) -> Numbered:
-    """The events of all answers in the order in which they happen; closed when their reader stops."""
-    record.answers = len(requests)
-    finished: dict[int, Finished] = {}
-    telling = _one(answer, requests[0]) if len(requests) == 1 else _begun_together(_all(answer, requests), requests)
-    async with aclosing(telling):
-        async for index, event in telling:
-            if isinstance(event, Finished):
-                finished[index] = event
-                if len(finished) == len(requests):
-                    record.note(together([finished[number] for number in range(len(requests))]))
-            else:
-                record.note(event)
-            yield index, event
-    if len(finished) < len(requests):
-        raise EngineFailed("The answer broke off before its end.")
-
-
-async def _one(answer: Answer, request: ChatRequest) -> Numbered:
-    async with aclosing(answer(request)) as events:
-        async for event in events:
-            yield 0, event
-
-
-async def _all(answer: Answer, requests: Sequence[ChatRequest]) -> Numbered:
-    """Each answer has a task of its own that puts its events into one queue, and then itself."""
-    told: asyncio.Queue[tuple[int, Event] | asyncio.Task[None]] = asyncio.Queue()
-
-    async def tell(index: int, request: ChatRequest) -> None:
-        async with aclosing(answer(request)) as events:
-            async for event in events:
-                told.put_nowait((index, event))
-
-    tasks = [asyncio.create_task(tell(index, request)) for index, request in enumerate(requests)]
-    for task in tasks:
-        task.add_done_callback(told.put_nowait)
-    ended = 0
-    try:
-        while ended < len(tasks):
-            item = await told.get()
-            if isinstance(item, tuple):
-                yield item
-                continue
-            if item.cancelled():  # not by us: what it waited for was stopped
-                raise EngineFailed("The work on this answer was stopped.")
-            item.result()
-            ended += 1
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _begun_together(events: Numbered, requests: Sequence[ChatRequest]) -> Numbered:
-    """Holds back `Started` until all have started or one has text.
-
-    A later answer that is refused at once, because the queue is full, then still has its HTTP status.
+    If one choice fails, all fail and the others are stopped; closing `events` early stops all.
     """
-    held: list[tuple[int, Event]] = []
-    holding = True
-    async with aclosing(events):
-        async for index, event in events:
-            if holding:
-                held.append((index, event))
-                if isinstance(event, Started) and len(held) < len(requests):
-                    continue
-                holding = False
-                for each in held:
-                    yield each
-            else:
+
+    def __init__(
+        self,
+        answer: Answer,
+        requests: Sequence[ChatRequest],
+        *,
+        observers: Sequence[Observer] = (),
+        clock: Clock = time.monotonic,
+        received_at: float | None = None,  # by `clock`: when the request came in
+    ) -> None:
+        self.started: Started | None = None
+        self.finished: Finished | None = None  # of all choices together
+        self.tokens = 0  # generated so far, of all choices
+        self.reasoning_tokens = 0  # of these
+        self._answer = answer
+        self._requests = requests
+        self._observers = observers
+        self._clock = clock
+        self._received_at = clock() if received_at is None else received_at
+
+    def __len__(self) -> int:
+        """The number of choices."""
+        return len(self._requests)
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens counted so far; the prompt counts once."""
+        if self.finished is not None:
+            return self.finished.usage
+        started = self.started or Started(0, 0)
+        return Usage(started.prompt_tokens, self.tokens, started.image_tokens, self.reasoning_tokens)
+
+    @property
+    def pictures(self) -> tuple[PictureSeen, ...]:
+        return self.started.pictures if self.started else ()
+
+    @property
+    def stages_ms(self) -> dict[str, float]:
+        """Milliseconds of each stage that has ended; complete once the answers are finished."""
+        known = self.finished or self.started
+        return known.stages_ms if known else {}
+
+    @property
+    def total_ms(self) -> float:
+        """Milliseconds since the request came in."""
+        return (self._clock() - self._received_at) * 1000
+
+    async def events(self) -> IndexedEvents:
+        """The events of all choices in the order in which they happen."""
+        finished: dict[int, Finished] = {}
+        async with aclosing(_stream(self._answer, self._requests)) as events:
+            async for index, event in events:
+                if isinstance(event, Finished):
+                    finished[index] = event
+                    if len(finished) == len(self):
+                        self._add(merge([finished[number] for number in range(len(self))]))
+                else:
+                    self._add(event)
                 yield index, event
+        if self.finished is None:
+            raise EngineFailed("The answer stopped before its end.")
+
+    async def collect(self) -> list[CollectedAnswer]:
+        """All choices, complete."""
+        choices = [CollectedAnswer() for _ in self._requests]
+        async with aclosing(self.events()) as events:
+            async for index, event in events:
+                choices[index].add(event)
+        return choices
+
+    def _add(self, event: Event) -> None:
+        match event:
+            case Started():
+                self.started = self.started or event
+            case Delta() | ToolCallDelta():
+                self.tokens += event.tokens
+                if isinstance(event, Delta) and event.channel == "reasoning":
+                    self.reasoning_tokens += event.tokens
+            case Finished():
+                self.finished = event
+        for observer in self._observers:
+            observer.observe(self, event)
 
 
-def together(finished: Sequence[Finished]) -> Finished:
-    """The end of several answers as the end of one: the prompt counts once, a stage is the longest of its kind."""
+@dataclass(slots=True)
+class CollectedCall:
+    """A tool call: its name, and the pieces of its arguments."""
+
+    name: str
+    arguments: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class CollectedAnswer:
+    """What one choice contains so far."""
+
+    texts: list[str] = field(default_factory=list)
+    reasonings: list[str] = field(default_factory=list)
+    calls: list[CollectedCall] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    finished: Finished | None = None
+
+    @property
+    def text(self) -> str:
+        return "".join(self.texts)
+
+    @property
+    def reasoning(self) -> str:
+        return "".join(self.reasonings)
+
+    @property
+    def end(self) -> Finished:
+        """The terminal event of a complete answer."""
+        assert self.finished is not None
+        return self.finished
+
+    def add(self, event: Event) -> None:
+        match event:
+            case Started():
+                pass
+            case Delta(channel="reasoning"):
+                self.reasonings.append(event.text)
+            case Delta():
+                self.texts.append(event.text)
+                self.logprobs += event.logprobs
+            case ToolCallDelta():
+                if event.name is not None:
+                    self.calls.append(CollectedCall(event.name))
+                self.calls[event.index].arguments.append(event.arguments)
+            case Finished():
+                self.finished = event
+
+
+def merge(finished: Sequence[Finished]) -> Finished:
+    """One terminal event for several choices: answer tokens are added up, a stage takes its longest time."""
     usages = [each.usage for each in finished]
     stages = dict.fromkeys(stage for each in finished for stage in each.stages_ms)  # in their order
     return Finished(
@@ -113,3 +186,60 @@ def together(finished: Sequence[Finished]) -> Finished:
         {stage: max(each.stages_ms.get(stage, 0.0) for each in finished) for stage in stages},
         finished[0].boxed,
     )
+
+
+def _stream(answer: Answer, requests: Sequence[ChatRequest]) -> IndexedEvents:
+    return _one(answer, requests[0]) if len(requests) == 1 else _start_together(_all(answer, requests), len(requests))
+
+
+async def _one(answer: Answer, request: ChatRequest) -> IndexedEvents:
+    async with aclosing(answer(request)) as events:
+        async for event in events:
+            yield 0, event
+
+
+async def _all(answer: Answer, requests: Sequence[ChatRequest]) -> IndexedEvents:
+    """Each choice has its own task, which puts its events into one queue; a done task is put there as well."""
+    queue: asyncio.Queue[tuple[int, Event] | asyncio.Task[None]] = asyncio.Queue()
+
+    async def enqueue(index: int, request: ChatRequest) -> None:
+        async with aclosing(answer(request)) as events:
+            async for event in events:
+                queue.put_nowait((index, event))
+
+    tasks = [asyncio.create_task(enqueue(index, request)) for index, request in enumerate(requests)]
+    for task in tasks:
+        task.add_done_callback(queue.put_nowait)
+    running = len(tasks)
+    try:
+        while running:
+            item = await queue.get()
+            if isinstance(item, tuple):
+                yield item
+                continue
+            if item.cancelled():  # not by us: the replica's work was stopped
+                raise EngineFailed("The work on this answer was stopped.")
+            item.result()
+            running -= 1
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _start_together(events: IndexedEvents, choices: int) -> IndexedEvents:
+    """Keeps `Started` events back until all choices have started or one has text.
+
+    If a later choice is refused because the queue is full, the response still gets its HTTP status.
+    """
+    kept: list[tuple[int, Event]] = []
+    async with aclosing(events):
+        async for index, event in events:
+            if len(kept) < choices and all(isinstance(each, Started) for _, each in kept):
+                kept.append((index, event))
+                if isinstance(event, Started) and len(kept) < choices:
+                    continue
+                for each in kept:
+                    yield each
+            else:
+                yield index, event

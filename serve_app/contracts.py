@@ -7,7 +7,7 @@ the engine turns a prompt into events. Nothing here knows HTTP, Ray, PIL or torc
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -283,7 +283,7 @@ class Tokenized:
     context_tokens: int
 
 
-Tokenize: TypeAlias = Callable[[ChatRequest], Awaitable[Tokenized]]
+Tokenize: TypeAlias = Callable[[ChatRequest], Coroutine[Any, Any, Tokenized]]
 
 
 @dataclass(frozen=True, slots=True)

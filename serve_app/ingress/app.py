@@ -1,4 +1,4 @@
-"""The whole door on one screen: a plain FastAPI app made of plain functions, without Ray."""
+"""The HTTP app: a FastAPI app of routes and middleware, without Ray."""
 
 from __future__ import annotations
 
@@ -11,26 +11,20 @@ from fastapi import FastAPI
 from fastapi.middleware import Middleware
 
 from serve_app import __version__
+from serve_app.answers import Clock
 from serve_app.contracts import Answer, Tokenize
-from serve_app.ingress.ask.response import AskDelta, AskReasoning
-from serve_app.ingress.ask.routes import AskUpload, ask_routes
-from serve_app.ingress.body import BodyLimit
-from serve_app.ingress.chat.request import ChatBody
-from serve_app.ingress.chat.response import ChatCompletionChunk
+from serve_app.ingress.ask.routes import ask_routes
+from serve_app.ingress.body import BodyLimitMiddleware
 from serve_app.ingress.chat.routes import chat_routes
-from serve_app.ingress.completions.request import CompletionBody
 from serve_app.ingress.completions.routes import completion_routes
-from serve_app.ingress.context import Door
-from serve_app.ingress.docs_page import page_routes
-from serve_app.ingress.errors import HANDLERS, Unforeseen
-from serve_app.ingress.openapi import complete
-from serve_app.ingress.request_log import Clock, Recorded
-from serve_app.ingress.responses.request import ResponseBody
-from serve_app.ingress.responses.response import STREAM_EVENTS
+from serve_app.ingress.context import ServingContext
+from serve_app.ingress.docs_page import docs_routes
+from serve_app.ingress.errors import HANDLERS, UnhandledErrorMiddleware
+from serve_app.ingress.openapi import complete_openapi
+from serve_app.ingress.request_log import RequestLogMiddleware
 from serve_app.ingress.responses.routes import response_routes
 from serve_app.ingress.status.routes import READY_WITHIN_S, Describe, MetricsPage, status_routes
-from serve_app.ingress.tokenize.request import ChatTokensBody, TextTokensBody
-from serve_app.ingress.tokenize.routes import token_routes
+from serve_app.ingress.tokenize.routes import tokenize_routes
 from serve_app.metrics import Meter
 from serve_app.settings import ModelSettings, Settings
 
@@ -57,7 +51,7 @@ def create_app(
     clock: Clock = time.monotonic,
     now: Callable[[], float] = time.time,
     new_id: Callable[[], str] = _new_id,
-    echo_request_id: bool = True,  # off where the server in front does it: two such headers read "a, a"
+    echo_request_id: bool = True,  # off where the server in front adds the header: twice, it would read "a, a"
     ready_within_s: float = READY_WITHIN_S,
 ) -> FastAPI:
     app = FastAPI(
@@ -65,16 +59,16 @@ def create_app(
         version=__version__,
         description=DESCRIPTION,
         redirect_slashes=False,
-        docs_url=None,  # FastAPI's page takes its scripts from a CDN; ours is made of the document
+        docs_url=None,  # FastAPI's page loads scripts from a CDN; ours is rendered from the document
         redoc_url=None,
-        middleware=[  # in the order that a request meets them
-            Middleware(Recorded, meter=meter, clock=clock, new_id=new_id, echo_request_id=echo_request_id),
-            Middleware(Unforeseen),
-            Middleware(BodyLimit, max_bytes=settings.http.max_body_bytes),
+        middleware=[  # outermost first
+            Middleware(RequestLogMiddleware, meter=meter, clock=clock, new_id=new_id, echo_request_id=echo_request_id),
+            Middleware(UnhandledErrorMiddleware),
+            Middleware(BodyLimitMiddleware, max_bytes=settings.http.max_body_bytes),
         ],
         exception_handlers=HANDLERS,
     )
-    door = Door(
+    context = ServingContext(
         answer,
         tokenize,
         served=settings.model.served_name,
@@ -84,21 +78,15 @@ def create_app(
         now=now,
         new_id=new_id,
     )
-    for routes in (chat_routes, response_routes, completion_routes, ask_routes, token_routes):
-        app.include_router(routes(door))
+    for routes in (chat_routes, response_routes, completion_routes, ask_routes, tokenize_routes):
+        app.include_router(routes(context))
     app.include_router(
         status_routes(
             describe, metrics_page, name=TITLE, version=__version__, created=int(now()), ready_within_s=ready_within_s
         )
     )
-    app.include_router(page_routes(lambda: app.openapi()))
-    complete(
-        app,
-        bodies=(ChatBody, ResponseBody, CompletionBody, TextTokensBody, ChatTokensBody, AskUpload),
-        chunks=(ChatCompletionChunk, AskDelta, AskReasoning, *STREAM_EVENTS),
-        served=settings.model.served_name,
-        max_choices=settings.http.max_choices,
-    )
+    app.include_router(docs_routes(lambda: app.openapi()))
+    complete_openapi(app, served=settings.model.served_name, max_choices=settings.http.max_choices)
     return app
 
 

@@ -14,12 +14,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.errors import InvalidRequest, PayloadTooLarge
 
-MAX_FORM_FILES: Final = 1000  # far above what preprocess takes; it names its own, lower limit
+MAX_FORM_FILES: Final = 1000  # far above preprocess.max_images, whose error names that limit
 MAX_FORM_FIELDS: Final = 100
 
 
-class BodyLimit:
-    """Refuses a body over the limit when it is read: by its declared length, or by counting."""
+class BodyLimitMiddleware:
+    """Refuses a body over the limit when it is read: by its Content-Length, or by counting."""
 
     def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
         self._app = app
@@ -31,24 +31,24 @@ class BodyLimit:
             return
         declared = Headers(scope=scope).get("content-length", "")
         too_large = declared.isdecimal() and int(declared) > self._max_bytes
-        taken = 0
+        received = 0
 
         async def receive_limited() -> Message:
-            nonlocal taken
+            nonlocal received
             if not too_large:
                 message = await receive()
-                taken += len(message.get("body", b""))
-                if taken <= self._max_bytes:
+                received += len(message.get("body", b""))
+                if received <= self._max_bytes:
                     return message
             raise PayloadTooLarge(
-                f"The body is larger than {_readable(self._max_bytes)}, the most this service takes."
+                f"The body is larger than {_format_size(self._max_bytes)}, the limit of this service."
                 " Send fewer or smaller pictures."
             )
 
         await self._app(scope, receive_limited, send)
 
 
-def _readable(size: int) -> str:
+def _format_size(size: int) -> str:
     return f"{size / 2**20:g} MiB" if size >= 2**20 else f"{size} bytes"
 
 
@@ -73,8 +73,8 @@ async def read_form(request: Request) -> FormData:
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "Send the picture and the question as multipart/form-data."
         )
     parser = MultiPartParser(request.headers, request.stream(), max_files=MAX_FORM_FILES, max_fields=MAX_FORM_FIELDS)
-    parser.spool_max_size = 0  # 0 means never: a disk in between would only cost time
+    parser.spool_max_size = 0  # 0 means never: a temporary file would only cost time
     try:
         return await parser.parse()
     except MultiPartException as error:
-        raise InvalidRequest(f"The form can't be read: {error.message}") from None
+        raise InvalidRequest(f"The form can't be read: {error.message.rstrip('.')}.") from None

@@ -1,4 +1,4 @@
-"""What the answering routes share: the pipeline, the model's name, clock and ids, and how often to ask."""
+"""What the answering routes share: the pipeline's functions, the model's name, clock, ids and limits."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 
 from serve_app.contracts import Answer, ChatRequest, Tokenize
 from serve_app.errors import InvalidRequest, UnknownModel
-from serve_app.ingress.errors import clipped
+from serve_app.ingress.validation import truncate
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
-    """Everything a route needs to turn a checked body into an answer."""
+class ServingContext:
+    """Everything a route needs to turn a validated request body into a response."""
 
     answer: Answer
     tokenize: Tokenize
@@ -23,11 +23,11 @@ class Door:
     now: Callable[[], float]  # seconds since 1970
     new_id: Callable[[], str]
 
-    def check_model(self, asked: str | None) -> None:
-        check_model(asked, self.served)
+    def check_model(self, requested: str | None) -> None:
+        check_model(requested, self.served)
 
     def choices(self, request: ChatRequest, n: int | None) -> tuple[ChatRequest, ...]:
-        """The same request `n` times: ids differ, and seeds, if one was given."""
+        """The same request `n` times, each with its own id and, if a seed was given, its own seed."""
         if n is None or n == 1:
             return (request,)
         if n > self.max_choices:
@@ -37,17 +37,19 @@ class Door:
             replace(
                 request,
                 id=f"{request.id}-{index}",
-                sampling=sampling if seed is None else replace(sampling, seed=_next_seed(seed, index)),
+                sampling=sampling if seed is None else replace(sampling, seed=_add_to_seed(seed, index)),
             )
             for index in range(n)
         )
 
 
-def _next_seed(seed: int, steps: int) -> int:
-    """`steps` after it, within signed 64 bits."""
-    return (seed + steps + 2**63) % 2**64 - 2**63
+def _add_to_seed(seed: int, number: int) -> int:
+    """The sum, wrapped to signed 64 bits."""
+    return (seed + number + 2**63) % 2**64 - 2**63
 
 
-def check_model(asked: str | None, served: str) -> None:
-    if asked is not None and asked != served:
-        raise UnknownModel(f"The model '{clipped(asked)}' is not served here; this service has '{served}'.", "model")
+def check_model(requested: str | None, served: str) -> None:
+    if requested is not None and requested != served:
+        raise UnknownModel(
+            f"The model '{truncate(requested)}' is not served here; this service has '{served}'.", "model"
+        )

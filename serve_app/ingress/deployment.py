@@ -1,4 +1,4 @@
-"""The door as a Ray Serve deployment; the only file here that knows Ray."""
+"""The HTTP app as a Ray Serve deployment; the only file of ingress that imports Ray."""
 
 from __future__ import annotations
 
@@ -22,7 +22,11 @@ METRICS_TIMEOUT_S: Final = 5.0  # a scrape of a busy node takes 0.1 s
 @serve.deployment(name="ingress", max_ongoing_requests=1024, ray_actor_options={"num_cpus": 0})
 @serve.ingress()
 class IngressDeployment:
-    """Takes HTTP in and hands questions to the pipeline; no pixels, no model, hardly any CPU."""
+    """Serves the HTTP app over the pipeline. Needs little CPU: no picture is decoded and no model runs here.
+
+    Prompts with their pixels pass through this process from preprocess to the engine: see
+    docs/decisions/0003-prompt-transport.md.
+    """
 
     def __init__(self, settings: Settings, preprocess: DeploymentHandle, engine: DeploymentHandle) -> None:
         join_serve_log()

@@ -1,7 +1,7 @@
-"""GET /docs: the OpenAPI document as one page for people; no scripts, nothing fetched from elsewhere.
+"""GET /docs: the OpenAPI document as one HTML page, without scripts or requests to other hosts.
 
-FastAPI's own page loads Swagger UI from a CDN: it stays blank without internet, and runs a stranger's
-script with it. The one package that carries Swagger UI has had no release since 2023.
+FastAPI's own page loads Swagger UI from a CDN: it stays empty without internet, and otherwise runs a third
+party's script. The one package that contains Swagger UI has had no release since 2023.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ h2 code { font-size: 1em; }
 _HEADERS: Final = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"}
 
 
-def page_routes(document: Callable[[], dict[str, Any]]) -> APIRouter:
+def docs_routes(document: Callable[[], dict[str, Any]]) -> APIRouter:
     router = APIRouter(include_in_schema=False)
 
     @router.get("/docs")
     async def docs() -> HTMLResponse:
-        return HTMLResponse("".join(page(document())), headers=_HEADERS)
+        return HTMLResponse("".join(render(document())), headers=_HEADERS)
 
     return router
 
 
-def page(document: dict[str, Any]) -> Iterator[str]:
-    """The document as HTML, piece by piece."""
+def render(document: dict[str, Any]) -> Iterator[str]:
+    """The document as pieces of HTML."""
     title = escape(document["info"]["title"])
     yield f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{title}</title>"
     yield f"<meta name='viewport' content='width=device-width'><style>{_STYLE}</style>"
     yield f"<h1>{title} {escape(document['info']['version'])}</h1>{_prose(document['info']['description'])}"
-    yield "<p>For programs: <a href='/openapi.json'>openapi.json</a>.</p>"
+    yield "<p>As JSON: <a href='/openapi.json'>openapi.json</a>.</p>"
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
             yield from _operation(path, method, operation)
@@ -55,15 +55,15 @@ def _operation(path: str, method: str, operation: dict[str, Any]) -> Iterator[st
     for kind, body in operation.get("requestBody", {}).get("content", {}).items():
         for example in body.get("examples", {}).values():
             yield f"<details><summary>{escape(example['summary'])}</summary>"
-            yield f"{_call(path, kind, example['value'])}</details>"
-    yield "<details><summary>Replies</summary><table>"
-    for status, reply in operation["responses"].items():
-        yield f"<tr><td><code>{escape(status)}</code><td>{escape(reply['description'])}"
+            yield f"{_curl(path, kind, example['value'])}</details>"
+    yield "<details><summary>Responses</summary><table>"
+    for status, response in operation["responses"].items():
+        yield f"<tr><td><code>{escape(status)}</code><td>{escape(response['description'])}"
     yield "</table></details>"
 
 
-def _call(path: str, kind: str, value: dict[str, Any]) -> str:
-    """The example as a command for a terminal."""
+def _curl(path: str, kind: str, value: dict[str, Any]) -> str:
+    """The example as a shell command."""
     if kind == "application/json":
         body = json.dumps(value, ensure_ascii=False, indent=2).replace("'", "'\\''")
         options = f" -H 'Content-Type: application/json' -d '{body}'"
@@ -73,6 +73,6 @@ def _call(path: str, kind: str, value: dict[str, Any]) -> str:
 
 
 def _prose(text: str) -> str:
-    """Paragraphs, with what stands between backticks as code."""
+    """Paragraphs; text between backticks as code."""
     paragraphs = escape(text.strip()).split("\n\n")
     return "".join("<p>" + re.sub(r"`([^`]+)`", r"<code>\1</code>", each) + "</p>" for each in paragraphs if each)

@@ -1,6 +1,6 @@
-"""What one request leaves behind: its id, one log record, its measurements.
+"""The request log: a request's id, one log record of it, and its metrics.
 
-The record never holds text or picture: ids, counts, codes and times only.
+It holds ids, counts, codes and times only, never text or pictures.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, MutableMapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve_app.contracts import Delta, Event, Finished, PictureSeen, Started, ToolCallDelta, Usage
+from serve_app.answers import Answers, Clock
+from serve_app.contracts import Delta, Event, Finished, ToolCallDelta
 from serve_app.metrics import (
     CANCELLATIONS,
     FIRST_TOKEN_SECONDS,
@@ -24,103 +25,87 @@ from serve_app.metrics import (
     Meter,
 )
 
-Clock: TypeAlias = Callable[[], float]
-
-CALLER_GONE = 499  # nginx's and Ray Serve's status for "the client closed the connection"
+CLIENT_CLOSED_REQUEST = 499  # nginx's and Ray Serve's status for "the client closed the connection"
 MAX_ID_LENGTH = 128
 UNMATCHED = "unmatched"
 DOCUMENT = "/openapi.json"  # FastAPI answers it without naming a route
-POLLED = frozenset({"/healthz", "/readyz", "/metrics"})  # asked every few seconds: logged as DEBUG when well
+POLLED = frozenset({"/healthz", "/readyz", "/metrics"})  # requested every few seconds: successes are logged as DEBUG
 
 _log = logging.getLogger("glm.access")
-_KEY = "glm.record"
+_KEY = "glm.request_log"
 
 
 @dataclass(slots=True, eq=False)
-class Record:
-    """One request at the door, filled in by the rooms that it passes."""
+class RequestLog:
+    """What is logged and measured of one HTTP request; observes its answers."""
 
     request_id: str
     clock: Clock
     meter: Meter
-    arrived: float
+    received_at: float
     status: int | None = None
-    code: str | None = None  # of the error that the caller was told
-    answer_id: str | None = None
-    answers: int = 1  # asked at once by this request
-    gone: bool = False  # the caller left before the end
-    started: Started | None = None
-    finished: Finished | None = None
-    tokens: int = 0  # drawn so far, of all answers
-    reasoning_tokens: int = 0  # of them
+    code: str | None = None  # of the error in the response
+    answer_id: str | None = None  # the response id
+    disconnected: bool = False  # the client closed the connection before the end
+    answers: Answers | None = None  # once there is an event
     first_text_at: float | None = None
-    first_tokens: int = 0  # of them, when the first text came
+    first_tokens: int = 0  # generated when the first text came
 
-    @property
-    def total_ms(self) -> float:
-        return (self.clock() - self.arrived) * 1000
-
-    @property
-    def stages_ms(self) -> dict[str, float]:
-        """Stages known by now; the terminal event knows them all."""
-        for event in (self.finished, self.started):
-            if event is not None:
-                return event.stages_ms
-        return {}
-
-    @property
-    def timings(self) -> dict[str, float]:
-        """The stages as callers get them: `<stage>_ms`, then the whole."""
-        stages = {f"{stage}_ms": round(duration, 3) for stage, duration in self.stages_ms.items()}
-        return {**stages, "total_ms": round(self.total_ms, 3)}
-
-    @property
-    def server_timing(self) -> str:
-        """The stages as a `Server-Timing` header; the browser's developer tools draw it."""
-        stages = {**self.stages_ms, "total": self.total_ms}
-        return ", ".join(f"{stage};dur={duration:.3f}" for stage, duration in stages.items())
-
-    @property
-    def usage(self) -> Usage:
-        """Tokens counted so far."""
-        if self.finished is not None:
-            return self.finished.usage
-        started = self.started or Started(0, 0)
-        return Usage(started.prompt_tokens, self.tokens, started.image_tokens, self.reasoning_tokens)
-
-    @property
-    def pictures(self) -> tuple[PictureSeen, ...]:
-        """What became of the request's pictures."""
-        return self.started.pictures if self.started else ()
-
-    def note(self, event: Event) -> None:
-        """Take in an event of an answer on its way to the caller; of several answers one common end."""
+    def observe(self, answers: Answers, event: Event) -> None:
+        self.answers = answers
         match event:
-            case Started():
-                self.started = self.started or event
-            case Delta() | ToolCallDelta():
-                self.tokens += event.tokens
-                if isinstance(event, Delta) and event.channel == "reasoning":
-                    self.reasoning_tokens += event.tokens
-                if self.first_text_at is None:
-                    self.first_text_at = self.clock()
-                    self.first_tokens = self.tokens
-                    self.meter.observe(FIRST_TOKEN_SECONDS, self.first_text_at - self.arrived)
+            case Delta() | ToolCallDelta() if self.first_text_at is None:
+                self.first_text_at = self.clock()
+                self.first_tokens = answers.tokens
+                self.meter.observe(FIRST_TOKEN_SECONDS, self.first_text_at - self.received_at)
             case Finished():
-                self.finished = event
-                later_tokens = (event.usage.completion_tokens - self.first_tokens) / self.answers
+                later_tokens = (event.usage.completion_tokens - self.first_tokens) / len(answers)
                 if self.first_text_at is not None and later_tokens > 0:
                     self.meter.observe(OUTPUT_TOKEN_SECONDS, (self.clock() - self.first_text_at) / later_tokens)
 
+    def close(self, method: str, route: str) -> None:
+        """Write the log record and the metrics of the whole request."""
+        answers, started = self.answers, self.answers.started if self.answers else None
+        cancelled = self.disconnected and not (answers and answers.finished)  # closing after the end loses nothing
+        status = CLIENT_CLOSED_REQUEST if cancelled or self.status is None else self.status
+        total_s = self.clock() - self.received_at
+        self.meter.count(REQUESTS, route=route, status=str(status))
+        self.meter.observe(REQUEST_SECONDS, total_s, route=route)
+        if self.code is not None and route not in POLLED:  # a probe's 503 is not a rejected request
+            self.meter.count(REJECTIONS, code=self.code)
+        if cancelled and self.answer_id is not None:
+            self.meter.count(CANCELLATIONS)
+        _log.log(
+            logging.DEBUG if route in POLLED and status < 400 else logging.INFO,
+            "%s %s %d in %.0f ms",
+            method,
+            route,
+            status,
+            total_s * 1000,
+            extra={
+                "request_id": self.request_id,
+                "answer_id": self.answer_id,
+                "method": method,
+                "route": route,
+                "status": status,
+                "code": self.code,
+                "prompt_tokens": started.prompt_tokens if started else None,
+                "image_tokens": started.image_tokens if started else None,
+                "completion_tokens": answers.usage.completion_tokens if answers else 0,
+                "stages_ms": answers.stages_ms if answers else {},
+                "total_ms": round(total_s * 1000, 3),
+            },
+        )
 
-def record_of(scope: MutableMapping[str, Any]) -> Record:
-    record = scope[_KEY]
-    assert isinstance(record, Record)
-    return record
+
+def request_log_of(scope: MutableMapping[str, Any]) -> RequestLog:
+    request_log = scope[_KEY]
+    assert isinstance(request_log, RequestLog)
+    return request_log
 
 
-class Recorded:
-    """Gives each request its record and its id, and closes the record when the request is over."""
+class RequestLogMiddleware:
+    """Gives each request its request log and id, and closes the log when the request is over."""
 
     def __init__(
         self, app: ASGIApp, *, meter: Meter, clock: Clock, new_id: Callable[[], str], echo_request_id: bool
@@ -135,72 +120,34 @@ class Recorded:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = _callers_id(scope["headers"]) or self._new_id()
-        record = scope[_KEY] = Record(request_id, self._clock, self._meter, arrived=self._clock())
+        request_id = _id_header(scope["headers"]) or self._new_id()
+        request_log = scope[_KEY] = RequestLog(request_id, self._clock, self._meter, self._clock())
 
-        async def send_recorded(message: Message) -> None:
+        async def send_logged(message: Message) -> None:
             if message["type"] == "http.response.start":
-                record.status = message["status"]
+                request_log.status = message["status"]
                 if self._echo:
                     message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
             await send(message)
 
         try:
-            await self._app(scope, receive, send_recorded)
-        except asyncio.CancelledError:  # how Ray Serve says that the caller went away
-            record.gone = True
+            await self._app(scope, receive, send_logged)
+        except asyncio.CancelledError:  # how Ray Serve reports that the client closed the connection
+            request_log.disconnected = True
             raise
         finally:
-            _close(record, scope)
+            request_log.close(scope["method"], _route(scope))
 
 
-def _callers_id(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
-    """The caller's own request id, if it is fit for headers and logs."""
+def _id_header(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+    """The request's own X-Request-ID, if headers and logs can hold it."""
     for name, value in headers:
         if name == b"x-request-id":
-            fit = 0 < len(value) <= MAX_ID_LENGTH and all(0x21 <= byte <= 0x7E for byte in value)
-            return value.decode("ascii") if fit else None
+            valid = 0 < len(value) <= MAX_ID_LENGTH and all(0x21 <= byte <= 0x7E for byte in value)
+            return value.decode("ascii") if valid else None
     return None
 
 
 def _route(scope: Scope) -> str:
-    """The route's own path, never the caller's: a metric's label has a closed set of values."""
-    if scope["path"] == DOCUMENT:
-        return DOCUMENT
-    return str(getattr(scope.get("route"), "path", UNMATCHED))
-
-
-def _close(record: Record, scope: Scope) -> None:
-    left_early = record.gone and record.finished is None  # a connection closed after the end is no loss
-    status = CALLER_GONE if left_early or record.status is None else record.status
-    route = _route(scope)
-    total_ms = record.total_ms
-    record.meter.count(REQUESTS, route=route, status=str(status))
-    record.meter.observe(REQUEST_SECONDS, total_ms / 1000, route=route)
-    if record.code is not None and route not in POLLED:  # a probe that is told to wait is no request refused
-        record.meter.count(REJECTIONS, code=record.code)
-    if left_early and record.answer_id is not None:
-        record.meter.count(CANCELLATIONS)
-
-    usage = record.finished.usage if record.finished else None
-    _log.log(
-        logging.DEBUG if route in POLLED and status < 400 else logging.INFO,
-        "%s %s %d in %.0f ms",
-        scope["method"],
-        route,
-        status,
-        total_ms,
-        extra={
-            "request_id": record.request_id,
-            "answer_id": record.answer_id,
-            "method": scope["method"],
-            "route": route,
-            "status": status,
-            "code": record.code,
-            "prompt_tokens": record.started.prompt_tokens if record.started else None,
-            "image_tokens": record.started.image_tokens if record.started else None,
-            "completion_tokens": usage.completion_tokens if usage else record.tokens,
-            "stages_ms": record.stages_ms,
-            "total_ms": round(total_ms, 3),
-        },
-    )
+    """The route's path template, never the request's path: a metric's label has a closed set of values."""
+    return DOCUMENT if scope["path"] == DOCUMENT else str(getattr(scope.get("route"), "path", UNMATCHED))

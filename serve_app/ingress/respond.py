@@ -1,103 +1,75 @@
-"""Answers on their way out: gathered into one JSON reply, or passed on as a stream of chunks."""
+"""From a request to its HTTP response: a JSON body or a stream; every answering route ends here."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serve_app.answers import Numbered, answers
-from serve_app.contracts import Answer, ChatRequest, Delta, Event, Finished, Started, TokenLogprob, ToolCallDelta
-from serve_app.ingress.disconnect import while_present
-from serve_app.ingress.request_log import Record, record_of
-from serve_app.ingress.sse import EventStream
+from serve_app.answers import Answers
+from serve_app.contracts import ChatRequest
+from serve_app.errors import ServiceError
+from serve_app.ingress.context import ServingContext
+from serve_app.ingress.disconnect import run_until_disconnect
+from serve_app.ingress.errors import error_json
+from serve_app.ingress.request_log import request_log_of
+from serve_app.ingress.sse import EventStream, data_frame
 
 
-@dataclass(slots=True)
-class Call:
-    """A tool call: its name, and the pieces of its arguments."""
+class Responder(ABC):
+    """Writes the answers to one request in the shape of one API."""
 
-    name: str
-    arguments: list[str] = field(default_factory=list)
+    frame = staticmethod(data_frame)  # a chunk as a server-sent event
 
+    @abstractmethod
+    async def body(self, answers: Answers) -> Any:
+        """The JSON body of a non-streaming response, once the answers are complete."""
 
-@dataclass(slots=True)
-class Gathered:
-    """What one answer has said so far; `finished` when it is whole."""
+    @abstractmethod
+    def chunks(self, answers: Answers) -> AsyncGenerator[Any, None]:
+        """The chunks of a streaming response; raises what the answers raise."""
 
-    texts: list[str] = field(default_factory=list)
-    reasonings: list[str] = field(default_factory=list)
-    calls: list[Call] = field(default_factory=list)
-    logprobs: list[TokenLogprob] = field(default_factory=list)
-    finished: Finished | None = None
-
-    @property
-    def text(self) -> str:
-        return "".join(self.texts)
-
-    @property
-    def reasoning(self) -> str:
-        return "".join(self.reasonings)
-
-    @property
-    def end(self) -> Finished:
-        assert self.finished is not None
-        return self.finished
-
-    def add(self, event: Event) -> None:
-        match event:
-            case Started():
-                pass
-            case Delta(channel="reasoning"):
-                self.reasonings.append(event.text)
-            case Delta():
-                self.texts.append(event.text)
-                self.logprobs += event.logprobs
-            case ToolCallDelta():
-                if event.name is not None:
-                    self.calls.append(Call(event.name))
-                self.calls[event.index].arguments.append(event.arguments)
-            case Finished():
-                self.finished = event
+    def error_chunks(self, answers: Answers, error: ServiceError) -> Sequence[Any]:
+        """The last chunks of a stream that fails after its first chunk."""
+        return [error_json(error)]
 
 
-async def gathered(events: Numbered, answers: int) -> list[Gathered]:
-    """All answers, whole."""
-    whole = [Gathered() for _ in range(answers)]
-    async with aclosing(events):
-        async for index, event in events:
-            whole[index].add(event)
-    return whole
-
-
-def json_reply(reply: Any, record: Record) -> Response:
-    return Response(orjson.dumps(reply), headers={"Server-Timing": record.server_timing}, media_type="application/json")
-
-
-class Telling(Protocol):
-    """How a route tells its answers."""
-
-    id: str
-
-    def completion(self, whole: list[Gathered]) -> Any: ...
-
-    def chunks(self, events: Numbered, answers: int) -> AsyncGenerator[Any, None]: ...
-
-
-async def told(
-    request: Request, answer: Answer, asked: Sequence[ChatRequest], telling: Telling, *, stream: bool
+async def respond(
+    request: Request, context: ServingContext, requests: Sequence[ChatRequest], responder: Responder, *, id: str
 ) -> Response:
-    """The answers to `asked`, whole or as a stream."""
-    record = record_of(request.scope)
-    record.answer_id = telling.id
-    events = answers(answer, asked, record)
-    if stream:
-        return EventStream(telling.chunks(events, len(asked)), record)
-    return json_reply(
-        telling.completion(await while_present(request.receive, record, gathered(events, len(asked)))), record
+    """The response to `requests`, which are the choices of one HTTP request; `id` is the response id."""
+    request_log = request_log_of(request.scope)
+    request_log.answer_id = id
+    answers = Answers(
+        context.answer,
+        requests,
+        observers=(request_log,),
+        clock=request_log.clock,
+        received_at=request_log.received_at,
     )
+    if requests[0].stream:
+        return EventStream(
+            responder.chunks(answers),
+            request_log,
+            headers=lambda: timing_headers(answers),
+            frame=responder.frame,
+            error_chunks=lambda error: responder.error_chunks(answers, error),
+        )
+    body = await run_until_disconnect(request.receive, request_log, responder.body(answers))
+    return Response(orjson.dumps(body), headers=timing_headers(answers), media_type="application/json")
+
+
+def timings_json(answers: Answers) -> dict[str, float]:
+    """Milliseconds by stage as `<stage>_ms`, and in total since the request came in."""
+    stages = {f"{stage}_ms": round(duration, 3) for stage, duration in answers.stages_ms.items()}
+    return {**stages, "total_ms": round(answers.total_ms, 3)}
+
+
+def timing_headers(answers: Answers) -> dict[str, str]:
+    """The stages as a `Server-Timing` header; the browser's developer tools draw it."""
+    stages = {**answers.stages_ms, "total": answers.total_ms}
+    return {"Server-Timing": ", ".join(f"{stage};dur={duration:.3f}" for stage, duration in stages.items())}

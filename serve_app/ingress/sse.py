@@ -1,10 +1,10 @@
-"""Server-sent events; none goes out before the first event, so early failures keep a status."""
+"""Server-sent events; nothing is sent before the first chunk, so an early failure keeps its HTTP status."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import orjson
 from starlette.requests import ClientDisconnect
@@ -12,84 +12,78 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from serve_app.errors import ServiceError
-from serve_app.ingress.disconnect import while_present
-from serve_app.ingress.errors import error_reply, told
-from serve_app.ingress.request_log import Record
+from serve_app.ingress.disconnect import run_until_disconnect
+from serve_app.ingress.errors import to_service_error
+from serve_app.ingress.request_log import RequestLog
 
 DONE: Final = "[DONE]"  # OpenAI's last line; not JSON
 
-Frame: TypeAlias = Callable[[Any], bytes]
-LateFailure: TypeAlias = Callable[[ServiceError], Sequence[Any]]
-
 
 def data_frame(chunk: Any) -> bytes:
-    """A chunk as chat has it: an object for JSON, or a string that goes out as it is."""
+    """An unnamed event: an object is sent as JSON, a string as it is."""
     return b"data: " + (chunk.encode() if isinstance(chunk, str) else orjson.dumps(chunk)) + b"\n\n"
 
 
-def typed_frame(event: Any) -> bytes:
-    """An event as responses have it: named by its `type`."""
-    return f"event: {event['type']}\n".encode() + data_frame(event)
-
-
-def error_chunk(error: ServiceError) -> Sequence[Any]:
-    """A failure as the last chunk of a chat."""
-    return [error_reply(error)]
+def typed_frame(chunk: Any) -> bytes:
+    """An event named by the `type` of its object, as in OpenAI's Responses API."""
+    return f"event: {chunk['type']}\n".encode() + data_frame(chunk)
 
 
 class EventStream(Response):
-    """A response of one frame for each chunk; a failure after the first chunk is told as further chunks."""
+    """A response with one event per chunk; a failure after the first chunk is sent as further chunks."""
 
     media_type = "text/event-stream"
 
     def __init__(
         self,
         chunks: AsyncGenerator[Any, None],
-        record: Record,
+        request_log: RequestLog,
         *,
-        frame: Frame = data_frame,
-        late_failure: LateFailure = error_chunk,
+        headers: Callable[[], Mapping[str, str]],  # called when the first chunk is there
+        frame: Callable[[Any], bytes],
+        error_chunks: Callable[[ServiceError], Sequence[Any]],
     ) -> None:
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._chunks = chunks
-        self._record = record
+        self._request_log = request_log
+        self._first_headers = headers
         self._frame = frame
-        self._late_failure = late_failure
-        self._begun = False
+        self._error_chunks = error_chunks
+        self._started = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await while_present(receive, self._record, self._deliver(send))
+            await run_until_disconnect(receive, self._request_log, self._stream(send))
         except ClientDisconnect:
-            if not self._begun:  # then it still has a status, for the log
+            if not self._started:  # then it still gets a status, for the log
                 raise
 
-    async def _deliver(self, send: Send) -> None:
+    async def _stream(self, send: Send) -> None:
         async with aclosing(self._chunks) as chunks:
             first = await anext(chunks)
-            self._begun = True
-            self.headers["Server-Timing"] = self._record.server_timing
+            self._started = True
+            self.headers.update(self._first_headers())
             await _send(send, {"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            await _send(send, self._part(first))
-            async for chunk in self._until_failure(chunks):
-                await _send(send, self._part(chunk))
+            await _send(send, self._message(first))
+            async for chunk in self._with_failure(chunks):
+                await _send(send, self._message(chunk))
             await _send(send, {"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _until_failure(self, chunks: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async def _with_failure(self, chunks: AsyncIterator[Any]) -> AsyncIterator[Any]:
         try:
             async for chunk in chunks:
                 yield chunk
         except Exception as error:
-            for chunk in self._late_failure(told(error, self._record)):
+            for chunk in self._error_chunks(to_service_error(error, self._request_log)):
                 yield chunk
 
-    def _part(self, chunk: Any) -> Message:
+    def _message(self, chunk: Any) -> Message:
         return {"type": "http.response.body", "body": self._frame(chunk), "more_body": True}
 
 
 async def _send(send: Send, message: Message) -> None:
     try:
         await send(message)
-    except OSError as error:  # newer servers say so here that the connection is gone
+    except OSError as error:  # newer servers report a closed connection in this way
         raise ClientDisconnect from error

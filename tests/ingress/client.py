@@ -18,7 +18,7 @@ from serve_app.ingress.chat.request import ChatBody, chat_request
 from serve_app.settings import Settings
 from tests.fakes import FakeAnswer, FakeDescribe, FakeMeter, FakeTokenize
 
-OpenDoor: TypeAlias = Callable[..., httpx.AsyncClient]
+MakeClient: TypeAlias = Callable[..., httpx.AsyncClient]
 Connect: TypeAlias = Callable[..., Any]  # OpenAI's client, connected to the door
 
 MODEL = "glm-vision-demo"
@@ -64,7 +64,7 @@ def make_app(
     )
 
 
-def chat_taken(body: dict[str, Any]) -> ChatRequest:
+def parse_chat(body: dict[str, Any]) -> ChatRequest:
     """What the pipeline would be asked."""
     return chat_request(ChatBody.read(dict(body)), id="one", deadline_s=9.0)
 

@@ -10,20 +10,20 @@ import openai
 import pytest
 import uvicorn
 
-from tests.ingress.client import Connect, OpenDoor, make_app
+from tests.ingress.client import Connect, MakeClient, make_app
 
 
 @pytest.fixture
-async def door() -> AsyncIterator[OpenDoor]:
+async def make_client() -> AsyncIterator[MakeClient]:
     """Opens the door over an answer; an exception that leaves the app fails the test."""
     clients: list[httpx.AsyncClient] = []
 
-    def open_door(*given: Any, **more: Any) -> httpx.AsyncClient:
+    def make(*given: Any, **more: Any) -> httpx.AsyncClient:
         transport = httpx.ASGITransport(make_app(*given, **more))
-        clients.append(httpx.AsyncClient(transport=transport, base_url="http://door"))
+        clients.append(httpx.AsyncClient(transport=transport, base_url="http://test"))
         return clients[-1]
 
-    yield open_door
+    yield make
     for client in clients:
         await client.aclose()
 

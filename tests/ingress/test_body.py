@@ -11,12 +11,12 @@ import httpx
 import pytest
 
 from tests.fakes import FakeAnswer
-from tests.ingress.client import OpenDoor, chat, picture, text
+from tests.ingress.client import MakeClient, chat, picture, text
 
 URL = "/v1/chat/completions"
 LIMIT = {"max_body_bytes": 2 * 2**20}
 TOO_LARGE = {
-    "message": "The body is larger than 2 MiB, the most this service takes. Send fewer or smaller pictures.",
+    "message": "The body is larger than 2 MiB, the limit of this service. Send fewer or smaller pictures.",
     "type": "invalid_request_error",
     "param": None,
     "code": "request_too_large",
@@ -28,12 +28,12 @@ async def pieces(total: int) -> AsyncIterator[bytes]:
         yield b"x" * 1024
 
 
-async def test_a_declared_length_over_the_limit_is_refused(door: OpenDoor) -> None:
-    response = await door(settings=LIMIT).post(URL, content=b"x" * (2 * 2**20 + 1))
+async def test_a_declared_length_over_the_limit_is_refused(make_client: MakeClient) -> None:
+    response = await make_client(settings=LIMIT).post(URL, content=b"x" * (2 * 2**20 + 1))
     assert (response.status_code, response.json()["error"]) == (413, TOO_LARGE)
 
 
-async def test_a_body_without_a_length_is_refused_at_the_limit(door: OpenDoor) -> None:
+async def test_a_body_without_a_length_is_refused_at_the_limit(make_client: MakeClient) -> None:
     taken = 0
 
     async def endless() -> AsyncIterator[bytes]:
@@ -42,19 +42,19 @@ async def test_a_body_without_a_length_is_refused_at_the_limit(door: OpenDoor) -
             taken += 1024
             yield b"x" * 1024
 
-    response = await door(settings=LIMIT).post(URL, content=endless())
+    response = await make_client(settings=LIMIT).post(URL, content=endless())
     assert (response.status_code, response.json()["error"]) == (413, TOO_LARGE)
     assert taken <= 2 * 2**20 + 2048
 
 
-async def test_an_upload_is_limited_the_same_way(door: OpenDoor) -> None:
-    client = door(settings=LIMIT)
+async def test_an_upload_is_limited_the_same_way(make_client: MakeClient) -> None:
+    client = make_client(settings=LIMIT)
     response = await client.post("/v1/ask", data={"question": "?"}, files={"image": b"x" * 2**21})
     assert (response.status_code, response.json()["error"]) == (413, TOO_LARGE)
 
 
-async def test_a_body_of_exactly_the_limit_is_read(door: OpenDoor) -> None:
-    response = await door(settings=LIMIT).post(URL, content=b"x" * (2 * 2**20))
+async def test_a_body_of_exactly_the_limit_is_read(make_client: MakeClient) -> None:
+    response = await make_client(settings=LIMIT).post(URL, content=b"x" * (2 * 2**20))
     assert response.json()["error"]["code"] == "invalid_request"
 
 
@@ -73,10 +73,10 @@ async def test_a_real_connection_gets_to_read_the_refusal(
         assert (await client.post(url + URL, json=chat())).status_code == 200
 
 
-async def test_ten_megabytes_of_picture_cost_the_event_loop_little(door: OpenDoor) -> None:
+async def test_ten_megabytes_of_picture_cost_the_event_loop_little(make_client: MakeClient) -> None:
     """Parsing, checking and converting 14 MB takes some 10 ms; decoding base64 alone would take more."""
     answer = FakeAnswer("x")
-    client = door(answer)
+    client = make_client(answer)
     url = "data:image/jpeg;base64," + "A" * 14_000_000
     request = client.build_request("POST", URL, json=chat([picture(url), text("?")]))
     best = float("inf")

@@ -11,7 +11,7 @@ import pytest
 from starlette.types import Message
 
 from tests.fakes import FakeAnswer, FakeMeter
-from tests.ingress.client import PNG, OpenDoor, chat, make_app, soon
+from tests.ingress.client import PNG, MakeClient, chat, make_app, soon
 
 CHAT, ASK = "/v1/chat/completions", "/v1/ask"
 CANCELLED = ("glm_cancellations_total",)
@@ -48,7 +48,7 @@ async def test_a_closed_connection_closes_the_answer_at_once(
 async def test_a_cancelled_task_closes_the_answer_as_under_ray_serve(path: str, stream: bool) -> None:
     answer, meter = FakeAnswer("Two ", "cats", hold_after=2), FakeMeter()
     app = make_app(answer, meter=meter)
-    request = httpx.Request("POST", f"http://door{path}", **_body(path, stream))
+    request = httpx.Request("POST", f"http://test{path}", **_body(path, stream))
     body = request.read()
     messages: asyncio.Queue[Message] = asyncio.Queue()
     messages.put_nowait({"type": "http.request", "body": body})
@@ -60,7 +60,7 @@ async def test_a_cancelled_task_closes_the_answer_as_under_ray_serve(path: str, 
     headers = [(name.lower(), value) for name, value in request.headers.raw]
     scope = {
         "type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "root_path": "", "scheme": "http",
-        "query_string": b"", "headers": headers, "server": ("door", 80), "client": ("127.0.0.1", 1),
+        "query_string": b"", "headers": headers, "server": ("test", 80), "client": ("127.0.0.1", 1),
         "http_version": "1.1", "asgi": {"version": "3.0"},
     }  # fmt: skip
     handling = asyncio.create_task(app(scope, messages.get, send))
@@ -100,9 +100,11 @@ async def test_a_caller_who_leaves_during_the_upload_asks_nothing(serving: Calla
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_work_that_is_stopped_from_inside_is_a_failure_not_a_departure(door: OpenDoor, stream: bool) -> None:
+async def test_work_that_is_stopped_from_inside_is_a_failure_not_a_departure(
+    make_client: MakeClient, stream: bool
+) -> None:
     meter = FakeMeter()
-    client = door(FakeAnswer("Two ", error=asyncio.CancelledError()), meter=meter)
+    client = make_client(FakeAnswer("Two ", error=asyncio.CancelledError()), meter=meter)
     response = await client.post(CHAT, json=chat(stream=stream))
     assert (response.status_code, response.json()["error"]["code"]) == (500, "engine_error")
     assert meter.counts[CANCELLED] == 0

@@ -12,7 +12,7 @@ from serve_app import errors
 from serve_app.errors import ImageRejected, Overloaded, ServiceError
 from serve_app.ingress.errors import TYPES
 from tests.fakes import FakeAnswer
-from tests.ingress.client import PNG, OpenDoor, chat
+from tests.ingress.client import PNG, MakeClient, chat
 
 ERRORS = [error for error in vars(errors).values() if isinstance(error, type) and issubclass(error, ServiceError)]
 
@@ -39,8 +39,10 @@ Asking = Callable[[httpx.AsyncClient], Awaitable[httpx.Response]]
 
 @pytest.mark.parametrize("ask", DOORS)
 @pytest.mark.parametrize("error", ERRORS)
-async def test_every_error_has_the_openai_shape(door: OpenDoor, ask: Asking, error: type[ServiceError]) -> None:
-    response = await ask(door(FakeAnswer("x", error=error("Because.", "messages[0]"))))
+async def test_every_error_has_the_openai_shape(
+    make_client: MakeClient, ask: Asking, error: type[ServiceError]
+) -> None:
+    response = await ask(make_client(FakeAnswer("x", error=error("Because.", "messages[0]"))))
     assert response.status_code == error.status
     assert response.headers["content-type"] == "application/json"
     kind = TYPES.get(error.status, "server_error" if error.status >= 500 else "invalid_request_error")
@@ -51,7 +53,7 @@ async def test_every_error_has_the_openai_shape(door: OpenDoor, ask: Asking, err
 
 
 @pytest.mark.parametrize("ask", DOORS)
-async def test_an_error_that_crossed_ray_is_told_as_ours(door: OpenDoor, ask: Asking) -> None:
+async def test_an_error_that_crossed_ray_is_told_as_ours(make_client: MakeClient, ask: Asking) -> None:
     """Ray raises it as a subclass of its own error and ours, with the remote traceback as its text."""
 
     class RayTaskError(Exception):
@@ -61,7 +63,7 @@ async def test_an_error_that_crossed_ray_is_told_as_ours(door: OpenDoor, ask: As
     class Crossed(RayTaskError, ImageRejected):
         pass
 
-    response = await ask(door(FakeAnswer("x", error=Crossed("Not a picture.", "image"))))
+    response = await ask(make_client(FakeAnswer("x", error=Crossed("Not a picture.", "image"))))
     assert response.status_code == 400
     assert response.json()["error"] == {
         "message": "Not a picture.",
@@ -73,14 +75,14 @@ async def test_an_error_that_crossed_ray_is_told_as_ours(door: OpenDoor, ask: As
 
 @pytest.mark.parametrize("ask", DOORS)
 async def test_an_unforeseen_failure_is_told_without_its_words_and_logged_with_the_id(
-    door: OpenDoor, ask: Asking, caplog: pytest.LogCaptureFixture
+    make_client: MakeClient, ask: Asking, caplog: pytest.LogCaptureFixture
 ) -> None:
-    client = door(FakeAnswer("x", error=ZeroDivisionError("a secret")))
+    client = make_client(FakeAnswer("x", error=ZeroDivisionError("a secret")))
     client.headers["x-request-id"] = "mine"
     response = await ask(client)
     assert response.status_code == 500
     assert response.json()["error"] == {
-        "message": "The service failed on this request; its log says why under 'mine'.",
+        "message": "The service failed on this request; its log has the reason under 'mine'.",
         "type": "server_error",
         "param": None,
         "code": "internal_error",
@@ -90,10 +92,10 @@ async def test_an_unforeseen_failure_is_told_without_its_words_and_logged_with_t
     assert record.exc_info is not None
 
 
-async def test_the_time_to_come_back_is_the_errors_own(door: OpenDoor) -> None:
+async def test_the_time_to_come_back_is_the_errors_own(make_client: MakeClient) -> None:
     error = Overloaded("Full.")
     error.retry_after_s = 2.2
-    response = await ask_chat(door(FakeAnswer("x", error=error)))
+    response = await ask_chat(make_client(FakeAnswer("x", error=error)))
     assert response.headers["retry-after"] == "3"
 
 
@@ -108,9 +110,9 @@ async def test_the_time_to_come_back_is_the_errors_own(door: OpenDoor) -> None:
     ],
 )
 async def test_an_unknown_way_has_the_same_envelope(
-    door: OpenDoor, method: str, path: str, status: int, code: str
+    make_client: MakeClient, method: str, path: str, status: int, code: str
 ) -> None:
-    response = await door().request(method, path)
+    response = await make_client().request(method, path)
     assert response.status_code == status
     error = response.json()["error"]
     assert error["code"] == code
@@ -119,8 +121,8 @@ async def test_an_unknown_way_has_the_same_envelope(
         assert response.headers["allow"] in error["message"]
 
 
-async def test_the_door_answers_normally_after_each_failure(door: OpenDoor) -> None:
-    client = door(FakeAnswer("Two ", "cats"))
+async def test_the_door_answers_normally_after_each_failure(make_client: MakeClient) -> None:
+    client = make_client(FakeAnswer("Two ", "cats"))
     for body in (b"{", b"[]", b'{"messages": []}', b'{"messages": [{"role": "user", "content": []}]}'):
         assert (await client.post("/v1/chat/completions", content=body)).status_code == 400
         assert (await ask_chat(client)).json()["choices"][0]["message"]["content"] == "Two cats"
@@ -136,8 +138,8 @@ async def test_the_door_answers_normally_after_each_failure(door: OpenDoor) -> N
         (b"[" * 100_000, "The body is not JSON: recursion limit exceeded at line 1 column 202."),
     ],
 )
-async def test_what_is_not_json_is_told_with_its_place(door: OpenDoor, body: bytes, message: str) -> None:
-    response = await door().post("/v1/chat/completions", content=body)
+async def test_what_is_not_json_is_told_with_its_place(make_client: MakeClient, body: bytes, message: str) -> None:
+    response = await make_client().post("/v1/chat/completions", content=body)
     assert response.status_code == 400
     assert response.json()["error"] == {
         "message": message,

@@ -15,11 +15,11 @@ from serve_app import __version__
 from serve_app.ingress.app import system_fingerprint
 from serve_app.ingress.chat.request import ChatBody
 from serve_app.ingress.completions.request import CompletionBody
-from serve_app.ingress.fields.strict_model import Body
+from serve_app.ingress.fields.strict_model import RequestBody
 from serve_app.ingress.responses.request import ResponseBody
 from serve_app.ingress.tokenize.request import ChatTokensBody, TextTokensBody
 from serve_app.settings import ModelSettings
-from tests.ingress.client import MODEL, PNG, OpenDoor, events_of, make_app
+from tests.ingress.client import MODEL, PNG, MakeClient, events_of, make_app
 
 DOCUMENT: dict[str, Any] = make_app().openapi()
 SCHEMAS = DOCUMENT["components"]["schemas"]
@@ -122,9 +122,9 @@ def test_the_form_is_multipart_with_pictures_as_files() -> None:
 
 
 @pytest.mark.parametrize("body", [ChatBody, ResponseBody, CompletionBody, TextTokensBody, ChatTokensBody])
-def test_every_field_that_a_route_looks_at_is_documented(body: type[Body]) -> None:
+def test_every_field_that_a_route_looks_at_is_documented(body: type[RequestBody]) -> None:
     schema = SCHEMAS[body.__name__]
-    assert set(schema["properties"]) == {*body.model_fields, *body.refused}
+    assert set(schema["properties"]) == {*body.model_fields, *body.unsupported}
     assert schema["additionalProperties"] is False
 
 
@@ -142,16 +142,16 @@ def test_what_is_particular_to_this_service_is_filled_in() -> None:
 
 @pytest.mark.parametrize(("path", "value"), list(examples()))
 async def test_every_example_works_and_its_reply_is_as_documented(
-    door: OpenDoor, path: str, value: dict[str, Any]
+    make_client: MakeClient, path: str, value: dict[str, Any]
 ) -> None:
     content = operation(path, "post")["responses"]["200"]["content"]
     if path == "/v1/ask":
         fields = {name: str(field) for name, field in value.items() if name != "image"}
-        response = await door().post(path, data=fields, files={"image": PNG})
+        response = await make_client().post(path, data=fields, files={"image": PNG})
     else:
         request = operation(path, "post")["requestBody"]["content"]["application/json"]["schema"]
         validator(request).validate(value)
-        response = await door().post(path, json=value)
+        response = await make_client().post(path, json=value)
     assert response.status_code == 200, response.text
     if value.get("stream"):
         events = validator(payloads(content))
@@ -162,15 +162,15 @@ async def test_every_example_works_and_its_reply_is_as_documented(
         validator(content["application/json"]["schema"]).validate(response.json())
 
 
-async def test_every_example_of_a_path_works(door: OpenDoor) -> None:
+async def test_every_example_of_a_path_works(make_client: MakeClient) -> None:
     for path, methods in DOCUMENT["paths"].items():
         if "get" in methods:
             values = {each["name"]: each["example"] for each in methods["get"].get("parameters", ())}
-            assert (await door().get(path.format(**values))).status_code == 200
+            assert (await make_client().get(path.format(**values))).status_code == 200
 
 
-async def test_the_document_is_served_as_json(door: OpenDoor) -> None:
-    response = await door().get("/openapi.json")
+async def test_the_document_is_served_as_json(make_client: MakeClient) -> None:
+    response = await make_client().get("/openapi.json")
     assert response.json() == json.loads(json.dumps(DOCUMENT))
 
 
@@ -185,8 +185,8 @@ def test_the_fingerprint_changes_with_what_is_served() -> None:
 # -- the page ---------------------------------------------------------------------------------------
 
 
-async def test_the_page_shows_every_route_and_every_example(door: OpenDoor) -> None:
-    response = await door().get("/docs")
+async def test_the_page_shows_every_route_and_every_example(make_client: MakeClient) -> None:
+    response = await make_client().get("/docs")
     assert response.headers["content-type"] == "text/html; charset=utf-8"
     for path, methods in DOCUMENT["paths"].items():
         for method, each in methods.items():
@@ -195,8 +195,8 @@ async def test_the_page_shows_every_route_and_every_example(door: OpenDoor) -> N
     assert response.text.count("curl -sN $URL/") == len(list(examples()))
 
 
-async def test_the_page_needs_nothing_from_elsewhere(door: OpenDoor) -> None:
-    response = await door().get("/docs")
+async def test_the_page_needs_nothing_from_elsewhere(make_client: MakeClient) -> None:
+    response = await make_client().get("/docs")
     assert "<script" not in response.text
     assert re.findall(r"(?:src|href)='([^']*)'", response.text) == ["/openapi.json"]
     assert response.headers["content-security-policy"].startswith("default-src 'none';")

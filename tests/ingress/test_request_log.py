@@ -10,7 +10,7 @@ import pytest
 
 from serve_app.errors import Overloaded
 from tests.fakes import FakeAnswer, FakeDescribe, FakeMeter
-from tests.ingress.client import PICTURE_URL, PNG, OpenDoor, chat, picture, text
+from tests.ingress.client import PICTURE_URL, PNG, MakeClient, chat, picture, text
 
 URL = "/v1/chat/completions"
 
@@ -20,38 +20,38 @@ def access(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
 
 
 @pytest.mark.parametrize("path", ["/", "/healthz", "/v1/models", "/nowhere"])
-async def test_a_request_id_is_echoed_or_made(door: OpenDoor, path: str) -> None:
-    client = door()
+async def test_a_request_id_is_echoed_or_made(make_client: MakeClient, path: str) -> None:
+    client = make_client()
     assert (await client.get(path, headers={"X-Request-ID": "a-1"})).headers.get_list("x-request-id") == ["a-1"]
     assert (await client.get(path)).headers["x-request-id"].startswith("id")
 
 
 @pytest.mark.parametrize("unfit", [b"", b"x" * 129, b"two words", b"caf\xc3\xa9", b"tab\there"])
-async def test_an_unfit_request_id_is_replaced(door: OpenDoor, unfit: bytes) -> None:
-    response = await door().get("/healthz", headers={b"X-Request-ID": unfit})
+async def test_an_unfit_request_id_is_replaced(make_client: MakeClient, unfit: bytes) -> None:
+    response = await make_client().get("/healthz", headers={b"X-Request-ID": unfit})
     assert response.headers["x-request-id"] == "id1"
 
 
-async def test_failures_and_streams_carry_the_request_id_too(door: OpenDoor) -> None:
-    client = door()
+async def test_failures_and_streams_carry_the_request_id_too(make_client: MakeClient) -> None:
+    client = make_client()
     client.headers["x-request-id"] = "a-1"
     assert (await client.post(URL, content=b"{")).headers["x-request-id"] == "a-1"
     assert (await client.post(URL, json=chat(stream=True))).headers["x-request-id"] == "a-1"
 
 
-async def test_the_header_is_left_to_a_server_that_writes_it_by_itself(door: OpenDoor) -> None:
+async def test_the_header_is_left_to_a_server_that_writes_it_by_itself(make_client: MakeClient) -> None:
     """Ray Serve appends X-Request-ID to every response; clients read two of them as "a, a"."""
-    response = await door(echo_request_id=False).get("/healthz", headers={"X-Request-ID": "a-1"})
+    response = await make_client(echo_request_id=False).get("/healthz", headers={"X-Request-ID": "a-1"})
     assert "x-request-id" not in response.headers
 
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_request_leaves_one_record_of_counts_and_times(
-    door: OpenDoor, caplog: pytest.LogCaptureFixture, stream: bool
+    make_client: MakeClient, caplog: pytest.LogCaptureFixture, stream: bool
 ) -> None:
     caplog.set_level(logging.DEBUG)
     body = chat([picture(), text("My name is Ann.")], stream=stream)
-    await door(FakeAnswer("Hello ", "Ann")).post(URL, json=body, headers={"X-Request-ID": "a-1"})
+    await make_client(FakeAnswer("Hello ", "Ann")).post(URL, json=body, headers={"X-Request-ID": "a-1"})
     (record,) = access(caplog)
     seen = record.__dict__
     assert record.levelno == logging.INFO
@@ -63,9 +63,9 @@ async def test_a_request_leaves_one_record_of_counts_and_times(
     assert seen["total_ms"] > 0
 
 
-async def test_no_text_or_picture_gets_into_any_log(door: OpenDoor, caplog: pytest.LogCaptureFixture) -> None:
+async def test_no_text_or_picture_gets_into_any_log(make_client: MakeClient, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    client = door(FakeAnswer("Hello Ann"))
+    client = make_client(FakeAnswer("Hello Ann"))
     await client.post(URL, json=chat([picture(), text("My name is Ann.")]))
     await client.post(URL, json=chat([picture(detail="Ann"), text("Ann")]))
     await client.post("/v1/ask", data={"question": "I am Ann."}, files={"image": PNG})
@@ -76,17 +76,17 @@ async def test_no_text_or_picture_gets_into_any_log(door: OpenDoor, caplog: pyte
 
 
 async def test_probes_that_go_well_are_logged_for_debugging_only(
-    door: OpenDoor, caplog: pytest.LogCaptureFixture
+    make_client: MakeClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    await door().get("/readyz")
-    await door(describe=FakeDescribe(error=OSError())).get("/readyz")
+    await make_client().get("/readyz")
+    await make_client(describe=FakeDescribe(error=OSError())).get("/readyz")
     assert [record.levelno for record in access(caplog)] == [logging.DEBUG, logging.INFO]
 
 
-async def test_requests_are_measured_by_route_and_status(door: OpenDoor) -> None:
+async def test_requests_are_measured_by_route_and_status(make_client: MakeClient) -> None:
     meter = FakeMeter()
-    client = door(meter=meter)
+    client = make_client(meter=meter)
     await client.post(URL, json=chat())
     await client.post(URL, content=b"{")
     await client.get("/v1/models/gpt-4o")
@@ -107,29 +107,29 @@ async def test_requests_are_measured_by_route_and_status(door: OpenDoor) -> None
     assert len(meter.observed["glm_request_seconds", URL]) == 2
 
 
-async def test_a_probe_that_is_told_to_wait_is_no_rejection(door: OpenDoor) -> None:
+async def test_a_probe_that_is_told_to_wait_is_no_rejection(make_client: MakeClient) -> None:
     meter = FakeMeter()
-    client = door(meter=meter, describe=FakeDescribe(error=OSError()))
+    client = make_client(meter=meter, describe=FakeDescribe(error=OSError()))
     await client.get("/readyz")
     await client.get("/v1/models")
     assert meter.counts["glm_requests_total", "/readyz", "503"] == 1
     assert meter.counts["glm_rejections_total", "overloaded"] == 1  # of /v1/models
 
 
-async def test_a_failure_inside_the_stream_counts_as_a_rejection(door: OpenDoor) -> None:
+async def test_a_failure_inside_the_stream_counts_as_a_rejection(make_client: MakeClient) -> None:
     meter = FakeMeter()
     answer = FakeAnswer("Two ", error=Overloaded("Full."), fail_after=2)
-    await door(answer, meter=meter).post(URL, json=chat(stream=True))
+    await make_client(answer, meter=meter).post(URL, json=chat(stream=True))
     assert meter.counts["glm_rejections_total", "overloaded"] == 1
     assert meter.counts["glm_requests_total", URL, "200"] == 1
     assert meter.counts["glm_cancellations_total",] == 0
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_first_text_and_time_per_token_are_measured(door: OpenDoor, stream: bool) -> None:
+async def test_first_text_and_time_per_token_are_measured(make_client: MakeClient, stream: bool) -> None:
     meter = FakeMeter()
     ticks = count(0, 1.0)  # each look at the clock is a second later
-    client = door(FakeAnswer("a", "b", "c"), meter=meter, clock=lambda: next(ticks))
+    client = make_client(FakeAnswer("a", "b", "c"), meter=meter, clock=lambda: next(ticks))
     await client.post(URL, json=chat(stream=stream))
     (first,) = meter.observed["glm_first_token_seconds",]
     (each,) = meter.observed["glm_output_token_seconds",]
@@ -137,8 +137,8 @@ async def test_first_text_and_time_per_token_are_measured(door: OpenDoor, stream
     assert 0 < each < 5
 
 
-async def test_an_answer_of_one_token_has_no_time_per_later_token(door: OpenDoor) -> None:
+async def test_an_answer_of_one_token_has_no_time_per_later_token(make_client: MakeClient) -> None:
     meter = FakeMeter()
-    await door(FakeAnswer("a"), meter=meter).post(URL, json=chat())
+    await make_client(FakeAnswer("a"), meter=meter).post(URL, json=chat())
     assert len(meter.observed["glm_first_token_seconds",]) == 1
     assert ("glm_output_token_seconds",) not in meter.observed

@@ -14,13 +14,13 @@ from pydantic import TypeAdapter
 from serve_app.errors import EngineFailed, ImageRejected, Overloaded
 from serve_app.ingress.chat.response import ChatCompletionChunk
 from tests.fakes import FakeAnswer
-from tests.ingress.client import OpenDoor, chat, events_of
+from tests.ingress.client import MakeClient, chat, events_of
 
 URL = "/v1/chat/completions"
 
 
-async def test_a_stream_is_openais_chunks_from_the_role_to_done(door: OpenDoor) -> None:
-    response = await door(FakeAnswer("两只", "猫")).post(URL, json=chat(stream=True))
+async def test_a_stream_is_openais_chunks_from_the_role_to_done(make_client: MakeClient) -> None:
+    response = await make_client(FakeAnswer("两只", "猫")).post(URL, json=chat(stream=True))
     assert response.status_code == 200
     assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
     assert response.headers["cache-control"] == "no-cache"
@@ -44,32 +44,32 @@ async def test_a_stream_is_openais_chunks_from_the_role_to_done(door: OpenDoor) 
     assert all("usage" not in chunk for chunk in chunks)
 
 
-async def test_include_usage_adds_one_chunk_without_choices(door: OpenDoor) -> None:
+async def test_include_usage_adds_one_chunk_without_choices(make_client: MakeClient) -> None:
     body = chat(stream=True, stream_options={"include_usage": True})
-    chunks = [json.loads(line) for line in events_of(await door().post(URL, json=body))[:-1]]
+    chunks = [json.loads(line) for line in events_of(await make_client().post(URL, json=body))[:-1]]
     assert chunks[-1]["choices"] == []
     assert chunks[-1]["usage"]["total_tokens"] == 42
     assert chunks[-1]["usage"]["prompt_tokens_details"]["image_tokens"] == 30
     assert [chunk["usage"] for chunk in chunks[:-1]] == [None] * 4
 
 
-async def test_continuous_usage_counts_up_in_every_chunk(door: OpenDoor) -> None:
+async def test_continuous_usage_counts_up_in_every_chunk(make_client: MakeClient) -> None:
     body = chat(stream=True, stream_options={"include_usage": True, "continuous_usage_stats": True})
-    chunks = [json.loads(line) for line in events_of(await door().post(URL, json=body))[:-1]]
+    chunks = [json.loads(line) for line in events_of(await make_client().post(URL, json=body))[:-1]]
     assert [chunk["usage"]["completion_tokens"] for chunk in chunks] == [0, 1, 2, 2, 2]
     assert {chunk["usage"]["prompt_tokens"] for chunk in chunks} == {40}
 
 
-async def test_stages_known_at_the_start_are_in_the_header(door: OpenDoor) -> None:
-    response = await door().post(URL, json=chat(stream=True))
+async def test_stages_known_at_the_start_are_in_the_header(make_client: MakeClient) -> None:
+    response = await make_client().post(URL, json=chat(stream=True))
     assert "queue;dur=0.250" in response.headers["server-timing"]
     assert "prefill" not in response.headers["server-timing"]
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_a_failure_before_the_first_event_keeps_its_status(door: OpenDoor, stream: bool) -> None:
+async def test_a_failure_before_the_first_event_keeps_its_status(make_client: MakeClient, stream: bool) -> None:
     answer = FakeAnswer("x", error=ImageRejected("Not a picture.", "messages[0].content[0].image_url"))
-    response = await door(answer).post(URL, json=chat(stream=stream))
+    response = await make_client(answer).post(URL, json=chat(stream=stream))
     assert response.status_code == 400
     assert response.json()["error"]["code"] == "invalid_image"
     assert response.json()["error"]["param"] == "messages[0].content[0].image_url"
@@ -77,9 +77,9 @@ async def test_a_failure_before_the_first_event_keeps_its_status(door: OpenDoor,
 
 
 @pytest.mark.parametrize("fail_after", [1, 2, 3])
-async def test_a_failure_after_the_first_event_is_told_in_the_stream(door: OpenDoor, fail_after: int) -> None:
+async def test_a_failure_after_the_first_event_is_told_in_the_stream(make_client: MakeClient, fail_after: int) -> None:
     answer = FakeAnswer("Two ", "cats", error=Overloaded("No memory left."), fail_after=fail_after)
-    response = await door(answer).post(URL, json=chat(stream=True))
+    response = await make_client(answer).post(URL, json=chat(stream=True))
     assert response.status_code == 200
     *before, last = events_of(response)
     assert len(before) == fail_after
@@ -88,16 +88,16 @@ async def test_a_failure_after_the_first_event_is_told_in_the_stream(door: OpenD
     }
 
 
-async def test_a_late_failure_of_unknown_kind_tells_a_fixed_sentence(door: OpenDoor) -> None:
+async def test_a_late_failure_of_unknown_kind_tells_a_fixed_sentence(make_client: MakeClient) -> None:
     answer = FakeAnswer("Two ", error=KeyError("secret"), fail_after=2)
-    last = events_of(await door(answer).post(URL, json=chat(stream=True)))[-1]
+    last = events_of(await make_client(answer).post(URL, json=chat(stream=True)))[-1]
     assert json.loads(last)["error"]["code"] == "internal_error"
     assert "secret" not in last
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_an_answer_without_a_terminal_event_is_a_failure(door: OpenDoor, stream: bool) -> None:
-    response = await door(FakeAnswer("Two ", break_off=True)).post(URL, json=chat(stream=stream))
+async def test_an_answer_without_a_terminal_event_is_a_failure(make_client: MakeClient, stream: bool) -> None:
+    response = await make_client(FakeAnswer("Two ", break_off=True)).post(URL, json=chat(stream=stream))
     error = json.loads(events_of(response)[-1])["error"] if stream else response.json()["error"]
     assert error["code"] == EngineFailed.code
 

@@ -1,4 +1,4 @@
-"""What /v1/chat/completions takes: OpenAI's request, with what vLLM, SGLang and z.ai added to it."""
+"""The request of /v1/chat/completions: OpenAI's, with the additions of vLLM, SGLang and z.ai."""
 
 from __future__ import annotations
 
@@ -8,50 +8,53 @@ from pydantic import Field
 
 from serve_app.contracts import ChatRequest
 from serve_app.errors import InvalidRequest
-from serve_app.ingress.fields.messages import Messages, conversation
-from serve_app.ingress.fields.sampling import MAX_TOP_LOGPROBS, SamplingFields, TokenCount, one_limit, sampling
-from serve_app.ingress.fields.stream_options import DeliveryFields, check_delivery
-from serve_app.ingress.fields.strict_model import IGNORED, Body, Hints, Refused
+from serve_app.ingress.fields.messages import Messages, parse_messages
+from serve_app.ingress.fields.sampling import MAX_TOP_LOGPROBS, SamplingFields, TokenCount, sampling, single_max_tokens
+from serve_app.ingress.fields.stream_options import StreamFields, check_stream_options
+from serve_app.ingress.fields.strict_model import IGNORED, IgnoredFields, RequestBody, UnsupportedField
 from serve_app.ingress.fields.structured_output import ConstraintFields, constraint
 from serve_app.ingress.fields.thinking import ThinkingFields, thinking
 from serve_app.ingress.fields.tools import ToolFields, tool_use
 
 
-class ChatBody(Body, DeliveryFields, ConstraintFields, ToolFields, ThinkingFields, SamplingFields, Hints):
+class ChatBody(RequestBody, StreamFields, ConstraintFields, ToolFields, ThinkingFields, SamplingFields, IgnoredFields):
     """A conversation whose last message is a question of the user, or a tool's result."""
 
-    refused: ClassVar[dict[str, Refused]] = {
-        "audio": Refused(),
-        "function_call": Refused(("none", "auto"), "Use 'tool_choice'."),
-        "functions": Refused(([],), "Use 'tools'."),
-        "modalities": Refused((["text"],)),
-        "moderation": Refused(),
-        "prediction": Refused(),
-        "verbosity": Refused(("medium",)),
-        "web_search_options": Refused(),
+    unsupported: ClassVar[dict[str, UnsupportedField]] = {
+        "audio": UnsupportedField(),
+        "function_call": UnsupportedField(("none", "auto"), "Use 'tool_choice'."),
+        "functions": UnsupportedField(([],), "Use 'tools'."),
+        "modalities": UnsupportedField((["text"],)),
+        "moderation": UnsupportedField(),
+        "prediction": UnsupportedField(),
+        "verbosity": UnsupportedField(("medium",)),
+        "web_search_options": UnsupportedField(),
     }
 
     messages: Messages
     max_tokens: TokenCount | None = Field(None, description="Most tokens of the answer, reasoning included.")
     max_completion_tokens: TokenCount | None = Field(None, description="OpenAI's newer name of max_tokens.")
     logprobs: bool | None = Field(
-        None, description="How likely the model found each token of the text; reasoning and calls have none."
+        None, description="The log probability of each token of the text; reasoning and tool calls have none."
     )
     top_logprobs: int | None = Field(
-        None, ge=0, le=MAX_TOP_LOGPROBS, description="Likeliest tokens told beside each one; needs `logprobs`."
+        None,
+        ge=0,
+        le=MAX_TOP_LOGPROBS,
+        description="Number of likeliest tokens returned beside each one; needs `logprobs`.",
     )
     metadata: dict[str, Any] | None = Field(None, description=IGNORED)
 
 
 def chat_request(body: ChatBody, *, id: str, deadline_s: float) -> ChatRequest:
     """The request for the pipeline; raises InvalidRequest where fields contradict each other."""
-    check_delivery(body)
+    check_stream_options(body.stream, body.stream_options)
     if body.top_logprobs is not None and not body.logprobs:
         raise InvalidRequest("'top_logprobs' is only for a request with 'logprobs': true.", "top_logprobs")
-    limit = one_limit(body.max_tokens, body.max_completion_tokens)
+    limit = single_max_tokens(body.max_tokens, body.max_completion_tokens)
     return ChatRequest(
         id,
-        conversation(body.messages),
+        parse_messages(body.messages),
         sampling(body, max_tokens=limit, logprobs=(body.top_logprobs or 0) if body.logprobs else None),
         deadline_s,
         bool(body.stream),

@@ -1,25 +1,32 @@
-"""The replies of /v1/chat/completions: OpenAI's, with reasoning, boxes, images and timings besides."""
+"""The response of /v1/chat/completions: OpenAI's, with reasoning, boxes, images and timings added."""
 
 from __future__ import annotations
 
-from typing import Literal, NotRequired
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any, Literal, NotRequired
 
 from typing_extensions import TypedDict
 
-from serve_app.contracts import FinishReason
-from serve_app.ingress.fields.logprobs import ChoiceLogprobs
-from serve_app.ingress.fields.usage import BoxedReply, ImageReply, UsageReply
+from serve_app.answers import Answers, CollectedAnswer
+from serve_app.contracts import Delta, Event, Finished, FinishReason, Started, ToolCallDelta
+from serve_app.ingress.chat.request import ChatBody
+from serve_app.ingress.context import ServingContext
+from serve_app.ingress.fields.logprobs import ChoiceLogprobs, chat_logprobs
+from serve_app.ingress.fields.usage import BoxedReply, ImageReply, UsageReply, boxes_json, images_json, usage_json
+from serve_app.ingress.respond import Responder, timings_json
+from serve_app.ingress.sse import DONE
 
 
 class FunctionReply(TypedDict):
-    """What is to be called, and with what: a JSON object, as text."""
+    """The function's name, and its arguments: a JSON object, as text."""
 
     name: str
     arguments: str
 
 
 class ToolCallReply(TypedDict):
-    """A call that the model asks for."""
+    """A tool call of the model."""
 
     id: str
     type: Literal["function"]
@@ -27,7 +34,7 @@ class ToolCallReply(TypedDict):
 
 
 class AnswerMessage(TypedDict):
-    """The answer as a message; no content if it is calls only. Reasoning has both names that clients read."""
+    """The answer; without content if it has tool calls only. Reasoning has both names that clients read."""
 
     role: Literal["assistant"]
     content: str | None
@@ -49,7 +56,7 @@ class Choice(TypedDict):
 
 
 class ChatCompletion(TypedDict):
-    """A whole answer; `timings` in milliseconds and `images` are ours, the rest OpenAI's."""
+    """A complete answer; `timings` in milliseconds and `images` are ours, the rest OpenAI's."""
 
     id: str
     object: Literal["chat.completion"]
@@ -64,14 +71,14 @@ class ChatCompletion(TypedDict):
 
 
 class FunctionDelta(TypedDict, total=False):
-    """The name, in a call's first piece; the arguments piece by piece."""
+    """The name, in a call's first delta; the arguments in pieces."""
 
     name: str
     arguments: str
 
 
 class ToolCallDeltaReply(TypedDict):
-    """A piece of a call; the first has its id and its name."""
+    """A piece of a tool call; the first one has its id and name."""
 
     index: int
     id: NotRequired[str]
@@ -80,7 +87,7 @@ class ToolCallDeltaReply(TypedDict):
 
 
 class AnswerDelta(TypedDict, total=False):
-    """What this chunk adds."""
+    """The new content of a chunk."""
 
     role: Literal["assistant"]
     content: str
@@ -112,3 +119,125 @@ class ChatCompletionChunk(TypedDict):
     usage: NotRequired[UsageReply | None]
     timings: NotRequired[dict[str, float]]
     images: NotRequired[list[ImageReply]]
+
+
+# -- from events ----------------------------------------------------------------------------------
+
+
+class ChatResponder(Responder):
+    """Writes answers as a chat completion, or as its chunks."""
+
+    def __init__(self, context: ServingContext, id: str, request: ChatBody) -> None:
+        self._context = context
+        self._id = id
+        self._created = int(context.now())
+        self._request = request
+
+    async def body(self, answers: Answers) -> ChatCompletion:
+        choices = await answers.collect()
+        body: ChatCompletion = {
+            "id": self._id,
+            "object": "chat.completion",
+            "created": self._created,
+            "model": self._context.served,
+            "system_fingerprint": self._context.fingerprint,
+            "choices": [self._choice(index, choice) for index, choice in enumerate(choices)],
+            "usage": usage_json(answers.usage),
+            "timings": timings_json(answers),
+        }
+        if self._request.service_tier is not None:
+            body["service_tier"] = "default"
+        if answers.pictures:
+            body["images"] = images_json(answers.pictures)
+        return body
+
+    async def chunks(self, answers: Answers) -> AsyncGenerator[Any, None]:
+        usage = self._request.include_usage
+        async with aclosing(answers.events()) as events:
+            async for index, event in events:
+                chunk = self._chunk([self._piece(index, event)])
+                if usage:
+                    chunk["usage"] = usage_json(answers.usage) if usage == "continuous" else None
+                if answers.finished is not None:
+                    self._add_summary(chunk, answers)
+                yield chunk
+        if usage:
+            last = self._chunk([])
+            last["usage"] = usage_json(answers.usage)
+            self._add_summary(last, answers)
+            yield last
+        yield DONE
+
+    def _choice(self, index: int, answer: CollectedAnswer) -> Choice:
+        message: AnswerMessage = {
+            "role": "assistant",
+            "content": answer.text if answer.texts or not answer.calls else None,
+            "refusal": None,
+            "annotations": [],
+        }
+        if answer.reasonings:
+            message["reasoning_content"] = message["reasoning"] = answer.reasoning
+        if answer.calls:
+            message["tool_calls"] = [
+                {
+                    "id": self._call_id(),
+                    "type": "function",
+                    "function": {"name": call.name, "arguments": "".join(call.arguments)},
+                }
+                for call in answer.calls
+            ]
+        if answer.end.boxed:
+            message["boxes"] = boxes_json(answer.end.boxed)
+        return {
+            "index": index,
+            "message": message,
+            "logprobs": chat_logprobs(answer.logprobs) if self._request.logprobs else None,
+            "finish_reason": answer.end.reason,
+        }
+
+    def _call_id(self) -> str:
+        return f"call_{self._context.new_id()}"
+
+    def _chunk(self, choices: list[ChunkChoice]) -> ChatCompletionChunk:
+        chunk: ChatCompletionChunk = {
+            "id": self._id,
+            "object": "chat.completion.chunk",
+            "created": self._created,
+            "model": self._context.served,
+            "system_fingerprint": self._context.fingerprint,
+            "choices": choices,
+        }
+        if self._request.service_tier is not None:
+            chunk["service_tier"] = "default"
+        return chunk
+
+    def _add_summary(self, chunk: ChatCompletionChunk, answers: Answers) -> None:
+        chunk["timings"] = timings_json(answers)
+        if answers.pictures:
+            chunk["images"] = images_json(answers.pictures)
+
+    def _piece(self, index: int, event: Event) -> ChunkChoice:
+        logprobs = event.logprobs if isinstance(event, Delta) and event.channel == "text" else ()
+        return {
+            "index": index,
+            "delta": self._delta(event),
+            "logprobs": chat_logprobs(logprobs) if logprobs else None,
+            "finish_reason": event.reason if isinstance(event, Finished) else None,
+        }
+
+    def _delta(self, event: Event) -> AnswerDelta:
+        match event:
+            case Started():
+                return {"role": "assistant", "content": ""}
+            case Delta(channel="reasoning"):
+                return {"reasoning_content": event.text, "reasoning": event.text}
+            case Delta():
+                return {"content": event.text}
+            case ToolCallDelta():
+                call: ToolCallDeltaReply = {"index": event.index, "function": {"arguments": event.arguments}}
+                if event.name is not None:
+                    call["id"], call["type"] = self._call_id(), "function"
+                    call["function"]["name"] = event.name
+                return {"tool_calls": [call]}
+            case Finished():
+                return {"boxes": boxes_json(event.boxed)} if event.boxed else {}

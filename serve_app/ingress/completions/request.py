@@ -1,4 +1,4 @@
-"""What /v1/completions takes: a text to go on with, as it stands, without the chat template."""
+"""The request of /v1/completions: a text to continue, without the chat template."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from pydantic_core import PydanticCustomError
 
 from serve_app.contracts import ChatRequest
 from serve_app.ingress.fields.sampling import MAX_TOP_LOGPROBS, SamplingFields, TokenCount, sampling
-from serve_app.ingress.fields.stream_options import DeliveryFields, check_delivery
-from serve_app.ingress.fields.strict_model import Body, Hints, Refused
+from serve_app.ingress.fields.stream_options import StreamFields, check_stream_options
+from serve_app.ingress.fields.strict_model import IgnoredFields, RequestBody, UnsupportedField
 
 DEFAULT_TOKENS: Final = 16  # OpenAI's
-
 
 Text: TypeAlias = Annotated[str, Field(min_length=1)]
 OneText: TypeAlias = Annotated[list[Text], Field(min_length=1, max_length=1)]
@@ -28,25 +27,28 @@ def _one_text(value: Any) -> Any:
     return value
 
 
-class CompletionBody(Body, DeliveryFields, SamplingFields, Hints):
-    """A text and how to go on with it."""
+class CompletionBody(RequestBody, StreamFields, SamplingFields, IgnoredFields):
+    """A text and how to continue it."""
 
-    refused: ClassVar[dict[str, Refused]] = {
-        "best_of": Refused((1,), "Use 'n'."),
-        "echo": Refused((False,)),
-        "suffix": Refused(("",)),
+    unsupported: ClassVar[dict[str, UnsupportedField]] = {
+        "best_of": UnsupportedField((1,), "Use 'n'."),
+        "echo": UnsupportedField((False,)),
+        "suffix": UnsupportedField(("",)),
     }
 
     prompt: Annotated[Text, BeforeValidator(_one_text, json_schema_input_type=Text | OneText)]
-    max_tokens: TokenCount | None = Field(None, description=f"Most new tokens. Left out: {DEFAULT_TOKENS}.")
+    max_tokens: TokenCount | None = Field(None, description=f"Most new tokens. Default: {DEFAULT_TOKENS}.")
     logprobs: int | None = Field(
-        None, ge=0, le=MAX_TOP_LOGPROBS, description="Tells each token's logprob, and so many likelier ones."
+        None,
+        ge=0,
+        le=MAX_TOP_LOGPROBS,
+        description="Returns each token's log probability, and this many of the likeliest tokens.",
     )
 
 
 def completion_request(body: CompletionBody, *, id: str, deadline_s: float) -> ChatRequest:
     """The request for the pipeline."""
-    check_delivery(body)
+    check_stream_options(body.stream, body.stream_options)
     return ChatRequest(
         id,
         (),

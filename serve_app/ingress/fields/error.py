@@ -1,4 +1,4 @@
-"""The one shape of every failure."""
+"""The JSON of every error response: OpenAI's envelope."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing_extensions import TypedDict  # pydantic needs this one before Python
 
 
 class ErrorDetail(TypedDict):
-    """What went wrong: a sentence, OpenAI's type, the field at fault and a stable code."""
+    """The error: a sentence, OpenAI's type, the request field it is about and a stable code."""
 
     message: str
     type: str
@@ -15,6 +15,6 @@ class ErrorDetail(TypedDict):
 
 
 class ErrorReply(TypedDict):
-    """Every failure, from every route."""
+    """Every error, from every route."""
 
     error: ErrorDetail

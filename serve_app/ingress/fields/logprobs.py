@@ -1,7 +1,7 @@
-"""How likely tokens were, in the shapes of chat, of completions and of responses.
+"""Log probabilities of tokens, in the shapes of chat, of completions and of responses.
 
-A token that is only a part of a character is shown as OpenAI shows it, `\\xe4\\xbd`, with its exact
-bytes beside; one without any text (a mark of the model's own) as vLLM shows it, `token_id:151336`.
+A token that is a part of a character is shown as OpenAI shows it, `\\xe4\\xbd`, with its exact bytes; a
+special token, which has no text, as vLLM shows it, `token_id:151336`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing_extensions import TypedDict
 
 from serve_app.contracts import TokenLogprob
 
-LEAST: Final = -9999.0  # OpenAI's number for "hardly ever"; JSON has no infinity
+MIN_LOGPROB: Final = -9999.0  # OpenAI's number for a very unlikely token; JSON has no infinity
 
 
 class TopLogprob(TypedDict):
-    """A token that might have been drawn."""
+    """An alternative token."""
 
     token: str
     logprob: float
@@ -25,7 +25,7 @@ class TopLogprob(TypedDict):
 
 
 class ContentLogprob(TopLogprob):
-    """A drawn token and the likeliest ones in its place."""
+    """A token of the answer and its likeliest alternatives."""
 
     top_logprobs: list[TopLogprob]
 
@@ -47,7 +47,7 @@ class CompletionLogprobs(TypedDict):
 
 
 class OutputTopLogprob(TypedDict):
-    """A token that might have been drawn."""
+    """An alternative token."""
 
     token: str
     logprob: float
@@ -55,7 +55,7 @@ class OutputTopLogprob(TypedDict):
 
 
 class OutputLogprob(OutputTopLogprob):
-    """A drawn token and the likeliest ones in its place."""
+    """A token of the answer and its likeliest alternatives."""
 
     top_logprobs: list[OutputTopLogprob]
 
@@ -65,7 +65,7 @@ def token_text(token_id: int, token: bytes) -> str:
 
 
 def _finite(logprob: float) -> float:
-    return logprob if logprob > LEAST else LEAST  # NaN too
+    return logprob if logprob > MIN_LOGPROB else MIN_LOGPROB  # NaN too
 
 
 def _top(token_id: int, token: bytes, logprob: float) -> TopLogprob:

@@ -1,6 +1,6 @@
-"""The conversation: OpenAI's messages of every role and part, as the contract's Messages.
+"""Fields of the conversation: OpenAI's messages of every role and part, as the contract's Messages.
 
-Base64 is not decoded here: a picture goes on as the string that came.
+Base64 is not decoded here: a picture stays the string of the request.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from pydantic_core import PydanticCustomError, from_json
 
 from serve_app.contracts import Detail, ImagePart, Message, Part, Role, TextPart, ToolCall
 from serve_app.errors import InvalidRequest
-from serve_app.ingress.fields.strict_model import IGNORED, Wire
+from serve_app.ingress.fields.strict_model import IGNORED, StrictModel
 
 DETAIL: Final = (
-    "low: few tokens, quick. auto, high: scaled down to what the service allows. "
-    "original: never scaled down; refused if that takes more than the service allows."
+    "low: few tokens, fast. auto, high: scaled down to the service's limit. "
+    "original: never scaled down; refused above the service's limit."
 )
 
 
-class TextPartBody(Wire):
+class TextPartBody(StrictModel):
     """A piece of text."""
 
     type: Literal["text"]
     text: str
 
 
-class ImageUrl(Wire):
-    """Where a picture is, or the picture itself."""
+class ImageUrl(StrictModel):
+    """The address of a picture, or the picture itself."""
 
     url: str = Field(description="`data:image/…;base64,…` or an http(s) address.")
     detail: Detail | None = Field(None, description=DETAIL)
@@ -39,15 +39,15 @@ def _as_object(value: Any) -> Any:
     return {"url": value} if isinstance(value, str) else value
 
 
-class ImagePartBody(Wire):
+class ImagePartBody(StrictModel):
     """A picture."""
 
     type: Literal["image_url"]
     image_url: Annotated[ImageUrl, BeforeValidator(_as_object, json_schema_input_type=ImageUrl | str)]
 
 
-class RefusalPartBody(Wire):
-    """An earlier refusal; it stays part of the conversation as text."""
+class RefusalPartBody(StrictModel):
+    """An earlier refusal; it stays in the conversation as text."""
 
     type: Literal["refusal"]
     refusal: str
@@ -68,21 +68,21 @@ Content: TypeAlias = Annotated[
     BeforeValidator(as_parts, json_schema_input_type=str | list[PartBody]),
     Field(min_length=1),
 ]
-SpokenPartBody: TypeAlias = Annotated[TextPartBody | ImagePartBody | RefusalPartBody, Field(discriminator="type")]
-SpokenContent: TypeAlias = Annotated[
-    list[SpokenPartBody], BeforeValidator(as_parts, json_schema_input_type=str | list[SpokenPartBody])
+AssistantPartBody: TypeAlias = Annotated[TextPartBody | ImagePartBody | RefusalPartBody, Field(discriminator="type")]
+AssistantContent: TypeAlias = Annotated[
+    list[AssistantPartBody], BeforeValidator(as_parts, json_schema_input_type=str | list[AssistantPartBody])
 ]
 
 
-class CalledFunction(Wire):
-    """What was called, and with what."""
+class CalledFunction(StrictModel):
+    """The called function and its arguments."""
 
     name: str
     arguments: str = Field(description="A JSON object, as text.")
 
 
-class ToolCallBody(Wire):
-    """A call of a tool in an earlier answer."""
+class ToolCallBody(StrictModel):
+    """A tool call in an earlier answer."""
 
     id: str = Field(min_length=1)
     type: Literal["function"]
@@ -90,15 +90,15 @@ class ToolCallBody(Wire):
     index: int | None = Field(None, description=IGNORED)
 
 
-class SystemMessage(Wire):
-    """What the model should keep to; `developer` is OpenAI's newer word for the same. No pictures."""
+class SystemMessage(StrictModel):
+    """Instructions to the model; `developer` is OpenAI's newer name for the same. No pictures."""
 
     role: Literal["system", "developer"]
     content: Content
     name: str | None = Field(None, description=IGNORED)
 
 
-class UserMessage(Wire):
+class UserMessage(StrictModel):
     """A question, with or without pictures."""
 
     role: Literal["user"]
@@ -106,13 +106,13 @@ class UserMessage(Wire):
     name: str | None = Field(None, description=IGNORED)
 
 
-class AssistantMessage(Wire):
-    """An earlier answer; takes what clients copy from a reply. No pictures."""
+class AssistantMessage(StrictModel):
+    """An earlier answer; accepts what clients copy from a response. No pictures."""
 
     role: Literal["assistant"]
-    content: SpokenContent | None = Field(None, description="May be left out beside `tool_calls`.")
+    content: AssistantContent | None = Field(None, description="Optional beside `tool_calls`.")
     tool_calls: list[ToolCallBody] | None = None
-    reasoning_content: str | None = Field(None, description="How the model came to the answer.")
+    reasoning_content: str | None = Field(None, description="The reasoning before the answer.")
     reasoning: str | None = Field(None, description="The same, under vLLM's name.")
     refusal: str | None = None
     name: str | None = Field(None, description=IGNORED)
@@ -123,8 +123,8 @@ class AssistantMessage(Wire):
     function_call: None = Field(None, description="Not supported; use `tool_calls`.")
 
 
-class ToolMessage(Wire):
-    """What a called tool gave back; may be a picture."""
+class ToolMessage(StrictModel):
+    """The result of a tool call; may be a picture."""
 
     role: Literal["tool"]
     content: Content
@@ -138,12 +138,14 @@ MessageBody: TypeAlias = Annotated[
 Messages: TypeAlias = Annotated[list[MessageBody], Field(min_length=1)]
 
 
-# -- as contracts ---------------------------------------------------------------------------------
+# -- to contracts ---------------------------------------------------------------------------------
 
 
-def conversation(messages: Sequence[MessageBody]) -> tuple[Message, ...]:
+def parse_messages(messages: Sequence[MessageBody]) -> tuple[Message, ...]:
     """The conversation for the pipeline; raises InvalidRequest if its last message asks nothing."""
-    return checked([_message(message, f"messages[{index}]") for index, message in enumerate(messages)], "tool_call_id")
+    return check_messages(
+        [_message(message, f"messages[{index}]") for index, message in enumerate(messages)], "tool_call_id"
+    )
 
 
 def _message(message: MessageBody, param: str) -> Message:
@@ -172,7 +174,7 @@ def _assistant(message: AssistantMessage, param: str) -> Message:
     return Message("assistant", parts, message.reasoning_content or message.reasoning or "", calls, param=param)
 
 
-def _part(part: SpokenPartBody, param: str) -> Part:
+def _part(part: AssistantPartBody, param: str) -> Part:
     match part:
         case TextPartBody():
             return TextPart(part.text)
@@ -193,10 +195,7 @@ def json_arguments(arguments: str, param: str) -> str:
     return arguments or "{}"
 
 
-# -- rules of every conversation ------------------------------------------------------------------
-
-
-def checked(messages: Sequence[Message], call_field: str) -> tuple[Message, ...]:
+def check_messages(messages: Sequence[Message], call_field: str) -> tuple[Message, ...]:
     """The messages, if each tool result belongs to an earlier call and the last message asks something.
 
     `call_field` names a result's reference to its call. Where pictures may be is checked in preprocess.

@@ -1,4 +1,4 @@
-"""How tokens are drawn: OpenAI's fields and those that vLLM added, as the contract's Sampling."""
+"""Fields of sampling: OpenAI's and those that vLLM added, as the contract's Sampling."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pydantic import BeforeValidator, Field, StringConstraints
 
 from serve_app.contracts import Sampling
 from serve_app.errors import InvalidRequest
-from serve_app.ingress.fields.strict_model import MAX_INT, Wire
+from serve_app.ingress.fields.strict_model import MAX_INT, StrictModel
 
 MAX_STOP_STRINGS: Final = 4  # OpenAI's limit
-MAX_STOP_CHARACTERS: Final = 256  # what the engine may have to hold back of a stream
-MAX_SEED: Final = 2**63 - 1  # a signed 64-bit number, as OpenAI's
+MAX_STOP_CHARACTERS: Final = 256  # the text that the engine may have to keep back from a stream
+MAX_SEED: Final = 2**63 - 1  # a signed 64-bit number, as in OpenAI's API
 MAX_TOP_LOGPROBS: Final = 20  # OpenAI's limit
 MAX_BIASED_TOKENS: Final = 1024
 
@@ -26,10 +26,10 @@ TokenCount: TypeAlias = Annotated[int, Field(ge=1, le=MAX_INT)]
 TokenId: TypeAlias = Annotated[str, StringConstraints(pattern=r"^(0|[1-9][0-9]{0,8})$")]
 
 
-class SamplingFields(Wire):
-    """The rules by which an answer's tokens are drawn; those that are not OpenAI's say whose they are."""
+class SamplingFields(StrictModel):
+    """How the answer's tokens are sampled; fields that are not OpenAI's name their origin."""
 
-    temperature: float | None = Field(None, ge=0, le=2, description="0: always the likeliest token. Left out: 1.")
+    temperature: float | None = Field(None, ge=0, le=2, description="0: always the likeliest token. Default: 1.")
     top_p: float | None = Field(None, gt=0, le=1)
     top_k: int | None = Field(None, ge=-1, le=MAX_INT, description="0 and -1: off. (vLLM's)")
     min_p: float | None = Field(
@@ -59,18 +59,18 @@ class SamplingFields(Wire):
         ]
         | None
     ) = Field(
-        None, description="Token id, as a decimal string, to what is added to its logit. /tokenize tells the ids."
+        None, description="Token id, as a decimal string, to the number added to its logit. /tokenize returns the ids."
     )
     min_tokens: int | None = Field(
         None, ge=0, le=MAX_INT, description="The answer does not end before this many tokens. (vLLM's)"
     )
     ignore_eos: bool | None = Field(
-        None, description="The answer ends at its limit of tokens only; for benchmarks. (vLLM's)"
+        None, description="The answer ends at its token limit only; for benchmarks. (vLLM's)"
     )
 
 
 def sampling(fields: SamplingFields, *, max_tokens: int | None, logprobs: int | None = None) -> Sampling:
-    """Sampling from what the caller gave; what is left out or null has the contract's default."""
+    """The contract's Sampling; a field that is missing or null has the contract's default."""
     given: dict[str, Any] = {
         "max_tokens": max_tokens,
         "temperature": fields.temperature,
@@ -90,11 +90,12 @@ def sampling(fields: SamplingFields, *, max_tokens: int | None, logprobs: int | 
     return Sampling(**{name: value for name, value in given.items() if value is not None})
 
 
-def one_limit(max_tokens: int | None, max_completion_tokens: int | None) -> int | None:
-    """The limit of an answer's tokens, under its old name or its new."""
+def single_max_tokens(max_tokens: int | None, max_completion_tokens: int | None) -> int | None:
+    """The token limit of an answer, by OpenAI's older or newer name."""
     limits = {max_tokens, max_completion_tokens} - {None}
     if len(limits) > 1:
         raise InvalidRequest(
-            "'max_tokens' and 'max_completion_tokens' differ; they mean the same, give one.", "max_completion_tokens"
+            "'max_tokens' and 'max_completion_tokens' differ; they mean the same, so give one of them.",
+            "max_completion_tokens",
         )
     return limits.pop() if limits else None

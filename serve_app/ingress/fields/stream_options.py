@@ -1,19 +1,19 @@
-"""How answers come: how many, whole or as a stream, and what a stream tells besides text."""
+"""Fields of streaming: the number of answers, stream or not, and the usage in a stream."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from serve_app.errors import InvalidRequest
-from serve_app.ingress.fields.strict_model import Wire
+from serve_app.ingress.fields.strict_model import StrictModel
 
-MOST_CHOICES = 128  # bound of the setting `http.max_choices`, which is what holds
+MAX_N: Final = 128  # upper bound of the setting `http.max_choices`, which is the limit in force
 
 
-class StreamOptions(Wire):
-    """What a stream tells besides text."""
+class StreamOptions(StrictModel):
+    """What a stream contains besides text."""
 
     include_usage: bool | None = Field(None, description="A last chunk with the usage and no choices.")
     continuous_usage_stats: bool | None = Field(
@@ -22,16 +22,23 @@ class StreamOptions(Wire):
     include_obfuscation: Literal[False] | None = Field(None, description="Not supported.")
 
 
-class DeliveryFields(Wire):
-    """How many answers there are to be, and how they come."""
+class StreamFields(StrictModel):
+    """The number of answers, and whether they are streamed."""
 
     n: int | None = Field(
-        None, ge=1, le=MOST_CHOICES, description="Answers to the one question; `http.max_choices` is the most."
+        None, ge=1, le=MAX_N, description="Number of answers to the one question; `http.max_choices` is the limit."
     )
-    stream: bool | None = Field(None, description="The answer as server-sent events, while it is drawn.")
+    stream: bool | None = Field(None, description="The answer as server-sent events, while it is generated.")
     stream_options: StreamOptions | None = Field(None, description="Only with `stream`.")
 
+    @property
+    def include_usage(self) -> Literal["last", "continuous"] | None:
+        """Whether a stream has the usage in its last chunk, in every chunk, or not at all."""
+        if self.stream_options is None or not self.stream_options.include_usage:
+            return None
+        return "continuous" if self.stream_options.continuous_usage_stats else "last"
 
-def check_delivery(fields: DeliveryFields) -> None:
-    if fields.stream_options is not None and not fields.stream:
+
+def check_stream_options(stream: bool | None, stream_options: BaseModel | None) -> None:
+    if stream_options is not None and not stream:
         raise InvalidRequest("'stream_options' is only for a request with 'stream': true.", "stream_options")

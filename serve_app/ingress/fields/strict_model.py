@@ -1,8 +1,8 @@
-"""What all bodies share: strict JSON objects, fields that have no effect, fields refused by name.
+"""The base of all request bodies: strict JSON objects; unsupported and ignored fields of other APIs.
 
-Three kinds of fields. Most mean what they say. Those that IGNORED describes are accepted and have
-no effect. A body's `refused` ones are accepted with a value that asks for nothing and refused by
-name otherwise. Any other field is refused, so that nothing is silently half-done.
+There are three kinds of fields. Most have an effect. Those with the description IGNORED are accepted and
+have none. The `unsupported` ones of a body are accepted with a value that changes nothing and refused by
+name otherwise. Any other field is refused, so that no request is served half.
 """
 
 from __future__ import annotations
@@ -15,40 +15,42 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import PydanticCustomError, to_json
 
 from serve_app.errors import InvalidRequest
-from serve_app.ingress.errors import invalid_fields
+from serve_app.ingress.validation import invalid_fields
 
 IGNORED: Final = "Accepted and ignored."
-MAX_INT: Final = 2**31 - 1  # of a count of tokens, or a token's id
+MAX_INT: Final = 2**31 - 1  # of a token count or a token id
 
 
-class Wire(BaseModel):
+class StrictModel(BaseModel):
     """A JSON object of the API: no unknown fields, no silent conversions ("0.5" is not a number)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
-    """A field that is not supported: the values that ask for nothing, and what to use instead."""
+class UnsupportedField:
+    """A field that is not supported: the values that change nothing, and what to use in its place."""
 
-    harmless: tuple[Any, ...] = ()
-    instead: str = ""
+    allowed: tuple[Any, ...] = ()
+    hint: str = ""
 
 
-class Body(Wire):
-    """A request body; `refused` are fields of others' APIs that this service does not have."""
+class RequestBody(StrictModel):
+    """A request body; `unsupported` has the fields of the original API that this service does not support."""
 
-    refused: ClassVar[dict[str, Refused]] = {}
+    unsupported: ClassVar[dict[str, UnsupportedField]] = {}
 
-    model: str | None = Field(None, description="Left out: the served model.")
+    model: str | None = Field(None, description="Default: the served model.")
 
     @classmethod
     def read(cls, fields: dict[str, Any]) -> Self:
-        """The checked body; raises InvalidRequest with the field at fault."""
-        for name, refused in cls.refused.items():
+        """The validated body; raises InvalidRequest that names the field."""
+        for name, field in cls.unsupported.items():
             value = fields.pop(name, None)
-            if value is not None and not any(_same(value, harmless) for harmless in refused.harmless):
-                raise InvalidRequest(_not_supported(name, refused), name)
+            if value is not None and not any(_same(value, allowed) for allowed in field.allowed):
+                values = " or ".join(to_json(allowed).decode() for allowed in field.allowed)
+                message = f"'{name}' is not supported by this service{f'; it may only be {values}' if values else ''}."
+                raise InvalidRequest(f"{message} {field.hint}".rstrip(), name)
         try:
             return cls.model_validate(fields)
         except ValidationError as error:
@@ -58,40 +60,32 @@ class Body(Wire):
     def __get_pydantic_json_schema__(cls, core_schema: Any, handler: Any) -> dict[str, Any]:
         schema: dict[str, Any] = handler(core_schema)
         properties = handler.resolve_ref_schema(schema)["properties"]
-        for name, refused in cls.refused.items():
-            properties[name] = {
-                "enum": [None, *refused.harmless],
-                "description": f"Not supported; may say so.{refused.instead and f' {refused.instead}'}",
-            }
+        for name, field in cls.unsupported.items():
+            description = f"Not supported; accepted with these values. {field.hint}".rstrip()
+            properties[name] = {"enum": [None, *field.allowed], "description": description}
         return schema
 
 
-def _same(value: Any, harmless: Any) -> bool:
-    return type(value) is type(harmless) and bool(value == harmless)
+def _same(value: Any, allowed: Any) -> bool:
+    return type(value) is type(allowed) and bool(value == allowed)
 
 
-def _not_supported(name: str, refused: Refused) -> str:
-    values = " or ".join(to_json(value).decode() for value in refused.harmless)
-    told = f"'{name}' is not supported by this service{f'; it may only be {values}' if values else ''}."
-    return f"{told} {refused.instead}".rstrip()
-
-
-def _plain(value: dict[str, Any]) -> dict[str, Any]:
-    """JSON that any reader takes: 1e999 was read as infinity, integers may be of any length."""
+def _portable(value: dict[str, Any]) -> dict[str, Any]:
+    """JSON that every parser accepts: ours reads 1e999 as infinity and integers of any length."""
     try:
-        plain = orjson.loads(orjson.dumps(value)) == value
+        portable = orjson.loads(orjson.dumps(value)) == value
     except TypeError:
-        plain = False
-    if not plain:
+        portable = False
+    if not portable:
         raise PydanticCustomError("number_range", "must have numbers within the range of 64 bits only")
     return value
 
 
-JsonObject: TypeAlias = Annotated[dict[str, Any], AfterValidator(_plain)]
+JsonObject: TypeAlias = Annotated[dict[str, Any], AfterValidator(_portable)]
 
 
-class Hints(Wire):
-    """OpenAI's hints for its own platform; they change nothing here."""
+class IgnoredFields(StrictModel):
+    """OpenAI's hints for its own platform; they have no effect here."""
 
     user: str | None = Field(None, description=IGNORED)
     store: bool | None = Field(None, description=f"{IGNORED} Nothing is stored.")
@@ -99,4 +93,4 @@ class Hints(Wire):
     prompt_cache_key: str | None = Field(None, description=IGNORED)
     prompt_cache_retention: str | None = Field(None, description=IGNORED)
     prompt_cache_options: dict[str, Any] | None = Field(None, description=IGNORED)
-    service_tier: str | None = Field(None, description=f'{IGNORED} The reply says "default".')
+    service_tier: str | None = Field(None, description=f'{IGNORED} The response has "default".')

@@ -1,4 +1,4 @@
-"""What the text of an answer has to match: OpenAI's response_format and vLLM's words for the same."""
+"""Fields of structured output: OpenAI's response_format and vLLM's fields, as the contract's Constraint."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError, from_json
 
 from serve_app.contracts import Constraint
 from serve_app.errors import InvalidRequest
-from serve_app.ingress.fields.strict_model import JsonObject, Wire
+from serve_app.ingress.fields.strict_model import JsonObject, StrictModel
 
 MAX_PATTERN: Final = 10_000  # characters of a regular expression
 MAX_CHOICES: Final = 1000
@@ -18,20 +18,20 @@ MAX_CHOICES: Final = 1000
 Name: TypeAlias = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 
 
-class TextFormat(Wire):
+class TextFormat(StrictModel):
     """Any text."""
 
     type: Literal["text"]
 
 
-class JsonObjectFormat(Wire):
+class JsonObjectFormat(StrictModel):
     """Any JSON object."""
 
     type: Literal["json_object"]
 
 
-class JsonSchema(Wire):
-    """A JSON Schema with OpenAI's wrapping; the answer always matches it, `strict` or not."""
+class JsonSchema(StrictModel):
+    """A JSON Schema as OpenAI wraps it; the answer always matches it, `strict` or not."""
 
     name: Name
     description: str | None = None
@@ -39,7 +39,7 @@ class JsonSchema(Wire):
     strict: bool | None = None
 
 
-class JsonSchemaFormat(Wire):
+class JsonSchemaFormat(StrictModel):
     """JSON that matches a schema."""
 
     type: Literal["json_schema"]
@@ -49,7 +49,7 @@ class JsonSchemaFormat(Wire):
 ResponseFormat: TypeAlias = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
 
 
-def _parsed(value: Any) -> Any:
+def _parse(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
@@ -59,31 +59,31 @@ def _parsed(value: Any) -> Any:
 
 
 # vLLM's and SGLang's clients send a schema as an object or as its text.
-Schema: TypeAlias = Annotated[JsonObject, BeforeValidator(_parsed, json_schema_input_type=dict[str, Any] | str)]
+Schema: TypeAlias = Annotated[JsonObject, BeforeValidator(_parse, json_schema_input_type=dict[str, Any] | str)]
 Pattern: TypeAlias = Annotated[str, Field(min_length=1, max_length=MAX_PATTERN)]
 Choices: TypeAlias = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=MAX_CHOICES)]
 
 
-class StructuredOutputs(Wire):
-    """vLLM's constraints; one of them."""
+class StructuredOutputs(StrictModel):
+    """vLLM's constraints, of which one may be given."""
 
     json_: Schema | None = Field(None, alias="json", description="A JSON Schema.")
-    regex: Pattern | None = Field(None, description="A pattern that the whole text matches.")
+    regex: Pattern | None = Field(None, description="A pattern that the complete text matches.")
     choice: Choices | None = Field(None, description="The text is one of these.")
 
 
-class ConstraintFields(Wire):
-    """What the text has to match; one of these, and none together with tools."""
+class ConstraintFields(StrictModel):
+    """What the text has to match; one of these fields, and none together with tools."""
 
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
     guided_json: Schema | None = Field(None, description="A JSON Schema. (vLLM's)")
-    guided_regex: Pattern | None = Field(None, description="A pattern that the whole text matches. (vLLM's)")
+    guided_regex: Pattern | None = Field(None, description="A pattern that the complete text matches. (vLLM's)")
     guided_choice: Choices | None = Field(None, description="The text is one of these. (vLLM's)")
 
 
 def constraint(fields: ConstraintFields) -> Constraint | None:
-    """The one constraint that was asked for; raises InvalidRequest for more than one."""
+    """The request's constraint; raises InvalidRequest for more than one."""
     outputs = fields.structured_outputs or StructuredOutputs()
     possible = (
         _of_format(fields.response_format),
@@ -94,12 +94,12 @@ def constraint(fields: ConstraintFields) -> Constraint | None:
         _of_pattern(fields.guided_regex, "guided_regex"),
         _of_choices(fields.guided_choice, "guided_choice"),
     )
-    asked = [constraint for constraint in possible if constraint is not None]
-    if len(asked) > 1:
+    given = [constraint for constraint in possible if constraint is not None]
+    if len(given) > 1:
         raise InvalidRequest(
-            f"'{asked[1].param}' and '{asked[0].param}' can't both hold; give one of them.", asked[1].param
+            f"'{given[1].param}' and '{given[0].param}' exclude each other; give one of them.", given[1].param
         )
-    return asked[0] if asked else None
+    return given[0] if given else None
 
 
 def _of_format(format: TextFormat | JsonObjectFormat | JsonSchemaFormat | None) -> Constraint | None:
@@ -107,25 +107,25 @@ def _of_format(format: TextFormat | JsonObjectFormat | JsonSchemaFormat | None) 
         case JsonObjectFormat():
             return Constraint("json_object", param="response_format")
         case JsonSchemaFormat():
-            return of_json_schema(format.json_schema.schema_, "response_format.json_schema.schema")
+            return schema_constraint(format.json_schema.schema_, "response_format.json_schema.schema")
         case _:
             return None
 
 
-def of_json_schema(schema: dict[str, Any], place: str) -> Constraint:
-    return Constraint("json_schema", _text(schema), place)
+def schema_constraint(schema: dict[str, Any], param: str) -> Constraint:
+    return Constraint("json_schema", _text(schema), param)
 
 
-def _of_schema(schema: dict[str, Any] | None, place: str) -> Constraint | None:
-    return None if schema is None else of_json_schema(schema, place)
+def _of_schema(schema: dict[str, Any] | None, param: str) -> Constraint | None:
+    return None if schema is None else schema_constraint(schema, param)
 
 
-def _of_pattern(pattern: str | None, place: str) -> Constraint | None:
-    return None if pattern is None else Constraint("regex", pattern, place)
+def _of_pattern(pattern: str | None, param: str) -> Constraint | None:
+    return None if pattern is None else Constraint("regex", pattern, param)
 
 
-def _of_choices(choices: list[str] | None, place: str) -> Constraint | None:
-    return None if choices is None else Constraint("choice", _text(choices), place)
+def _of_choices(choices: list[str] | None, param: str) -> Constraint | None:
+    return None if choices is None else Constraint("choice", _text(choices), param)
 
 
 def _text(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Whether and how long the model reasons first: four ways of saying it, which may not contradict."""
+"""Fields of reasoning: whether and how long; four fields that may not contradict each other."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pydantic import Field
 
 from serve_app.contracts import Thinking
 from serve_app.errors import InvalidRequest
-from serve_app.ingress.fields.strict_model import MAX_INT, Wire
+from serve_app.ingress.fields.strict_model import MAX_INT, StrictModel
 
 T = TypeVar("T")
 
 Effort: TypeAlias = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
-# OpenAI names efforts and no numbers; these are ours. None: no limit but the answer's own.
+# OpenAI defines no numbers for its efforts; these are ours. None: the answer's token limit only.
 BUDGETS: Final[dict[Effort, int | None]] = {
     "minimal": 512,
     "low": 1024,
@@ -28,27 +28,27 @@ BUDGETS: Final[dict[Effort, int | None]] = {
 EFFORT: Final = (
     "none: the answer without reasoning. "
     + ", ".join(f"{effort}: {budget} tokens" for effort, budget in BUDGETS.items() if budget)
-    + " of reasoning at most. high, xhigh and max: no limit. Left out: as the model's own template has it."
+    + " of reasoning at most. high, xhigh and max: no limit. Default: that of the model's chat template."
 )
 
 Budget: TypeAlias = Annotated[int, Field(ge=1, le=MAX_INT)]
 
 
-class TemplateArguments(Wire):
-    """vLLM's arguments for the chat template; GLM's takes this one."""
+class TemplateArguments(StrictModel):
+    """vLLM's arguments for the chat template; GLM's template takes this one."""
 
     enable_thinking: bool | None = Field(None, description="Whether the model reasons before it answers.")
 
 
-class ThinkingSwitch(Wire):
-    """z.ai's and Anthropic's way of saying it."""
+class ThinkingSwitch(StrictModel):
+    """z.ai's and Anthropic's field."""
 
     type: Literal["enabled", "disabled"]
     budget_tokens: Budget | None = Field(None, description="The answer begins after this many tokens of reasoning.")
 
 
-class ThinkingFields(Wire):
-    """Four ways of saying whether and how long the model reasons; refused where the served model can't do it."""
+class ThinkingFields(StrictModel):
+    """Whether and how long the model reasons; refused where the served model can't."""
 
     reasoning_effort: Effort | None = Field(None, description=EFFORT)
     thinking: ThinkingSwitch | None = None
@@ -59,7 +59,7 @@ class ThinkingFields(Wire):
 
 
 def thinking(fields: ThinkingFields) -> Thinking:
-    """All that was said of it, as one; raises InvalidRequest where one thing contradicts another."""
+    """The contract's Thinking; raises InvalidRequest where one field contradicts another."""
     budgets: dict[str, int | None] = {"thinking_token_budget": fields.thinking_token_budget}
     enabled: dict[str, bool | None] = {}
     if fields.chat_template_kwargs is not None:

@@ -1,4 +1,4 @@
-"""What every answer tells besides text: tokens, pictures as they were seen, regions pointed at."""
+"""JSON of token usage, of pictures as the model saw them, and of boxes that the model marked."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from serve_app.contracts import Boxed, PictureSeen, Usage
 
 
 class PromptTokensDetails(TypedDict):
-    """What the prompt's tokens stand for."""
+    """The prompt's tokens by kind."""
 
     cached_tokens: int
     image_tokens: int
@@ -18,13 +18,13 @@ class PromptTokensDetails(TypedDict):
 
 
 class CompletionTokensDetails(TypedDict):
-    """What the answer's tokens are."""
+    """The answer's tokens by kind."""
 
     reasoning_tokens: int
 
 
 class UsageReply(TypedDict):
-    """Counted from token ids; with several answers the prompt counts once, the answers are summed."""
+    """Counted from token ids; with several answers the prompt counts once, the answers are added up."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -51,13 +51,13 @@ class BoxReply(TypedDict):
 
 
 class BoxedReply(TypedDict):
-    """What the model set off as its answer proper, or regions of a picture with their words."""
+    """A text that the model put in a box: its final answer, or regions of a picture."""
 
     text: str
     boxes: list[BoxReply]
 
 
-def usage_reply(usage: Usage) -> UsageReply:
+def usage_json(usage: Usage) -> UsageReply:
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
@@ -71,7 +71,7 @@ def usage_reply(usage: Usage) -> UsageReply:
     }
 
 
-def image_replies(pictures: Sequence[PictureSeen]) -> list[ImageReply]:
+def images_json(pictures: Sequence[PictureSeen]) -> list[ImageReply]:
     return [
         {
             "original_size": list(picture.original_size),
@@ -83,7 +83,7 @@ def image_replies(pictures: Sequence[PictureSeen]) -> list[ImageReply]:
     ]
 
 
-def boxed_replies(boxed: Sequence[Boxed]) -> list[BoxedReply]:
+def boxes_json(boxed: Sequence[Boxed]) -> list[BoxedReply]:
     return [
         {
             "text": each.text,

@@ -11,20 +11,20 @@ from pydantic_core import PydanticCustomError
 
 from serve_app.contracts import Detail, ImagePart, Message, Part, Role, TextPart, ToolCall
 from serve_app.errors import InvalidRequest
-from serve_app.ingress.fields.messages import DETAIL, checked, json_arguments
-from serve_app.ingress.fields.strict_model import IGNORED, Wire
+from serve_app.ingress.fields.messages import DETAIL, check_messages, json_arguments
+from serve_app.ingress.fields.strict_model import IGNORED, StrictModel
 
 ItemStatus: TypeAlias = Literal["in_progress", "completed", "incomplete"]
 
 
-class InputText(Wire):
+class InputText(StrictModel):
     """A piece of text."""
 
     type: Literal["input_text"]
     text: str
 
 
-class InputImage(Wire):
+class InputImage(StrictModel):
     """A picture."""
 
     type: Literal["input_image"]
@@ -33,8 +33,8 @@ class InputImage(Wire):
     detail: Detail | None = Field(None, description=DETAIL)
 
 
-class OutputText(Wire):
-    """A piece of an earlier answer; takes what clients copy from a reply."""
+class OutputText(StrictModel):
+    """A piece of an earlier answer; accepts what clients copy from a response."""
 
     type: Literal["output_text"]
     text: str
@@ -42,8 +42,8 @@ class OutputText(Wire):
     logprobs: list[Any] | None = Field(None, description=IGNORED)
 
 
-class OutputRefusal(Wire):
-    """An earlier refusal; it stays part of the conversation as text."""
+class OutputRefusal(StrictModel):
+    """An earlier refusal; it stays in the conversation as text."""
 
     type: Literal["refusal"]
     refusal: str
@@ -67,10 +67,10 @@ Result: TypeAlias = Annotated[
 ]
 
 
-class MessageItem(Wire):
-    """A message of anybody; an earlier answer may be sent back as it came."""
+class MessageItem(StrictModel):
+    """A message of any role; an earlier answer may be sent back unchanged."""
 
-    type: Literal["message"] | None = Field(None, description="May be left out.")
+    type: Literal["message"] | None = Field(None, description="Optional.")
     role: Literal["user", "assistant", "system", "developer"]
     content: ItemContent
     id: str | None = Field(None, description=IGNORED)
@@ -78,8 +78,8 @@ class MessageItem(Wire):
     phase: str | None = Field(None, description=IGNORED)
 
 
-class FunctionCallItem(Wire):
-    """A call of a tool in an earlier answer."""
+class FunctionCallItem(StrictModel):
+    """A tool call in an earlier answer."""
 
     type: Literal["function_call"]
     call_id: str = Field(min_length=1)
@@ -89,8 +89,8 @@ class FunctionCallItem(Wire):
     status: ItemStatus | None = Field(None, description=IGNORED)
 
 
-class FunctionCallOutputItem(Wire):
-    """What a called tool gave back; may hold pictures."""
+class FunctionCallOutputItem(StrictModel):
+    """The result of a tool call; may have pictures."""
 
     type: Literal["function_call_output"]
     call_id: str = Field(description="`call_id` of an earlier function_call.")
@@ -99,15 +99,15 @@ class FunctionCallOutputItem(Wire):
     status: ItemStatus | None = Field(None, description=IGNORED)
 
 
-class ReasoningText(Wire):
+class ReasoningText(StrictModel):
     """A piece of reasoning."""
 
     type: Literal["reasoning_text", "summary_text"]
     text: str
 
 
-class ReasoningItem(Wire):
-    """How the model came to an earlier answer; goes with the answer after it."""
+class ReasoningItem(StrictModel):
+    """The reasoning before an earlier answer; it belongs to the answer after it."""
 
     type: Literal["reasoning"]
     summary: list[ReasoningText] | None = None
@@ -118,7 +118,7 @@ class ReasoningItem(Wire):
 
 
 def _item_type(value: Any) -> Any:
-    """An item's type; a message may leave it out."""
+    """An item's type; it is optional for a message."""
     given = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
     return "message" if given is None else given
 
@@ -142,14 +142,17 @@ def _text_or_items(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
 
 # A text stays a text, so that errors name 'input' and not the items that the caller did not send.
 Input: TypeAlias = Annotated[
-    list[InputItem], Field(min_length=1), WrapValidator(_text_or_items, json_schema_input_type=str | list[InputItem])
+    list[InputItem],
+    Field(min_length=1),
+    WrapValidator(_text_or_items, json_schema_input_type=str | list[InputItem]),
+    Field(json_schema_extra={"minItems": 1}),
 ]
 
 
-# -- as contracts ---------------------------------------------------------------------------------
+# -- to contracts ---------------------------------------------------------------------------------
 
 
-def conversation(input: str | Sequence[InputItem], instructions: str | None) -> tuple[Message, ...]:
+def parse_input(input: str | Sequence[InputItem], instructions: str | None) -> tuple[Message, ...]:
     """The conversation for the pipeline; raises InvalidRequest if its last item asks nothing.
 
     A tool call joins the assistant message before it; reasoning joins the assistant message after it.
@@ -180,8 +183,8 @@ def conversation(input: str | Sequence[InputItem], instructions: str | None) -> 
                 parts = tuple(_part(part, f"{param}.content[{at}]") for at, part in enumerate(item.content))
                 messages.append(Message(role, parts, _take(reasoning) if role == "assistant" else "", param=param))
     if not messages:
-        raise InvalidRequest("'input' holds reasoning only; there is nothing to answer.", "input")
-    return checked(messages, "call_id")
+        raise InvalidRequest("'input' has reasoning only; there is nothing to answer.", "input")
+    return check_messages(messages, "call_id")
 
 
 def _take(reasoning: list[str]) -> str:

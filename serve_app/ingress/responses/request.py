@@ -1,4 +1,4 @@
-"""What /v1/responses takes: OpenAI's newer request, as far as pictures, text and functions go."""
+"""The request of /v1/responses: OpenAI's, for pictures, text and functions."""
 
 from __future__ import annotations
 
@@ -7,10 +7,17 @@ from typing import Annotated, ClassVar, Final, Literal, TypeAlias
 from pydantic import Discriminator, Field, Tag
 
 from serve_app.contracts import ChatRequest, Constraint, ToolUse
-from serve_app.errors import InvalidRequest
 from serve_app.ingress.fields.sampling import MAX_TOP_LOGPROBS, SamplingFields, TokenCount, sampling
-from serve_app.ingress.fields.strict_model import IGNORED, Body, Hints, JsonObject, Refused, Wire
-from serve_app.ingress.fields.structured_output import JsonObjectFormat, Name, TextFormat, of_json_schema
+from serve_app.ingress.fields.stream_options import check_stream_options
+from serve_app.ingress.fields.strict_model import (
+    IGNORED,
+    IgnoredFields,
+    JsonObject,
+    RequestBody,
+    StrictModel,
+    UnsupportedField,
+)
+from serve_app.ingress.fields.structured_output import JsonObjectFormat, Name, TextFormat, schema_constraint
 from serve_app.ingress.fields.thinking import EFFORT, Effort, thinking_of_effort
 from serve_app.ingress.fields.tools import (
     CHOICE,
@@ -19,17 +26,17 @@ from serve_app.ingress.fields.tools import (
     ChoiceWord,
     FunctionName,
     Parameters,
+    choice_kind,
+    combine_tools,
     tool,
-    use,
-    word_or_object,
 )
-from serve_app.ingress.responses.input_items import Input, conversation
+from serve_app.ingress.responses.input_items import Input, parse_input
 
 LOGPROBS: Final = "message.output_text.logprobs"
 Includable: TypeAlias = Literal["message.output_text.logprobs", "reasoning.encrypted_content"]
 
 
-class FlatFunctionTool(Wire):
+class FlatFunctionTool(StrictModel):
     """A function that the model may call."""
 
     type: Literal["function"]
@@ -39,15 +46,15 @@ class FlatFunctionTool(Wire):
     strict: bool | None = Field(None, description=STRICT)
 
 
-class FlatToolChoice(Wire):
-    """The one function that is to be called."""
+class FlatToolChoice(StrictModel):
+    """The one function that must be called."""
 
     type: Literal["function"]
     name: str
 
 
-class FlatJsonSchemaFormat(Wire):
-    """JSON that matches a schema; it always does, `strict` or not."""
+class FlatJsonSchemaFormat(StrictModel):
+    """JSON that matches a schema, `strict` or not."""
 
     type: Literal["json_schema"]
     name: Name
@@ -56,44 +63,44 @@ class FlatJsonSchemaFormat(Wire):
     strict: bool | None = None
 
 
-class TextConfig(Wire):
+class TextConfig(StrictModel):
     """The form of the text."""
 
     format: Annotated[TextFormat | JsonObjectFormat | FlatJsonSchemaFormat, Field(discriminator="type")] | None = None
-    verbosity: Literal["medium"] | None = Field(None, description="Not supported; may say so.")
+    verbosity: Literal["medium"] | None = Field(None, description="Not supported; accepted with this value.")
 
 
-class ReasoningConfig(Wire):
-    """Whether and how long the model reasons before it answers."""
+class ReasoningConfig(StrictModel):
+    """Whether and how long the model reasons before its answer."""
 
     effort: Effort | None = Field(None, description=EFFORT)
-    summary: str | None = Field(None, description=f"{IGNORED} The whole reasoning is told, not a summary of it.")
+    summary: str | None = Field(None, description=f"{IGNORED} The complete reasoning is returned, not a summary of it.")
     generate_summary: str | None = Field(None, description=IGNORED)
 
 
-class ResponseStreamOptions(Wire):
+class ResponseStreamOptions(StrictModel):
     """OpenAI's options of a stream."""
 
     include_obfuscation: Literal[False] | None = Field(None, description="Not supported.")
 
 
-class ResponseBody(Body, SamplingFields, Hints):
-    """A question, or a conversation whose last item is one or a tool's result."""
+class ResponseBody(RequestBody, SamplingFields, IgnoredFields):
+    """A question, or a conversation whose last item is a question or a tool's result."""
 
-    refused: ClassVar[dict[str, Refused]] = {
-        "access_programs": Refused(),
-        "background": Refused((False,)),
-        "context_management": Refused(),
-        "conversation": Refused((), "Send the whole conversation as 'input'."),
-        "image": Refused(),
-        "moderation": Refused(),
-        "previous_response_id": Refused((), "Nothing is stored; send the whole conversation as 'input'."),
-        "prompt": Refused(),
+    unsupported: ClassVar[dict[str, UnsupportedField]] = {
+        "access_programs": UnsupportedField(),
+        "background": UnsupportedField((False,)),
+        "context_management": UnsupportedField(),
+        "conversation": UnsupportedField((), "Send the whole conversation as 'input'."),
+        "image": UnsupportedField(),
+        "moderation": UnsupportedField(),
+        "previous_response_id": UnsupportedField((), "Nothing is stored; send the whole conversation as 'input'."),
+        "prompt": UnsupportedField(),
     }
 
     input: Input
-    instructions: str | None = Field(None, description="What the model should keep to; a system message put first.")
-    stream: bool | None = Field(None, description="The answer as server-sent events, while it is drawn.")
+    instructions: str | None = Field(None, description="Instructions to the model; put first as a system message.")
+    stream: bool | None = Field(None, description="The answer as server-sent events, while it is generated.")
     stream_options: ResponseStreamOptions | None = Field(None, description="Only with `stream`.")
     max_output_tokens: TokenCount | None = Field(None, description="Most tokens of the answer, reasoning included.")
     text: TextConfig | None = None
@@ -101,38 +108,42 @@ class ResponseBody(Body, SamplingFields, Hints):
     tool_choice: (
         Annotated[
             Annotated[ChoiceWord, Tag("word")] | Annotated[FlatToolChoice, Tag("object")],
-            Discriminator(word_or_object),
+            Discriminator(choice_kind),
         ]
         | None
     ) = Field(None, description=CHOICE)
-    parallel_tool_calls: bool | None = Field(None, description="Several calls in one answer. Left out: true.")
+    parallel_tool_calls: bool | None = Field(
+        None, description="Whether one answer may have several tool calls. Default: true."
+    )
     max_tool_calls: int | None = Field(None, description=f"{IGNORED} It limits OpenAI's own tools.")
     reasoning: ReasoningConfig | None = None
     include: list[Includable] | None = Field(
-        None, description=f"`{LOGPROBS}` tells how likely each token was; nothing is encrypted here."
+        None, description=f"`{LOGPROBS}` returns the log probability of each token; nothing is encrypted here."
     )
     top_logprobs: int | None = Field(
-        None, ge=0, le=MAX_TOP_LOGPROBS, description=f"Likeliest tokens told beside each one; implies `{LOGPROBS}`."
+        None,
+        ge=0,
+        le=MAX_TOP_LOGPROBS,
+        description=f"Number of likeliest tokens returned beside each one; implies `{LOGPROBS}`.",
     )
     metadata: (
         Annotated[
             dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)
         ]
         | None
-    ) = Field(None, description="Given back in the reply.")
+    ) = Field(None, description="Returned in the response.")
     truncation: Literal["auto", "disabled"] | None = Field(
-        None, description=f"{IGNORED} What is too long is refused, never cut."
+        None, description=f"{IGNORED} A conversation that is too long is refused, never truncated."
     )
 
 
 def response_request(body: ResponseBody, *, id: str, deadline_s: float) -> ChatRequest:
     """The request for the pipeline; raises InvalidRequest where fields contradict each other."""
-    if body.stream_options is not None and not body.stream:
-        raise InvalidRequest("'stream_options' is only for a request with 'stream': true.", "stream_options")
+    check_stream_options(body.stream, body.stream_options)
     with_logprobs = body.top_logprobs is not None or LOGPROBS in (body.include or ())
     return ChatRequest(
         id,
-        conversation(body.input, body.instructions),
+        parse_input(body.input, body.instructions),
         sampling(body, max_tokens=body.max_output_tokens, logprobs=(body.top_logprobs or 0) if with_logprobs else None),
         deadline_s,
         bool(body.stream),
@@ -146,13 +157,13 @@ def response_request(body: ResponseBody, *, id: str, deadline_s: float) -> ChatR
 def _tools(body: ResponseBody) -> ToolUse | None:
     choice, functions = body.tool_choice, body.tools or []
     named = choice.name if isinstance(choice, FlatToolChoice) else None
-    return use(
+    return combine_tools(
         tuple(tool(each.name, each.description, each.parameters, each.strict) for each in functions),
         [f"tools[{index}].name" for index in range(len(functions))],
         required=named is not None or choice == "required",
         forbidden=choice == "none",
         only=named,
-        only_place="tool_choice.name",
+        only_param="tool_choice.name",
         parallel=body.parallel_tool_calls,
     )
 
@@ -162,6 +173,6 @@ def _constraint(body: ResponseBody) -> Constraint | None:
         case JsonObjectFormat():
             return Constraint("json_object", param="text.format")
         case FlatJsonSchemaFormat(schema_=schema):
-            return of_json_schema(schema, "text.format.schema")
+            return schema_constraint(schema, "text.format.schema")
         case _:
             return None

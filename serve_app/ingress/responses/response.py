@@ -1,69 +1,30 @@
-"""The replies of /v1/responses: the response object, its output items, and the events of a stream."""
+"""The response of /v1/responses: the response object, and the responder that writes it and its events."""
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal, NotRequired, TypeAlias
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from itertools import count
+from typing import Any, Literal, NotRequired, TypeAlias
 
 from typing_extensions import TypedDict
 
-from serve_app.ingress.fields.logprobs import OutputLogprob
-from serve_app.ingress.fields.usage import BoxedReply, ImageReply
+from serve_app.answers import Answers
+from serve_app.contracts import Started, Usage
+from serve_app.errors import ImageRejected, RateLimited, ServiceError
+from serve_app.ingress.context import ServingContext
+from serve_app.ingress.fields.strict_model import StrictModel
+from serve_app.ingress.fields.usage import BoxedReply, ImageReply, boxes_json, images_json
+from serve_app.ingress.respond import Responder, timings_json
+from serve_app.ingress.responses.output_items import OutputItem, OutputItems, StreamEvent
+from serve_app.ingress.responses.request import ResponseBody
+from serve_app.ingress.sse import typed_frame
 
-ItemStatus: TypeAlias = Literal["in_progress", "completed", "incomplete"]
-
-
-class ReasoningTextPart(TypedDict):
-    """The model's reasoning, as it was drawn."""
-
-    type: Literal["reasoning_text"]
-    text: str
-
-
-class OutputTextPart(TypedDict):
-    """The answer's text."""
-
-    type: Literal["output_text"]
-    text: str
-    annotations: list[None]
-    logprobs: list[OutputLogprob]
-
-
-class ReasoningOutput(TypedDict):
-    """How the model came to its answer."""
-
-    id: str
-    type: Literal["reasoning"]
-    summary: list[None]
-    content: list[ReasoningTextPart]
-    status: ItemStatus
-
-
-class MessageOutput(TypedDict):
-    """The answer."""
-
-    id: str
-    type: Literal["message"]
-    role: Literal["assistant"]
-    content: list[OutputTextPart]
-    status: ItemStatus
-
-
-class FunctionCallOutput(TypedDict):
-    """A call that the model asks for; `arguments` is a JSON object, as text."""
-
-    id: str
-    type: Literal["function_call"]
-    call_id: str
-    name: str
-    arguments: str
-    status: ItemStatus
-
-
-OutputItem: TypeAlias = ReasoningOutput | MessageOutput | FunctionCallOutput
+Status: TypeAlias = Literal["in_progress", "completed", "incomplete", "failed"]
 
 
 class InputTokensDetails(TypedDict):
-    """What the prompt's tokens stand for."""
+    """The prompt's tokens by kind."""
 
     cached_tokens: int
     cache_write_tokens: int
@@ -72,7 +33,7 @@ class InputTokensDetails(TypedDict):
 
 
 class OutputTokensDetails(TypedDict):
-    """What the answer's tokens are."""
+    """The answer's tokens by kind."""
 
     reasoning_tokens: int
 
@@ -95,26 +56,26 @@ class ResponseError(TypedDict):
 
 
 class IncompleteDetails(TypedDict):
-    """Why the answer stops short."""
+    """Why the answer is incomplete."""
 
     reason: Literal["max_output_tokens"]
 
 
 class ReasoningReply(TypedDict):
-    """What was asked of the reasoning."""
+    """The request's reasoning settings."""
 
     effort: str | None
     summary: None
 
 
 class ResponseReply(TypedDict):
-    """A response with what was asked of it; `timings`, `images` and `boxes` are ours, the rest OpenAI's."""
+    """A response with the settings of its request; `timings`, `images` and `boxes` are ours, the rest OpenAI's."""
 
     id: str
     object: Literal["response"]
     created_at: int
     completed_at: int | None
-    status: Literal["in_progress", "completed", "incomplete", "failed"]
+    status: Status
     background: Literal[False]
     error: ResponseError | None
     incomplete_details: IncompleteDetails | None
@@ -143,125 +104,130 @@ class ResponseReply(TypedDict):
     boxes: NotRequired[list[BoxedReply]]
 
 
-# -- events of a stream -----------------------------------------------------------------------------
+# -- from events ----------------------------------------------------------------------------------
 
 
-class ResponseEvent(TypedDict):
-    """The response began, goes on, or ended."""
+class ResponsesResponder(Responder):
+    """Writes an answer as a response object, or as the events of its output items."""
 
-    type: Literal[
-        "response.created", "response.in_progress", "response.completed", "response.incomplete", "response.failed"
-    ]
-    sequence_number: int
-    response: ResponseReply
+    frame = staticmethod(typed_frame)
 
+    def __init__(self, context: ServingContext, id: str, request: ResponseBody) -> None:
+        self._context = context
+        self._id = id
+        self._created = int(context.now())
+        self._request = request
+        self._output = OutputItems(context.new_id)
+        self._numbers = count()
 
-class ItemEvent(TypedDict):
-    """An output item began or ended."""
+    async def body(self, answers: Answers) -> ResponseReply:
+        """The response object of the last event."""
+        last: StreamEvent = {}
+        async with aclosing(self.chunks(answers)) as chunks:
+            async for chunk in chunks:
+                last = chunk
+        response: ResponseReply = last["response"]
+        return response
 
-    type: Literal["response.output_item.added", "response.output_item.done"]
-    sequence_number: int
-    output_index: int
-    item: OutputItem
+    async def chunks(self, answers: Answers) -> AsyncGenerator[StreamEvent, None]:
+        async with aclosing(answers.events()) as events:
+            async for _, event in events:
+                if isinstance(event, Started):
+                    for kind in ("response.created", "response.in_progress"):
+                        yield self._numbered({"type": kind, "response": self._response("in_progress", answers)})
+                for change in self._output.add(event):
+                    yield self._numbered(change)
+        response = self._finished(answers)
+        yield self._numbered({"type": f"response.{response['status']}", "response": response})
 
+    def error_chunks(self, answers: Answers, error: ServiceError) -> list[StreamEvent]:
+        for _ in self._output.end("incomplete"):
+            pass  # the item is complete in the response below
+        response = self._response("failed", answers)
+        response["error"] = {"code": _openai_code(error), "message": error.message}
+        error_event = {"type": "error", "code": error.code, "message": error.message, "param": error.param}
+        return [self._numbered(error_event), self._numbered({"type": "response.failed", "response": response})]
 
-class PartEvent(TypedDict):
-    """A part of an item began or ended."""
+    def _numbered(self, event: StreamEvent) -> StreamEvent:
+        return {"sequence_number": next(self._numbers), **event}
 
-    type: Literal["response.content_part.added", "response.content_part.done"]
-    sequence_number: int
-    item_id: str
-    output_index: int
-    content_index: int
-    part: OutputTextPart | ReasoningTextPart
+    def _finished(self, answers: Answers) -> ResponseReply:
+        assert answers.finished is not None
+        incomplete = answers.finished.reason == "length"
+        response = self._response("incomplete" if incomplete else "completed", answers)
+        response["usage"] = response_usage(answers.usage)
+        response["timings"] = timings_json(answers)
+        if incomplete:
+            response["incomplete_details"] = {"reason": "max_output_tokens"}
+        else:
+            response["completed_at"] = int(self._context.now())
+        if answers.finished.boxed:
+            response["boxes"] = boxes_json(answers.finished.boxed)
+        return response
 
-
-class TextDeltaEvent(TypedDict):
-    """New text of the answer."""
-
-    type: Literal["response.output_text.delta"]
-    sequence_number: int
-    item_id: str
-    output_index: int
-    content_index: int
-    delta: str
-    logprobs: list[OutputLogprob]
-
-
-class TextDoneEvent(TypedDict):
-    """The answer's text, whole."""
-
-    type: Literal["response.output_text.done"]
-    sequence_number: int
-    item_id: str
-    output_index: int
-    content_index: int
-    text: str
-    logprobs: list[OutputLogprob]
-
-
-class ReasoningDeltaEvent(TypedDict):
-    """New reasoning."""
-
-    type: Literal["response.reasoning_text.delta"]
-    sequence_number: int
-    item_id: str
-    output_index: int
-    content_index: int
-    delta: str
-
-
-class ReasoningDoneEvent(TypedDict):
-    """The reasoning, whole."""
-
-    type: Literal["response.reasoning_text.done"]
-    sequence_number: int
-    item_id: str
-    output_index: int
-    content_index: int
-    text: str
-
-
-class ArgumentsDeltaEvent(TypedDict):
-    """A piece of a call's arguments."""
-
-    type: Literal["response.function_call_arguments.delta"]
-    sequence_number: int
-    item_id: str
-    output_index: int
-    delta: str
-
-
-class ArgumentsDoneEvent(TypedDict):
-    """A call's arguments, whole."""
-
-    type: Literal["response.function_call_arguments.done"]
-    sequence_number: int
-    item_id: str
-    output_index: int
-    name: str
-    arguments: str
+    def _response(self, status: Status, answers: Answers) -> ResponseReply:
+        request = self._request
+        response: ResponseReply = {
+            "id": self._id,
+            "object": "response",
+            "created_at": self._created,
+            "completed_at": None,
+            "status": status,
+            "background": False,
+            "error": None,
+            "incomplete_details": None,
+            "instructions": request.instructions,
+            "max_output_tokens": request.max_output_tokens,
+            "max_tool_calls": None,
+            "metadata": request.metadata or {},
+            "model": self._context.served,
+            "output": list(self._output.items),
+            "parallel_tool_calls": request.parallel_tool_calls is not False,
+            "previous_response_id": None,
+            "reasoning": {"effort": request.reasoning.effort if request.reasoning else None, "summary": None},
+            "service_tier": "default",
+            "store": False,
+            "temperature": 1.0 if request.temperature is None else request.temperature,
+            "text": {"format": {"type": "text"}, **(_as_sent(request.text) or {})},
+            "tool_choice": _as_sent(request.tool_choice) or "auto",
+            "tools": [_as_sent(tool) for tool in request.tools or ()],
+            "top_logprobs": request.top_logprobs or 0,
+            "top_p": 1.0 if request.top_p is None else request.top_p,
+            "truncation": "disabled",
+            "usage": None,
+            "user": request.user,
+        }
+        if answers.pictures:
+            response["images"] = images_json(answers.pictures)
+        return response
 
 
-class ErrorEvent(TypedDict):
-    """A failure after the stream began; `response.failed` follows it."""
-
-    type: Literal["error"]
-    sequence_number: int
-    code: str
-    message: str
-    param: str | None
+def _as_sent(field: StrictModel | str | None) -> Any:
+    """A field of the request as JSON, as its caller sent it."""
+    return field.model_dump(by_alias=True, exclude_none=True) if isinstance(field, StrictModel) else field
 
 
-STREAM_EVENTS: Final = (
-    ResponseEvent,
-    ItemEvent,
-    PartEvent,
-    TextDeltaEvent,
-    TextDoneEvent,
-    ReasoningDeltaEvent,
-    ReasoningDoneEvent,
-    ArgumentsDeltaEvent,
-    ArgumentsDoneEvent,
-    ErrorEvent,
-)
+def _openai_code(error: ServiceError) -> str:
+    """The nearest of the error codes that OpenAI's clients know in a response object."""
+    match error:
+        case ImageRejected():
+            return "invalid_image"
+        case RateLimited():
+            return "rate_limit_exceeded"
+        case _:
+            return "server_error" if error.status >= 500 else "invalid_prompt"
+
+
+def response_usage(usage: Usage) -> ResponseUsage:
+    return {
+        "input_tokens": usage.prompt_tokens,
+        "input_tokens_details": {
+            "cached_tokens": 0,
+            "cache_write_tokens": 0,
+            "image_tokens": usage.image_tokens,
+            "text_tokens": usage.prompt_tokens - usage.image_tokens,
+        },
+        "output_tokens": usage.completion_tokens,
+        "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+    }

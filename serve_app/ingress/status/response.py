@@ -1,4 +1,4 @@
-"""The replies of the routes that say what is served, how it is, and how it reads."""
+"""The responses of /healthz, /readyz and /v1/models."""
 
 from __future__ import annotations
 
@@ -32,15 +32,6 @@ class ModelList(TypedDict):
 
 
 class StatusReply(TypedDict):
-    """Alive, or ready."""
+    """The service is alive, or ready."""
 
     status: Literal["ok"]
-
-
-class TokensReply(TypedDict):
-    """The ids as the model would read them, placeholders of pictures included, and how many there are."""
-
-    count: int
-    max_model_len: int
-    tokens: list[int]
-    image_tokens: int

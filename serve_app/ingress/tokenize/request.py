@@ -1,4 +1,4 @@
-"""What /tokenize takes: a text, or a conversation; vLLM's request."""
+"""The request of /tokenize, vLLM's: a text, or a conversation."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from serve_app.contracts import ChatRequest
-from serve_app.ingress.fields.messages import Messages, conversation
-from serve_app.ingress.fields.strict_model import Body, Refused
+from serve_app.ingress.fields.messages import Messages, parse_messages
+from serve_app.ingress.fields.strict_model import RequestBody, UnsupportedField
 from serve_app.ingress.fields.thinking import TemplateArguments, ThinkingFields, thinking
 from serve_app.ingress.fields.tools import MAX_TOOLS, FunctionTool, ToolFields, tool_use
 
 
-class TextTokensBody(Body):
-    """A text as it stands, without the chat template."""
+class TextTokensBody(RequestBody):
+    """A text without the chat template."""
 
-    refused: ClassVar[dict[str, Refused]] = {
-        "add_special_tokens": Refused((True, False), "A text is read as it stands."),
-        "return_token_strs": Refused((False,)),
+    unsupported: ClassVar[dict[str, UnsupportedField]] = {
+        "add_special_tokens": UnsupportedField((True, False), "A text is tokenized as it is."),
+        "return_token_strs": UnsupportedField((False,)),
     }
 
     prompt: str
 
 
-class ChatTokensBody(Body):
-    """A conversation, as /v1/chat/completions would hand it to the model."""
+class ChatTokensBody(RequestBody):
+    """A conversation, as /v1/chat/completions would give it to the model."""
 
-    refused: ClassVar[dict[str, Refused]] = {
-        "add_generation_prompt": Refused((True,)),
-        "add_special_tokens": Refused((False,)),
-        "continue_final_message": Refused((False,)),
-        "return_token_strs": Refused((False,)),
+    unsupported: ClassVar[dict[str, UnsupportedField]] = {
+        "add_generation_prompt": UnsupportedField((True,)),
+        "add_special_tokens": UnsupportedField((False,)),
+        "continue_final_message": UnsupportedField((False,)),
+        "return_token_strs": UnsupportedField((False,)),
     }
 
     messages: Messages
@@ -48,7 +48,7 @@ def tokens_request(body: TextTokensBody | ChatTokensBody, *, id: str, deadline_s
         return ChatRequest(id, (), deadline_s=deadline_s, text=body.prompt, param="prompt")
     return ChatRequest(
         id,
-        conversation(body.messages),
+        parse_messages(body.messages),
         deadline_s=deadline_s,
         tools=tool_use(ToolFields(tools=body.tools)),
         thinking=thinking(ThinkingFields(chat_template_kwargs=body.chat_template_kwargs)),

@@ -1,4 +1,4 @@
-"""POST /tokenize: a text or a conversation as the model would read it."""
+"""POST /tokenize: the token ids of a text or a conversation."""
 
 from __future__ import annotations
 
@@ -7,23 +7,22 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serve_app.contracts import ChatRequest, Tokenized
 from serve_app.ingress.body import read_json
-from serve_app.ingress.context import Door
-from serve_app.ingress.disconnect import while_present
+from serve_app.ingress.context import ServingContext
+from serve_app.ingress.disconnect import run_until_disconnect
 from serve_app.ingress.examples import TOKENS
-from serve_app.ingress.openapi import errors_documented, json_body
-from serve_app.ingress.request_log import record_of
-from serve_app.ingress.status.response import TokensReply
+from serve_app.ingress.openapi import error_responses, json_body
+from serve_app.ingress.request_log import request_log_of
 from serve_app.ingress.tokenize.request import ChatTokensBody, TextTokensBody, tokens_body, tokens_request
+from serve_app.ingress.tokenize.response import TokensReply
 
 DESCRIPTION = """Token ids of a text as it stands (`prompt`), or of a conversation through the model's own template
 (`messages`, `tools`, `chat_template_kwargs`), with the placeholders of its pictures: exactly the prompt that
-/v1/completions or /v1/chat/completions would make of it. The shape is vLLM's; `image_tokens` is ours.
+/v1/completions or /v1/chat/completions would give to the model. The shape is vLLM's; `image_tokens` is ours.
 """
 
 
-def token_routes(door: Door) -> APIRouter:
+def tokenize_routes(context: ServingContext) -> APIRouter:
     router = APIRouter(tags=["status"])
 
     @router.post(
@@ -31,24 +30,21 @@ def token_routes(door: Door) -> APIRouter:
         summary="Count and show a prompt's tokens",
         description=DESCRIPTION,
         response_model=TokensReply,
-        responses=errors_documented(400, 404, 413, 500, 503, 504),
+        responses=error_responses(400, 404, 413, 500, 503, 504),
         openapi_extra=json_body(TextTokensBody, ChatTokensBody, examples=TOKENS),
     )
     async def tokenize(request: Request) -> Response:
         body = tokens_body(await read_json(request))
-        door.check_model(body.model)
-        asked = tokens_request(body, id=f"tokens-{door.new_id()}", deadline_s=door.deadline_s)
-        tokenized = await while_present(request.receive, record_of(request.scope), _tokenized(door, asked))
-        reply: TokensReply = {
+        context.check_model(body.model)
+        prompt = tokens_request(body, id=f"tokens-{context.new_id()}", deadline_s=context.deadline_s)
+        request_log = request_log_of(request.scope)
+        tokenized = await run_until_disconnect(request.receive, request_log, context.tokenize(prompt))
+        content: TokensReply = {
             "count": len(tokenized.token_ids),
             "max_model_len": tokenized.context_tokens,
             "tokens": list(tokenized.token_ids),
             "image_tokens": tokenized.image_tokens,
         }
-        return Response(orjson.dumps(reply), media_type="application/json")
+        return Response(orjson.dumps(content), media_type="application/json")
 
     return router
-
-
-async def _tokenized(door: Door, asked: ChatRequest) -> Tokenized:
-    return await door.tokenize(asked)

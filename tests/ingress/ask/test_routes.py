@@ -15,15 +15,15 @@ from serve_app.contracts import Box, Boxed, Delta, ImagePart, Message, PictureSe
 from serve_app.errors import ImageRejected, Overloaded
 from serve_app.ingress.ask.response import AskReply
 from tests.fakes import FakeAnswer
-from tests.ingress.client import MODEL, PNG, OpenDoor, events_of, make_app
+from tests.ingress.client import MODEL, PNG, MakeClient, events_of, make_app
 
 URL = "/v1/ask"
 FORM: dict[str, Any] = {"data": {"question": "What?"}, "files": {"image": PNG}}
 
 
-async def test_an_upload_and_a_question_get_an_answer(door: OpenDoor) -> None:
+async def test_an_upload_and_a_question_get_an_answer(make_client: MakeClient) -> None:
     answer = FakeAnswer("Two ", "cats")
-    response = await door(answer).post(URL, **FORM)
+    response = await make_client(answer).post(URL, **FORM)
     assert response.status_code == 200
     reply = response.json()
     TypeAdapter(AskReply).validate_python(reply, strict=True)
@@ -38,11 +38,11 @@ async def test_an_upload_and_a_question_get_an_answer(door: OpenDoor) -> None:
     assert request.deadline_s == 300
 
 
-async def test_several_pictures_come_before_the_question_in_their_order(door: OpenDoor) -> None:
+async def test_several_pictures_come_before_the_question_in_their_order(make_client: MakeClient) -> None:
     answer = FakeAnswer("x")
     files = [("image", ("a.png", b"first")), ("image", ("b.png", b"second"))]
     fields = {"question": "Same?", "max_tokens": "9", "temperature": "0.5", "model": MODEL}
-    response = await door(answer).post(URL, data=fields, files=files)
+    response = await make_client(answer).post(URL, data=fields, files=files)
     assert response.status_code == 200, response.text
     (request,) = answer.requests
     assert request.messages[0].parts == (
@@ -53,9 +53,9 @@ async def test_several_pictures_come_before_the_question_in_their_order(door: Op
     assert request.sampling == Sampling(max_tokens=9, temperature=0.5)
 
 
-async def test_a_streamed_answer_ends_with_the_whole_reply(door: OpenDoor) -> None:
+async def test_a_streamed_answer_ends_with_the_whole_reply(make_client: MakeClient) -> None:
     form: dict[str, Any] = {"data": {"question": "What?", "stream": "true"}, "files": {"image": PNG}}
-    response = await door(FakeAnswer("两只", "猫")).post(URL, **form)
+    response = await make_client(FakeAnswer("两只", "猫")).post(URL, **form)
     assert response.headers["content-type"].startswith("text/event-stream")
     *deltas, last = [json.loads(line) for line in events_of(response)]
     assert deltas == [{"delta": ""}, {"delta": "两只"}, {"delta": "猫"}]
@@ -63,36 +63,36 @@ async def test_a_streamed_answer_ends_with_the_whole_reply(door: OpenDoor) -> No
     assert last["answer"] == "两只猫"
 
 
-async def test_reasoning_boxes_and_pictures_are_told_too(door: OpenDoor) -> None:
+async def test_reasoning_boxes_and_pictures_are_told_too(make_client: MakeClient) -> None:
     answer = FakeAnswer(
         Delta("Hm.", 1, "reasoning"),
         "There.",
         pictures=(PictureSeen((4032, 3024), (1120, 840), 1200),),
         boxed=(Boxed("[[1,2,3,4]]", (Box((1, 2, 3, 4), (4, 6, 12, 12), 0),)),),
     )
-    reply = (await door(answer).post(URL, **FORM)).json()
+    reply = (await make_client(answer).post(URL, **FORM)).json()
     TypeAdapter(AskReply).validate_python(reply, strict=True)
     assert (reply["answer"], reply["reasoning"]) == ("There.", "Hm.")
     assert reply["boxes"][0]["boxes"] == [{"box_1000": [1, 2, 3, 4], "box_pixels": [4, 6, 12, 12], "image": 0}]
     assert reply["images"][0]["seen_size"] == [1120, 840]
     form: dict[str, Any] = {"data": {"question": "What?", "stream": "true"}, "files": {"image": PNG}}
-    *pieces, last = [json.loads(line) for line in events_of(await door(answer).post(URL, **form))]
+    *pieces, last = [json.loads(line) for line in events_of(await make_client(answer).post(URL, **form))]
     assert pieces == [{"delta": ""}, {"reasoning": "Hm."}, {"delta": "There."}]
     for each in (last, reply):
         del each["timings"]
     assert last == reply
 
 
-async def test_a_late_failure_is_the_last_event(door: OpenDoor) -> None:
+async def test_a_late_failure_is_the_last_event(make_client: MakeClient) -> None:
     form: dict[str, Any] = {"data": {"question": "What?", "stream": "1"}, "files": {"image": PNG}}
     answer = FakeAnswer("Two ", error=Overloaded("No memory left."), fail_after=2)
-    last = json.loads(events_of(await door(answer).post(URL, **form))[-1])
+    last = json.loads(events_of(await make_client(answer).post(URL, **form))[-1])
     assert last["error"]["code"] == "overloaded"
 
 
-async def test_a_refused_picture_keeps_its_status(door: OpenDoor) -> None:
+async def test_a_refused_picture_keeps_its_status(make_client: MakeClient) -> None:
     answer = FakeAnswer("x", error=ImageRejected("'image' is not a picture.", "image"))
-    response = await door(answer).post(URL, **FORM)
+    response = await make_client(answer).post(URL, **FORM)
     assert (response.status_code, response.json()["error"]["param"]) == (400, "image")
 
 
@@ -149,10 +149,10 @@ async def test_a_refused_picture_keeps_its_status(door: OpenDoor) -> None:
     ],
 )  # fmt: skip
 async def test_a_wrong_form_is_named_with_a_sentence(
-    door: OpenDoor, form: dict[str, Any], param: str | None, message: str
+    make_client: MakeClient, form: dict[str, Any], param: str | None, message: str
 ) -> None:
     answer = FakeAnswer("x")
-    response = await door(answer).post(URL, **form)
+    response = await make_client(answer).post(URL, **form)
     assert response.status_code == 400
     error = response.json()["error"]
     assert (error["param"], error["message"]) == (param, message)
@@ -160,8 +160,8 @@ async def test_a_wrong_form_is_named_with_a_sentence(
 
 
 @pytest.mark.parametrize("body", [{"json": {"question": "?"}}, {"content": b"x"}, {"data": {"question": "?"}}])
-async def test_what_is_not_a_form_is_a_415(door: OpenDoor, body: dict[str, Any]) -> None:
-    response = await door().post(URL, **body)
+async def test_what_is_not_a_form_is_a_415(make_client: MakeClient, body: dict[str, Any]) -> None:
+    response = await make_client().post(URL, **body)
     assert response.status_code == 415
     assert response.json()["error"] == {
         "message": "Send the picture and the question as multipart/form-data.",
@@ -171,19 +171,19 @@ async def test_what_is_not_a_form_is_a_415(door: OpenDoor, body: dict[str, Any])
     }
 
 
-async def test_an_unknown_model_is_a_404(door: OpenDoor) -> None:
-    response = await door().post(URL, data={"question": "?", "model": "other"}, files={"image": PNG})
+async def test_an_unknown_model_is_a_404(make_client: MakeClient) -> None:
+    response = await make_client().post(URL, data={"question": "?", "model": "other"}, files={"image": PNG})
     assert (response.status_code, response.json()["error"]["code"]) == (404, "model_not_found")
 
 
 @pytest.mark.parametrize("charset", ["hex", "rot13", "nonsense", "utf-16", "idna"])
-async def test_no_charset_of_a_form_makes_the_door_fail(door: OpenDoor, charset: str) -> None:
+async def test_no_charset_of_a_form_makes_the_door_fail(make_client: MakeClient, charset: str) -> None:
     body = (
         b'--b\r\nContent-Disposition: form-data; name="question"\r\n\r\n\xff\xfe\x00\r\n'
         b'--b\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\nx\r\n--b--\r\n'
     )
     headers = {"content-type": f"multipart/form-data; boundary=b; charset={charset}"}
-    response = await door().post(URL, content=body, headers=headers)
+    response = await make_client().post(URL, content=body, headers=headers)
     assert response.status_code in (200, 400)
 
 
@@ -201,6 +201,6 @@ LINES = st.lists(st.sampled_from([b"--b", b"--b--", b""]) | HEADS | st.binary(ma
 @given(lines=LINES)
 async def test_no_form_makes_the_door_fail(lines: list[bytes]) -> None:
     headers = {"content-type": "multipart/form-data; boundary=b"}
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(APP), base_url="http://door") as client:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(APP), base_url="http://test") as client:
         response = await client.post(URL, content=b"\r\n".join(lines), headers=headers)
     assert response.status_code in (200, 400), response.text

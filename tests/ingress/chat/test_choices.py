@@ -11,11 +11,11 @@ from typing import Any
 import httpx
 import pytest
 
-from serve_app.answers import together
+from serve_app.answers import merge
 from serve_app.contracts import ChatRequest, Events, Finished, Usage
 from serve_app.errors import Overloaded
 from tests.fakes import FakeAnswer, FakeMeter
-from tests.ingress.client import OpenDoor, chat, events_of, soon
+from tests.ingress.client import MakeClient, chat, events_of, soon
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 
@@ -38,9 +38,9 @@ def chunks_of(response: httpx.Response) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
-async def test_each_answer_is_a_choice_and_the_prompt_counts_once(door: OpenDoor) -> None:
+async def test_each_answer_is_a_choice_and_the_prompt_counts_once(make_client: MakeClient) -> None:
     answers = FakeAnswers(FakeAnswer("red"), FakeAnswer("deep ", "blue", reason="length"))
-    reply = (await door(answers).post(CHAT, json=chat(n=2))).json()
+    reply = (await make_client(answers).post(CHAT, json=chat(n=2))).json()
     assert [(each["index"], each["message"]["content"], each["finish_reason"]) for each in reply["choices"]] == [
         (0, "red", "stop"),
         (1, "deep blue", "length"),
@@ -49,37 +49,37 @@ async def test_each_answer_is_a_choice_and_the_prompt_counts_once(door: OpenDoor
     assert reply["usage"]["prompt_tokens_details"]["image_tokens"] == 30
 
 
-async def test_ids_and_seeds_follow_from_the_requests(door: OpenDoor) -> None:
+async def test_ids_and_seeds_follow_from_the_requests(make_client: MakeClient) -> None:
     answers = FakeAnswers(*(FakeAnswer("x") for _ in range(3)))
-    reply = (await door(answers).post(CHAT, json=chat(n=3, seed=2**63 - 2))).json()
+    reply = (await make_client(answers).post(CHAT, json=chat(n=3, seed=2**63 - 2))).json()
     assert [request.id for request in answers.requests] == [f"{reply['id']}-{index}" for index in range(3)]
     assert [request.sampling.seed for request in answers.requests] == [2**63 - 2, 2**63 - 1, -(2**63)]
 
 
-async def test_without_a_seed_none_is_made(door: OpenDoor) -> None:
+async def test_without_a_seed_none_is_made(make_client: MakeClient) -> None:
     answers = FakeAnswers(FakeAnswer("x"), FakeAnswer("y"))
-    await door(answers).post(CHAT, json=chat(n=2))
+    await make_client(answers).post(CHAT, json=chat(n=2))
     assert [request.sampling.seed for request in answers.requests] == [None, None]
 
 
-async def test_one_answer_keeps_the_requests_id_and_seed(door: OpenDoor) -> None:
+async def test_one_answer_keeps_the_requests_id_and_seed(make_client: MakeClient) -> None:
     answer = FakeAnswer("x")
-    reply = (await door(answer).post(CHAT, json=chat(n=1, seed=5))).json()
+    reply = (await make_client(answer).post(CHAT, json=chat(n=1, seed=5))).json()
     assert (answer.requests[0].id, answer.requests[0].sampling.seed) == (reply["id"], 5)
 
 
 @pytest.mark.parametrize("path", [CHAT, TEXT])
-async def test_more_answers_than_the_service_gives_are_refused(door: OpenDoor, path: str) -> None:
+async def test_more_answers_than_the_service_gives_are_refused(make_client: MakeClient, path: str) -> None:
     body = chat(n=4) if path == CHAT else {"prompt": "x", "n": 4}
-    response = await door(settings={"max_choices": 3}).post(path, json=body)
+    response = await make_client(settings={"max_choices": 3}).post(path, json=body)
     assert response.status_code == 400
     assert response.json()["error"]["message"] == "'n' is 4; this service gives 3 answers at most."
 
 
-async def test_streamed_answers_say_which_they_are(door: OpenDoor) -> None:
+async def test_streamed_answers_say_which_they_are(make_client: MakeClient) -> None:
     answers = FakeAnswers(FakeAnswer("a", "b"), FakeAnswer("c", reason="length"), FakeAnswer())
     body = chat(n=3, stream=True, stream_options={"include_usage": True})
-    chunks = chunks_of(await door(answers).post(CHAT, json=body))
+    chunks = chunks_of(await make_client(answers).post(CHAT, json=body))
     *pieces, last = chunks
     said = {index: "" for index in range(3)}
     for chunk in pieces:
@@ -112,35 +112,35 @@ async def test_a_quick_answer_does_not_wait_for_a_slow_one(serving: Callable[...
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_one_refused_answer_refuses_all_and_stops_the_others(door: OpenDoor, stream: bool) -> None:
+async def test_one_refused_answer_refuses_all_and_stops_the_others(make_client: MakeClient, stream: bool) -> None:
     waiting = FakeAnswer("x", hold_after=1)  # has started
     refused = FakeAnswer("y", error=Overloaded("The queue is full."))
-    response = await door(FakeAnswers(waiting, refused)).post(CHAT, json=chat(n=2, stream=stream))
+    response = await make_client(FakeAnswers(waiting, refused)).post(CHAT, json=chat(n=2, stream=stream))
     assert response.status_code == 503
     assert response.json()["error"]["message"] == "The queue is full."
     assert (waiting.running, waiting.closed_early) == (0, 1)
 
 
-async def test_a_late_failure_of_one_is_told_in_the_stream_and_stops_the_others(door: OpenDoor) -> None:
+async def test_a_late_failure_of_one_is_told_in_the_stream_and_stops_the_others(make_client: MakeClient) -> None:
     waiting = FakeAnswer("x", "y", hold_after=2)
     failing = FakeAnswer("a", "b", error=Overloaded("No memory left."), fail_after=2)
-    response = await door(FakeAnswers(waiting, failing)).post(CHAT, json=chat(n=2, stream=True))
+    response = await make_client(FakeAnswers(waiting, failing)).post(CHAT, json=chat(n=2, stream=True))
     assert response.status_code == 200
     assert json.loads(events_of(response)[-1])["error"]["message"] == "No memory left."
     assert (waiting.running, waiting.closed_early) == (0, 1)
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_an_answer_stopped_from_inside_fails_all(door: OpenDoor, stream: bool) -> None:
+async def test_an_answer_stopped_from_inside_fails_all(make_client: MakeClient, stream: bool) -> None:
     answers = FakeAnswers(FakeAnswer("x", hold_after=0), FakeAnswer("y", error=asyncio.CancelledError()))
-    response = await door(answers).post(CHAT, json=chat(n=2, stream=stream))
+    response = await make_client(answers).post(CHAT, json=chat(n=2, stream=stream))
     assert (response.status_code, response.json()["error"]["code"]) == (500, "engine_error")
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_an_answer_that_breaks_off_fails_all(door: OpenDoor, stream: bool) -> None:
+async def test_an_answer_that_breaks_off_fails_all(make_client: MakeClient, stream: bool) -> None:
     answers = FakeAnswers(FakeAnswer("x"), FakeAnswer("y", break_off=True))
-    response = await door(answers).post(CHAT, json=chat(n=2, stream=stream))
+    response = await make_client(answers).post(CHAT, json=chat(n=2, stream=stream))
     error = json.loads(events_of(response)[-1])["error"] if stream else response.json()["error"]
     assert error["code"] == "engine_error"
 
@@ -160,9 +160,9 @@ async def test_a_caller_who_leaves_stops_all_answers(serving: Callable[..., Any]
     assert (first.closed_early, second.closed_early) == (1, 1)
 
 
-async def test_several_answers_are_measured_as_one_request(door: OpenDoor) -> None:
+async def test_several_answers_are_measured_as_one_request(make_client: MakeClient) -> None:
     meter = FakeMeter()
-    await door(FakeAnswers(FakeAnswer("a", "b"), FakeAnswer("c", "d")), meter=meter).post(CHAT, json=chat(n=2))
+    await make_client(FakeAnswers(FakeAnswer("a", "b"), FakeAnswer("c", "d")), meter=meter).post(CHAT, json=chat(n=2))
     assert len(meter.observed["glm_first_token_seconds",]) == 1
     assert len(meter.observed["glm_output_token_seconds",]) == 1
     assert meter.counts["glm_requests_total", CHAT, "200"] == 1
@@ -173,5 +173,5 @@ def test_the_end_of_several_answers_has_the_longest_of_each_stage() -> None:
         Finished("stop", Usage(10, 3, 4, 2), {"prefill": 1.0, "decode_steps": 9.0}),
         Finished("length", Usage(10, 5, 4, 1), {"prefill": 2.0, "decode_steps": 7.0, "encode": 3.0}),
     ]
-    assert together(ends) == Finished("stop", Usage(10, 8, 4, 3), {"prefill": 2.0, "decode_steps": 9.0, "encode": 3.0})
-    assert list(together(ends).stages_ms) == ["prefill", "decode_steps", "encode"]
+    assert merge(ends) == Finished("stop", Usage(10, 8, 4, 3), {"prefill": 2.0, "decode_steps": 9.0, "encode": 3.0})
+    assert list(merge(ends).stages_ms) == ["prefill", "decode_steps", "encode"]

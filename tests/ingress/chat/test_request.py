@@ -8,14 +8,14 @@ import pytest
 
 from serve_app.errors import InvalidRequest
 from serve_app.ingress.chat.request import ChatBody
-from tests.ingress.client import MODEL, OpenDoor, chat, chat_taken, picture, text
+from tests.ingress.client import MODEL, MakeClient, chat, parse_chat, picture, text
 
 URL = "/v1/chat/completions"
 
 
 def refused(body: dict[str, Any]) -> InvalidRequest:
     with pytest.raises(InvalidRequest) as raised:
-        chat_taken(body)
+        parse_chat(body)
     return raised.value
 
 
@@ -92,7 +92,7 @@ def refused(body: dict[str, Any]) -> InvalidRequest:
         (
             chat(max_tokens=1, max_completion_tokens=2),
             "max_completion_tokens",
-            "'max_tokens' and 'max_completion_tokens' differ; they mean the same, give one.",
+            "'max_tokens' and 'max_completion_tokens' differ; they mean the same, so give one of them.",
         ),
         (chat(temperature=2.5), "temperature", "'temperature' must be less than or equal to 2, not 2.5."),
         (chat(temperature="0.5"), "temperature", "'temperature' must be a valid number."),
@@ -167,7 +167,7 @@ def test_a_wrong_field_is_named_with_a_sentence(body: dict[str, Any], param: str
     assert (error.param, error.message) == (param, message)
 
 
-@pytest.mark.parametrize("name", ChatBody.refused)
+@pytest.mark.parametrize("name", ChatBody.unsupported)
 def test_an_unsupported_field_is_refused_by_name(name: str) -> None:
     error = refused(chat(**{name: {"asks": "something"}}))
     assert error.param == name
@@ -176,10 +176,10 @@ def test_an_unsupported_field_is_refused_by_name(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [(name, value) for name, refused in ChatBody.refused.items() for value in (None, *refused.harmless)],
+    [(name, value) for name, refused in ChatBody.unsupported.items() for value in (None, *refused.allowed)],
 )
 def test_an_unsupported_field_that_asks_for_nothing_is_let_through(name: str, value: Any) -> None:
-    assert chat_taken(chat(**{name: value})) == chat_taken(chat())
+    assert parse_chat(chat(**{name: value})) == parse_chat(chat())
 
 
 @pytest.mark.parametrize(
@@ -196,12 +196,12 @@ def test_an_unsupported_field_that_asks_for_nothing_is_let_through(name: str, va
     ],
 )
 def test_an_ignored_field_changes_nothing_and_is_documented(name: str, value: Any) -> None:
-    assert chat_taken(chat(**{name: value})) == chat_taken(chat())
+    assert parse_chat(chat(**{name: value})) == parse_chat(chat())
     assert ChatBody.model_json_schema()["properties"][name]["description"].startswith("Accepted and ignored.")
 
 
 def test_a_question_of_pictures_alone_is_chat_taken() -> None:
-    assert chat_taken(chat([picture()])).messages[0].parts
+    assert parse_chat(chat([picture()])).messages[0].parts
 
 
 def test_a_callers_own_words_are_clipped_in_messages() -> None:
@@ -210,8 +210,8 @@ def test_a_callers_own_words_are_clipped_in_messages() -> None:
     assert len(error.param or "") < 300
 
 
-async def test_an_unknown_model_is_a_404_that_names_the_served_one(door: OpenDoor) -> None:
-    response = await door().post(URL, json=chat() | {"model": "gpt-4o"})
+async def test_an_unknown_model_is_a_404_that_names_the_served_one(make_client: MakeClient) -> None:
+    response = await make_client().post(URL, json=chat() | {"model": "gpt-4o"})
     assert response.status_code == 404
     assert response.json()["error"] == {
         "message": "The model 'gpt-4o' is not served here; this service has 'glm-vision-demo'.",
@@ -221,8 +221,8 @@ async def test_an_unknown_model_is_a_404_that_names_the_served_one(door: OpenDoo
     }
 
 
-async def test_a_request_without_a_model_gets_the_served_one(door: OpenDoor) -> None:
+async def test_a_request_without_a_model_gets_the_served_one(make_client: MakeClient) -> None:
     body = chat()
     del body["model"]
-    response = await door().post(URL, json=body)
+    response = await make_client().post(URL, json=body)
     assert response.json()["model"] == MODEL

@@ -7,13 +7,13 @@ from pydantic import TypeAdapter
 from serve_app.contracts import ImagePart, Message, Sampling, TextPart
 from serve_app.ingress.chat.response import ChatCompletion
 from tests.fakes import FakeAnswer
-from tests.ingress.client import MODEL, PICTURE_URL, OpenDoor, chat, picture, text
+from tests.ingress.client import MODEL, PICTURE_URL, MakeClient, chat, picture, text
 
 URL = "/v1/chat/completions"
 
 
-async def test_a_whole_answer_is_openais_chat_completion(door: OpenDoor) -> None:
-    response = await door(FakeAnswer("Two ", "cats")).post(URL, json=chat())
+async def test_a_whole_answer_is_openais_chat_completion(make_client: MakeClient) -> None:
+    response = await make_client(FakeAnswer("Two ", "cats")).post(URL, json=chat())
     assert response.status_code == 200
     reply = response.json()
     assert reply.pop("system_fingerprint").startswith("fp_")
@@ -44,8 +44,8 @@ async def test_a_whole_answer_is_openais_chat_completion(door: OpenDoor) -> None
     TypeAdapter(ChatCompletion).validate_python(response.json(), strict=True)
 
 
-async def test_stage_timings_travel_in_the_server_timing_header(door: OpenDoor) -> None:
-    response = await door().post(URL, json=chat())
+async def test_stage_timings_travel_in_the_server_timing_header(make_client: MakeClient) -> None:
+    response = await make_client().post(URL, json=chat())
     stages = dict(stage.split(";dur=") for stage in response.headers["server-timing"].split(", "))
     assert list(stages) == [
         "fetch", "decode", "resize", "tokenize", "queue", "encode", "prefill", "decode_steps", "total",
@@ -53,12 +53,12 @@ async def test_stage_timings_travel_in_the_server_timing_header(door: OpenDoor) 
     assert float(stages["decode_steps"]) == 8.0
 
 
-async def test_an_answer_cut_at_its_limit_says_length(door: OpenDoor) -> None:
-    response = await door(FakeAnswer("Two", reason="length")).post(URL, json=chat(max_tokens=1))
+async def test_an_answer_cut_at_its_limit_says_length(make_client: MakeClient) -> None:
+    response = await make_client(FakeAnswer("Two", reason="length")).post(URL, json=chat(max_tokens=1))
     assert response.json()["choices"][0]["finish_reason"] == "length"
 
 
-async def test_the_pipeline_gets_the_conversation_in_the_callers_order(door: OpenDoor) -> None:
+async def test_the_pipeline_gets_the_conversation_in_the_callers_order(make_client: MakeClient) -> None:
     answer = FakeAnswer("x")
     body = {
         "model": MODEL,
@@ -69,7 +69,7 @@ async def test_the_pipeline_gets_the_conversation_in_the_callers_order(door: Ope
             {"role": "user", "content": [{"type": "image_url", "image_url": "https://c/d.png"}, text("And?")]},
         ],
     }
-    response = await door(answer).post(URL, json=body)
+    response = await make_client(answer).post(URL, json=body)
     assert response.status_code == 200
     assert answer.requests[0].messages == (
         Message("system", (TextPart("Be brief."),)),
@@ -86,29 +86,29 @@ async def test_the_pipeline_gets_the_conversation_in_the_callers_order(door: Ope
     )
 
 
-async def test_what_is_left_out_or_null_has_openais_defaults(door: OpenDoor) -> None:
+async def test_what_is_left_out_or_null_has_openais_defaults(make_client: MakeClient) -> None:
     answer = FakeAnswer("x")
-    client = door(answer)
+    client = make_client(answer)
     await client.post(URL, json=chat())
     await client.post(URL, json=chat(temperature=None, top_k=-1, stop=None, seed=None, tools=None, n=None))
     assert [request.sampling for request in answer.requests] == [Sampling(), Sampling()]
 
 
-async def test_every_sampling_field_reaches_the_pipeline(door: OpenDoor) -> None:
+async def test_every_sampling_field_reaches_the_pipeline(make_client: MakeClient) -> None:
     answer = FakeAnswer("x")
     fields = {
         "max_tokens": 7, "max_completion_tokens": 7, "temperature": 0, "top_p": 0.5, "top_k": 3, "stop": "END",
         "seed": -5, "presence_penalty": 1, "frequency_penalty": -2.0, "repetition_penalty": 1.1,
     }  # fmt: skip
-    response = await door(answer, settings={"request_timeout_s": 17}).post(URL, json=chat(**fields))
+    response = await make_client(answer, settings={"request_timeout_s": 17}).post(URL, json=chat(**fields))
     assert response.status_code == 200, response.text
     assert answer.requests[0].sampling == Sampling(7, 0.0, 0.5, 3, ("END",), -5, 1.0, -2.0, 1.1)
     assert answer.requests[0].deadline_s == 17
 
 
-async def test_two_requests_with_one_request_id_have_different_ids_in_the_engine(door: OpenDoor) -> None:
+async def test_two_requests_with_one_request_id_have_different_ids_in_the_engine(make_client: MakeClient) -> None:
     answer = FakeAnswer("x")
-    client = door(answer)
+    client = make_client(answer)
     for _ in range(2):
         response = await client.post(URL, json=chat(), headers={"X-Request-ID": "same"})
         assert response.headers["x-request-id"] == "same"
@@ -116,6 +116,6 @@ async def test_two_requests_with_one_request_id_have_different_ids_in_the_engine
     assert first != second
 
 
-async def test_the_content_type_header_does_not_matter(door: OpenDoor) -> None:
-    response = await door().post(URL, content=b'{"messages":[{"role":"user","content":"hi"}]}')
+async def test_the_content_type_header_does_not_matter(make_client: MakeClient) -> None:
+    response = await make_client().post(URL, content=b'{"messages":[{"role":"user","content":"hi"}]}')
     assert response.status_code == 200

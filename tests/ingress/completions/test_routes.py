@@ -12,7 +12,7 @@ from serve_app.contracts import ChatRequest, Delta, Sampling, TokenLogprob
 from serve_app.errors import ImageRejected, Overloaded
 from serve_app.ingress.completions.response import Completion
 from tests.fakes import FakeAnswer
-from tests.ingress.client import MODEL, OpenDoor, events_of
+from tests.ingress.client import MODEL, MakeClient, events_of
 
 URL = "/v1/completions"
 LIKELY = (
@@ -21,9 +21,9 @@ LIKELY = (
 )
 
 
-async def test_a_whole_completion_is_openais(door: OpenDoor) -> None:
+async def test_a_whole_completion_is_openais(make_client: MakeClient) -> None:
     answer = FakeAnswer(" Par", "is")
-    response = await door(answer).post(URL, json={"model": MODEL, "prompt": "The capital of France is"})
+    response = await make_client(answer).post(URL, json={"model": MODEL, "prompt": "The capital of France is"})
     assert response.status_code == 200
     assert "prefill;dur=4.000" in response.headers["server-timing"]
     reply = response.json()
@@ -46,10 +46,10 @@ async def test_a_whole_completion_is_openais(door: OpenDoor) -> None:
     }
 
 
-async def test_the_pipeline_gets_the_text_without_a_conversation(door: OpenDoor) -> None:
+async def test_the_pipeline_gets_the_text_without_a_conversation(make_client: MakeClient) -> None:
     answer = FakeAnswer("x")
-    await door(answer).post(URL, json={"prompt": " a <|user|> b\n"})
-    await door(answer).post(
+    await make_client(answer).post(URL, json={"prompt": " a <|user|> b\n"})
+    await make_client(answer).post(
         URL, json={"prompt": ["one"], "max_tokens": 3, "stop": ["."], "seed": 4, "ignore_eos": True}
     )
     assert answer.requests == [
@@ -60,9 +60,9 @@ async def test_the_pipeline_gets_the_text_without_a_conversation(door: OpenDoor)
     ]  # fmt: skip
 
 
-async def test_a_stream_has_one_shape_from_the_first_to_the_usage(door: OpenDoor) -> None:
+async def test_a_stream_has_one_shape_from_the_first_to_the_usage(make_client: MakeClient) -> None:
     body = {"prompt": "x", "stream": True, "stream_options": {"include_usage": True}}
-    *lines, done = events_of(await door(FakeAnswer(" Par", "is")).post(URL, json=body))
+    *lines, done = events_of(await make_client(FakeAnswer(" Par", "is")).post(URL, json=body))
     assert done == "[DONE]"
     chunks = [json.loads(line) for line in lines]
     for chunk in chunks:
@@ -75,9 +75,9 @@ async def test_a_stream_has_one_shape_from_the_first_to_the_usage(door: OpenDoor
     assert last["timings"]["total_ms"] > 0
 
 
-async def test_logprobs_have_the_older_shape_with_offsets(door: OpenDoor) -> None:
+async def test_logprobs_have_the_older_shape_with_offsets(make_client: MakeClient) -> None:
     answer = FakeAnswer(Delta(" Paris", 2, "text", LIKELY), Delta("!", 1, "text", (TokenLogprob(3, b"!", -1.0),)))
-    reply = (await door(answer).post(URL, json={"prompt": "x", "logprobs": 2})).json()
+    reply = (await make_client(answer).post(URL, json={"prompt": "x", "logprobs": 2})).json()
     assert reply["choices"][0]["logprobs"] == {
         "tokens": [" Par", "is", "!"],
         "token_logprobs": [-0.25, -0.5, -1.0],
@@ -85,7 +85,7 @@ async def test_logprobs_have_the_older_shape_with_offsets(door: OpenDoor) -> Non
         "text_offset": [0, 4, 6],
     }
     assert answer.requests[0].sampling.logprobs == 2
-    lines = events_of(await door(answer).post(URL, json={"prompt": "x", "logprobs": 0, "stream": True}))[:-1]
+    lines = events_of(await make_client(answer).post(URL, json={"prompt": "x", "logprobs": 0, "stream": True}))[:-1]
     offsets = [json.loads(line)["choices"][0]["logprobs"] for line in lines]
     assert [each and each["text_offset"] for each in offsets] == [None, [0, 4], [6], None]
     assert answer.requests[1].sampling.logprobs == 0
@@ -113,28 +113,28 @@ async def test_logprobs_have_the_older_shape_with_offsets(door: OpenDoor) -> Non
     ],
 )  # fmt: skip
 async def test_a_wrong_field_is_named_with_a_sentence(
-    door: OpenDoor, body: dict[str, Any], param: str, message: str
+    make_client: MakeClient, body: dict[str, Any], param: str, message: str
 ) -> None:
-    response = await door().post(URL, json=body)
+    response = await make_client().post(URL, json=body)
     assert response.status_code == 400
     error = response.json()["error"]
     assert error["param"] == param
     assert error["message"].startswith(message)
 
 
-async def test_what_asks_for_nothing_is_let_through(door: OpenDoor) -> None:
+async def test_what_asks_for_nothing_is_let_through(make_client: MakeClient) -> None:
     body = {"prompt": "x", "echo": False, "suffix": None, "best_of": 1, "n": 1, "user": "u"}
-    assert (await door().post(URL, json=body)).status_code == 200
+    assert (await make_client().post(URL, json=body)).status_code == 200
 
 
-async def test_another_model_is_a_404(door: OpenDoor) -> None:
-    response = await door().post(URL, json={"prompt": "x", "model": "gpt-4o"})
+async def test_another_model_is_a_404(make_client: MakeClient) -> None:
+    response = await make_client().post(URL, json={"prompt": "x", "model": "gpt-4o"})
     assert (response.status_code, response.json()["error"]["code"]) == (404, "model_not_found")
 
 
-async def test_failures_keep_their_status_or_are_told_in_the_stream(door: OpenDoor) -> None:
+async def test_failures_keep_their_status_or_are_told_in_the_stream(make_client: MakeClient) -> None:
     early = FakeAnswer(error=ImageRejected("No."))
-    assert (await door(early).post(URL, json={"prompt": "x", "stream": True})).status_code == 400
+    assert (await make_client(early).post(URL, json={"prompt": "x", "stream": True})).status_code == 400
     late = FakeAnswer("a", error=Overloaded("No memory left."), fail_after=2)
-    lines = events_of(await door(late).post(URL, json={"prompt": "x", "stream": True}))
+    lines = events_of(await make_client(late).post(URL, json={"prompt": "x", "stream": True}))
     assert json.loads(lines[-1])["error"]["code"] == "overloaded"

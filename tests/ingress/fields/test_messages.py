@@ -8,7 +8,7 @@ import pytest
 
 from serve_app.contracts import ImagePart, Message, TextPart, ToolCall
 from serve_app.errors import InvalidRequest
-from tests.ingress.client import PICTURE_URL, chat_taken, picture, text
+from tests.ingress.client import PICTURE_URL, parse_chat, picture, text
 
 QUESTION = {"role": "user", "content": "Weather?"}
 CALL = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "杭州"}'}}
@@ -17,7 +17,7 @@ RESULT = {"role": "tool", "tool_call_id": "call_1", "content": "rain"}
 
 
 def taken(*messages: dict[str, Any]) -> tuple[Message, ...]:
-    return chat_taken({"messages": list(messages)}).messages
+    return parse_chat({"messages": list(messages)}).messages
 
 
 def refused(*messages: dict[str, Any]) -> tuple[str | None, str]:
@@ -120,7 +120,7 @@ def test_a_calls_arguments_are_a_json_object(arguments: str, message: str) -> No
         (
             {"tool_calls": [{"id": "c", "type": "custom", "custom": {}}]},
             "messages[1].tool_calls[0].type",
-            "'messages[1].tool_calls[0].type' must be 'function', not 'custom'. (2 more to mend.)",
+            "'messages[1].tool_calls[0].type' must be 'function', not 'custom'. 2 more fields are invalid.",
         ),
         (
             {"content": "x", "function_call": {"name": "f"}},

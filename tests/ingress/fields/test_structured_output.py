@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from serve_app.contracts import Constraint
 from serve_app.errors import InvalidRequest
-from tests.ingress.client import chat, chat_taken
+from tests.ingress.client import chat, parse_chat
 
 SCHEMA = {"type": "object", "properties": {"颜色": {"enum": ["红", "绿"]}}}
 WRITTEN = '{"type":"object","properties":{"颜色":{"enum":["红","绿"]}}}'
 
 
 def taken(**fields: Any) -> Constraint | None:
-    return chat_taken(chat(**fields)).constraint
+    return parse_chat(chat(**fields)).constraint
 
 
 def as_format(**json_schema: Any) -> dict[str, Any]:
@@ -105,12 +105,12 @@ def test_every_way_of_saying_it_reaches_the_pipeline(fields: dict[str, Any], con
         (
             {"guided_regex": "a", "guided_choice": ["a"]},
             "guided_choice",
-            "'guided_choice' and 'guided_regex' can't both hold; give one of them.",
+            "'guided_choice' and 'guided_regex' exclude each other; give one of them.",
         ),
         (
             {"structured_outputs": {"regex": "a"}, "response_format": {"type": "json_object"}},
             "structured_outputs.regex",
-            "'structured_outputs.regex' and 'response_format' can't both hold; give one of them.",
+            "'structured_outputs.regex' and 'response_format' exclude each other; give one of them.",
         ),
     ],
 )

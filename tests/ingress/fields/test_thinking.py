@@ -8,7 +8,7 @@ import pytest
 
 from serve_app.contracts import Thinking
 from serve_app.errors import InvalidRequest
-from tests.ingress.client import chat, chat_taken
+from tests.ingress.client import chat, parse_chat
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,20 @@ from tests.ingress.client import chat, chat_taken
     ],
 )
 def test_every_way_of_saying_it_reaches_the_pipeline(fields: dict[str, Any], thinking: Thinking) -> None:
-    assert chat_taken(chat(**fields)).thinking == thinking
+    assert parse_chat(chat(**fields)).thinking == thinking
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"chat_template_kwargs": {"enable_thinking": True}}, "chat_template_kwargs.enable_thinking"),
+        ({"thinking": {"type": "disabled"}}, "thinking.type"),
+        ({"thinking_token_budget": 300}, "thinking_token_budget"),
+        ({"reasoning_effort": "low"}, "reasoning_effort"),
+    ],
+)
+def test_errors_can_name_the_field_that_was_sent(fields: dict[str, Any], param: str) -> None:
+    assert parse_chat(chat(**fields)).thinking.param == param
 
 
 @pytest.mark.parametrize(
@@ -79,5 +92,5 @@ def test_every_way_of_saying_it_reaches_the_pipeline(fields: dict[str, Any], thi
 )
 def test_a_contradiction_is_named_with_a_sentence(fields: dict[str, Any], param: str, message: str) -> None:
     with pytest.raises(InvalidRequest) as raised:
-        chat_taken(chat(**fields))
+        parse_chat(chat(**fields))
     assert (raised.value.param, raised.value.message) == (param, message)

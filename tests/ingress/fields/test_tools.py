@@ -8,7 +8,7 @@ import pytest
 
 from serve_app.contracts import Tool, ToolUse
 from serve_app.errors import InvalidRequest
-from tests.ingress.client import chat, chat_taken
+from tests.ingress.client import chat, parse_chat
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}}
 WEATHER = {"type": "function", "function": {"name": "weather", "description": "Of a city.", "parameters": SCHEMA}}
@@ -17,7 +17,7 @@ NAMED = {"type": "function", "function": {"name": "time"}}
 
 
 def taken(**fields: Any) -> ToolUse | None:
-    return chat_taken(chat(**fields)).tools
+    return parse_chat(chat(**fields)).tools
 
 
 def refused(**fields: Any) -> tuple[str | None, str]:
@@ -64,17 +64,17 @@ def test_one_call_at_a_time_is_told() -> None:
         (
             {"tool_choice": "required"},
             "tool_choice",
-            "'tool_choice' asks for a call, but there are no 'tools'.",
+            "'tool_choice' requires a call, but there are no 'tools'.",
         ),
         (
             {"tools": [], "tool_choice": NAMED},
             "tool_choice",
-            "'tool_choice' asks for a call, but there are no 'tools'.",
+            "'tool_choice' requires a call, but there are no 'tools'.",
         ),
         (
             {"tools": [WEATHER], "tool_choice": NAMED},
             "tool_choice.function.name",
-            "'tool_choice.function.name' names a function that is not among 'tools'.",
+            "'tool_choice.function.name' names a function that is not in 'tools'.",
         ),
         (
             {"tools": [WEATHER, TIME, WEATHER]},
@@ -106,7 +106,7 @@ def test_one_call_at_a_time_is_told() -> None:
             "tools[0].function.parameters",
             "'tools[0].function.parameters' must be the schema of an object.",
         ),
-        ({"tools": [{"type": "custom"}]}, "tools[0].type", "'tools[0].type' must be 'function', not 'custom'. (1 more"),
+        ({"tools": [{"type": "custom"}]}, "tools[0].type", "'tools[0].type' must be 'function', not 'custom'. 1 more"),
         ({"tools": [TIME] * 129}, "tools", "'tools' may have 128 entries at most."),
         (
             {"tools": [TIME], "tool_choice": "any"},
@@ -128,5 +128,5 @@ def test_wrong_tools_are_named_with_a_sentence(fields: dict[str, Any], param: st
 
 @pytest.mark.parametrize("choice", ["auto", "none", "required"])
 def test_the_text_may_be_held_to_a_form_beside_tools(choice: str) -> None:
-    request = chat_taken(chat(tools=[TIME], tool_choice=choice, response_format={"type": "json_object"}))
+    request = parse_chat(chat(tools=[TIME], tool_choice=choice, response_format={"type": "json_object"}))
     assert request.constraint is not None

@@ -183,7 +183,7 @@ def test_hints_change_nothing() -> None:
     assert taken("x", **hints) == taken("x")
 
 
-@pytest.mark.parametrize("name", ResponseBody.refused)
+@pytest.mark.parametrize("name", ResponseBody.unsupported)
 def test_what_needs_a_store_or_openais_platform_is_refused_by_name(name: str) -> None:
     param, message = refused({"input": "x", name: "something"})
     assert param == name
@@ -212,7 +212,7 @@ def test_what_needs_a_store_or_openais_platform_is_refused_by_name(name: str) ->
         (
             {"input": user({"type": "input_image", "file_id": "f", "detail": "auto"})},
             "input[0].content[0].file_id",
-            "'input[0].content[0].file_id' is not supported; leave it out. (1 more to mend.)",
+            "'input[0].content[0].file_id' is not supported; leave it out. 1 more field is invalid.",
         ),
         (
             {"input": [{"role": "system", "content": "x"}]},
@@ -222,7 +222,7 @@ def test_what_needs_a_store_or_openais_platform_is_refused_by_name(name: str) ->
         (
             {"input": [{"type": "reasoning", "summary": []}]},
             "input",
-            "'input' holds reasoning only; there is nothing to answer.",
+            "'input' has reasoning only; there is nothing to answer.",
         ),
         ({"input": [RESULT]}, "input[0].call_id", "'input[0].call_id' names no tool call of an earlier answer."),
         (
@@ -233,12 +233,12 @@ def test_what_needs_a_store_or_openais_platform_is_refused_by_name(name: str) ->
         (
             {"input": "x", "tools": [{"type": "web_search"}]},
             "tools[0].type",
-            "'tools[0].type' must be 'function', not 'web_search'. (1 more to mend.)",
+            "'tools[0].type' must be 'function', not 'web_search'. 1 more field is invalid.",
         ),
         (
             {"input": "x", "tool_choice": {"type": "function", "name": "f"}},
             "tool_choice",
-            "'tool_choice' asks for a call, but there are no 'tools'.",
+            "'tool_choice' requires a call, but there are no 'tools'.",
         ),
         (
             {"input": "x", "text": {"format": {"type": "json_schema", "name": "n"}}},

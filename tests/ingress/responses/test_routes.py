@@ -13,9 +13,10 @@ from pydantic import TypeAdapter
 
 from serve_app.contracts import Box, Boxed, Delta, PictureSeen, TokenLogprob, ToolCallDelta
 from serve_app.errors import EngineFailed, ImageRejected, Overloaded, RateLimited, ServiceError
-from serve_app.ingress.responses.response import STREAM_EVENTS, ResponseReply
+from serve_app.ingress.responses.events import STREAM_EVENTS
+from serve_app.ingress.responses.response import ResponseReply
 from tests.fakes import FakeAnswer, FakeMeter
-from tests.ingress.client import MODEL, OpenDoor, events_of
+from tests.ingress.client import MODEL, MakeClient, events_of
 
 URL = "/v1/responses"
 OURS: TypeAdapter[Any] = TypeAdapter(ResponseReply)
@@ -33,8 +34,8 @@ EVERYTHING = (
 )
 
 
-async def whole(door: OpenDoor, answer: FakeAnswer, **fields: Any) -> dict[str, Any]:
-    response = await door(answer).post(URL, json={"input": "?", **fields})
+async def whole(make_client: MakeClient, answer: FakeAnswer, **fields: Any) -> dict[str, Any]:
+    response = await make_client(answer).post(URL, json={"input": "?", **fields})
     assert response.status_code == 200, response.text
     reply: dict[str, Any] = response.json()
     OURS.validate_python(reply, strict=True)
@@ -42,8 +43,8 @@ async def whole(door: OpenDoor, answer: FakeAnswer, **fields: Any) -> dict[str, 
     return reply
 
 
-async def streamed(door: OpenDoor, answer: FakeAnswer, **fields: Any) -> list[dict[str, Any]]:
-    response = await door(answer).post(URL, json={"input": "?", "stream": True, **fields})
+async def streamed(make_client: MakeClient, answer: FakeAnswer, **fields: Any) -> list[dict[str, Any]]:
+    response = await make_client(answer).post(URL, json={"input": "?", "stream": True, **fields})
     assert response.status_code == 200, response.text
     events = [json.loads(line) for line in events_of(response)]
     for event in events:
@@ -54,8 +55,8 @@ async def streamed(door: OpenDoor, answer: FakeAnswer, **fields: Any) -> list[di
     return events
 
 
-async def test_a_whole_response_is_openais(door: OpenDoor) -> None:
-    reply = await whole(door, FakeAnswer("Two ", "cats"), model=MODEL, metadata={"job": "7"}, temperature=0)
+async def test_a_whole_response_is_openais(make_client: MakeClient) -> None:
+    reply = await whole(make_client, FakeAnswer("Two ", "cats"), model=MODEL, metadata={"job": "7"}, temperature=0)
     assert reply.pop("timings")["prefill_ms"] == 4.0
     assert reply == {
         "id": "resp_id2",
@@ -108,18 +109,20 @@ async def test_a_whole_response_is_openais(door: OpenDoor) -> None:
     }
 
 
-async def test_what_was_asked_is_echoed(door: OpenDoor) -> None:
+async def test_what_was_asked_is_echoed(make_client: MakeClient) -> None:
     tool = {"type": "function", "name": "f", "parameters": {"type": "object"}, "strict": True}
     choice = {"type": "function", "name": "f"}
-    reply = await whole(door, FakeAnswer("x"), tools=[tool], tool_choice=choice, reasoning={"effort": "low"}, user="u")
+    reply = await whole(
+        make_client, FakeAnswer("x"), tools=[tool], tool_choice=choice, reasoning={"effort": "low"}, user="u"
+    )
     assert (reply["tools"], reply["tool_choice"], reply["reasoning"]["effort"]) == ([tool], choice, "low")
     form = {"format": {"type": "json_schema", "name": "n", "schema": {"type": "object"}, "strict": True}}
-    reply = await whole(door, FakeAnswer("{}"), text=form, instructions="Brief.", max_output_tokens=9)
+    reply = await whole(make_client, FakeAnswer("{}"), text=form, instructions="Brief.", max_output_tokens=9)
     assert (reply["text"], reply["instructions"], reply["max_output_tokens"]) == (form, "Brief.", 9)
 
 
-async def test_reasoning_text_and_calls_are_items_in_their_order(door: OpenDoor) -> None:
-    reasoning, message, first, second = (await whole(door, FakeAnswer(*EVERYTHING)))["output"]
+async def test_reasoning_text_and_calls_are_items_in_their_order(make_client: MakeClient) -> None:
+    reasoning, message, first, second = (await whole(make_client, FakeAnswer(*EVERYTHING)))["output"]
     assert reasoning["content"] == [{"type": "reasoning_text", "text": "Rain is wet."}]
     assert (reasoning["type"], reasoning["summary"]) == ("reasoning", [])
     assert message["content"][0]["text"] == "I look."
@@ -129,8 +132,8 @@ async def test_reasoning_text_and_calls_are_items_in_their_order(door: OpenDoor)
     assert [item["id"].split("_")[0] for item in (reasoning, message, first)] == ["rs", "msg", "fc"]
 
 
-async def test_the_events_of_a_text_are_in_openais_order(door: OpenDoor) -> None:
-    events = await streamed(door, FakeAnswer("Two ", "cats"))
+async def test_the_events_of_a_text_are_in_openais_order(make_client: MakeClient) -> None:
+    events = await streamed(make_client, FakeAnswer("Two ", "cats"))
     assert [event["type"] for event in events] == [
         "response.created",
         "response.in_progress",
@@ -151,8 +154,8 @@ async def test_the_events_of_a_text_are_in_openais_order(door: OpenDoor) -> None
     assert events[9]["response"]["usage"]["output_tokens"] == 2
 
 
-async def test_the_events_of_reasoning_and_calls_are_in_openais_order(door: OpenDoor) -> None:
-    events = await streamed(door, FakeAnswer(*EVERYTHING, reason="tool_calls"))
+async def test_the_events_of_reasoning_and_calls_are_in_openais_order(make_client: MakeClient) -> None:
+    events = await streamed(make_client, FakeAnswer(*EVERYTHING, reason="tool_calls"))
     names = [event["type"].removeprefix("response.") for event in events]
     assert names == [
         "created", "in_progress",
@@ -172,10 +175,10 @@ async def test_the_events_of_reasoning_and_calls_are_in_openais_order(door: Open
     assert done[2]["arguments"] == '{"city": "Ulm"}'
 
 
-async def test_a_stream_ends_with_what_a_whole_reply_says(door: OpenDoor) -> None:
+async def test_a_stream_ends_with_what_a_whole_reply_says(make_client: MakeClient) -> None:
     answer = FakeAnswer(*EVERYTHING, pictures=(PictureSeen((9, 9), (28, 28), 1),))
-    last = (await streamed(door, answer))[-1]["response"]
-    reply = await whole(door, answer)
+    last = (await streamed(make_client, answer))[-1]["response"]
+    reply = await whole(make_client, answer)
     for each in (last, reply):
         del each["timings"]
         for item in each["output"]:
@@ -185,21 +188,21 @@ async def test_a_stream_ends_with_what_a_whole_reply_says(door: OpenDoor) -> Non
 
 
 @pytest.mark.parametrize("said", [(), ("Two",), (ToolCallDelta(0, "f", "{", 1),), (Delta("Hm", 1, "reasoning"),)])
-async def test_an_answer_cut_at_its_limit_is_incomplete(door: OpenDoor, said: tuple[Any, ...]) -> None:
-    reply = await whole(door, FakeAnswer(*said, reason="length"), max_output_tokens=1)
+async def test_an_answer_cut_at_its_limit_is_incomplete(make_client: MakeClient, said: tuple[Any, ...]) -> None:
+    reply = await whole(make_client, FakeAnswer(*said, reason="length"), max_output_tokens=1)
     assert (reply["status"], reply["incomplete_details"]) == ("incomplete", {"reason": "max_output_tokens"})
     assert (reply["output"][-1]["status"], reply["completed_at"]) == ("incomplete", None)
-    last = (await streamed(door, FakeAnswer(*said, reason="length")))[-1]
+    last = (await streamed(make_client, FakeAnswer(*said, reason="length")))[-1]
     assert last["type"] == "response.incomplete"
 
 
-async def test_an_answer_of_no_words_is_an_empty_message(door: OpenDoor) -> None:
-    (item,) = (await whole(door, FakeAnswer()))["output"]
+async def test_an_answer_of_no_words_is_an_empty_message(make_client: MakeClient) -> None:
+    (item,) = (await whole(make_client, FakeAnswer()))["output"]
     assert item["content"][0]["text"] == ""
-    assert (await streamed(door, FakeAnswer()))[-1]["type"] == "response.completed"
+    assert (await streamed(make_client, FakeAnswer()))[-1]["type"] == "response.completed"
 
 
-async def test_logprobs_are_with_their_text(door: OpenDoor) -> None:
+async def test_logprobs_are_with_their_text(make_client: MakeClient) -> None:
     likely = (TokenLogprob(7, "两".encode()[:1], -0.5, ((7, "两".encode()[:1], -0.5),)), TokenLogprob(8, b"", -1.0))
     answer = FakeAnswer(Delta("两", 2, "text", likely))
     told = [
@@ -209,27 +212,27 @@ async def test_logprobs_are_with_their_text(door: OpenDoor) -> None:
         },
         {"token": "token_id:8", "logprob": -1.0, "bytes": [], "top_logprobs": []},
     ]  # fmt: skip
-    reply = await whole(door, answer, top_logprobs=1)
+    reply = await whole(make_client, answer, top_logprobs=1)
     assert reply["output"][0]["content"][0]["logprobs"] == told
-    events = await streamed(door, answer, include=["message.output_text.logprobs"])
+    events = await streamed(make_client, answer, include=["message.output_text.logprobs"])
     assert [event["logprobs"] for event in events if "logprobs" in event] == [told, told]
 
 
-async def test_boxes_and_pictures_are_told(door: OpenDoor) -> None:
+async def test_boxes_and_pictures_are_told(make_client: MakeClient) -> None:
     answer = FakeAnswer(
         "There.",
         pictures=(PictureSeen((4032, 3024), (1120, 840), 1200),),
         boxed=(Boxed("[[1,2,3,4]]", (Box((1, 2, 3, 4), (4, 6, 12, 12), 0),)),),
     )
-    for reply in (await whole(door, answer), (await streamed(door, answer))[-1]["response"]):
+    for reply in (await whole(make_client, answer), (await streamed(make_client, answer))[-1]["response"]):
         assert reply["images"][0]["scaled"]
         assert reply["boxes"][0]["boxes"] == [{"box_1000": [1, 2, 3, 4], "box_pixels": [4, 6, 12, 12], "image": 0}]
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_an_early_failure_keeps_its_status(door: OpenDoor, stream: bool) -> None:
+async def test_an_early_failure_keeps_its_status(make_client: MakeClient, stream: bool) -> None:
     answer = FakeAnswer("x", error=ImageRejected("Not a picture.", "input[0].content[0].image_url"))
-    response = await door(answer).post(URL, json={"input": "?", "stream": stream})
+    response = await make_client(answer).post(URL, json={"input": "?", "stream": stream})
     assert response.status_code == 400
     assert response.json()["error"]["param"] == "input[0].content[0].image_url"
 
@@ -244,11 +247,11 @@ async def test_an_early_failure_keeps_its_status(door: OpenDoor, stream: bool) -
     ],
 )
 async def test_a_late_failure_is_told_as_an_error_and_a_failed_response(
-    door: OpenDoor, error: ServiceError, code: str
+    make_client: MakeClient, error: ServiceError, code: str
 ) -> None:
     meter = FakeMeter()
     answer = FakeAnswer("Two ", "cats", error=error, fail_after=2)
-    response = await door(answer, meter=meter).post(URL, json={"input": "?", "stream": True})
+    response = await make_client(answer, meter=meter).post(URL, json={"input": "?", "stream": True})
     events = [json.loads(line) for line in events_of(response)]
     assert [event["sequence_number"] for event in events] == list(range(len(events)))
     told, failed = events[-2:]
@@ -259,19 +262,19 @@ async def test_a_late_failure_is_told_as_an_error_and_a_failed_response(
     assert meter.counts["glm_rejections_total", error.code] == 1
 
 
-async def test_an_answers_items_can_be_sent_back_as_they_came(door: OpenDoor) -> None:
+async def test_an_answers_items_can_be_sent_back_as_they_came(make_client: MakeClient) -> None:
     answer = FakeAnswer(*EVERYTHING)
-    items = (await whole(door, answer))["output"]
+    items = (await whole(make_client, answer))["output"]
     results = [
         {"type": "function_call_output", "call_id": item["call_id"], "output": "x"}
         for item in items
         if item["type"] == "function_call"
     ]
-    await whole(door, answer, input=[{"role": "user", "content": "?"}, *items, *results])
+    await whole(make_client, answer, input=[{"role": "user", "content": "?"}, *items, *results])
     earlier = answer.requests[-1].messages[1]
     assert (earlier.reasoning, [call.name for call in earlier.tool_calls]) == ("Rain is wet.", ["weather", "time"])
 
 
-async def test_another_model_is_a_404(door: OpenDoor) -> None:
-    response = await door().post(URL, json={"input": "x", "model": "gpt-4o"})
+async def test_another_model_is_a_404(make_client: MakeClient) -> None:
+    response = await make_client().post(URL, json={"input": "x", "model": "gpt-4o"})
     assert (response.status_code, response.json()["error"]["code"]) == (404, "model_not_found")

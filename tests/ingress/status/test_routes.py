@@ -9,7 +9,7 @@ from serve_app.contracts import ModelCard
 from serve_app.errors import EngineFailed
 from serve_app.ingress.status.response import ModelList
 from tests.fakes import CARD, FakeDescribe
-from tests.ingress.client import OpenDoor
+from tests.ingress.client import MakeClient
 
 DEAD = FakeDescribe(error=EngineFailed("The replica died."))
 SILENT = FakeDescribe(silent=True)
@@ -27,31 +27,31 @@ class Sleeper:
         return await (FakeDescribe() if self.awake else SILENT)()
 
 
-async def test_the_door_is_alive_whatever_the_engine_does(door: OpenDoor) -> None:
-    response = await door(describe=DEAD).get("/healthz")
+async def test_the_door_is_alive_whatever_the_engine_does(make_client: MakeClient) -> None:
+    response = await make_client(describe=DEAD).get("/healthz")
     assert (response.status_code, response.json()) == (200, {"status": "ok"})
 
 
-async def test_the_service_is_ready_when_a_replica_answers(door: OpenDoor) -> None:
-    response = await door().get("/readyz")
+async def test_the_service_is_ready_when_a_replica_answers(make_client: MakeClient) -> None:
+    response = await make_client().get("/readyz")
     assert (response.status_code, response.json()) == (200, {"status": "ok"})
 
 
 @pytest.mark.parametrize("describe", [DEAD, SILENT], ids=["dead", "silent"])
 @pytest.mark.parametrize("path", ["/readyz", "/v1/models", "/v1/models/glm-vision-demo"])
 async def test_without_a_replica_the_service_says_why_it_is_not_ready(
-    door: OpenDoor, describe: FakeDescribe, path: str
+    make_client: MakeClient, describe: FakeDescribe, path: str
 ) -> None:
-    response = await door(describe=describe, ready_within_s=0.05).get(path)
+    response = await make_client(describe=describe, ready_within_s=0.05).get(path)
     assert response.status_code == 503
     assert response.headers["retry-after"] == "1"
     error = response.json()["error"]
     assert error["code"] == "overloaded"
-    assert error["message"] == ("Not every stage has a replica that answers within 0.05 s; the model may still load.")
+    assert error["message"] == ("A stage has no replica that responds within 0.05 s; the model may still be loading.")
 
 
-async def test_models_lists_the_served_model_with_its_context(door: OpenDoor) -> None:
-    client = door()
+async def test_models_lists_the_served_model_with_its_context(make_client: MakeClient) -> None:
+    client = make_client()
     models = (await client.get("/v1/models")).json()
     TypeAdapter(ModelList).validate_python(models, strict=True)
     (model,) = models["data"]
@@ -62,9 +62,9 @@ async def test_models_lists_the_served_model_with_its_context(door: OpenDoor) ->
     assert (await client.get(f"/v1/models/{CARD.name}")).json() == model
 
 
-async def test_models_that_are_known_are_told_without_waking_the_engine(door: OpenDoor) -> None:
+async def test_models_that_are_known_are_told_without_waking_the_engine(make_client: MakeClient) -> None:
     engine = Sleeper()
-    client = door(describe=engine, ready_within_s=0.05)
+    client = make_client(describe=engine, ready_within_s=0.05)
     models = (await client.get("/v1/models")).json()
     engine.awake = False
     for _ in range(3):
@@ -74,35 +74,35 @@ async def test_models_that_are_known_are_told_without_waking_the_engine(door: Op
     assert engine.asked == 1
 
 
-async def test_models_become_known_by_any_route_that_asked(door: OpenDoor) -> None:
+async def test_models_become_known_by_any_route_that_asked(make_client: MakeClient) -> None:
     engine = Sleeper()
-    client = door(describe=engine, ready_within_s=0.05)
+    client = make_client(describe=engine, ready_within_s=0.05)
     await client.get("/readyz")
     engine.awake = False
     assert (await client.get("/v1/models")).status_code == 200
 
 
-async def test_models_that_are_not_known_yet_are_asked_for_until_they_are(door: OpenDoor) -> None:
+async def test_models_that_are_not_known_yet_are_asked_for_until_they_are(make_client: MakeClient) -> None:
     engine = Sleeper()
     engine.awake = False
-    client = door(describe=engine, ready_within_s=0.05)
+    client = make_client(describe=engine, ready_within_s=0.05)
     assert (await client.get("/v1/models")).status_code == 503
     engine.awake = True
     assert (await client.get("/v1/models")).status_code == 200
 
 
-async def test_ready_is_asked_for_each_time(door: OpenDoor) -> None:
+async def test_ready_is_asked_for_each_time(make_client: MakeClient) -> None:
     engine = Sleeper()
-    client = door(describe=engine, ready_within_s=0.05)
+    client = make_client(describe=engine, ready_within_s=0.05)
     assert [(await client.get("/readyz")).status_code for _ in range(3)] == [200] * 3
     engine.awake = False
     assert (await client.get("/readyz")).status_code == 503
     assert engine.asked == 4
 
 
-async def test_nothing_else_asks_the_engine(door: OpenDoor) -> None:
+async def test_nothing_else_asks_the_engine(make_client: MakeClient) -> None:
     engine = Sleeper()
-    client = door(describe=engine)
+    client = make_client(describe=engine)
     for path in ("/", "/healthz", "/docs", "/openapi.json", "/metrics"):
         await client.get(path)
     await client.post("/tokenize", json={"prompt": "a"})
@@ -110,33 +110,35 @@ async def test_nothing_else_asks_the_engine(door: OpenDoor) -> None:
 
 
 @pytest.mark.parametrize("name", ["gpt-4o", "zai-org/GLM-4.6V-Flash"])
-async def test_another_model_is_a_404(door: OpenDoor, name: str) -> None:
-    response = await door().get(f"/v1/models/{name}")
+async def test_another_model_is_a_404(make_client: MakeClient, name: str) -> None:
+    response = await make_client().get(f"/v1/models/{name}")
     assert response.status_code == 404
     assert response.json()["error"]["code"] == "model_not_found"
     assert f"'{name}'" in response.json()["error"]["message"]
 
 
-async def test_metrics_gives_the_nodes_page_as_it_is(door: OpenDoor) -> None:
+async def test_metrics_gives_the_nodes_page_as_it_is(make_client: MakeClient) -> None:
     async def page() -> bytes:
         return b"ray_glm_requests_total 3\n"
 
-    response = await door(metrics_page=page).get("/metrics")
+    response = await make_client(metrics_page=page).get("/metrics")
     assert response.content == b"ray_glm_requests_total 3\n"
     assert response.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
 
 
-async def test_metrics_that_do_not_come_are_a_503(door: OpenDoor) -> None:
+async def test_metrics_that_do_not_come_are_a_503(make_client: MakeClient) -> None:
     async def page() -> bytes:
         raise OSError("refused")
 
-    response = await door(metrics_page=page).get("/metrics")
+    response = await make_client(metrics_page=page).get("/metrics")
     assert response.status_code == 503
     assert "metrics endpoint" in response.json()["error"]["message"]
 
 
-async def test_the_root_shows_the_way(door: OpenDoor) -> None:
-    client = door()
-    links = (await client.get("/")).json()
-    for name in ("docs", "openapi", "models", "ready", "metrics"):
-        assert (await client.get(links[name])).status_code == 200
+async def test_the_root_lists_every_documented_route(make_client: MakeClient) -> None:
+    client = make_client()
+    root = (await client.get("/")).json()
+    paths = (await client.get(root["openapi"])).json()["paths"]
+    assert set(root["routes"]) == {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
+    assert root["routes"]["POST /v1/ask"] == "Ask a question about uploaded pictures"
+    assert (await client.get(root["docs"])).status_code == 200

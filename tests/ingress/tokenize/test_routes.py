@@ -9,16 +9,16 @@ from pydantic import TypeAdapter
 
 from serve_app.contracts import ChatRequest, ImagePart, Message, TextPart, Thinking
 from serve_app.errors import ContextTooLong, DeadlineExceeded, ImageRejected, ServiceError
-from serve_app.ingress.status.response import TokensReply
+from serve_app.ingress.tokenize.response import TokensReply
 from tests.fakes import FakeTokenize
-from tests.ingress.client import MODEL, PICTURE_URL, OpenDoor, chat, picture, text
+from tests.ingress.client import MODEL, PICTURE_URL, MakeClient, chat, picture, text
 
 URL = "/tokenize"
 
 
-async def test_a_texts_tokens_are_vllms_reply_with_the_pictures_beside(door: OpenDoor) -> None:
+async def test_a_texts_tokens_are_vllms_reply_with_the_pictures_beside(make_client: MakeClient) -> None:
     tokenize = FakeTokenize(5, 6, 7, image_tokens=2)
-    response = await door(tokenize=tokenize).post(URL, json={"model": MODEL, "prompt": "Good morning"})
+    response = await make_client(tokenize=tokenize).post(URL, json={"model": MODEL, "prompt": "Good morning"})
     assert response.status_code == 200
     reply = response.json()
     TypeAdapter(TokensReply).validate_python(reply, strict=True)
@@ -26,12 +26,12 @@ async def test_a_texts_tokens_are_vllms_reply_with_the_pictures_beside(door: Ope
     assert tokenize.requests == [ChatRequest("tokens-id2", (), deadline_s=300.0, text="Good morning")]
 
 
-async def test_an_empty_text_has_no_tokens(door: OpenDoor) -> None:
-    response = await door(tokenize=FakeTokenize()).post(URL, json={"prompt": ""})
+async def test_an_empty_text_has_no_tokens(make_client: MakeClient) -> None:
+    response = await make_client(tokenize=FakeTokenize()).post(URL, json={"prompt": ""})
     assert response.json()["count"] == 0
 
 
-async def test_a_conversation_is_what_chat_would_make_of_it(door: OpenDoor) -> None:
+async def test_a_conversation_is_what_chat_would_make_of_it(make_client: MakeClient) -> None:
     tokenize = FakeTokenize(1)
     body = {
         **chat([picture(detail="low"), text("What?")]),
@@ -39,7 +39,7 @@ async def test_a_conversation_is_what_chat_would_make_of_it(door: OpenDoor) -> N
         "chat_template_kwargs": {"enable_thinking": False},
         "add_generation_prompt": True,
     }
-    assert (await door(tokenize=tokenize).post(URL, json=body)).status_code == 200
+    assert (await make_client(tokenize=tokenize).post(URL, json=body)).status_code == 200
     (request,) = tokenize.requests
     parts = (ImagePart(PICTURE_URL, "messages[0].content[0].image_url", "low"), TextPart("What?"))
     assert request.messages == (Message("user", parts),)
@@ -63,19 +63,19 @@ async def test_a_conversation_is_what_chat_would_make_of_it(door: OpenDoor) -> N
     ],
 )  # fmt: skip
 async def test_a_wrong_field_is_named_with_a_sentence(
-    door: OpenDoor, body: dict[str, Any], param: str, message: str
+    make_client: MakeClient, body: dict[str, Any], param: str, message: str
 ) -> None:
-    response = await door().post(URL, json=body)
+    response = await make_client().post(URL, json=body)
     assert response.status_code == 400
     assert (response.json()["error"]["param"], response.json()["error"]["message"]) == (param, message)
 
 
 @pytest.mark.parametrize("error", [ImageRejected("No."), ContextTooLong("No."), DeadlineExceeded("No.")])
-async def test_a_failure_has_its_status(door: OpenDoor, error: ServiceError) -> None:
-    response = await door(tokenize=FakeTokenize(error=error)).post(URL, json={"prompt": "x"})
+async def test_a_failure_has_its_status(make_client: MakeClient, error: ServiceError) -> None:
+    response = await make_client(tokenize=FakeTokenize(error=error)).post(URL, json={"prompt": "x"})
     assert (response.status_code, response.json()["error"]["code"]) == (error.status, error.code)
 
 
-async def test_another_model_is_a_404(door: OpenDoor) -> None:
-    response = await door().post(URL, json={"prompt": "x", "model": "gpt-4o"})
+async def test_another_model_is_a_404(make_client: MakeClient) -> None:
+    response = await make_client().post(URL, json={"prompt": "x", "model": "gpt-4o"})
     assert (response.status_code, response.json()["error"]["code"]) == (404, "model_not_found")

@@ -1,0 +1,92 @@
+"""The request of /v1/ask: a multipart form of pictures, a question and a few settings."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.datastructures import FormData, UploadFile
+
+from serve_app.contracts import ChatRequest, ImagePart, Message, Sampling, TextPart
+from serve_app.errors import ImageRejected, InvalidRequest
+from serve_app.ingress.fields.sampling import TokenCount
+from serve_app.ingress.validation import invalid_fields, truncate
+
+
+def _remove_null(schema: dict[str, Any]) -> None:
+    """A field of a form may be missing but never null."""
+    for field in schema["properties"].values():
+        if "anyOf" in field:
+            field.update(field.pop("anyOf")[0])
+            del field["default"]
+
+
+def _form_boolean(field: dict[str, Any]) -> None:
+    """The spellings of a boolean in a form."""
+    del field["type"]
+    field["enum"] = [True, False, "true", "false", "1", "0", "on", "off", "yes", "no"]
+
+
+class AskForm(BaseModel):
+    """The fields of the form besides the pictures; a form holds text, so numbers are parsed from it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=_remove_null)
+
+    question: str = Field(json_schema_extra={"pattern": r"\S"})
+    stream: bool = Field(False, json_schema_extra=_form_boolean)
+    max_tokens: TokenCount | None = Field(None, description="Most tokens of the answer.")
+    temperature: float | None = Field(None, ge=0, le=2, description="0: always the likeliest token. Default: 1.")
+    model: str | None = Field(None, description="Default: the served model.")
+
+
+class AskUpload(AskForm):
+    """The complete form, as the OpenAPI document shows it."""
+
+    image: list[bytes] = Field(
+        min_length=1,
+        description="One picture or several, each its own part named `image`.",
+        json_schema_extra={"items": {"contentMediaType": "application/octet-stream", "minLength": 1}},
+    )
+
+
+def read_ask_form(form: FormData) -> AskForm:
+    """The validated fields besides the pictures; raises InvalidRequest that names the field."""
+    values: dict[str, str] = {}
+    for name, value in form.multi_items():
+        if name == "image":
+            continue
+        if isinstance(value, UploadFile):
+            raise InvalidRequest(f"'{truncate(name)}' is a file; only 'image' may be one.", truncate(name))
+        if name in values:
+            raise InvalidRequest(f"'{truncate(name)}' is given more than once.", truncate(name))
+        values[name] = value
+    try:
+        return AskForm.model_validate(values)
+    except ValidationError as error:
+        raise invalid_fields(error) from None
+
+
+async def read_pictures(form: FormData) -> list[ImagePart]:
+    uploads = form.getlist("image")
+    if not uploads:
+        raise InvalidRequest("'image' is required: the picture as a file upload.", "image")
+    pictures = []
+    for index, upload in enumerate(uploads):
+        param = "image" if len(uploads) == 1 else f"image[{index}]"
+        if not isinstance(upload, UploadFile):
+            raise InvalidRequest(f"'{param}' must be a file upload, not text.", param)
+        picture = await upload.read()
+        if not picture:
+            raise ImageRejected(f"'{param}' is empty: the upload has 0 bytes.", param)
+        pictures.append(ImagePart(picture, param))
+    return pictures
+
+
+def ask_request(form: AskForm, pictures: list[ImagePart], *, id: str, deadline_s: float) -> ChatRequest:
+    """The request for the pipeline: one user message, its pictures before the question."""
+    message = Message("user", (*pictures, TextPart(form.question)), param="question")
+    sampling = Sampling(form.max_tokens)
+    if form.temperature is not None:
+        sampling = replace(sampling, temperature=form.temperature)
+    return ChatRequest(id, (message,), sampling, deadline_s, form.stream, param="question")
