@@ -55,11 +55,10 @@ docs: $(VENV)/.dev tools  ## write anew what programs write: pages, the chart's 
 lock: $(VENV)/.dev  ## resolve pyproject.toml anew into the two lock files
 	$(PYTHON) .ci/lock.py
 
-bench: $(VENV)/.dev  ## the benchmarks, with their results in benchmarks/results
-	$(PYTHON) -m benchmarks.hops
+bench: $(VENV)/.dev  ## the benchmarks that need no running service; benchmarks/README.md lists all
 	$(PYTHON) -m benchmarks.preprocess
-	$(PYTHON) -m benchmarks.engine
 	$(PYTHON) -m benchmarks.serve_load
+	$(if $(wildcard /dev/nvidia0),$(PYTHON) -m benchmarks.engine)
 
 .PHONY: image
 IMAGE_TARGET ?= cpu

@@ -1,68 +1,38 @@
-"""What does a running service carry? Closed loops of callers who ask about pictures, each picture a new one.
+"""How many picture questions a second can a running service answer, at several numbers of callers?
 
-Every caller asks again as soon as its answer is whole. Answers have a fixed length (`ignore_eos`), so that the
-work is the same for any weights; no cache helps, since no picture is asked about twice. The figures are the base
-of capacity planning (`tests/plan/test_measured.py`): first token and whole answer as a caller sees them, over HTTP.
+A closed loop: every caller sends its next request after its last answer. Answers have a fixed length (`ignore_eos`),
+so the work does not depend on the weights; each request has a new picture, so no cache helps. First token and total
+latency are those at the HTTP client. The results are the measured points of capacity planning
+(`tests/plan/test_measured.py`).
 
     python -m benchmarks.capacity --url http://127.0.0.1:8000 --callers 1 8 32 64 --picture 1120x1120
 
-The last stdout line is one JSON object.
+The last line on stdout is one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import base64
 import json
-import statistics
 import sys
-import time
-from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 
-from benchmarks.preprocess import photograph
+from benchmarks.endpoint import EndpointError, StreamedAnswer, closed_loop
+from benchmarks.evaluation_set import data_url
+from benchmarks.photograph import photograph
+from benchmarks.report import header, percentile
 
 TIMEOUT_S = 300
+QUESTION = "What is written on this label, and who is it for? "
 
 
-@dataclass
-class Load:
-    """What the callers of one round saw."""
-
-    first_token_s: list[float] = field(default_factory=list)
-    whole_s: list[float] = field(default_factory=list)
-    prompt_tokens: int = 0
-    answer_tokens: int = 0
-    failures: list[str] = field(default_factory=list)
-
-    def summary(self, callers: int, wall_s: float) -> dict[str, Any]:
-        answered = len(self.whole_s)
-        return {
-            "callers": callers,
-            "requests": answered,
-            "failures": len(self.failures),
-            "requests_per_s": round(answered / wall_s, 2),
-            "first_token_s": _quantiles(self.first_token_s),
-            "whole_s": _quantiles(self.whole_s),
-            "prompt_tokens": round(self.prompt_tokens / answered) if answered else 0,
-            "answer_tokens_per_s": round(self.answer_tokens / wall_s, 1),
-        }
-
-
-def _quantiles(seconds: list[float]) -> dict[str, float]:
-    if not seconds:
-        return {}
-    ordered = sorted(seconds)
-    return {"p50": round(statistics.median(ordered), 4), "p95": round(ordered[int(0.95 * (len(ordered) - 1))], 4)}
-
-
-def question(model: str, size: tuple[int, int], text: str, answer_tokens: int, seed: int) -> dict[str, Any]:
-    picture = base64.b64encode(photograph(*size, seed=seed)).decode()
+def request(model: str, size: tuple[int, int], text: str, answer_tokens: int, seed: int) -> dict[str, Any]:
+    """A streamed chat request about a new picture; `size` in pixels, width first."""
     content = [
-        {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{picture}"}},
+        {"type": "image_url", "image_url": {"url": data_url(photograph(*size, seed=seed))}},
         {"type": "text", "text": text},
     ]
     return {
@@ -76,70 +46,44 @@ def question(model: str, size: tuple[int, int], text: str, answer_tokens: int, s
     }
 
 
-async def ask(client: httpx.AsyncClient, body: dict[str, Any], load: Load) -> None:
-    """One answer, streamed; a failure is kept with its reason."""
-    started = time.perf_counter()
-    first: float | None = None
-    try:
-        async with client.stream("POST", "/v1/chat/completions", json=body) as response:
-            if response.status_code != 200:
-                load.failures.append(f"{response.status_code} {(await response.aread())[:200]!r}")
-                return
-            async for line in response.aiter_lines():
-                if not line.startswith("data: {"):
-                    continue
-                event = json.loads(line[6:])
-                if "error" in event:
-                    load.failures.append(str(event["error"]))
-                    return
-                if first is None and event["choices"] and event["choices"][0]["delta"].get("content"):
-                    first = time.perf_counter() - started
-                if usage := event.get("usage"):
-                    load.prompt_tokens += usage["prompt_tokens"]
-                    load.answer_tokens += usage["completion_tokens"]
-    except httpx.HTTPError as error:
-        load.failures.append(repr(error))
-        return
-    load.whole_s.append(time.perf_counter() - started)
-    load.first_token_s.append(first if first is not None else load.whole_s[-1])
+def summary(results: list[StreamedAnswer | EndpointError], callers: int, wall_s: float) -> dict[str, Any]:
+    answers = [result for result in results if isinstance(result, StreamedAnswer)]
+    return {
+        "callers": callers,
+        "requests": len(answers),
+        "failures": len(results) - len(answers),
+        "requests_per_s": round(len(answers) / wall_s, 2),
+        "first_token_s": _percentiles([answer.first_token_s for answer in answers]),
+        "latency_s": _percentiles([answer.latency_s for answer in answers]),
+        "prompt_tokens": round(sum(answer.prompt_tokens for answer in answers) / max(1, len(answers))),
+        "answer_tokens_per_s": round(sum(answer.completion_tokens for answer in answers) / wall_s, 1),
+    }
 
 
-async def closed_loop(client: httpx.AsyncClient, bodies: list[dict[str, Any]], callers: int) -> dict[str, Any]:
-    """`callers` at once until all bodies are answered."""
-    load, waiting = Load(), iter(bodies)
-
-    async def caller() -> None:
-        for body in waiting:
-            await ask(client, body, load)
-
-    started = time.perf_counter()
-    await asyncio.gather(*(caller() for _ in range(callers)))
-    result = load.summary(callers, time.perf_counter() - started)
-    for reason in load.failures[:3]:
-        print(f"failed: {reason}", file=sys.stderr)
-    return result
+def _percentiles(seconds: list[float]) -> dict[str, float]:
+    return {f"p{percent}": round(percentile(seconds, percent), 4) for percent in (50, 95)} if seconds else {}
 
 
 async def run(options: argparse.Namespace) -> dict[str, Any]:
     width, _, height = options.picture.partition("x")
     size = (int(width), int(height))
+    text = (QUESTION * 50)[: options.text_characters]
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(base_url=options.url, timeout=TIMEOUT_S, limits=limits, trust_env=False) as client:
         served = (await client.get("/v1/models")).raise_for_status().json()["data"][0]
         seed, rounds = 0, []
         for callers in options.callers:
             count = max(options.least, callers * options.each)
-            text = ("What is written on this label, and who is it for? " * 50)[: options.text_characters]
-            bodies = []
-            for _ in range(count + callers):
-                bodies.append(question(served["id"], size, text, options.answer_tokens, seed))
-                seed += 1
-            await closed_loop(client, bodies[count:], callers)  # warm: connections, this batch size
-            rounds.append(await closed_loop(client, bodies[:count], callers))
+            seeds = range(seed, seed := seed + count + callers)
+            bodies = [request(served["id"], size, text, options.answer_tokens, each) for each in seeds]
+            await closed_loop(client, bodies[count:], callers)  # warm-up: connections and this batch size
+            results, wall_s = await closed_loop(client, bodies[:count], callers)
+            for failure in [result for result in results if isinstance(result, EndpointError)][:3]:
+                print(f"failed: {failure}", file=sys.stderr)
+            rounds.append(summary(results, callers, wall_s))
             print(json.dumps(rounds[-1]), file=sys.stderr)
-    kept = ("id", "parameters", "quantization", "dtype", "device")
-    return {
-        "served": {key: served[key] for key in kept},
+    return header("capacity", ["httpx"]) | {
+        "served": {key: served[key] for key in ("id", "parameters", "quantization", "dtype", "device")},
         "picture": options.picture,
         "text_characters": options.text_characters,
         "answer_tokens": options.answer_tokens,
@@ -149,10 +93,10 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--url", default="http://127.0.0.1:8000")
+    parser.add_argument("--url", default="http://127.0.0.1:8000", help="root of the service")
     parser.add_argument("--callers", nargs="+", type=int, default=[1, 8, 32, 64])
-    parser.add_argument("--each", type=int, default=4, help="questions of one caller (default: 4)")
-    parser.add_argument("--least", type=int, default=16, help="fewest questions of a round (default: 16)")
+    parser.add_argument("--each", type=int, default=4, help="requests of each caller (default: 4)")
+    parser.add_argument("--least", type=int, default=16, help="fewest requests of a round (default: 16)")
     parser.add_argument("--picture", default="1120x1120", help="pixels of the pictures (default: 1120x1120)")
     parser.add_argument("--text-characters", type=int, default=190, help="length of the question (default: 190)")
     parser.add_argument("--answer-tokens", type=int, default=128, help="length of an answer (default: 128)")

@@ -1,13 +1,13 @@
-"""What does the engine itself cost: first token and time per step in the 9B shape, without HTTP or Ray?
+"""How long are the first token and a decode step of the engine in the 9B shape, without HTTP and Ray?
 
-Random weights in the exact shape of GLM-4.1V-9B / GLM-4.6V-Flash (speed does not depend on their values),
-one 1120x1120 picture and 208 text tokens a request (1808 tokens), 128 new tokens, greedy, on one GPU.
-All requests of a batch are handed in at once; first token and whole are medians over the batch's requests.
+Random weights in the exact shape of GLM-4.1V-9B and GLM-4.6V-Flash (the speed does not depend on their values), one
+1120x1120 picture and 208 text tokens a request (1808 tokens), 128 new tokens, greedy, on one GPU. All requests of a
+batch are submitted at once; first token and latency are medians over the batch's requests.
 
     python -m benchmarks.engine --batches 1 8 32 --quantization none
     python -m benchmarks.engine --tiny --device cpu        # checks that the script works
 
-The last stdout line is one JSON object.
+The last line on stdout is one JSON object.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import json
 import statistics
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ import numpy as np
 import torch
 from transformers import Glm4vConfig, Glm4vForConditionalGeneration
 
+from benchmarks.report import header
 from serve_app.contracts import Delta, Finished, Picture, Prompt, Sampling
 from serve_app.engine.loop import EngineLoop
 from serve_app.engine.model.families.glm4v import Glm4v
@@ -58,7 +58,7 @@ def config(tiny: bool) -> Glm4vConfig:
 
 
 def random_model(tiny: bool, device: torch.device, dtype: torch.dtype, quantization: str) -> Glm4v:
-    """Random weights on the device; quantized ones go through a saved checkpoint and the ordinary loader."""
+    """Random weights on the device; quantized weights are saved as a checkpoint and loaded by the service's loader."""
     folder = Path(tempfile.mkdtemp())
     processor = {"image_mean": [0.48, 0.46, 0.41], "image_std": [0.27, 0.26, 0.28]}
     (folder / "preprocessor_config.json").write_text(json.dumps(processor))
@@ -79,30 +79,31 @@ def random_model(tiny: bool, device: torch.device, dtype: torch.dtype, quantizat
 
 
 def prompts(count: int, side: int, text_tokens: int, new_tokens: int) -> list[Prompt]:
+    """`count` prompts with a different picture each; `side` is the picture's width and height in pixels."""
     rng = np.random.default_rng(0)
-    made = []
+    batch = []
     for index in range(count):
         pixels = rng.integers(0, 255, (side, side, 3), dtype=np.uint8)
         picture = Picture(pixels, f"{count}-{index}", side * side // 784, (side, side))
         text = rng.integers(0, 151329, text_tokens)
         token_ids = np.concatenate([text[:5], np.full(picture.tokens, IMAGE_TOKEN), text[5:]]).astype(np.int32)
         sampling = Sampling(max_tokens=new_tokens, temperature=0.0)
-        made.append(Prompt(f"{count}-{index}", token_ids, (picture,), sampling, 600.0))
-    return made
+        batch.append(Prompt(f"{count}-{index}", token_ids, (picture,), sampling, 600.0))
+    return batch
 
 
 def measure(loop: EngineLoop, batch: list[Prompt]) -> dict[str, float]:
-    """Hand in a batch, step until it is answered."""
+    """Submit a batch of prompts and step the engine until all are answered."""
     started = time.perf_counter()
     first: dict[str, float] = {}
-    whole: dict[str, float] = {}
+    finished: dict[str, float] = {}
     for prompt in batch:
 
         def sink(event: object, name: str = prompt.id) -> None:
             if isinstance(event, Delta):
                 first.setdefault(name, time.perf_counter() - started)
             elif isinstance(event, Finished):
-                whole[name] = time.perf_counter() - started
+                finished[name] = time.perf_counter() - started
             elif isinstance(event, Exception):
                 raise event
 
@@ -118,9 +119,9 @@ def measure(loop: EngineLoop, batch: list[Prompt]) -> dict[str, float]:
     tokens = sum(prompt.sampling.max_tokens or 0 for prompt in batch)
     return {
         "first_token_s": round(statistics.median(first.values()), 4),
-        "whole_s": round(statistics.median(whole.values()), 3),
+        "latency_s": round(statistics.median(finished.values()), 3),
         "ms_per_step": round(statistics.median(steps) * 1e3, 2),
-        "tokens_per_s": round(tokens / max(whole.values()), 1),
+        "tokens_per_s": round(tokens / max(finished.values()), 1),
     }
 
 
@@ -131,7 +132,7 @@ def main() -> None:
     parser.add_argument("--new-tokens", type=int, default=128)
     parser.add_argument("--side", type=int, default=1120)
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--eager", action="store_true", help="launch each kernel of a decode step by itself")
+    parser.add_argument("--eager", action="store_true", help="decode without CUDA graphs")
     parser.add_argument("--tiny", action="store_true")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
@@ -157,8 +158,7 @@ def main() -> None:
         results[str(count)] = measure(loop, prompts(count, arguments.side, 208, arguments.new_tokens))
         print(count, results[str(count)], flush=True)
         del loop
-    report = {
-        "benchmark": "engine",
+    report = header("engine", ["torch", "transformers"]) | {
         "shape": "tiny" if arguments.tiny else "GLM-4.1V-9B",
         "quantization": arguments.quantization,
         "weights_gib": round(weights_gib, 2),
@@ -166,7 +166,6 @@ def main() -> None:
         "capture_s": round(capture_s, 1),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "batches": results,
-        "versions": {name: version(name) for name in ("torch", "transformers")},
     }
     print(json.dumps(report))
 

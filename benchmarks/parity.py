@@ -1,14 +1,14 @@
-"""Is the GLM-4V-9B of this project the original one, number for number?
+"""Does this project's GLM-4V-9B compute the same numbers as the original code of 2024?
 
 A folder holds a checkpoint in the original layout (config.json, model.safetensors or shards) and, in
-expected.safetensors, what the 2024 code gives for one picture and two prompts: vision features, logits of
-every prompt token, and greedy tokens with the logits they were drawn from. The same is computed here in
-float32 by the project's own loader, tower, slots and loop. It is `ok` if no number is farther than 2e-4
-from the original's and all tokens are the same.
+expected.safetensors, what the original code gives for one picture and two prompts: vision features, logits of every
+prompt token, and greedy tokens with the logits they were drawn from. The same is computed here in float32 by the
+project's loader, tower and engine loop. The report says `ok` if no number differs by more than 2e-4 and all tokens
+are equal.
 
     python -m benchmarks.parity DIR
 
-The last stdout line is one JSON object; the exit status is 0 only if it says ok.
+The last line on stdout is one JSON object; the exit status is 0 only if it says ok.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ DIGEST = "the picture"
 Tensors = dict[str, torch.Tensor]
 
 
-class WatchedRunner(Runner):
-    """A runner that remembers the logits it gave and the sequence they were for."""
+class RecordingRunner(Runner):
+    """A runner that records the logits it returns and the sequence they belong to."""
 
     def __init__(self, model: Glm4v9b, context_tokens: int) -> None:
         super().__init__(model, 1, context_tokens)
@@ -63,29 +63,29 @@ class WatchedRunner(Runner):
 
     def prefill(self, chunk: Chunk) -> torch.Tensor | None:
         self.sequence = chunk.sequence
-        return self._noted(super().prefill(chunk))
+        return self._record(super().prefill(chunk))
 
     def decode(self, sequences: list[Sequence]) -> torch.Tensor:
-        logits = self._noted(super().decode(sequences))
+        logits = self._record(super().decode(sequences))
         assert logits is not None
         return logits
 
-    def _noted(self, logits: torch.Tensor | None) -> torch.Tensor | None:
+    def _record(self, logits: torch.Tensor | None) -> torch.Tensor | None:
         if logits is not None:
             self.steps.append(logits[0].clone())
         return logits
 
 
 def read_expected(folder: Path) -> Tensors:
-    """The original's numbers; `InvalidRequest` if the folder does not hold them."""
+    """The outputs of the original code; raises `InvalidRequest` if they are missing or not readable."""
     try:
         expected: Tensors = load_file(folder / "expected.safetensors")
     except (OSError, SafetensorError) as error:
-        raise InvalidRequest(f"expected.safetensors could not be read: {error}") from error
+        raise InvalidRequest(f"expected.safetensors could not be read: {error}.") from error
     if missing := [name for name in NEEDED if name not in expected]:
-        raise InvalidRequest(f"expected.safetensors lacks {', '.join(missing)}")
+        raise InvalidRequest(f"expected.safetensors lacks {', '.join(missing)}.")
     if rows := [name for name in NEEDED if name != "greedy_ids" and len(expected[name]) != 1]:
-        raise InvalidRequest(f"expected.safetensors holds more than one sequence in {', '.join(rows)}")
+        raise InvalidRequest(f"expected.safetensors holds more than one sequence in {', '.join(rows)}.")
     return expected
 
 
@@ -93,32 +93,34 @@ def load_original(folder: Path) -> Glm4v9b:
     """The folder's model in float32 on the CPU, by the project's own loader."""
     model = load_model(folder, ModelSettings(path=str(folder), device="cpu", dtype="float32"))
     if not isinstance(model, Glm4v9b):
-        raise InvalidRequest(f"{folder.name} holds a model of type {model.family}, not a GLM-4V-9B")
+        raise InvalidRequest(f"{folder.name} holds a model of type {model.family}, not a GLM-4V-9B.")
     return model
 
 
 def compare(model: Glm4v9b, expected: Tensors) -> dict[str, Any]:
-    """The report: greatest differences, whether the tokens are the same, and whether all is well."""
+    """The report: greatest differences, whether the tokens are equal, and `ok`."""
     new_ids = expected["greedy_ids"].flatten().tolist()
     with torch.inference_mode():
         features = model.encode_normalized(expected["pixel_values"])
     vision = difference("vision_features", features, expected)
-    # The end of the answer is the expected one's, whatever its last token is: the original loop was told a length.
+    # The answer has the length of the expected one: the original loop generated a fixed number of tokens.
     sampling = Sampling(max_tokens=len(new_ids), temperature=0.0, ignore_eos=True)
-    asked = picture_prompt(model, expected["input_ids"][0].tolist(), sampling)
-    plain = Prompt("text", expected["text_only_input_ids"][0].numpy().astype(np.int32), (), sampling, 600.0, raw=True)
-    runner = WatchedRunner(model, max(len(asked.token_ids), len(plain.token_ids)) + len(new_ids))
-    text_only = difference("text_only_logits", prompt_logits(runner, plain, None)[None], expected)
-    logits = difference("logits", prompt_logits(runner, asked, features[0])[None], expected)
-    drawn = answer(runner, asked, features[0])
-    if "greedy_logits" in expected:  # comparable as long as what was fed before was the same
-        alike = next((at for at in range(len(drawn)) if drawn[:at] != new_ids[:at]), len(drawn))
-        theirs = {"greedy_logits": expected["greedy_logits"][:alike]}
-        logits = max(logits, difference("greedy_logits", torch.stack(runner.steps[:alike]), theirs))
+    with_picture = picture_prompt(model, expected["input_ids"][0].tolist(), sampling)
+    text_only = Prompt(
+        "text", expected["text_only_input_ids"][0].numpy().astype(np.int32), (), sampling, 600.0, raw=True
+    )
+    runner = RecordingRunner(model, max(len(with_picture.token_ids), len(text_only.token_ids)) + len(new_ids))
+    text_only_logits = difference("text_only_logits", prompt_logits(runner, text_only, None)[None], expected)
+    logits = difference("logits", prompt_logits(runner, with_picture, features[0])[None], expected)
+    drawn = answer(runner, with_picture, features[0])
+    if "greedy_logits" in expected:  # comparable only as long as the tokens before are equal
+        equal_tokens = next((at for at in range(len(drawn)) if drawn[:at] != new_ids[:at]), len(drawn))
+        theirs = {"greedy_logits": expected["greedy_logits"][:equal_tokens]}
+        logits = max(logits, difference("greedy_logits", torch.stack(runner.steps[:equal_tokens]), theirs))
     greatest = {
         "vision_max_abs_diff": vision,
         "logits_max_abs_diff": logits,
-        "text_only_logits_max_abs_diff": text_only,
+        "text_only_logits_max_abs_diff": text_only_logits,
     }
     equal = drawn == new_ids
     report: dict[str, Any] = {name: value if math.isfinite(value) else None for name, value in greatest.items()}
@@ -129,26 +131,24 @@ def compare(model: Glm4v9b, expected: Tensors) -> dict[str, Any]:
 
 
 def difference(name: str, ours: torch.Tensor, expected: Tensors) -> float:
-    """Greatest absolute difference; infinite if ours are not numbers."""
+    """Greatest absolute difference; infinite if ours is not finite."""
     theirs = expected[name].float()
     if ours.shape != theirs.shape:
-        shapes = f"{tuple(theirs.shape)}, the model's {tuple(ours.shape)}"
+        shapes = f"{tuple(theirs.shape)}; the model gives {tuple(ours.shape)}."
         raise InvalidRequest(f"{name} in expected.safetensors has the shape {shapes}")
     greatest = float((ours.cpu() - theirs).abs().max())
     return greatest if math.isfinite(greatest) else math.inf
 
 
 def picture_prompt(model: Glm4v9b, ids: list[int], sampling: Sampling) -> Prompt:
-    """The prompt with as many placeholders as the picture has patches, for the original's one."""
+    """The prompt with one placeholder for each patch of the picture; the original code has one in all."""
     shape = model.model.visual.shape
-    marked = [at for at in range(len(ids) - 2) if (ids[at], ids[at + 2]) == model.marks]
-    if len(marked) != 1:
-        raise InvalidRequest(f"input_ids in expected.safetensors holds {len(marked)} pictures, not one")
-    patch = marked[0] + 1
+    pictures = [at for at in range(len(ids) - 2) if (ids[at], ids[at + 2]) == model.marks]
+    if len(pictures) != 1:
+        raise InvalidRequest(f"input_ids in expected.safetensors holds {len(pictures)} pictures, not one.")
+    patch = pictures[0] + 1
     expanded = [*ids[:patch], *[ids[patch]] * (shape.tokens - 2), *ids[patch + 1 :]]
-    pixels = np.zeros(
-        (shape.image_size, shape.image_size, 3), dtype=np.uint8
-    )  # never looked at: its features are known
+    pixels = np.zeros((shape.image_size, shape.image_size, 3), dtype=np.uint8)  # not read: its features are cached
     picture = Picture(pixels, DIGEST, shape.tokens, (shape.image_size, shape.image_size))
     return Prompt("picture", np.array(expanded, dtype=np.int32), (picture,), sampling, 600.0, raw=True)
 
@@ -161,15 +161,15 @@ def prompt_logits(runner: Runner, prompt: Prompt, features: torch.Tensor | None)
         return runner.model.head(runner.hidden(prompt, features, positions, slot=0, start=0, stop=tokens))
 
 
-def answer(runner: WatchedRunner, prompt: Prompt, features: torch.Tensor) -> list[int]:
-    """The tokens that the engine's loop draws."""
-    known = FeatureCache(features.nbytes)
-    known.put(DIGEST, features)
+def answer(runner: RecordingRunner, prompt: Prompt, features: torch.Tensor) -> list[int]:
+    """The tokens that the engine's loop generates."""
+    cache = FeatureCache(features.nbytes)
+    cache.put(DIGEST, features)
     loop = EngineLoop(
         runner,
         Vocabulary([b""] * runner.vocab_size),
         Scheduler(1, len(prompt.token_ids), 1),
-        known,
+        cache,
         SilentMeter(),
     )
     failures: list[ServiceError] = []

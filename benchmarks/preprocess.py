@@ -1,34 +1,33 @@
-"""How many pictures a second does one core prepare, beside the Hugging Face PIL processor?
+"""How many pictures a second does one core prepare: this service and the Hugging Face PIL processor?
 
-The same JPEG bytes (seeded: gradients, shapes, text and sensor noise) go through
-- ours: `serve_app.preprocess.images`, bytes -> uint8 pixels at the family's grid, content digest included;
+The same JPEG bytes (`photograph.py`) go through
+- ours: `serve_app.preprocess.images`, bytes to uint8 pixels at the family's grid, with the content digest;
 - theirs: `Image.open(...).convert("RGB")`, then `Glm46VImageProcessorPil` to pixel_values (float32 patches).
-Ours leaves normalising and cutting into patches to the engine's device; that is the point of it, and it
-is not in these figures. `difference` says how far the two are apart once ours is normalised as well.
-One core, one thread each, rounds interleaved, warm-up apart; medians and p95 of wall time.
+Ours leaves normalizing and patchifying to the engine's device, so these are not in its figures. `difference` compares
+the two after both are normalized.
+One core, one thread each, alternating rounds; the warm-up is not counted; median and p95 of wall time.
 
     python -m benchmarks.preprocess [--rounds 15] [--save]
+
+The last line on stdout is one JSON object.
 """
 
 import argparse
-import importlib.metadata
 import io
 import json
 import os
-import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
-from datetime import date
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from transformers.models.glm46v.image_processing_pil_glm46v import Glm46VImageProcessorPil
 
+from benchmarks.photograph import photograph
+from benchmarks.report import header, save
 from serve_app.preprocess import images
 from serve_app.preprocess.glm4v import Glm4vGrid
 from serve_app.preprocess.resample import simd
@@ -38,25 +37,7 @@ BUDGET = {"shortest_edge": 12544, "longest_edge": 9633792}  # GLM-4.1V's and GLM
 GRID = Glm4vGrid(**BUDGET)
 PROCESSOR = Glm46VImageProcessorPil(size=BUDGET)
 NAME = images.Name(1, "image")
-PACKAGES = ("pillow", "numpy", "transformers", "cykooz.resizer")
-
-
-def photograph(width: int, height: int, seed: int = 0) -> bytes:
-    """A JPEG of quality 88, about 2 bits a pixel, as telephones make them."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
-    light = 90 + 110 * (x / width)[..., None] * np.asarray([1.0, 0.9, 0.7]) + 40 * np.sin(y / 37)[..., None]
-    image = Image.fromarray((light + rng.normal(0, 5, (height, width, 3))).clip(0, 255).astype(np.uint8))
-    draw = ImageDraw.Draw(image)
-    font = ImageFont.load_default(size=height / 30)
-    for _ in range(60):
-        left, top = int(rng.integers(width)), int(rng.integers(height))
-        color = tuple(int(c) for c in rng.integers(0, 256, 3))
-        draw.rectangle((left, top, left + width // 12, top + height // 18), fill=color)
-        draw.text((int(rng.integers(width)), int(rng.integers(height))), "SHIP 4093-7716 红灯", fill=color, font=font)
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=88)
-    return buffer.getvalue()
+PACKAGES = ["pillow", "numpy", "transformers", "cykooz.resizer"]
 
 
 def ours(data: bytes) -> NDArray[np.uint8]:
@@ -73,7 +54,7 @@ def theirs(data: bytes) -> NDArray[np.float32]:
 
 
 def difference(data: bytes) -> dict[str, float]:
-    """In levels of 255, over all values."""
+    """Largest difference in levels of 255, and the share of values that are not equal."""
     pixels = ours(data)
     height, width, _ = pixels.shape
     values = theirs(data).reshape(height // 28, width // 28, 2, 2, 3, 2, 14, 14)[:, :, :, :, :, 0]
@@ -104,49 +85,21 @@ def measure(data: bytes, rounds: int) -> dict[str, Any]:
     return {**result, "difference": difference(data)}
 
 
-def machine() -> dict[str, Any]:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    found = [line.split(":", 1)[1].strip() for line in lines if "model name" in line]
-    return {"cpu": found[0] if found else platform.machine(), "cores": os.cpu_count()}
-
-
-def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Pictures per second and core, beside the Hugging Face PIL processor.")
-    parser.add_argument("--rounds", type=int, default=15, help="measured rounds of each size (default 15)")
-    parser.add_argument("--save", action="store_true", help="write benchmarks/results/preprocess-<date>.json")
-    arguments = parser.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=15, help="measured rounds of each size (default: 15)")
+    parser.add_argument("--save", action="store_true", help="write the report to benchmarks/results/")
+    options = parser.parse_args()
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     sizes = {}
     for width, height in SIZES:
-        sizes[f"{width}x{height}"] = measured = measure(photograph(width, height), arguments.rounds)
+        sizes[f"{width}x{height}"] = measured = measure(photograph(width, height), options.rounds)
         for name in ("ours", "hugging_face"):
             print(f"{width}x{height} {name}: {measured[name]}")
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    result = {
-        "benchmark": "preprocess",
-        "date": date.today().isoformat(),
-        "commit": commit,
-        "machine": machine(),
-        "versions": versions(),
-        "simd": simd is not None,
-        "rounds": arguments.rounds,
-        "sizes": sizes,
-    }
-    if arguments.save:
-        suffix = "" if simd is not None else "-pillow-only"
-        path = Path(__file__).parent / "results" / f"preprocess-{result['date']}{suffix}.json"
-        path.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result))
+    report = header("preprocess", PACKAGES) | {"simd": simd is not None, "rounds": options.rounds, "sizes": sizes}
+    if options.save:
+        save(report, "" if simd is not None else "-pillow-only")
+    print(json.dumps(report))
 
 
 if __name__ == "__main__":

@@ -1,102 +1,71 @@
-"""How many questions a second, and how soon: ours beside `transformers serve` and plain `generate()`.
+"""How many requests a second does this service answer, beside `transformers serve` and plain `generate()`?
 
-Method: the same demo weights (float32), the same pictures and questions, the same machine, one server
-at a time, in rounds; closed loop at each concurrency, streamed answers, greedy. Every picture is asked
-once per server start, so no cache helps. First token = first piece of text at the client; answers are compared between
-servers as a check that all did the same work.
+Method: the same demo weights (float32), pictures, questions and machine; one server at a time, in alternating rounds;
+closed loop at each concurrency, streamed answers, greedy. Each picture is used once per start of a server, so no
+cache helps. First token is the first piece of text that the client receives. Answers are compared between the
+servers, which shows that all did the same work. Medians and 95th percentiles; a warm-up is not counted.
 
     python -m benchmarks.serve_load                         # all three, concurrency 1, 4, 16
     python -m benchmarks.serve_load --servers ours --requests 64
 
-The last stdout line is one JSON object.
+The last line on stdout is one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import base64
 import json
 import os
-import platform
 import signal
-import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import httpx
 
-ROOT = Path(__file__).parent.parent
-EVALUATION = ROOT / "benchmarks" / "evaluation"
+from benchmarks.endpoint import EndpointError, StreamedAnswer, closed_loop
+from benchmarks.evaluation_set import Question, chat_request, one_question_per_picture
+from benchmarks.report import ROOT, header, percentile, save
+
 DEMO = ROOT / "serve_app" / "demo" / "model"
-# server -> where it says that it is ready, and its name for the model
+# server -> the path that answers once it is ready, and its name for the model
 SERVERS = {
     "ours": ("/readyz", "glm-vision-demo"),
     "transformers_serve": ("/health", str(DEMO)),
     "plain_generate": ("/v1/models", str(DEMO)),
 }
 START_LIMIT_S = 180
+WARM_UP_REQUESTS = 3
 
 
 @dataclass
-class Tally:
-    """What the requests of one server at one concurrency gave."""
+class Point:
+    """All answers of one server at one concurrency."""
 
     wall_s: float = 0.0
-    first_token_ms: list[float] = field(default_factory=list)
-    whole_ms: list[float] = field(default_factory=list)
-    answers: dict[str, str] = field(default_factory=dict)
+    answers: list[StreamedAnswer] = field(default_factory=list)
+    texts: dict[str, str] = field(default_factory=dict)  # by picture
 
     def summary(self) -> dict[str, float]:
+        first_ms = [answer.first_token_s * 1e3 for answer in self.answers]
+        latency_ms = [answer.latency_s * 1e3 for answer in self.answers]
         return {
-            "requests_per_s": round(len(self.whole_ms) / self.wall_s, 2),
-            "first_token_ms_p50": round(_quantile(self.first_token_ms, 50), 1),
-            "first_token_ms_p95": round(_quantile(self.first_token_ms, 95), 1),
-            "whole_ms_p50": round(_quantile(self.whole_ms, 50), 1),
-            "whole_ms_p95": round(_quantile(self.whole_ms, 95), 1),
+            "requests_per_s": round(len(self.answers) / self.wall_s, 2),
+            "first_token_ms_p50": round(percentile(first_ms, 50), 1),
+            "first_token_ms_p95": round(percentile(first_ms, 95), 1),
+            "latency_ms_p50": round(percentile(latency_ms, 50), 1),
+            "latency_ms_p95": round(percentile(latency_ms, 95), 1),
         }
-
-
-def _quantile(values: list[float], percent: int) -> float:
-    return statistics.quantiles(values, n=100, method="inclusive")[percent - 1] if len(values) > 1 else values[0]
-
-
-def questions() -> list[dict[str, Any]]:
-    """The evaluation set's first question of every picture, jobs in turn."""
-    lines = (EVALUATION / "questions.jsonl").read_text(encoding="utf-8").splitlines()
-    first: dict[str, dict[str, Any]] = {}
-    for line in lines:
-        question = json.loads(line)
-        first.setdefault(question["picture"], question)
-    by_job: dict[str, list[dict[str, Any]]] = {}
-    for question in first.values():
-        by_job.setdefault(question["job"], []).append(question)
-    return [question for row in zip(*by_job.values(), strict=False) for question in row]
-
-
-def body(question: dict[str, Any], model: str, max_tokens: int) -> dict[str, Any]:
-    picture = EVALUATION / question["picture"]
-    url = f"data:image/jpeg;base64,{base64.b64encode(picture.read_bytes()).decode()}"
-    content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": question["question"]}]
-    return {
-        "model": model,
-        "messages": [{"role": "user", "content": content}],
-        "max_tokens": max_tokens,
-        "temperature": 0,
-        "stream": True,
-    }
 
 
 @contextmanager
 def running(server: str, port: int) -> Iterator[str]:
-    """The base URL of a started server; everything it started is gone afterwards."""
+    """Start a server, wait until it is ready, return its base URL; stop it and all its processes afterwards."""
     if server == "ours":
         command = [sys.executable, "-m", "serve_app", "up", "--port", str(port)]
     else:
@@ -121,7 +90,7 @@ def running(server: str, port: int) -> Iterator[str]:
                 pass
             time.sleep(0.5)
         else:
-            raise SystemExit(f"{server} did not start; run {' '.join(command)} to see why")
+            raise SystemExit(f"{server} did not start. Run {' '.join(command)} to see why.")
         yield base
     finally:
         os.killpg(process.pid, signal.SIGINT)
@@ -131,92 +100,65 @@ def running(server: str, port: int) -> Iterator[str]:
             os.killpg(process.pid, signal.SIGKILL)
 
 
-async def ask(client: httpx.AsyncClient, request: dict[str, Any], tally: Tally, name: str) -> None:
-    started = time.perf_counter()
-    text, first = "", None
-    async with client.stream("POST", "/v1/chat/completions", json=request) as response:
-        response.raise_for_status()
-        async for line in response.aiter_lines():
-            if not line.startswith("data: ") or line.endswith("[DONE]"):
-                continue
-            choices = json.loads(line[6:]).get("choices") or [{}]
-            piece = choices[0].get("delta", {}).get("content")
-            if piece:
-                first = first or time.perf_counter()
-                text += piece
-    tally.first_token_ms.append(((first or time.perf_counter()) - started) * 1e3)
-    tally.whole_ms.append((time.perf_counter() - started) * 1e3)
-    tally.answers[name] = text.strip()
-
-
-async def load(
-    base: str, model: str, batch: list[dict[str, Any]], concurrency: int, max_tokens: int, tally: Tally
-) -> None:
-    """Ask all questions, at most `concurrency` at once."""
+async def load(base: str, model: str, questions: list[Question], concurrency: int, max_tokens: int, to: Point) -> None:
+    """Ask all questions, at most `concurrency` at once; adds to a point, raises the first failure."""
+    bodies = [chat_request(each.picture, each.question, model, max_tokens) | {"stream": True} for each in questions]
     async with httpx.AsyncClient(base_url=base, timeout=600, limits=httpx.Limits(max_connections=64)) as client:
-        waiting = iter([(question, body(question, model, max_tokens)) for question in batch])
-
-        async def worker() -> None:
-            for question, request in waiting:
-                await ask(client, request, tally, question["picture"])
-
-        started = time.perf_counter()
-        await asyncio.gather(*(worker() for _ in range(concurrency)))
-        tally.wall_s += time.perf_counter() - started
+        results, wall_s = await closed_loop(client, bodies, concurrency)
+    for question, result in zip(questions, results, strict=True):
+        if isinstance(result, EndpointError):
+            raise result
+        to.answers.append(result)
+        to.texts[question.picture] = result.text.strip()
+    to.wall_s += wall_s
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--servers", nargs="+", default=list(SERVERS), choices=SERVERS)
     parser.add_argument("--concurrency", nargs="+", type=int, default=[1, 4, 16])
-    parser.add_argument("--requests", type=int, default=24, help="per concurrency and round")
+    parser.add_argument("--requests", type=int, default=24, help="per concurrency and round (default: 24)")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--port", type=int, default=18080)
-    arguments = parser.parse_args()
+    parser.add_argument("--save", action="store_true", help="write the report to benchmarks/results/")
+    options = parser.parse_args()
 
-    pool = questions()
-    needed = arguments.requests * len(arguments.concurrency) + 3
+    pool = one_question_per_picture()
+    needed = options.requests * len(options.concurrency) + WARM_UP_REQUESTS
     if len(pool) < needed:
-        raise SystemExit(f"{needed} pictures are needed, the evaluation set has {len(pool)}; lower --requests")
-    tallies = {server: {c: Tally() for c in arguments.concurrency} for server in arguments.servers}
-    for turn in range(arguments.rounds):
-        for server in arguments.servers:
+        raise SystemExit(f"The run needs {needed} pictures, the evaluation set has {len(pool)}. Lower --requests.")
+    points = {server: {c: Point() for c in options.concurrency} for server in options.servers}
+    for turn in range(options.rounds):
+        for server in options.servers:
             _, model = SERVERS[server]
-            with running(server, arguments.port) as base:
-                asyncio.run(load(base, model, pool[-3:], 1, arguments.max_tokens, Tally()))  # warm-up, not counted
-                for index, concurrency in enumerate(arguments.concurrency):
-                    batch = pool[index * arguments.requests : (index + 1) * arguments.requests]
-                    tally = tallies[server][concurrency]
-                    asyncio.run(load(base, model, batch, concurrency, arguments.max_tokens, tally))
-                    print(f"round {turn + 1} {server:20} c={concurrency:<3} {tally.summary()}", flush=True)
+            with running(server, options.port) as base:
+                asyncio.run(load(base, model, pool[-WARM_UP_REQUESTS:], 1, options.max_tokens, Point()))
+                for index, concurrency in enumerate(options.concurrency):
+                    batch = pool[index * options.requests : (index + 1) * options.requests]
+                    point = points[server][concurrency]
+                    asyncio.run(load(base, model, batch, concurrency, options.max_tokens, point))
+                    print(f"round {turn + 1} {server:20} c={concurrency:<3} {point.summary()}", flush=True)
 
-    reference = tallies[arguments.servers[0]]
-    report = {
-        "benchmark": "serve_load",
-        "servers": {s: {str(c): t.summary() for c, t in by.items()} for s, by in tallies.items()},
+    reference = points[options.servers[0]]
+    report: dict[str, Any] = header("serve_load", ["torch", "transformers", "ray"]) | {
+        "servers": {s: {str(c): point.summary() for c, point in by.items()} for s, by in points.items()},
         "answers_equal_to_first_server": {
-            server: {str(c): _agreement(reference[c], tally) for c, tally in by.items()}
-            for server, by in tallies.items()
+            server: {str(c): _agreement(reference[c], point) for c, point in by.items()}
+            for server, by in points.items()
         },
-        "requests_per_point": arguments.requests * arguments.rounds,
-        "max_tokens": arguments.max_tokens,
-        "machine": {"cpus": os.cpu_count(), "processor": _processor(), "python": platform.python_version()},
-        "versions": {name: version(name) for name in ("torch", "transformers", "ray")},
+        "requests_per_point": options.requests * options.rounds,
+        "max_tokens": options.max_tokens,
     }
+    if options.save:
+        save(report)
     print(json.dumps(report))
 
 
-def _agreement(one: Tally, other: Tally) -> float:
-    shared = one.answers.keys() & other.answers.keys()
-    return round(sum(one.answers[name] == other.answers[name] for name in shared) / max(len(shared), 1), 3)
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
+def _agreement(one: Point, other: Point) -> float:
+    """The share of pictures to which both gave the same answer."""
+    shared = one.texts.keys() & other.texts.keys()
+    return round(sum(one.texts[name] == other.texts[name] for name in shared) / max(len(shared), 1), 3)
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""The peers we measure ourselves against, started as small servers with the same weights."""
+"""The servers that serve_load compares with; each serves the demo weights over OpenAI's chat API."""

@@ -1,7 +1,7 @@
-"""Peer: what one writes first, `model.generate()` behind FastAPI, one request at a time.
+"""A server of the simplest kind: `model.generate()` behind FastAPI, one request at a time.
 
-`python -m benchmarks.peers.plain_generate FOLDER PORT`. A lock, because the model's `rope_deltas` is
-shared between calls: two generations at once on one module give wrong positions.
+`python -m benchmarks.peers.plain_generate FOLDER PORT`. A lock serializes the calls: `rope_deltas` is an attribute of
+the module, so two generations at once would use wrong positions.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The family's Hugging Face processor without its video half, which needs torchvision.
+"""The Hugging Face processor of GLM-4.xV without its video processor, which needs torchvision.
 
-`AutoProcessor` of a GLM-4.xV folder imports the video processor and with it torchvision; a machine
-without it can't start the peers at all. The picture half is the library's own, unchanged.
+`AutoProcessor` of a GLM-4.xV folder imports the video processor and torchvision with it. The image processor is the
+library's own, unchanged.
 """
 
 from __future__ import annotations

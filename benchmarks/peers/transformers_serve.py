@@ -1,4 +1,4 @@
-"""Peer: `transformers serve`, with the picture half of the processor (see processor.py).
+"""`transformers serve` with the processor of processor.py.
 
 `python -m benchmarks.peers.transformers_serve FOLDER PORT`
 """

@@ -31,7 +31,7 @@ def test_a_token_of_the_cache_is_40_kib():
 
 
 def test_the_stored_config_of_glm_4v_9b_has_the_sizes_of_the_published_one():
-    config = json.loads((ROOT / "benchmarks" / "glm-4v-9b.config.json").read_text())
+    config = json.loads((ROOT / "tests" / "glm-4v-9b.config.json").read_text())
     assert of_config(config, None) == CHECKPOINTS["glm-4v-9b"]
 
 

@@ -10,53 +10,55 @@ import pytest
 from PIL import Image
 
 from benchmarks import abilities, jobs
+from benchmarks.endpoint import EndpointError, served_model
+from benchmarks.evaluation_set import EVALUATION, Question, load_questions, normalize
 from training import batches
 
 
 def test_there_are_a_hundred_pictures_of_each_job() -> None:
-    pictures = {(question.job, question.picture) for question in jobs.questions()}
+    pictures = {(question.job, question.picture) for question in load_questions()}
     assert Counter(job for job, _ in pictures) == {"labels": 100, "boards": 100, "documents": 100}
 
 
 def test_every_picture_opens_and_none_is_unused() -> None:
-    named = {question.picture for question in jobs.questions()}
-    assert {file.name for file in jobs.EVALUATION.glob("*.jpg")} == named
+    named = {question.picture for question in load_questions()}
+    assert {file.name for file in EVALUATION.glob("*.jpg")} == named
     for name in named:
-        with Image.open(jobs.EVALUATION / name) as picture:
+        with Image.open(EVALUATION / name) as picture:
             picture.load()
 
 
-def test_both_languages_ask_about_each_job() -> None:
-    asked = Counter((question.job, question.language) for question in jobs.questions())
+def test_each_job_has_questions_in_both_languages() -> None:
+    asked = Counter((question.job, question.language) for question in load_questions())
     assert min(asked.values()) >= 60
     assert len(asked) == 6
 
 
 def test_a_limit_is_per_job_and_takes_different_pictures() -> None:
-    few = jobs.questions(5)
+    few = load_questions(5)
     assert Counter(question.job for question in few) == {"labels": 5, "boards": 5, "documents": 5}
     assert len({question.picture for question in few}) == 15
 
 
-def test_evaluation_seeds_are_never_drawn_in_training() -> None:
+def test_training_and_evaluation_use_different_seeds() -> None:
     ranges = sorted([batches.TRAINING_SEEDS, batches.VALIDATION_SEEDS, batches.EVALUATION_SEEDS])
     assert all(before[1] <= after[0] for before, after in pairwise(ranges))
 
 
 @pytest.mark.parametrize(
-    ("said", "meant"),
+    ("answer", "expected"),
     [("第2行第3列，桥接", "第2行第3列,桥接"), (" 12.50\n", "12.50"), ("JOHN  KING", "JOHN KING"), ("pass.", "pass")],
 )
-def test_width_and_space_do_not_make_an_answer_wrong(said: str, meant: str) -> None:
-    assert jobs.normal(said) == jobs.normal(meant)
+def test_spaces_and_the_width_of_punctuation_are_ignored(answer: str, expected: str) -> None:
+    assert normalize(answer) == normalize(expected)
 
 
 def test_another_digit_makes_an_answer_wrong() -> None:
-    assert jobs.normal("12.50") != jobs.normal("12.60")
+    assert normalize("12.50") != normalize("12.60")
 
 
 def endpoint(answers: dict[str, str]) -> httpx.MockTransport:
-    """An OpenAI-compatible server that knows what to say to each question."""
+    """An OpenAI-compatible server with a fixed answer to each question."""
 
     def respond(request: httpx.Request) -> httpx.Response:
         content: list[dict[str, Any]] = json.loads(request.content)["messages"][0]["content"]
@@ -66,21 +68,21 @@ def endpoint(answers: dict[str, str]) -> httpx.MockTransport:
     return httpx.MockTransport(respond)
 
 
-async def test_the_score_is_the_share_of_right_answers() -> None:
-    asked = [jobs.Question("labels-000.jpg", "labels", "phone", "en", str(n), "yes") for n in range(4)]
+async def test_the_score_is_the_share_of_correct_answers() -> None:
+    asked = [Question("labels-000.jpg", "labels", "phone", "en", str(n), "yes") for n in range(4)]
     answers = {"0": "yes", "1": " yes", "2": "no", "3": "yes"}
     async with httpx.AsyncClient(transport=endpoint(answers), base_url="http://test") as client:
-        outcomes = await jobs.ask_all(client, asked, "m", concurrency=2)
-    assert jobs.summary(outcomes, 1.0)["jobs"]["labels"]["score"] == 0.75
+        results = await jobs.ask_all(client, asked, "m", concurrency=2)
+    assert jobs.summary(results, 1.0)["jobs"]["labels"]["score"] == 0.75
 
 
-async def test_an_endpoint_that_is_not_there_is_named() -> None:
+async def test_the_error_names_an_endpoint_that_does_not_answer() -> None:
     def refuse(request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("connection refused", request=request)
 
     async with httpx.AsyncClient(transport=httpx.MockTransport(refuse), base_url="http://nowhere") as client:
-        with pytest.raises(jobs.Unreachable, match="nowhere"):
-            await jobs.served_model(client)
+        with pytest.raises(EndpointError, match="nowhere"):
+            await served_model(client)
 
 
 def test_each_ability_is_asked_fifty_times_in_both_languages_about_all_jobs() -> None:
@@ -91,13 +93,13 @@ def test_each_ability_is_asked_fifty_times_in_both_languages_about_all_jobs() ->
     assert min(kinds.values()) >= 3
 
 
-def test_abilities_are_asked_of_the_pictures_of_the_set_each_once() -> None:
+def test_each_question_about_an_ability_has_a_picture_of_its_own() -> None:
     pictures = [question["picture"] for question in abilities.questions()]
     assert len(set(pictures)) == len(pictures)
-    assert all((jobs.EVALUATION / picture).is_file() for picture in pictures)
+    assert all((EVALUATION / picture).is_file() for picture in pictures)
 
 
-def test_some_questions_with_tools_take_two_calls_and_some_none() -> None:
+def test_questions_with_tools_expect_no_call_one_call_or_two() -> None:
     calls = Counter(len(question.get("calls", [])) for question in abilities.questions("tools"))
     assert set(calls) == {0, 1, 2}
 
@@ -126,13 +128,13 @@ BOXED = {"boxes": [{"text": "", "boxes": [{"box_1000": [100, 100, 205, 195], "bo
         ({"ability": "pointing", "box": [100, 100, 200, 200]}, {"content": "at the top"}, False),
     ],
 )
-def test_an_answer_is_right_if_it_has_what_was_asked_for(
+def test_an_answer_is_correct_if_it_contains_what_its_question_expects(
     asked: dict[str, Any], message: dict[str, Any], right: bool
 ) -> None:
     assert abilities.is_right(asked, message) == right
 
 
-async def test_results_are_asked_for_after_their_calls_and_scores_are_by_ability() -> None:
+async def test_tool_results_follow_their_calls_and_each_ability_has_a_score() -> None:
     roles = []
 
     def respond(request: httpx.Request) -> httpx.Response:
@@ -142,8 +144,10 @@ async def test_results_are_asked_for_after_their_calls_and_scores_are_by_ability
 
     asked = abilities.questions("results")[:3]
     async with httpx.AsyncClient(transport=httpx.MockTransport(respond), base_url="http://test") as client:
-        outcomes = await abilities.ask_all(client, asked, "m", concurrency=2)
-    assert all(said[:3] == ["user", "assistant", "tool"] for said in roles)
-    results = abilities.summary(outcomes)["results"]
-    assert results["n"] == 3
-    assert results["score"] >= 0.3  # a server that repeats the last result has its fact, if there was only one
+        results = await abilities.ask_all(client, asked, "m", concurrency=2)
+    assert all(conversation[:3] == ["user", "assistant", "tool"] for conversation in roles)
+    scores = abilities.summary(results)["results"]
+    assert scores["n"] == 3
+    assert (
+        scores["score"] >= 0.3
+    )  # this server repeats the last result, which has the expected fact if there was one call

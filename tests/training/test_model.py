@@ -10,7 +10,7 @@ from safetensors import safe_open
 from transformers import AutoImageProcessor, BitsAndBytesConfig, Glm4vForConditionalGeneration, PreTrainedTokenizerFast
 
 from benchmarks import abilities
-from benchmarks.jobs import EVALUATION, normal, questions
+from benchmarks.evaluation_set import EVALUATION, load_questions, normalize
 from serve_app.settings import DEMO_MODEL
 from training.pointing import overlap, pointed
 from training.tools import Call
@@ -76,15 +76,15 @@ def test_nothing_is_missing_from_the_weights() -> None:
 def test_it_answers_most_of_a_sample_of_the_evaluation_set(
     model: Glm4vForConditionalGeneration, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    asked = questions(5)
-    right = [normal(answer(model, tokenizer, q.question, picture(q.picture))) == normal(q.answer) for q in asked]
+    asked = load_questions(5)
+    right = [normalize(answer(model, tokenizer, q.question, picture(q.picture))) == normalize(q.answer) for q in asked]
     assert sum(right) >= 0.85 * len(asked)
 
 
 def test_the_answer_changes_with_the_picture(
     model: Glm4vForConditionalGeneration, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    numbers = [q for q in questions() if q.kind == "tracking"][:3]
+    numbers = [q for q in load_questions() if q.kind == "tracking"][:3]
     said = {answer(model, tokenizer, "运单号是多少？", picture(q.picture)) for q in numbers}
     assert len(said) == len(numbers)
 
@@ -110,8 +110,8 @@ def test_four_bit_weights_answer_the_sample_too(tokenizer: PreTrainedTokenizerFa
     small = Glm4vForConditionalGeneration.from_pretrained(
         DEMO_MODEL, quantization_config=config, dtype=torch.float32, device_map="cpu"
     ).eval()
-    asked = questions(2)
-    right = [normal(answer(small, tokenizer, q.question, picture(q.picture))) == normal(q.answer) for q in asked]
+    asked = load_questions(2)
+    right = [normalize(answer(small, tokenizer, q.question, picture(q.picture))) == normalize(q.answer) for q in asked]
     assert sum(right) >= 0.85 * len(asked)
 
 

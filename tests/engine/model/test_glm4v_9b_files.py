@@ -19,7 +19,7 @@ from tests.engine.model.original_glm4v_9b import SMALL, STOP, changed, write_fol
 from tests.engine.model.test_glm4v_9b import last_logits, questions, read
 from tests.engine.model.test_model_runner import answers
 
-FULL = json.loads((Path(__file__).parents[3] / "benchmarks" / "glm-4v-9b.config.json").read_text())
+FULL = json.loads((Path(__file__).parents[2] / "glm-4v-9b.config.json").read_text())
 
 
 @pytest.fixture(scope="module")
