@@ -1,10 +1,10 @@
-"""Writes k8s/base and k8s/overlays from the chart, for `kubectl apply -k`; --check tells drift.
+"""Writes k8s/base and k8s/overlays from the chart, for `kubectl apply -k`; --check reports differences.
 
     python k8s/generate.py [--check]
 
-base is the chart as its values.yaml has it; an overlay is one of its profiles, as what differs from the base: JSON
-patches (RFC 6902), objects more, objects less. Left out is what only helm can use: its hooks (the test), its labels and
-annotations, and the Secret that helm draws at random.
+base is the chart rendered with values.yaml; an overlay is one of its profiles, as differences from the base: JSON
+patches (RFC 6902), additional objects, removed objects. What only helm can use is left out: its hooks (the test), its
+labels and annotations, and the Secret with a random password.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ HERE = Path(__file__).parent
 CHART = HERE.parent / "helm"
 HELM = HERE.parent / ".tools/bin/helm4"
 RELEASE = "glm-vision-serve"
-NAMESPACE = "glm"  # alerts name it, so it is not left to `kubectl -n`
+NAMESPACE = "glm"  # alerts contain it, so `kubectl -n` can't set it
 OVERLAYS = {
     "demo-cpu": "values-cpu-demo.yaml",
     "single-gpu": "values-single-24g.yaml",
@@ -33,13 +33,13 @@ OVERLAYS = {
 Object = dict[str, Any]
 Key = tuple[str, str, str]
 
-_HELMS_OWN = re.compile(r"(.+\.)?helm\.sh/|meta\.helm\.sh/")
-# A string that YAML readers other than PyYAML take for a number.
+_HELM_NAME = re.compile(r"(.+\.)?helm\.sh/|meta\.helm\.sh/")
+# Strings that YAML parsers other than PyYAML read as numbers.
 _LIKE_A_NUMBER = re.compile(r"[-+.]?\d[\d_.eE+-]*|0[xo][\da-fA-F]+")
 
 
 class _Dumper(yaml.SafeDumper):
-    """Two spaces, lists indented, texts of several lines as they are."""
+    """Indents by two spaces, lists too; writes multi-line strings as literal blocks."""
 
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
         super().increase_indent(flow, False)
@@ -56,35 +56,35 @@ def _string(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _string)
 
 
-def written(value: Any, source: str) -> str:
-    """A file: where it is from, then YAML."""
+def file_text(value: Any, source: str) -> str:
+    """A file's text: a comment with its source, then YAML."""
     body = yaml.dump(value, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
-    return f"# Written by k8s/generate.py from {source}: change that, or patch this in an overlay of yours.\n{body}"
+    return f"# Written by k8s/generate.py from {source}: change that, or patch this file in your own overlay.\n{body}"
 
 
 def rendered(*value_files: str) -> dict[Key, Object]:
-    """The chart's objects without what is helm's own, by apiVersion, kind and name."""
+    """The chart's objects without the parts for helm, by apiVersion, kind and name."""
     files = [part for file in value_files for part in ("--values", str(CHART / file))]
     command = [str(HELM), "template", RELEASE, str(CHART), "--namespace", NAMESPACE, *files]
     try:
         run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     except FileNotFoundError:
-        sys.exit(f"{HELM} is missing: run .ci/tools")
+        sys.exit(f"{HELM} is missing. Run .ci/tools.")
     if run.returncode:
         sys.exit(run.stderr)
     return without_helm([each for each in yaml.load_all(run.stdout, Loader=yaml.CSafeLoader) if each])
 
 
 def without_helm(objects: list[Object]) -> dict[Key, Object]:
-    """Hooks and the random Secret go, and helm's labels and annotations from what stays."""
+    """Removes hooks, the random Secret, and helm's labels and annotations."""
     kept = {}
     for each in objects:
         metadata = each["metadata"]
         if "helm.sh/hook" in (metadata.get("annotations") or {}) or each["kind"] == "Secret":
             continue
         for field in ("labels", "annotations"):
-            named = metadata.get(field) or {}
-            ours = {name: value for name, value in named.items() if not _is_helms_own(name)}
+            present = metadata.get(field) or {}
+            ours = {name: value for name, value in present.items() if not _belongs_to_helm(name)}
             metadata.pop(field, None)
             if ours:
                 metadata[field] = ours
@@ -92,12 +92,12 @@ def without_helm(objects: list[Object]) -> dict[Key, Object]:
     return kept
 
 
-def _is_helms_own(name: str) -> bool:
-    return name == "app.kubernetes.io/managed-by" or _HELMS_OWN.match(name) is not None
+def _belongs_to_helm(name: str) -> bool:
+    return name == "app.kubernetes.io/managed-by" or _HELM_NAME.match(name) is not None
 
 
 def file_name(key: Key) -> str:
-    """The kind, and what the name has behind the release's."""
+    """The kind, then the name without the release's name."""
     _, kind, name = key
     suffix = name.removeprefix(RELEASE)
     return f"{kind.lower()}{suffix}"
@@ -109,7 +109,7 @@ def pointer(*steps: str | int) -> str:
 
 
 def patch(old: Any, new: Any, place: str = "") -> Iterator[Object]:
-    """The operations of RFC 6902 that make `new` of `old`; items of lists are told apart by name or groupName."""
+    """The operations of RFC 6902 that change `old` into `new`; list items are matched by name or groupName."""
     if json.dumps(old, sort_keys=True) == json.dumps(new, sort_keys=True):  # in Python, 1 equals True
         return
     if isinstance(old, dict) and isinstance(new, dict):
@@ -136,14 +136,14 @@ def patch(old: Any, new: Any, place: str = "") -> Iterator[Object]:
 
 
 def _names(value: Any) -> list[str]:
-    """What tells the items of a list apart; nothing where they have no names."""
+    """The names that identify the items of a list; empty if an item has none or two have the same."""
     items = value if isinstance(value, list) else []
     names = [each.get("groupName", each.get("name")) if isinstance(each, dict) else None for each in items]
     return [] if None in names or len(set(names)) < len(names) else names
 
 
 def _is_in_order(wanted: list[str], names: list[str]) -> bool:
-    """Whether what is kept comes first and in the order it had."""
+    """Whether the kept items come first and in their old order."""
     kept = [name for name in names if name in wanted]
     return wanted[: len(kept)] == kept
 
@@ -158,10 +158,10 @@ def files() -> dict[Path, str]:
 
 
 def _folder(folder: Path, source: str, kustomization: Object, objects: dict[Key, Object]) -> dict[Path, str]:
-    made = {folder / f"{file_name(key)}.yaml": written(each, source) for key, each in objects.items()}
+    made = {folder / f"{file_name(key)}.yaml": file_text(each, source) for key, each in objects.items()}
     kustomization["resources"] += [path.name for path in made]
     head = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "namespace": NAMESPACE}
-    return {folder / "kustomization.yaml": written(head | kustomization, source), **made}
+    return {folder / "kustomization.yaml": file_text(head | kustomization, source), **made}
 
 
 def _overlay(folder: Path, source: str, base: dict[Key, Object], wanted: dict[Key, Object]) -> dict[Path, str]:
@@ -173,7 +173,7 @@ def _overlay(folder: Path, source: str, base: dict[Key, Object], wanted: dict[Ke
             patches.append({"patch": yaml.dump(named, sort_keys=False)})
         elif operations := list(patch(old, wanted[key])):
             path = folder / f"{file_name(key)}-patch.yaml"
-            made[path] = written(operations, source)
+            made[path] = file_text(operations, source)
             patches.append({"path": path.name, "target": {"kind": key[1], "name": key[2]}})
     more = {key: each for key, each in wanted.items() if key not in base}
     kustomization: Object = {"resources": ["../../base"], "patches": patches}
@@ -181,24 +181,24 @@ def _overlay(folder: Path, source: str, base: dict[Key, Object], wanted: dict[Ke
 
 
 def drift(wanted: dict[Path, str]) -> list[str]:
-    """What differs between the folders and what they should hold, a sentence each."""
+    """The differences between the folders and the generated files, one sentence each."""
     there = {path for name in ("base", "overlays") for path in (HERE / name).rglob("*") if path.is_file()}
-    said = []
+    differences = []
     for path in sorted(there | wanted.keys()):
         if path not in wanted:
-            said.append(f"{path.relative_to(HERE.parent)} is made by nothing in the chart")
+            differences.append(f"{path.relative_to(HERE.parent)} does not come from the chart.")
         elif path not in there:
-            said.append(f"{path.relative_to(HERE.parent)} is missing")
+            differences.append(f"{path.relative_to(HERE.parent)} is missing.")
         elif path.read_text() != wanted[path]:
-            said.append(f"{path.relative_to(HERE.parent)} is out of date")
-    return said
+            differences.append(f"{path.relative_to(HERE.parent)} is out of date.")
+    return differences
 
 
 def main() -> None:
     wanted = files()
     if "--check" in sys.argv[1:]:
-        if said := drift(wanted):
-            sys.exit("\n".join([*said, "run: python k8s/generate.py"]))
+        if differences := drift(wanted):
+            sys.exit("\n".join([*differences, "Run `python k8s/generate.py`."]))
         return
     for name in ("base", "overlays"):
         for path in (HERE / name).rglob("*"):

@@ -1,7 +1,7 @@
-"""Writes what the chart takes from the code: its schema, Ray's environment, boards and alerts.
+"""Writes the chart's generated files: schema, Ray's environment, default settings, dashboards.
 
 python helm/generate            write the files
-python helm/generate --check    exit 1 if one is not what the code says
+python helm/generate --check    exit 1 if one is out of date
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import sys
 from pathlib import Path
 
 CHART = Path(__file__).parents[1]
-MODULES = ("environment", "schema", "boards")  # each has files() -> {path within the chart: its text}
+MODULES = ("environment", "schema", "dashboards")  # each has files() -> {path within the chart: text}
 
 
-def wanted() -> dict[Path, str]:
-    """Path in the chart -> text, of all generated files."""
+def generated() -> dict[Path, str]:
+    """Absolute path -> text of all generated files."""
     files: dict[Path, str] = {}
     for name in MODULES:
         if Path(__file__).with_name(f"{name}.py").exists():
@@ -24,14 +24,14 @@ def wanted() -> dict[Path, str]:
 
 
 def main(arguments: list[str]) -> int:
-    stale = [path for path, text in wanted().items() if not path.exists() or path.read_text() != text]
+    stale = [path for path, text in generated().items() if not path.exists() or path.read_text() != text]
     if "--check" in arguments:
         for path in stale:
-            print(f"{path.relative_to(CHART.parent)} is not what the code says: run `python helm/generate`")
+            print(f"{path.relative_to(CHART.parent)} is out of date. Run `python helm/generate`.")
         return 1 if stale else 0
     for path in stale:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(wanted()[path])
+        path.write_text(generated()[path])
         print(f"wrote {path.relative_to(CHART.parent)}")
     return 0
 

@@ -1,4 +1,4 @@
-"""values.schema.json: the settings' part from their model, the chart's own part written down here."""
+"""values.schema.json: `settings` from the service's settings model, all other values from the definitions here."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ STAGES = ("ingress", "preprocess", "engine")
 
 TEXT: Schema = {"type": "string"}
 FLAG: Schema = {"type": "boolean"}
-FREE: Schema = {"type": "object"}  # Kubernetes' own objects: the API server knows them better
+FREE: Schema = {"type": "object"}  # Kubernetes objects, which the API server validates
 PERCENT: Schema = {"type": "integer", "minimum": 0, "maximum": 100}
 FRACTION: Schema = {"type": "number", "exclusiveMinimum": 0, "maximum": 1}
 SECONDS: Schema = {"type": "number", "minimum": 0}
@@ -28,7 +28,7 @@ def files() -> dict[Path, str]:
 
 
 def schema() -> Schema:
-    """All of values.yaml, as JSON Schema draft 7, which helm 3 and 4 check before they render."""
+    """The schema of values.yaml as JSON Schema draft 7, which helm 3 and 4 check before they render."""
     settings, definitions = settings_schema()
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
@@ -67,10 +67,10 @@ def schema() -> Schema:
             podDisruptionBudget=only(enabled=FLAG),
             serviceAccount=only(create=FLAG, name=TEXT, annotations=STRINGS),
             monitoring=monitoring(),
-            test=only(question={"type": "string", "minLength": 1}, expect=TEXT, timeoutSeconds=whole(1)),
+            test=only(question={"type": "string", "minLength": 1}, expect=TEXT, timeoutSeconds=integer(1)),
             podSecurityContext=FREE,
             extraEnv=objects(),
-            **{"global": FREE},  # helm's, where this chart is part of another
+            **{"global": FREE},  # helm's, if this is a subchart
         ),
         "definitions": definitions,
     }
@@ -111,7 +111,7 @@ def image() -> Schema:
 
 
 def stage() -> Schema:
-    """A stage that is always there."""
+    """A stage with at least one replica."""
     return only(
         replicas=count(least=1),
         cpus={"type": "number", "minimum": 0},
@@ -126,7 +126,7 @@ def engine() -> Schema:
         replicas=count(least=0),
         cpus={"type": "number", "minimum": 0},
         gpus={"type": "number", "minimum": 0},
-        targetTokensInFlight=whole(1),
+        targetTokensInFlight=integer(1),
         targetKvUse={"type": "number", "exclusiveMinimum": 0},
         upscaleDelaySeconds=SECONDS,
         downscaleDelaySeconds=SECONDS,
@@ -135,9 +135,9 @@ def engine() -> Schema:
 
 
 def pod() -> dict[str, Schema]:
-    """What head and workers have in common."""
+    """The values that head and worker groups share."""
     return {
-        # Ray counts on what the limit of memory says.
+        # Ray takes a pod's memory from its limit.
         "resources": {
             **only(requests=some(cpu=CPUS), limits={**some(memory=MEMORY), "required": ["memory"]}),
             "required": ["requests", "limits"],
@@ -157,8 +157,8 @@ def workers() -> Schema:
         enabled=FLAG,
         stages={"type": "array", "items": one_of(*STAGES), "minItems": 1, "uniqueItems": True},
         replicas=count(least=0),
-        idleTimeoutSeconds=whole(0),
-        gpus=whole(0),
+        idleTimeoutSeconds=integer(0),
+        gpus=integer(0),
         gpuResource={"type": "string", "minLength": 1},
         topologySpreadConstraints=objects(),
         runtimeClassName=TEXT,
@@ -192,7 +192,7 @@ def upgrade() -> Schema:
     return only(
         strategy=one_of("NewCluster", "NewClusterWithIncrementalUpgrade", "None"),
         incremental=only(
-            gatewayClassName=TEXT, stepSizePercent=PERCENT, intervalSeconds=whole(1), maxSurgePercent=PERCENT
+            gatewayClassName=TEXT, stepSizePercent=PERCENT, intervalSeconds=integer(1), maxSurgePercent=PERCENT
         ),
         initializingTimeout={"type": "string", "pattern": "^([1-9][0-9]*|([0-9]+(h|m|s))+)?$"},
     )
@@ -205,7 +205,7 @@ def ingress() -> Schema:
         annotations=STRINGS,
         host=TEXT,
         tlsSecret=TEXT,
-        nginx=only(enabled=FLAG, requestsPerSecond=whole(0), burstMultiplier=whole(1), connections=whole(0)),
+        nginx=only(enabled=FLAG, requestsPerSecond=integer(0), burstMultiplier=integer(1), connections=integer(0)),
     )
 
 
@@ -217,16 +217,16 @@ def monitoring() -> Schema:
             labels=STRINGS,
             errorFraction=FRACTION,
             firstTokenSeconds={"type": "number", "exclusiveMinimum": 0},
-            waitingRequests=whole(0),
+            waitingRequests=integer(0),
             vramFraction=FRACTION,
-            startMinutes=whole(1),
+            startMinutes=integer(1),
             runbook={"type": "string", "minLength": 1},
         ),
         dashboards=only(enabled=FLAG, labels=STRINGS, annotations=STRINGS),
     )
 
 
-# -- words of the schema ----------------------------------------------------------------------------
+# -- parts of the schema ----------------------------------------------------------------------------
 
 
 def only(**properties: Schema) -> Schema:
@@ -243,13 +243,13 @@ def one_of(*words: str) -> Schema:
     return {"enum": list(words)}
 
 
-def whole(least: int) -> Schema:
+def integer(least: int) -> Schema:
     return {"type": "integer", "minimum": least}
 
 
 def count(least: int) -> Schema:
-    """How many there are at least and at most."""
-    return {**only(min=whole(least), max=whole(1)), "required": ["min", "max"]}
+    """Minimum and maximum of a number of replicas or pods."""
+    return {**only(min=integer(least), max=integer(1)), "required": ["min", "max"]}
 
 
 def objects(least: int = 0) -> Schema:

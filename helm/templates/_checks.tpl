@@ -1,4 +1,4 @@
-{{/* Values that no schema can refuse: combinations that can't work, each told in one sentence. */}}
+{{/* Checks of combinations of values, which the schema can't express; each fails with one message. */}}
 
 {{- define "glm.checks" -}}
 {{- include "glm.checkName" . -}}
@@ -15,7 +15,7 @@
 {{- define "glm.checkName" -}}
 {{- $name := include "glm.fullname" . -}}
 {{- if not (regexMatch "^[a-z]([-a-z0-9]{0,45}[a-z0-9])?$" $name) -}}
-{{- fail (printf "the name %q can't be: KubeRay takes at most 47 lower-case letters, digits and '-', a letter first; set fullnameOverride" $name) -}}
+{{- fail (printf "The name %q is not valid: KubeRay accepts at most 47 lower-case letters, digits and '-', beginning with a letter. Set fullnameOverride." $name) -}}
 {{- end -}}
 {{- end -}}
 
@@ -24,11 +24,11 @@
 {{- $http := include "glm.port" . -}}
 {{- $metrics := include "glm.metricsPort" . -}}
 {{- if eq $http $metrics -}}
-{{- fail (printf "settings.http.port and settings.metrics.port are both %s" $http) -}}
+{{- fail (printf "settings.http.port and settings.metrics.port are both %s. Set two different ports." $http) -}}
 {{- end -}}
 {{- range $setting, $port := dict "settings.http.port" $http "settings.metrics.port" $metrics -}}
 {{- if hasKey $taken $port -}}
-{{- fail (printf "%s is %s, the port of %s" $setting $port (get $taken $port)) -}}
+{{- fail (printf "%s is %s, which is the port of %s. Set another port." $setting $port (get $taken $port)) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -36,12 +36,12 @@
 {{- define "glm.checkBounds" -}}
 {{- range $name, $stage := .Values.stages -}}
 {{- if lt (int $stage.replicas.max) (int $stage.replicas.min) -}}
-{{- fail (printf "stages.%s.replicas.max is %d, less than min (%d)" $name (int $stage.replicas.max) (int $stage.replicas.min)) -}}
+{{- fail (printf "stages.%s.replicas.max is %d, which is less than min (%d)." $name (int $stage.replicas.max) (int $stage.replicas.min)) -}}
 {{- end -}}
 {{- end -}}
 {{- range $name, $group := include "glm.groups" . | fromJson -}}
 {{- if lt (int $group.replicas.max) (int $group.replicas.min) -}}
-{{- fail (printf "workers.%s.replicas.max is %d, less than min (%d)" $name (int $group.replicas.max) (int $group.replicas.min)) -}}
+{{- fail (printf "workers.%s.replicas.max is %d, which is less than min (%d)." $name (int $group.replicas.max) (int $group.replicas.min)) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -49,29 +49,29 @@
 {{- define "glm.checkStages" -}}
 {{- $gpus := float64 .Values.stages.engine.gpus -}}
 {{- if and (gt $gpus 1.0) (ne $gpus (floor $gpus)) -}}
-{{- fail (printf "stages.engine.gpus is %v: above 1 Ray takes whole GPUs only" $gpus) -}}
+{{- fail (printf "stages.engine.gpus is %v. Ray accepts fractions below 1 and whole numbers only." $gpus) -}}
 {{- end -}}
 {{- $groups := include "glm.groups" . | fromJson -}}
 {{- range $stage := list "ingress" "preprocess" "engine" -}}
 {{- if not (include "glm.groupsOf" (dict "root" $ "stages" (list $stage)) | fromJsonArray) -}}
-{{- fail (printf "no enabled group of `workers` names %q in its stages: nowhere to run it" $stage) -}}
+{{- fail (printf "No enabled group of `workers` lists %q in its stages. Add it to one." $stage) -}}
 {{- end -}}
 {{- end -}}
 {{- range $name, $group := $groups -}}
 {{- if and (has "engine" $group.stages) (gt $gpus (float64 $group.gpus)) -}}
-{{- fail (printf "stages.engine.gpus is %v, but a pod of workers.%s has %d (workers.%s.gpus)" $gpus $name (int $group.gpus) $name) -}}
+{{- fail (printf "stages.engine.gpus is %v, but a pod of workers.%s has %d (workers.%s.gpus)." $gpus $name (int $group.gpus) $name) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
 
 {{/*
-The pods that there may be hold the replicas that there may be, and one more of ingress and preprocess: in a rolling
-update the new one starts first, and would wait for ever where there is no room.
+The largest number of pods must hold the largest number of replicas, and one more of ingress and preprocess: a rolling
+update starts the new replica first, which would wait forever for room.
 */}}
 {{- define "glm.checkRoom" -}}
 {{- $groups := include "glm.groups" . | fromJson -}}
 {{- $bound := ternary "max" "min" .Values.autoscaler.enabled -}}
-{{- $why := ternary "" " (the autoscaler is off: no pod comes beyond min)" .Values.autoscaler.enabled -}}
+{{- $why := ternary "" " (the autoscaler is disabled, so there are never more than min pods)" .Values.autoscaler.enabled -}}
 {{- $wanted := dict -}}
 {{- range $stageName := list "ingress" "preprocess" "engine" -}}
 {{- $stage := get $.Values.stages $stageName -}}
@@ -92,7 +92,7 @@ update the new one starts first, and would wait for ever where there is no room.
 {{- $held = add $held (mul $ofOnePod (include "glm.groupPods" (dict "root" $ "group" $group) | int)) -}}
 {{- end -}}
 {{- if lt $held (int64 $replicas) -}}
-{{- fail (printf "stages.%s: %d replicas (max%s) don't fit: the pods that run it hold %d; raise workers.*.replicas.%s or lower stages.%s.replicas.max%s" $stageName $replicas (ternary "" ", and one more in a rolling update" (eq $stageName "engine")) $held $bound $stageName $why) -}}
+{{- fail (printf "stages.%s: %d replicas (max%s) don't fit: the pods of its groups hold %d. Raise workers.*.replicas.%s or lower stages.%s.replicas.max%s." $stageName $replicas (ternary "" ", and one more in a rolling update" (eq $stageName "engine")) $held $bound $stageName $why) -}}
 {{- end -}}
 {{- end -}}
 {{- range $name, $group := $groups -}}
@@ -104,7 +104,7 @@ update the new one starts first, and would wait for ever where there is no room.
 {{- end -}}
 {{- $there := mul 1000 (include "glm.groupCpus" $group | int) (include "glm.groupPods" (dict "root" $ "group" $group) | int) -}}
 {{- if gt $only $there -}}
-{{- fail (printf "workers.%s: its stages at their most take %v CPUs together, one more replica of ingress and preprocess in a rolling update counted, but %s pods of %s CPUs have %v; raise workers.%s.replicas.%s or lower the stages' replicas.max%s" $name (divf $only 1000) (include "glm.groupPods" (dict "root" $ "group" $group)) (include "glm.groupCpus" $group) (divf $there 1000) $name $bound $why) -}}
+{{- fail (printf "workers.%s: its stages need at most %v CPUs, including one more replica of ingress and preprocess in a rolling update, but %s pods of %s CPUs have %v. Raise workers.%s.replicas.%s or lower the stages' replicas.max%s." $name (divf $only 1000) (include "glm.groupPods" (dict "root" $ "group" $group)) (include "glm.groupCpus" $group) (divf $there 1000) $name $bound $why) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -116,7 +116,7 @@ update the new one starts first, and would wait for ever where there is no room.
 {{- end -}}
 {{- range $name, $pod := $pods -}}
 {{- if ge (include "glm.bytes" $pod.sharedMemory | int64) (include "glm.bytes" $pod.resources.limits.memory | int64) -}}
-{{- fail (printf "%s.sharedMemory is %v: it counts as the pod's memory, of which resources.limits.memory is %v" $name $pod.sharedMemory $pod.resources.limits.memory) -}}
+{{- fail (printf "%s.sharedMemory is %v. It counts as the pod's memory, so it must be less than resources.limits.memory (%v)." $name $pod.sharedMemory $pod.resources.limits.memory) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -125,10 +125,10 @@ update the new one starts first, and would wait for ever where there is no room.
 {{- $device := (include "glm.settings" . | fromJson).model.device -}}
 {{- $gpus := float64 .Values.stages.engine.gpus -}}
 {{- if and (eq $device "cuda") (eq $gpus 0.0) -}}
-{{- fail "settings.model.device is cuda, but stages.engine.gpus is 0" -}}
+{{- fail "settings.model.device is cuda, but stages.engine.gpus is 0." -}}
 {{- end -}}
 {{- if and (eq $device "cpu") (gt $gpus 0.0) -}}
-{{- fail (printf "settings.model.device is cpu, but stages.engine.gpus is %v" $gpus) -}}
+{{- fail (printf "settings.model.device is cpu, but stages.engine.gpus is %v." $gpus) -}}
 {{- end -}}
 {{- end -}}
 
@@ -136,17 +136,17 @@ update the new one starts first, and would wait for ever where there is no room.
 {{- with .Values.upgrade -}}
 {{- if eq .strategy "NewClusterWithIncrementalUpgrade" -}}
 {{- if not .incremental.gatewayClassName -}}
-{{- fail "upgrade.strategy NewClusterWithIncrementalUpgrade needs upgrade.incremental.gatewayClassName: KubeRay moves traffic with a Gateway of that class" -}}
+{{- fail "upgrade.strategy NewClusterWithIncrementalUpgrade needs upgrade.incremental.gatewayClassName: KubeRay moves the traffic with a Gateway of that class." -}}
 {{- end -}}
 {{- if not $.Values.autoscaler.enabled -}}
-{{- fail "upgrade.strategy NewClusterWithIncrementalUpgrade needs autoscaler.enabled: the new cluster grows as traffic moves" -}}
+{{- fail "upgrade.strategy NewClusterWithIncrementalUpgrade needs autoscaler.enabled: the new cluster is scaled up while traffic moves." -}}
 {{- end -}}
 {{- if gt (int .incremental.stepSizePercent) (int .incremental.maxSurgePercent) -}}
-{{- fail (printf "upgrade.incremental.stepSizePercent is %d, more than maxSurgePercent (%d)" (int .incremental.stepSizePercent) (int .incremental.maxSurgePercent)) -}}
+{{- fail (printf "upgrade.incremental.stepSizePercent is %d, which is more than maxSurgePercent (%d)." (int .incremental.stepSizePercent) (int .incremental.maxSurgePercent)) -}}
 {{- end -}}
 {{- range list "ingress" "gateway" -}}
 {{- if (get $.Values .).enabled -}}
-{{- fail (printf "%s.enabled does not go with upgrade.strategy NewClusterWithIncrementalUpgrade: KubeRay makes a Gateway and a route of its own, and there is no one service to point at" .) -}}
+{{- fail (printf "%s.enabled can't be used with upgrade.strategy NewClusterWithIncrementalUpgrade: KubeRay creates its own Gateway and route, and there is no single service to route to." .) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -155,9 +155,9 @@ update the new one starts first, and would wait for ever where there is no room.
 
 {{- define "glm.checkRest" -}}
 {{- if and .Values.gateway.enabled (not .Values.gateway.parentRefs) -}}
-{{- fail "gateway.enabled needs gateway.parentRefs: the Gateways that the route joins" -}}
+{{- fail "gateway.enabled needs gateway.parentRefs, the Gateways that the route attaches to." -}}
 {{- end -}}
 {{- if and .Values.modelStorage.fetch.enabled (not .Values.modelStorage.fetch.image) -}}
-{{- fail "modelStorage.fetch.enabled needs modelStorage.fetch.image: an image that can copy the model" -}}
+{{- fail "modelStorage.fetch.enabled needs modelStorage.fetch.image, an image that can copy the model." -}}
 {{- end -}}
 {{- end -}}

@@ -1,4 +1,4 @@
-{{/* Worker groups: those that are on, with what they leave out filled in. */}}
+{{/* The enabled worker groups with their defaults. */}}
 
 {{/* Name -> group, as JSON. */}}
 {{- define "glm.groups" -}}
@@ -24,7 +24,7 @@
 {{- toJson $names -}}
 {{- end -}}
 
-{{/* Ray's CPUs of one pod: what KubeRay and Ray's autoscaler make of its resources (rounded up). */}}
+{{/* Ray's CPUs of one pod, as KubeRay and Ray's autoscaler compute them from its resources (rounded up). */}}
 {{- define "glm.groupCpus" -}}
 {{- $limits := default dict .resources.limits -}}
 {{- $requests := default dict .resources.requests -}}
@@ -32,7 +32,7 @@
 {{- divf (float64 (include "glm.millicpus" $cpu)) 1000 | ceil | int -}}
 {{- end -}}
 
-{{/* The most pods that a group may have; arguments: root, group. */}}
+{{/* The maximum number of pods of a group; arguments: root, group. */}}
 {{- define "glm.groupPods" -}}
 {{- ternary .group.replicas.max .group.replicas.min .root.Values.autoscaler.enabled | int -}}
 {{- end -}}

@@ -4,7 +4,7 @@
 {{- default .Chart.Name .Values.nameOverride -}}
 {{- end -}}
 
-{{/* At most 47 characters: KubeRay makes longer names of it (_checks.tpl refuses more). */}}
+{{/* At most 47 characters: KubeRay derives longer names from it (_checks.tpl refuses more). */}}
 {{- define "glm.fullname" -}}
 {{- if .Values.fullnameOverride -}}
 {{- .Values.fullnameOverride -}}
@@ -16,8 +16,8 @@
 {{- end -}}
 
 {{/*
-What every pod of this release carries and no other pod does. Not app.kubernetes.io/name: KubeRay 1.7 sets that
-to "kuberay", and the head service that it makes for a RayService selects it.
+Labels that all pods of this release have and no others. Not app.kubernetes.io/name: KubeRay 1.7 sets that to
+"kuberay", and the head service that it creates for a RayService selects it.
 */}}
 {{- define "glm.selectorLabels" -}}
 app.kubernetes.io/part-of: {{ include "glm.name" . }}
@@ -51,12 +51,12 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 {{- end -}}
 
-{{/* KubeRay's service before the workers; with incremental upgrades there is one for each cluster instead. */}}
+{{/* KubeRay's service for the workers; with incremental upgrades there is one for each cluster instead. */}}
 {{- define "glm.serveService" -}}
 {{- printf "%s-serve-svc" (include "glm.fullname" .) -}}
 {{- end -}}
 
-{{/* Where `helm test` asks. */}}
+{{/* The service that `helm test` calls. */}}
 {{- define "glm.testService" -}}
 {{- if eq .Values.upgrade.strategy "NewClusterWithIncrementalUpgrade" -}}
 {{- printf "%s-test" (include "glm.fullname" .) -}}

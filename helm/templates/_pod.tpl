@@ -1,4 +1,4 @@
-{{/* Parts that the pods of head, workers, Redis and test share. */}}
+{{/* Parts shared by the pods of head, workers, Redis and test. */}}
 
 {{- define "glm.containerSecurity" -}}
 allowPrivilegeEscalation: false
@@ -25,7 +25,7 @@ securityContext:
 {{- end }}
 {{- end -}}
 
-{{/* Environment of a Ray container. HAProxy must wait as long for an answer as the service does. */}}
+{{/* Environment of a Ray container. HAProxy's time-outs follow the service's. */}}
 {{- define "glm.rayEnv" -}}
 {{- $proxySeconds := add (include "glm.answerSeconds" . | int) 60 | toString -}}
 {{- $answers := dict "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S" $proxySeconds "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S" $proxySeconds -}}
@@ -56,7 +56,7 @@ labels:
   {{- end }}
 {{- end -}}
 
-{{/* What a Ray container can write to; the argument is the size of /dev/shm. */}}
+{{/* The writable volumes of a Ray container; the argument is the size of /dev/shm. */}}
 {{- define "glm.rayVolumes" -}}
 - name: tmp # Ray's session, its logs, downloads
   emptyDir: {}
@@ -69,7 +69,7 @@ labels:
 - { name: shared-memory, mountPath: /dev/shm }
 {{- end -}}
 
-{{/* Ray's object store lies in /dev/shm and leaves a tenth to others there; the argument is its size. */}}
+{{/* The size of Ray's object store: nine tenths of /dev/shm; the argument is the size of /dev/shm. */}}
 {{- define "glm.objectStoreBytes" -}}
 {{- mulf (float64 (include "glm.bytes" .)) 0.9 | floor | int64 -}}
 {{- end -}}

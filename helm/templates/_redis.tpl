@@ -1,11 +1,11 @@
-{{/* Where Ray's control plane keeps its state. */}}
+{{/* The Redis that stores the state of Ray's control plane. */}}
 
-{{/* True where this release runs a Redis. */}}
+{{/* True if this release runs the bundled Redis. */}}
 {{- define "glm.redisBundled" -}}
 {{- if and .Values.faultTolerance.enabled (not .Values.faultTolerance.externalAddress) -}}true{{- end -}}
 {{- end -}}
 
-{{/* At most 52 characters: a StatefulSet's pods carry its name and a hash in a label. */}}
+{{/* At most 52 characters: a label of a StatefulSet's pods contains its name and a hash. */}}
 {{- define "glm.redisName" -}}
 {{- printf "%s-redis" (include "glm.fullname" . | trunc 46 | trimSuffix "-") -}}
 {{- end -}}
@@ -18,7 +18,7 @@
 {{- include "glm.redisAddress" . | splitList ":" | last | int -}}
 {{- end -}}
 
-{{/* The Secret of the password; empty: the external Redis asks for none. */}}
+{{/* The Secret with the password; empty: the external Redis has none. */}}
 {{- define "glm.redisSecret" -}}
 {{- if .Values.faultTolerance.passwordSecret.name -}}
 {{- .Values.faultTolerance.passwordSecret.name -}}

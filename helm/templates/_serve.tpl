@@ -1,8 +1,8 @@
-{{/* What Ray Serve runs: the graph of serve_app.app with its settings, and how many replicas of each stage. */}}
+{{/* Ray Serve's configuration: the application of serve_app.app with its settings, and the replicas of each stage. */}}
 
 {{/*
-The builder's arguments. Only what is said, so that a default that changes in the package comes with its image;
-and where the model runs, which the chart knows better than the package.
+The builder's arguments: only the given settings, so that new defaults of the package come with its image, and the
+model's device, which follows from the chart's values.
 */}}
 {{- define "glm.arguments" -}}
 {{- $settings := deepCopy .Values.settings -}}
@@ -13,7 +13,7 @@ and where the model runs, which the chart knows better than the package.
 {{- end -}}
 {{- $_ := set $settings "model" $model -}}
 {{- if eq $model.device "cpu" -}}
-{{- /* The machine's cores are not this pod's. */ -}}
+{{- /* Without this, torch would use as many threads as the machine has cores. */ -}}
 {{- $threads := dict "threads" (ceil (float64 $engine.cpus) | int) -}}
 {{- $_ := set $settings "engine" (mergeOverwrite $threads (default dict $settings.engine)) -}}
 {{- end -}}
@@ -21,11 +21,10 @@ and where the model runs, which the chart knows better than the package.
 {{- end -}}
 
 {{/*
-serveConfigV2. A stage runs where its resource is: the worker groups that name it offer 1000 of it. Serve's own deadline
-comes after the service's, whose answer says more. A replica that has to go first finishes the longest answer that is
-allowed. Load is told every 2 s and acted on as a mean of 10 s (docs/decisions/0008-autoscaling.md). Ingress and
-preprocess start the new replica before the old one goes (_checks.tpl sees to the room); the engine would need another
-GPU for that.
+serveConfigV2. A stage runs in the worker groups that offer its Ray resource (1000 units each). Serve's own deadline is
+later than the service's, whose error says more. A replica that is stopped has time for the longest allowed answer. Load
+is reported every 2 s and used as a mean over 10 s (docs/decisions/0008-autoscaling.md). Ingress and preprocess start the
+new replica before the old one stops (_checks.tpl checks the room for it); the engine would need another GPU for that.
 */}}
 {{- define "glm.serveConfig" -}}
 {{- $settings := include "glm.settings" . | fromJson -}}
@@ -65,7 +64,7 @@ applications:
           downscale_delay_s: {{ toJson $stage.downscaleDelaySeconds }}
           {{- if eq $name "engine" }}
           {{- if eq (int $stage.replicas.min) 0 }}
-          {{- /* One at the start all the same: a model that can't load is seen at the install. */}}
+          {{- /* One at the start, so that a model that can't load is noticed at the install. */}}
           initial_replicas: 1
           downscale_to_zero_delay_s: {{ toJson $stage.downscaleToZeroDelaySeconds }}
           {{- end }}

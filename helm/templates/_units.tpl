@@ -1,6 +1,6 @@
-{{/* Numbers out of values: settings with their defaults, quantities as integers. */}}
+{{/* Conversions of values: settings with their defaults, quantities as integers. */}}
 
-{{/* The settings as the service will have them: the package's defaults under the values. JSON. */}}
+{{/* The effective settings: the values over the package's defaults. JSON. */}}
 {{- define "glm.settings" -}}
 {{- mergeOverwrite (.Files.Get "files/settings.json" | fromJson) (deepCopy .Values.settings) | toJson -}}
 {{- end -}}
@@ -9,7 +9,7 @@
 
 {{- define "glm.metricsPort" -}}{{- (include "glm.settings" . | fromJson).metrics.port | int -}}{{- end -}}
 
-{{/* The longest answer, in whole seconds. */}}
+{{/* The longest allowed answer, in seconds, rounded up. */}}
 {{- define "glm.answerSeconds" -}}
 {{- (include "glm.settings" . | fromJson).http.request_timeout_s | float64 | ceil | int -}}
 {{- end -}}

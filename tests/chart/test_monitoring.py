@@ -271,7 +271,7 @@ def test_the_page_names_settings_values_and_panels_that_there_are() -> None:
             assert key in found, name
             found = found[key]
     titles = {panel["title"] for path in BOARDS for panel in panels(json.loads(path.read_text()))}
-    assert set(re.findall(r'"([A-Z][\w, ]+)"', page.partition("## Alerts")[2])) <= titles | {"Where the time goes"}
+    assert set(re.findall(r'"([A-Z][\w, ]+)"', page.partition("## Alerts")[2])) <= titles | {"Time by stage"}
 
 
 # -- alerts

@@ -58,13 +58,13 @@ def test_the_notes_say_where_to_ask() -> None:
 @pytest.mark.parametrize(
     ("file", "said"),
     [
-        ("values-cpu-demo.yaml", "The demo model reads labels"),
+        ("values-cpu-demo.yaml", "The demo model reads only labels"),
         ("values-single-24g.yaml", "can be mounted on one node only"),
         ("values-single-24g.yaml", "delete raycluster"),
         ("values-single-24g.yaml", "set faultTolerance.enabled"),
         ("ci/scale-to-zero-values.yaml", "for checks from outside use /healthz"),
-        ("ci/fetch-model-values.yaml", "fetches the model anew"),
-        ("ci/fetch-model-values.yaml", "needs room for a second cluster"),
+        ("ci/fetch-model-values.yaml", "downloads the model again"),
+        ("ci/fetch-model-values.yaml", "needs resources for a second cluster"),
     ],
 )
 def test_the_notes_say_what_to_do_next(file: str, said: str) -> None:

@@ -41,7 +41,7 @@ WINDOW = "3m"  # longer than the whole test, so that a rate is over all of it
 CHAT = "/v1/chat/completions"
 
 NO_DATA = {
-    **{title: "there is no GPU here" for title in ("GPU memory", "GPU busy", "GPU power", "GPU temperature")},
+    **{title: "there is no GPU here" for title in ("GPU memory", "GPU utilization", "GPU power", "GPU temperature")},
 }
 NEVER_HERE = {"ray_glm_out_of_memory_total": "no GPU, no such error"}
 
@@ -331,7 +331,7 @@ def test_requests_and_errors_are_those_that_callers_saw(observed: Observed) -> N
 def test_the_share_of_failures_is_that_of_the_second_round(observed: Observed) -> None:
     # A rate begins at the first sample: the first round made the series, the second one is what it sees grow.
     expected = observed.later.statuses[503] / sum(observed.later.statuses.values())
-    (shown,) = observed.panel("Service", "Failed").values()
+    (shown,) = observed.panel("Service", "Failed requests").values()
     assert shown == pytest.approx(expected, rel=0.2)
 
 
@@ -360,7 +360,7 @@ def test_the_batch_is_never_larger_than_the_slots(observed: Observed) -> None:
 
 
 def test_each_stage_has_the_replicas_that_are_wanted_and_the_crash_is_seen(observed: Observed) -> None:
-    ready, wanted = (observed.panel("Service", "Ready and wanted", number) for number in (0, 1))
+    ready, wanted = (observed.panel("Service", "Ready and wanted replicas", number) for number in (0, 1))
     assert set(ready.values()) == set(wanted.values()) == {1}
     assert len(ready) == len(wanted) == 3
     assert list(observed.panel("Service", "Replicas missing").values()) == [0]
@@ -369,8 +369,8 @@ def test_each_stage_has_the_replicas_that_are_wanted_and_the_crash_is_seen(obser
 
 
 def test_times_lie_within_what_callers_waited(observed: Observed) -> None:
-    (first_token,) = observed.panel("Service", "First token", 1).values()
-    (whole,) = observed.panel("Service", "Whole request", 1).values()
+    (first_token,) = observed.panel("Service", "Time to first token", 1).values()
+    (whole,) = observed.panel("Service", "Request latency", 1).values()
     assert 0 < first_token <= whole < 60
     stages = set(observed.by("stage", "sum by (stage) (ray_glm_stage_seconds_bucket)"))
     assert stages == {"queue", "encode", "prefill", "decode_step", "fetch", "decode", "resize", "tokenize"}

@@ -1,12 +1,12 @@
-"""The board Engine: what the model's replicas do with their GPUs, and what they are short of.
+"""The dashboard Engine: what the replicas do with their GPUs, and which resource limits them.
 
-Throughput, room, time by stage, memory, machine: in this order one finds out why the first token is late.
+Its rows are in the order in which one looks for the cause of a late first token.
 """
 
 from __future__ import annotations
 
-from boards_panels import Panel, Query, board, lines, number, variable
-from boards_queries import metric, quantile, rate, total
+from dashboards_panels import Panel, Query, dashboard_json, lines, number, variable
+from dashboards_queries import metric, quantile, rate, total
 
 from serve_app import metrics
 
@@ -15,8 +15,8 @@ ENGINE_STAGES = ("queue", "encode", "prefill", "decode_step")
 PICTURE_STAGES = ("fetch", "decode", "resize", "tokenize")
 
 
-def _share(used: metrics.Metric, all_of_it: metrics.Metric) -> str:
-    return f"{total(used, REPLICA)} / {total(all_of_it, REPLICA)}"
+def _share(used: metrics.Metric, available: metrics.Metric) -> str:
+    return f"{total(used, REPLICA)} / {total(available, REPLICA)}"
 
 
 def _hit_share() -> str:
@@ -29,45 +29,45 @@ def _fullest_gpu() -> str:
 
 
 def _stages(title: str, description: str, stages: tuple[str, ...], width: int) -> Panel:
-    chosen = f'stage=~"{"|".join(stages)}"'
+    selected = f'stage=~"{"|".join(stages)}"'
     return lines(
         title,
         description,
         "s",
-        Query(quantile(0.5, metrics.STAGE_SECONDS, chosen, by="stage"), "{{stage}} p50", dashed=True),
-        Query(quantile(0.95, metrics.STAGE_SECONDS, chosen, by="stage"), "{{stage}} p95"),
+        Query(quantile(0.5, metrics.STAGE_SECONDS, selected, by="stage"), "{{stage}} p50", dashed=True),
+        Query(quantile(0.95, metrics.STAGE_SECONDS, selected, by="stage"), "{{stage}} p95"),
         width=width,
     )
 
 
 def engine() -> str:
-    """The board as JSON."""
-    return board(
+    """The dashboard as JSON."""
+    return dashboard_json(
         "glm-engine",
         "GLM Vision Serve / Engine",
-        "What the model's replicas do with their GPUs: throughput, room, time by stage, memory, machine.",
+        "What the engine replicas do with their GPUs: throughput, capacity, time by stage, memory, machine.",
         [
             variable(
                 "replica",
                 "Replica",
                 f'ray_{metrics.SLOTS.name}{{namespace="$namespace", release="$release", ray_io_cluster=~"$cluster"}}',
                 "replica",
-                every=True,
+                multiple=True,
             )
         ],
         [
             (
-                "How busy is it?",
+                "Utilization",
                 [
                     number(
-                        "Tokens out",
-                        "Answer tokens drawn a second, of all replicas.",
+                        "Answer tokens",
+                        "Answer tokens generated per second, by all replicas.",
                         "short",
                         rate(metrics.OUTPUT_TOKENS, REPLICA),
                     ),
                     number(
-                        "Batch, p50",
-                        "Sequences in one decode step. Larger batches are more tokens for the same time.",
+                        "Batch size, p50",
+                        "Sequences in one decode step. Larger batches give more tokens in nearly the same time.",
                         "short",
                         quantile(0.5, metrics.BATCH_SIZE, REPLICA),
                     ),
@@ -81,7 +81,7 @@ def engine() -> str:
                     ),
                     number(
                         "GPU memory",
-                        "The fullest device's share in use, by all processes.",
+                        "Memory in use by all processes, as a share, of the device with the most.",
                         "percentunit",
                         _fullest_gpu(),
                         (0.9, "orange"),
@@ -89,15 +89,15 @@ def engine() -> str:
                         none="no GPU",
                     ),
                     number(
-                        "GPU busy",
-                        "Mean utilisation of the devices.",
+                        "GPU utilization",
+                        "Mean over all devices.",
                         "percent",
                         f"avg({metric('ray_node_gpus_utilization')})",
                         none="no GPU",
                     ),
                     number(
                         "Out of memory",
-                        "Out-of-memory errors caught since the replicas' nodes started.",
+                        "Out-of-memory errors since the replicas' nodes started.",
                         "short",
                         f"{total(metrics.OUT_OF_MEMORY, REPLICA)} or vector(0)",
                         (1, "red"),
@@ -108,11 +108,11 @@ def engine() -> str:
                 "Throughput",
                 [
                     lines(
-                        "Tokens a second",
-                        "Prompt tokens taken in, those of them that stand for pictures, and answer tokens drawn.",
+                        "Tokens per second",
+                        "Prompt tokens, those of them that represent pictures, and answer tokens.",
                         "short",
                         Query(rate(metrics.PROMPT_TOKENS, REPLICA), "prompt"),
-                        Query(rate(metrics.IMAGE_TOKENS, REPLICA), "of it, pictures"),
+                        Query(rate(metrics.IMAGE_TOKENS, REPLICA), "prompt, pictures only"),
                         Query(rate(metrics.OUTPUT_TOKENS, REPLICA), "answer"),
                     ),
                     lines(
@@ -124,7 +124,7 @@ def engine() -> str:
                     ),
                     lines(
                         "Answer tokens by replica",
-                        "A replica that is far below the others is slow, or gets less to do.",
+                        "A replica that is far below the others is slow, or gets fewer requests.",
                         "short",
                         Query(rate(metrics.OUTPUT_TOKENS, REPLICA, by="replica"), "{{replica}}"),
                         stacked=True,
@@ -132,11 +132,11 @@ def engine() -> str:
                 ],
             ),
             (
-                "Room",
+                "Capacity",
                 [
                     lines(
                         "Slots",
-                        "Slots that hold a sequence, by replica, and how many there are in all (dashed).",
+                        "Slots that hold a sequence, by replica, and the number of all slots (dashed).",
                         "short",
                         Query(total(metrics.SLOTS_USED, REPLICA, by="replica"), "{{replica}}"),
                         Query(total(metrics.SLOTS, REPLICA), "all slots", dashed=True),
@@ -153,35 +153,35 @@ def engine() -> str:
                     ),
                     lines(
                         "KV cache in use",
-                        "Tokens held, of those that the cache has room for. Slots full and this low: sequences are "
-                        "much shorter than model.context_tokens, and more slots of less would fit.",
+                        "Share of the cache's tokens in use. If slots are full and this is low, sequences are much "
+                        "shorter than model.context_tokens: lower it and raise engine.max_slots.",
                         "percentunit",
                         Query(_share(metrics.KV_TOKENS_USED, metrics.KV_TOKENS), "in use"),
                         width=6,
                         maximum=1,
                     ),
                     lines(
-                        "Pictures known already",
-                        "Share of pictures whose features were still in the cache, so that encoding them was saved.",
+                        "Picture feature cache hits",
+                        "Share of pictures whose features were in the cache, so that they were not encoded again.",
                         "percentunit",
-                        Query(_hit_share(), "known"),
+                        Query(_hit_share(), "hits"),
                         width=6,
                         maximum=1,
                     ),
                 ],
             ),
             (
-                "Where the time goes",
+                "Time by stage",
                 [
                     _stages(
                         "Engine",
-                        "Wait for a slot, a request's pictures encoded, one prompt chunk, one decode step of all.",
+                        "Wait for a slot, encoding of a request's pictures, one prefill chunk, one decode step.",
                         ENGINE_STAGES,
                         12,
                     ),
                     _stages(
                         "Preprocess",
-                        "Fetch by address, decode, resize, template and tokens; CPU work, of preprocess replicas.",
+                        "Fetch by address, decode, resize, template and tokenize; CPU work of the preprocess replicas.",
                         PICTURE_STAGES,
                         12,
                     ),
@@ -192,7 +192,7 @@ def engine() -> str:
                 [
                     lines(
                         "GPU memory by replica",
-                        "What tensors hold, what the allocator holds, the most that tensors ever held.",
+                        "Memory of tensors, memory held by the allocator, and the peak of tensors (dashed).",
                         "bytes",
                         Query(total(metrics.VRAM_ALLOCATED, REPLICA, by="replica"), "{{replica}} tensors"),
                         Query(total(metrics.VRAM_RESERVED, REPLICA, by="replica"), "{{replica}} allocator"),
@@ -200,8 +200,8 @@ def engine() -> str:
                     ),
                     lines(
                         "GPU memory of the device",
-                        "In use by all processes, and what the device has (dashed). More than the allocator holds: "
-                        "someone else is on it.",
+                        "Memory in use by all processes, and the device's size (dashed). If it is more than the "
+                        "allocator holds, other processes use the device.",
                         "bytes",
                         Query(total(metrics.VRAM_DEVICE_USED, REPLICA, by="replica"), "{{replica}} used"),
                         Query(
@@ -210,14 +210,14 @@ def engine() -> str:
                     ),
                     lines(
                         "Out of memory",
-                        "Errors caught since the replica's node started. A request that met one was answered with an "
-                        "error, or its step was done again.",
+                        "Out-of-memory errors since the replica's node started. The request got an error, or its step "
+                        "was repeated.",
                         "short",
                         Query(f"{total(metrics.OUT_OF_MEMORY, REPLICA, by='replica')} or vector(0)", "{{replica}}"),
                     ),
                     lines(
-                        "Picture features kept",
-                        "Memory of the feature cache; engine.feature_cache_mib bounds it.",
+                        "Picture feature cache",
+                        "Memory of the feature cache, at most engine.feature_cache_mib.",
                         "bytes",
                         Query(total(metrics.FEATURE_CACHE_BYTES, REPLICA, by="replica"), "{{replica}}"),
                     ),
@@ -231,8 +231,8 @@ def engine() -> str:
                         ),
                     ),
                     lines(
-                        "Model load",
-                        "Time that each replica took to load its model: how long scaling up lasts at least.",
+                        "Model load time",
+                        "Time that each replica took to load its model, the minimum time of scaling up.",
                         "s",
                         Query(f"max by (replica) ({metric(metrics.MODEL_LOAD_SECONDS, REPLICA)})", "{{replica}}"),
                     ),
@@ -242,28 +242,28 @@ def engine() -> str:
                 "Machine",
                 [
                     lines(
-                        "GPU busy",
-                        "Share of time in which some kernel ran, by device.",
+                        "GPU utilization",
+                        "Share of time in which a kernel ran, by device.",
                         "percent",
                         Query(metric("ray_node_gpus_utilization"), "{{pod}} {{GpuIndex}}"),
                         maximum=100,
                     ),
                     lines(
                         "GPU power",
-                        "Power drawn by each device. Busy at little power: the kernels are waiting for memory or for "
-                        "the CPU.",
+                        "Power of each device. High utilization with low power: the kernels wait for memory or for the "
+                        "CPU.",
                         "watt",
                         Query(f"{metric('ray_node_gpu_power_milliwatts')} / 1000", "{{pod}} {{GpuIndex}}"),
                     ),
                     lines(
                         "GPU temperature",
-                        "Above about 85 °C most cards slow down.",
+                        "Above about 85 °C most GPUs reduce their clock.",
                         "celsius",
                         Query(metric("ray_node_gpu_temperature_celsius"), "{{pod}} {{GpuIndex}}"),
                     ),
                     lines(
                         "CPU by pod",
-                        "Share of the pod's CPUs. Preprocess lives on them; so does the engine's own thread.",
+                        "Share of the pod's CPUs, which preprocess and the engine's loop need.",
                         "percent",
                         Query(metric("ray_node_cpu_utilization"), "{{pod}}"),
                         width=12,
@@ -271,7 +271,7 @@ def engine() -> str:
                     ),
                     lines(
                         "Memory by pod",
-                        "Memory in use of what the pod may use, object store included. At 100 % the pod is killed.",
+                        "Share of the pod's memory limit in use, object store included. At 100 % the pod is killed.",
                         "percentunit",
                         Query(f"{metric('ray_node_mem_used')} / {metric('ray_node_mem_total')}", "{{pod}}"),
                         width=12,

@@ -1,7 +1,7 @@
-"""PromQL of the boards: every query selects one release, every rate takes Grafana's own interval.
+"""PromQL of the dashboards: every query selects one release, every rate uses Grafana's interval.
 
-Names come from `serve_app.metrics`, so that a board can't ask for what nobody measures. Quantiles come from buckets:
-Ray's `_sum` is approximate.
+Metric names come from `serve_app.metrics`, so a dashboard can't query a metric that does not exist. Quantiles are
+computed from buckets, because Ray's `_sum` is approximate.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from serve_app.ingress.request_log import POLLED
 from serve_app.metrics import Metric
 
 SELECTED = 'namespace="$namespace", release="$release", ray_io_cluster=~"$cluster"'
-APPLICATION = 'application="glm"'  # in the metrics that Ray Serve itself keeps
+APPLICATION = 'application="glm"'  # label of Ray Serve's own metrics
 
-ASKED = f'route!~"{"|".join(sorted(POLLED))}"'  # what callers ask, without what is polled every few seconds
+CALLER_ROUTES = f'route!~"{"|".join(sorted(POLLED))}"'  # without the routes that probes poll every few seconds
 
 
 _FAILURES = sorted(
@@ -22,27 +22,27 @@ _FAILURES = sorted(
     for kind in vars(errors).values()
     if isinstance(kind, type) and issubclass(kind, ServiceError) and kind.status >= 500
 )
-FAILED = f'code=~"{"|".join(_FAILURES)}"'  # errors that are no fault of the caller
+FAILED = f'code=~"{"|".join(_FAILURES)}"'  # errors that the caller did not cause
 
 
 def metric(name: Metric | str, *matchers: str, suffix: str = "") -> str:
-    """The selector of one metric of ours, or by its full name of one of Ray's or HAProxy's."""
+    """The selector of one of the service's metrics, or of a metric of Ray or HAProxy by its full name."""
     full = name if isinstance(name, str) else f"ray_{name.name}"
     return f"{full}{suffix}{{{', '.join((SELECTED, *matchers))}}}"
 
 
 def total(name: Metric | str, *matchers: str, by: str = "") -> str:
-    """The sum over all replicas, or over those of one `by`."""
+    """The sum over all series, or one sum for each value of the labels `by`."""
     return f"{_sum(by)}({metric(name, *matchers)})"
 
 
 def rate(name: Metric | str, *matchers: str, by: str = "") -> str:
-    """A counter's growth a second."""
+    """The increase of a counter per second."""
     return f"{_sum(by)}(rate({metric(name, *matchers)}[$__rate_interval]))"
 
 
 def quantile(share: float, name: Metric | str, *matchers: str, by: str = "") -> str:
-    """A histogram's quantile over all replicas."""
+    """A quantile of a histogram over all series, or for each value of the labels `by`."""
     buckets = f"rate({metric(name, *matchers, suffix='_bucket')}[$__rate_interval])"
     return f"histogram_quantile({share:g}, {_sum(', '.join(filter(None, ('le', by))))}({buckets}))"
 

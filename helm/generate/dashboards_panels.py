@@ -1,6 +1,6 @@
-"""How every panel of the boards looks: size, unit, legend, colours; Grafana's own types make the JSON.
+"""Builders of panels, variables and dashboards, on Grafana's own types.
 
-Positions and ids are given by `board`, row after row, so that no two panels share a place or an id.
+`dashboard_json` assigns positions and ids row by row, so no two panels share a position or an id.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from grafana_foundation_sdk.models.dashboard import (
 
 TAG = "glm-vision-serve"
 SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
-PRESENT = 'ray_serve_deployment_status{application="glm"'  # kept by Serve's controller, asked or not
+PRESENT = 'ray_serve_deployment_status{application="glm"'  # exported by Serve's controller also without requests
 HEIGHT = 8
 
 Panel: TypeAlias = timeseries.Panel | stat.Panel | statetimeline.Panel
@@ -36,11 +36,11 @@ Panel: TypeAlias = timeseries.Panel | stat.Panel | statetimeline.Panel
 
 @dataclass(frozen=True)
 class Query:
-    """An expression and the name of each of its lines."""
+    """A PromQL expression and the legend of its series."""
 
     expression: str
     legend: str
-    dashed: bool = False  # a limit or a wish beside what is
+    dashed: bool = False  # for limits and targets
 
 
 def _target(query: Query, number: int) -> prometheus.Dataquery:
@@ -65,7 +65,7 @@ def lines(
     stacked: bool = False,
     maximum: float | None = None,
 ) -> Panel:
-    """Values over time, from zero; the legend tells the last and the largest."""
+    """A time series from zero; the legend shows the last and the largest value."""
     panel = (
         timeseries.Panel()
         .title(title)
@@ -109,7 +109,7 @@ def lines(
 def number(
     title: str, description: str, unit: str, expression: str, *steps: tuple[float, str], none: str = "–"
 ) -> Panel:
-    """One value now, with its course behind it; `steps` are the values at which its colour changes."""
+    """The current value with a sparkline; `steps` are the values at which its colour changes."""
     return (
         stat.Panel()
         .title(title)
@@ -129,7 +129,7 @@ def number(
 
 
 def states(title: str, description: str, query: Query, names: Mapping[int, tuple[str, str]], *, width: int) -> Panel:
-    """A number that stands for a state, as coloured bars over time; `names` has text and colour of each."""
+    """A state timeline of a numeric state; `names` has the text and colour of each value."""
     mapping = ValueMap(
         {
             str(value): ValueMappingResult(text, color, index=index)
@@ -157,17 +157,17 @@ def states(title: str, description: str, query: Query, names: Mapping[int, tuple
     )
 
 
-def variable(name: str, label: str, metric: str, wanted: str, *, every: bool = False) -> dashboard.QueryVariable:
-    """A choice among the values of one label; `every`: several or all of them at once."""
+def variable(name: str, label: str, metric: str, values_of: str, *, multiple: bool = False) -> dashboard.QueryVariable:
+    """A variable with the values of the metric's label `values_of`; `multiple`: several or all can be selected."""
     return (
         dashboard.QueryVariable(name)
         .label(label)
         .datasource(SOURCE)
-        .query({"query": f"label_values({metric}, {wanted})", "refId": f"variable-{name}"})
+        .query({"query": f"label_values({metric}, {values_of})", "refId": f"variable-{name}"})
         .refresh(VariableRefresh.ON_TIME_RANGE_CHANGED)
         .sort(VariableSort.ALPHABETICAL_ASC)
-        .multi(every)
-        .include_all(every)
+        .multi(multiple)
+        .include_all(multiple)
     )
 
 
@@ -175,19 +175,23 @@ RELEASE_VARIABLES = (
     variable("namespace", "Namespace", f"{PRESENT}}}", "namespace"),
     variable("release", "Release", f'{PRESENT}, namespace="$namespace"}}', "release"),
     variable(
-        "cluster", "Cluster", f'{PRESENT}, namespace="$namespace", release="$release"}}', "ray_io_cluster", every=True
+        "cluster",
+        "Cluster",
+        f'{PRESENT}, namespace="$namespace", release="$release"}}',
+        "ray_io_cluster",
+        multiple=True,
     ),
 )
 
 
-def board(
+def dashboard_json(
     uid: str,
     title: str,
     description: str,
     variables: Sequence[dashboard.QueryVariable],
     rows: Sequence[tuple[str, Sequence[Panel]]],
 ) -> str:
-    """A board as JSON; `rows` in the order in which one asks during an incident."""
+    """A dashboard as JSON; the most important `rows` first."""
     result = (
         dashboard.Dashboard(title)
         .uid(uid)
@@ -199,7 +203,7 @@ def board(
         .timezone("browser")
         .tooltip(DashboardCursorSync.CROSSHAIR)
         .link(
-            dashboard.DashboardLink("The other board")
+            dashboard.DashboardLink("The other dashboard")
             .type(DashboardLinkType.DASHBOARDS)
             .tags([TAG])
             .include_vars(True)

@@ -1,12 +1,12 @@
-"""The board Service: what those who ask feel, where a slow answer waits, and what has come in.
+"""The dashboard Service: requests, failures and latency as callers see them, queues, replicas, input.
 
-It goes from "is it well?" to "whose fault is it?"; the board Engine goes on from there.
+It shows whether the service works and which stage causes a problem; the dashboard Engine shows the GPUs.
 """
 
 from __future__ import annotations
 
-from boards_panels import Query, board, lines, number, states, variable
-from boards_queries import APPLICATION, ASKED, FAILED, metric, quantile, rate, total
+from dashboards_panels import Query, dashboard_json, lines, number, states, variable
+from dashboards_queries import APPLICATION, CALLER_ROUTES, FAILED, metric, quantile, rate, total
 
 from serve_app import metrics
 
@@ -31,36 +31,41 @@ def _missing() -> str:
 
 
 def service() -> str:
-    """The board as JSON."""
-    failed_share = f"({rate(metrics.REJECTIONS, FAILED)} or vector(0)) / ({rate(metrics.REQUESTS, ASKED)} > 0)"
-    return board(
+    """The dashboard as JSON."""
+    failed_share = f"({rate(metrics.REJECTIONS, FAILED)} or vector(0)) / ({rate(metrics.REQUESTS, CALLER_ROUTES)} > 0)"
+    return dashboard_json(
         "glm-service",
         "GLM Vision Serve / Service",
-        "What those who ask feel: how much, how fast, what fails, and which stage is short of replicas.",
-        [variable("deployment", "Stage", f"ray_serve_deployment_status{{{APPLICATION}}}", "deployment", every=True)],
+        "Request rate, failures and latency as callers see them, and which stage has too few replicas.",
+        [variable("deployment", "Stage", f"ray_serve_deployment_status{{{APPLICATION}}}", "deployment", multiple=True)],
         [
             (
-                "Is it well?",
+                "Overview",
                 [
-                    number("Requests", "Requests a second, without probes.", "reqps", rate(metrics.REQUESTS, ASKED)),
                     number(
-                        "Failed",
-                        "Share of requests that failed through no fault of the caller: overload, deadline, engine or "
-                        "internal error, also those told inside a stream that began well.",
+                        "Requests",
+                        "Requests per second, without probes.",
+                        "reqps",
+                        rate(metrics.REQUESTS, CALLER_ROUTES),
+                    ),
+                    number(
+                        "Failed requests",
+                        "Share of requests that failed for reasons other than the caller's: overload, deadline, engine "
+                        "or internal error, including errors inside a stream.",
                         "percentunit",
                         failed_share,
                         (0.01, "orange"),
                         (0.05, "red"),
                     ),
                     number(
-                        "First token, p95",
-                        "From a request's arrival to its first text: one in twenty waits longer.",
+                        "Time to first token, p95",
+                        "From the arrival of a request to its first text; one in twenty takes longer.",
                         "s",
                         quantile(0.95, metrics.FIRST_TOKEN_SECONDS),
                     ),
                     number(
                         "Waiting for a slot",
-                        "Requests that are prepared and wait in an engine's queue.",
+                        "Requests in the queues of the engine replicas.",
                         "short",
                         total(metrics.WAITING),
                         (1, "orange"),
@@ -68,13 +73,13 @@ def service() -> str:
                     ),
                     number(
                         "In flight",
-                        "Requests that are somewhere between the door and the last token.",
+                        "Requests between arrival and the last token.",
                         "short",
                         total("ray_serve_replica_processing_queries", APPLICATION, 'deployment="ingress"'),
                     ),
                     number(
                         "Replicas missing",
-                        "Replicas that are wanted and not ready, of all stages. Short while scaling up or updating.",
+                        "Wanted replicas that are not ready, all stages. Briefly above 0 while scaling or updating.",
                         "short",
                         _missing(),
                         (1, "orange"),
@@ -82,47 +87,47 @@ def service() -> str:
                 ],
             ),
             (
-                "What callers feel",
+                "Requests and latency",
                 [
                     lines(
                         "Requests by status",
-                        "HTTP status as told at the door; 499: the caller left. A failure inside a running stream "
-                        "keeps its 200 and shows under Errors.",
+                        "HTTP status; 499: the caller disconnected. An error inside a running stream keeps status 200 "
+                        "and is shown under Errors by code.",
                         "reqps",
-                        Query(rate(metrics.REQUESTS, ASKED, by="status"), "{{status}}"),
+                        Query(rate(metrics.REQUESTS, CALLER_ROUTES, by="status"), "{{status}}"),
                         stacked=True,
                     ),
                     lines(
                         "Errors by code",
-                        "What callers were told, by the error's code (docs/errors.md).",
+                        "Errors returned to callers, by code (docs/errors.md).",
                         "reqps",
                         Query(rate(metrics.REJECTIONS, by="code"), "{{code}}"),
                         stacked=True,
                     ),
                     lines(
-                        "Callers who left",
-                        "Answers whose caller went away before the end: impatience grows before errors do.",
+                        "Cancelled requests",
+                        "Requests whose caller disconnected before the end; they often rise before errors do.",
                         "reqps",
                         Query(rate(metrics.CANCELLATIONS), "cancelled"),
                     ),
                     lines(
-                        "First token",
-                        "From a request's arrival to its first text.",
+                        "Time to first token",
+                        "From the arrival of a request to its first text.",
                         "s",
                         Query(quantile(0.5, metrics.FIRST_TOKEN_SECONDS), "p50"),
                         Query(quantile(0.95, metrics.FIRST_TOKEN_SECONDS), "p95"),
                         Query(quantile(0.99, metrics.FIRST_TOKEN_SECONDS), "p99"),
                     ),
                     lines(
-                        "Whole request",
-                        "From a request's first byte to its answer's last.",
+                        "Request latency",
+                        "From the first byte of a request to the last byte of its response.",
                         "s",
-                        Query(quantile(0.5, metrics.REQUEST_SECONDS, ASKED), "p50"),
-                        Query(quantile(0.95, metrics.REQUEST_SECONDS, ASKED), "p95"),
+                        Query(quantile(0.5, metrics.REQUEST_SECONDS, CALLER_ROUTES), "p50"),
+                        Query(quantile(0.95, metrics.REQUEST_SECONDS, CALLER_ROUTES), "p95"),
                     ),
                     lines(
                         "Time per token",
-                        "Mean time per token after the first, of one answer.",
+                        "Mean time per token after the first, per answer.",
                         "s",
                         Query(quantile(0.5, metrics.OUTPUT_TOKEN_SECONDS), "p50"),
                         Query(quantile(0.95, metrics.OUTPUT_TOKEN_SECONDS), "p95"),
@@ -130,19 +135,19 @@ def service() -> str:
                 ],
             ),
             (
-                "Where it waits",
+                "Queues",
                 [
                     lines(
                         "Wait for a slot",
-                        "Time in the engine's queue. If this is most of the first token's time, the engine is short of "
+                        "Time in the engine's queue. If it is most of the time to first token, there are too few "
                         "slots or replicas.",
                         "s",
                         Query(quantile(0.5, metrics.STAGE_SECONDS, 'stage="queue"'), "p50"),
                         Query(quantile(0.95, metrics.STAGE_SECONDS, 'stage="queue"'), "p95"),
                     ),
                     lines(
-                        "In work by stage",
-                        "Requests that each stage's replicas hold now.",
+                        "Running requests by stage",
+                        "Requests that the replicas of each stage work on.",
                         "short",
                         Query(
                             total("ray_serve_replica_processing_queries", APPLICATION, STAGE, by="deployment"),
@@ -150,9 +155,9 @@ def service() -> str:
                         ),
                     ),
                     lines(
-                        "Waiting by stage",
-                        "Requests that wait for a replica of a stage to take them. The engine takes all at once: its "
-                        "queue is the line of its own.",
+                        "Queued requests by stage",
+                        "Requests that wait for a replica of a stage. The engine accepts requests at once and has "
+                        "its own queue, shown as a separate line.",
                         "short",
                         Query(
                             total("ray_serve_deployment_queued_queries", APPLICATION, STAGE, by="deployment"),
@@ -166,15 +171,15 @@ def service() -> str:
                 "Replicas",
                 [
                     lines(
-                        "Ready and wanted",
-                        "Replicas of each stage that are healthy, and how many the autoscaler wants (dashed).",
+                        "Ready and wanted replicas",
+                        "Healthy replicas of each stage, and the number that the autoscaler wants (dashed).",
                         "short",
                         Query(READY, "{{deployment}} ready"),
                         Query(WANTED, "{{deployment}} wanted", dashed=True),
                     ),
                     states(
-                        "Status",
-                        "What Serve's controller says of each stage. Healthy with no replica ready: scaled to zero.",
+                        "Status by stage",
+                        "The status that Serve's controller reports. Healthy without a ready replica: scaled to zero.",
                         Query(
                             f"max by (deployment) ({metric('ray_serve_deployment_status', APPLICATION, STAGE)})",
                             "{{deployment}}",
@@ -184,8 +189,8 @@ def service() -> str:
                     ),
                     lines(
                         "Failed health checks",
-                        "Crashes and failed health checks since the cluster started; each step is a replica replaced "
-                        "or about to be.",
+                        "Crashes and failed health checks since the cluster started; Serve replaces the replica each "
+                        "time.",
                         "short",
                         Query(
                             total("ray_serve_health_check_failures_total", APPLICATION, STAGE, by="deployment"),
@@ -195,25 +200,25 @@ def service() -> str:
                 ],
             ),
             (
-                "What comes in",
+                "Input",
                 [
                     lines(
                         "Requests by route",
-                        "Routes that exist; `unmatched` is everything else.",
+                        "Known routes; `unmatched` is any other path.",
                         "reqps",
-                        Query(rate(metrics.REQUESTS, ASKED, by="route"), "{{route}}"),
+                        Query(rate(metrics.REQUESTS, CALLER_ROUTES, by="route"), "{{route}}"),
                         stacked=True,
                     ),
                     lines(
                         "Pictures by format",
-                        "Pictures decoded a second.",
+                        "Pictures decoded per second.",
                         "ops",
                         Query(rate(metrics.PICTURES, by="format"), "{{format}}"),
                         stacked=True,
                     ),
                     lines(
-                        "Tokens of a picture",
-                        "What one picture costs of the context and of prefill; larger pictures are more tokens.",
+                        "Tokens per picture",
+                        "Context and prefill tokens of one picture; larger pictures have more tokens.",
                         "short",
                         Query(quantile(0.5, metrics.PICTURE_TOKENS), "p50"),
                         Query(quantile(0.95, metrics.PICTURE_TOKENS), "p95"),
@@ -221,11 +226,11 @@ def service() -> str:
                 ],
             ),
             (
-                "At the cluster's door (HAProxy)",
+                "HAProxy",
                 [
                     lines(
                         "Responses by class",
-                        "As HAProxy sent them. 5xx here and none above: no ingress replica could be reached.",
+                        "Responses sent by HAProxy. 5xx here and none above: no ingress replica could be reached.",
                         "reqps",
                         Query(
                             rate("haproxy_frontend_http_responses_total", 'proxy="http_frontend"', by="code"),
@@ -236,7 +241,7 @@ def service() -> str:
                     ),
                     lines(
                         "Connections",
-                        "Sessions that HAProxy holds open, by pod; streams count until they end.",
+                        "Open sessions of HAProxy, by pod; a stream counts until it ends.",
                         "short",
                         Query(total("haproxy_frontend_current_sessions", 'proxy="http_frontend"', by="pod"), "{{pod}}"),
                         width=12,
