@@ -1,7 +1,7 @@
-"""The whole service on one screen: what is bound to what."""
+"""The Ray Serve application: build(settings) binds ingress, preprocess and engine."""
 
 # No `from __future__ import annotations` here: Ray reads the builder's annotation to validate its
-# arguments, and hands it an unchecked dict if that annotation is a string.
+# arguments, and passes an unchecked dict if that annotation is a string.
 from ray.serve import Application
 
 from serve_app.engine.deployment import EngineDeployment
@@ -11,10 +11,10 @@ from serve_app.settings import Settings
 
 
 def build(settings: Settings) -> Application:
-    """The graph; Ray Serve calls it with the `args` of a deployment as a checked `Settings`.
+    """The deployment graph; Ray Serve calls it with the `args` of the application as validated `Settings`.
 
-    `auto` keeps the engine off GPUs here: where one is to be used, whoever knows the machine says so
-    (`glm-serve up` looks, the Helm chart sets `num_gpus`).
+    With the device `auto` the engine gets no GPU here: `glm-serve up` looks for one and sets the device, the Helm
+    chart sets `num_gpus`.
     """
     gpus = 1 if settings.model.device == "cuda" else 0
     # Each waiting request holds its pictures in memory, so this queue has a bound too.

@@ -1,15 +1,15 @@
 """The frozen data that crosses process borders: request, prompt, events.
 
-A *request* comes from a caller, a *prompt* is the request prepared for the model, *events* go back
-to the caller. Doors build requests and consume events; preprocess turns one into the other's input;
-the engine turns a prompt into events. Nothing here knows HTTP, Ray, PIL or torch.
+A *request* comes from a caller, a *prompt* is the request prepared for the model, *events* go back to the caller.
+Ingress makes requests and reads events; preprocess makes a prompt of a request; the engine makes events of a prompt.
+Nothing here knows HTTP, Ray, PIL or torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,10 @@ Detail: TypeAlias = Literal["auto", "low", "high", "original"]
 FinishReason: TypeAlias = Literal["stop", "length", "tool_calls"]
 Channel: TypeAlias = Literal["text", "reasoning"]
 
+DEFAULT_DEADLINE_S: Final = 300.0
 
-# -- what a caller asks ------------------------------------------------------------------------
+
+# -- requests -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +34,10 @@ class TextPart:
 
 @dataclass(frozen=True, slots=True)
 class ImagePart:
-    """A picture as it came: file bytes, a `data:` URL or an `http(s):` URL."""
+    """An encoded picture: file bytes, a `data:` URL or an `http(s):` URL."""
 
     source: bytes | str
-    param: str = "image"  # where it stood in the request, for error messages
+    param: str = "image"  # the request field it came from, for error messages
     detail: Detail = "auto"
 
 
@@ -44,7 +46,7 @@ Part: TypeAlias = TextPart | ImagePart
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A call of a tool that the model made in an earlier turn."""
+    """A tool call in an earlier assistant message."""
 
     id: str
     name: str
@@ -65,7 +67,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How tokens are drawn; defaults are OpenAI's. Temperature 0 is greedy."""
+    """How tokens are sampled; defaults are OpenAI's. Temperature 0 is greedy."""
 
     max_tokens: int | None = None  # None: what is left of the context, up to the service's default
     temperature: float = 1.0
@@ -79,17 +81,17 @@ class Sampling:
     min_p: float = 0.0  # least probability, relative to the likeliest token's; 0: off
     min_tokens: int = 0  # the answer does not end before this many tokens
     ignore_eos: bool = False  # the answer ends at max_tokens only; for benchmarks
-    logit_bias: tuple[tuple[int, float], ...] = ()  # (token id, what is added to its logit)
-    logprobs: int | None = None  # likeliest tokens reported beside each drawn one; None: report nothing
+    logit_bias: tuple[tuple[int, float], ...] = ()  # (token id, number added to its logit)
+    logprobs: int | None = None  # likeliest tokens reported beside each one; None: report nothing
 
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A function that the model may call, as its caller described it."""
+    """A function that the model may call, as the caller describes it."""
 
     name: str
     definition: dict[str, Any]  # {"type": "function", "function": {"name", "description", "parameters"}}
-    strict: bool = False  # arguments are held to the schema while they are drawn
+    strict: bool = False  # arguments are generated so that they match the schema
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -100,21 +102,21 @@ class Tool:
 
 @dataclass(frozen=True, slots=True)
 class ToolUse:
-    """Which tools there are and whether one has to be called."""
+    """The tools, and whether one must be called."""
 
     tools: tuple[Tool, ...]
     required: bool = False
-    only: str | None = None  # with `required`: the name of the one tool that is to be called
+    only: str | None = None  # with `required`: the name of the one tool that must be called
     parallel: bool = True  # several calls in one answer
 
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """What the text of an answer has to match; it is drawn so that it does."""
+    """What the text of an answer must match; it is generated so that it does."""
 
     kind: Literal["json_object", "json_schema", "regex", "choice"]
     value: str = ""  # the schema or the list of choices as JSON; the pattern
-    param: str = "response_format"  # where it stood in the request, for error messages
+    param: str = "response_format"  # the request field, for error messages
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,26 +130,26 @@ class Thinking:
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """One question with its conversation, as every door hands it to the pipeline."""
+    """A conversation or a text to answer: what every entrance gives to the pipeline."""
 
     id: str
     messages: tuple[Message, ...]  # empty if `text` is given
     sampling: Sampling = Sampling()
-    deadline_s: float | None = None  # seconds from now; None: the service's own limit
-    stream: bool = True  # text as it is drawn; otherwise the first piece at once and the rest at the end
+    deadline_s: float = DEFAULT_DEADLINE_S  # seconds from now
+    stream: bool = True  # text as it is generated; otherwise the first piece at once and the rest at the end
     tools: ToolUse | None = None
     constraint: Constraint | None = None
     thinking: Thinking = Thinking()
-    text: str | None = None  # continued as it stands, without the chat template
+    text: str | None = None  # to continue, without the chat template
     param: str = field(default="messages", compare=False)  # the request field of the conversation or text
 
 
-# -- what the engine gets ----------------------------------------------------------------------
+# -- prompts --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Picture:
-    """A decoded picture at the size the model sees, with the name of its content."""
+    """A decoded picture at the size that the model sees, with its digest."""
 
     pixels: NDArray[np.uint8]  # (height, width, 3), RGB
     digest: str  # SHA-256 over size and pixels: key of the feature cache
@@ -168,15 +170,15 @@ class Prompt:
     stream: bool = True
     tools: ToolUse | None = None
     constraint: Constraint | None = None
-    thinking: Thinking = Thinking(enabled=False)  # resolved: never None, and False where the family can't
-    raw: bool = False  # the answer is text only: no reasoning, tool calls or boxes are looked for
+    thinking: Thinking = Thinking(enabled=False)  # resolved: never None, and False where the model does not support it
+    raw: bool = False  # the answer is text only: it is not parsed for reasoning, tool calls and boxes
 
     @property
     def image_tokens(self) -> int:
         return sum(picture.tokens for picture in self.pictures)
 
 
-# -- what goes back ----------------------------------------------------------------------------
+# -- events ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +193,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class PictureSeen:
-    """What became of an uploaded picture: sizes are (width, height), upright."""
+    """The sizes of a picture as uploaded and as the model sees it: (width, height), upright."""
 
     original_size: tuple[int, int]
     seen_size: tuple[int, int]
@@ -200,7 +202,7 @@ class PictureSeen:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The prompt was taken in: everything that can be refused early has been."""
+    """The engine accepted the prompt: the request can no longer be refused."""
 
     prompt_tokens: int
     image_tokens: int
@@ -210,7 +212,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """How likely the model itself found a drawn token, before any rule of sampling."""
+    """The log probability of a generated token, by the model's logits before any sampling rule."""
 
     token_id: int
     token: bytes  # empty for special tokens
@@ -220,17 +222,17 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """New text, never empty and always whole characters; `tokens` were drawn since the last delta."""
+    """New text, never empty and of complete characters; `tokens` were generated since the last delta."""
 
     text: str
     tokens: int
     channel: Channel = "text"
-    logprobs: tuple[TokenLogprob, ...] = ()  # of the tokens behind `text`, if asked for
+    logprobs: tuple[TokenLogprob, ...] = ()  # of the tokens of `text`, if requested
 
 
 @dataclass(frozen=True, slots=True)
 class ToolCallDelta:
-    """A piece of a tool call: first its name, then its arguments, which add up to a JSON object."""
+    """A piece of a tool call: first its name, then its arguments, which together are a JSON object."""
 
     index: int  # of the call in this answer, from 0
     name: str | None  # in a call's first delta only
@@ -243,13 +245,13 @@ class Box:
     """A region of a picture: (left, top, right, bottom), in thousandths of its sides and in its own pixels."""
 
     thousandths: tuple[int, int, int, int]
-    pixels: tuple[int, int, int, int] | None  # of the upright picture as uploaded; None if it is not known which one
+    pixels: tuple[int, int, int, int] | None  # of the upright picture as uploaded; None if the picture is not known
     picture: int | None  # index in the request, from 0
 
 
 @dataclass(frozen=True, slots=True)
 class Boxed:
-    """What the model put between its box marks: the answer proper, or regions of the picture."""
+    """The text between the model's box tokens: its final answer, or regions of the picture."""
 
     text: str
     boxes: tuple[Box, ...] = ()
@@ -276,7 +278,7 @@ Answer: TypeAlias = Callable[[ChatRequest], Events]
 
 @dataclass(frozen=True, slots=True)
 class Tokenized:
-    """A request as the model would read it."""
+    """A request's token ids."""
 
     token_ids: tuple[int, ...]
     image_tokens: int
@@ -288,7 +290,7 @@ Tokenize: TypeAlias = Callable[[ChatRequest], Coroutine[Any, Any, Tokenized]]
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """What a ready engine replica says of the model it serves."""
+    """The served model, as a ready engine replica describes it."""
 
     name: str
     family: str  # model_type of the checkpoint

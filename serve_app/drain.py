@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from serve_app.logs import Say
+from serve_app.logs import WriteLine
 
 POLL_S: Final = 1.0
 TELL_EVERY_S: Final = 15.0
@@ -56,7 +56,7 @@ class ControlStore(Protocol):
 def drain(
     store: ControlStore,
     within_s: float,
-    say: Say,
+    say: WriteLine,
     *,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
@@ -113,7 +113,7 @@ def head_address(environment: Mapping[str, str]) -> str | None:
     return None
 
 
-def drain_this_pod(within_s: float, say: Say, environment: Mapping[str, str] = os.environ) -> None:
+def drain_this_pod(within_s: float, say: WriteLine, environment: Mapping[str, str] = os.environ) -> None:
     """What the command does."""
     address = head_address(environment)
     if address is None:

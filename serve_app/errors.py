@@ -1,8 +1,8 @@
-"""Every way a request can fail, with its HTTP status and its code.
+"""The errors of the service, each with its HTTP status and its code.
 
 ```
 ServiceError                 500  internal_error
-├── InvalidRequest           400  invalid_request          param names the field
+├── InvalidRequest           400  invalid_request          param names the request field
 │   ├── ContextTooLong       400  context_length_exceeded
 │   └── ImageRejected        400  invalid_image            unreadable, too large, refused address, failed fetch
 ├── Unauthenticated          401  invalid_api_key
@@ -15,14 +15,14 @@ ServiceError                 500  internal_error
 └── EngineFailed             500  engine_error
 ```
 
-Raised where noticed, mapped to HTTP once, in `ingress/problems.py`.
-Status and code are class attributes and the constructor hands all it got to `Exception`: an error
-crosses process borders by pickling, which keeps only `args`, and Ray raises it there as a subclass.
+`ingress/errors.py` maps them to HTTP; `ingress/validation.py` makes InvalidRequest of pydantic's errors; `pipeline.py`
+maps Ray's errors to these. Status and code are class attributes and the constructor passes all its arguments to
+`Exception`: an error crosses process borders by pickling, which keeps only `args`, and Ray raises it as a subclass.
 """
 
 
 class ServiceError(Exception):
-    """Something of ours failed; the caller can do nothing about it."""
+    """The service failed; the caller can do nothing about it."""
 
     status = 500
     code = "internal_error"
@@ -38,7 +38,7 @@ class ServiceError(Exception):
 
 
 class InvalidRequest(ServiceError):
-    """The request can't be understood or is not supported; `param` names the field."""
+    """The request is invalid or not supported; `param` names the field."""
 
     status = 400
     code = "invalid_request"
@@ -57,7 +57,7 @@ class ImageRejected(InvalidRequest):
 
 
 class Unauthenticated(ServiceError):
-    """No valid credentials came with the request."""
+    """The request has no valid credentials."""
 
     status = 401
     code = "invalid_api_key"
@@ -78,14 +78,14 @@ class UnknownModel(ServiceError):
 
 
 class PayloadTooLarge(ServiceError):
-    """The body is larger than the door lets in."""
+    """The request body is larger than the limit."""
 
     status = 413
     code = "request_too_large"
 
 
 class RateLimited(ServiceError):
-    """The caller used up its own allowance."""
+    """The caller is over its own rate limit."""
 
     status = 429
     code = "rate_limit_exceeded"
@@ -101,13 +101,13 @@ class Overloaded(ServiceError):
 
 
 class DeadlineExceeded(ServiceError):
-    """The answer was not ready in the time the request was given."""
+    """The answer was not ready before the request's deadline."""
 
     status = 504
     code = "deadline_exceeded"
 
 
 class EngineFailed(ServiceError):
-    """The model failed on this request; others go on."""
+    """The model failed on this request; other requests continue."""
 
     code = "engine_error"

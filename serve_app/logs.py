@@ -1,8 +1,8 @@
-"""One log for all processes: JSON with the request's id; the console shows it readably.
+"""One JSON log for all processes, with the request's id; the console shows it as plain lines.
 
-Rooms write to `logging.getLogger("glm.<room>")`. Inside a replica those records join the file that
-Ray Serve keeps for it (`session_latest/logs/serve/`), which adds request id, deployment and replica.
-A request leaves one record of ids, counts and times, never its text, pictures or credentials.
+Each package logs to `logging.getLogger("glm.<package>")`. Inside a replica these records go to the file that Ray
+Serve writes for it (`session_latest/logs/serve/`), which adds request id, deployment and replica.
+A request has one record of ids, counts and times, never its text, pictures or credentials.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from typing import Any
 from serve_app.errors import ServiceError
 from serve_app.settings import LogSettings
 
-Say = Callable[[str], None]
+WriteLine = Callable[[str], None]
 
-_SHOWN_LEVELS = frozenset({"WARNING", "ERROR", "CRITICAL"})
+_CONSOLE_LEVELS = frozenset({"WARNING", "ERROR", "CRITICAL"})
 _POLL_S = 0.2
 
 
@@ -31,33 +31,33 @@ def join_serve_log() -> None:
     """Send the records of `glm.*` to Serve's handlers; each deployment calls it when it starts."""
     serve_log = logging.getLogger("ray.serve")
     logging.getLogger("glm").parent = serve_log
-    if _is_news not in serve_log.filters:
-        serve_log.addFilter(_is_news)
-    _write_alike(serve_log.handlers)
+    if _is_not_refusal not in serve_log.filters:
+        serve_log.addFilter(_is_not_refusal)
+    _copy_format_to_console(serve_log.handlers)
 
 
-def _write_alike(handlers: list[logging.Handler]) -> None:
-    """The console gets the records as the file has them: Serve itself writes JSON to files alone.
+def _copy_format_to_console(handlers: list[logging.Handler]) -> None:
+    """Makes the console handler write what the file has: Serve itself writes JSON to files only.
 
-    There is a console handler where RAY_SERVE_LOG_TO_STDERR is set: in a pod, whose log is what it writes there.
+    There is a console handler where RAY_SERVE_LOG_TO_STDERR is set: in a pod, whose log is its standard error.
     """
     for file in handlers:
         if isinstance(file, MemoryHandler) and file.target is not None:
             for console in handlers:
                 if type(console) is logging.StreamHandler:
                     console.setFormatter(file.target.formatter)
-                    for each in file.filters:
-                        console.addFilter(each)
+                    for record_filter in file.filters:
+                        console.addFilter(record_filter)
 
 
-def _is_news(record: logging.LogRecord) -> bool:
-    """False for Serve's traceback of a request that we refused: our own records tell of it."""
+def _is_not_refusal(record: logging.LogRecord) -> bool:
+    """False for Serve's traceback of a request that we refused: our own record has the error."""
     refusal = record.exc_info[1] if record.exc_info else None
     return not (isinstance(refusal, ServiceError) and refusal.status != ServiceError.status)
 
 
 def serve_logging(settings: LogSettings) -> dict[str, Any]:
-    """Ray Serve's logging configuration: JSON, and our own access record instead of Serve's line a hop."""
+    """Ray Serve's logging configuration: JSON, and our own access record instead of Serve's line per hop."""
     return {
         "encoding": "JSON",
         "log_level": settings.level,
@@ -66,28 +66,28 @@ def serve_logging(settings: LogSettings) -> dict[str, Any]:
     }
 
 
-def readable(line: str) -> str | None:
-    """One JSON record as a console line; None for Ray's own chatter, which stays in the files."""
+def format_line(line: str) -> str | None:
+    """One JSON record as a console line; None for Ray's own messages below warnings, which stay in the files."""
     try:
         record = json.loads(line)
         name, level, message = record["name"], record["levelname"], record["message"]
     except (ValueError, KeyError, TypeError):
         return None
-    if not name.startswith("glm") and level not in _SHOWN_LEVELS:
+    if not name.startswith("glm") and level not in _CONSOLE_LEVELS:
         return None
     at = datetime.fromtimestamp(record.get("timestamp_ns", 0) / 1e9).strftime("%H:%M:%S")
-    words = [at, level.lower().ljust(7), message]
+    parts = [at, level.lower().ljust(7), message]
     if (request_id := record.get("request_id")) and request_id not in message:
-        words.append(f"[{request_id}]")
+        parts.append(f"[{request_id}]")
     if traceback := record.get("exc_text"):
-        words.append("\n" + traceback)
-    return " ".join(words)
+        parts.append("\n" + traceback)
+    return " ".join(parts)
 
 
 @contextmanager
-def following(folder: Path, say: Say, *, as_json: bool = False) -> Iterator[None]:
-    """Shows what the replicas write while the service runs in the foreground."""
-    follower = Follower(folder, say, as_json=as_json)
+def follow_logs(folder: Path, write_line: WriteLine, *, as_json: bool = False) -> Iterator[None]:
+    """Writes the replicas' new log lines to the console while the service runs in the foreground."""
+    follower = LogFollower(folder, write_line, as_json=as_json)
     stopped = threading.Event()
 
     def follow() -> None:
@@ -104,28 +104,28 @@ def following(folder: Path, say: Say, *, as_json: bool = False) -> Iterator[None
         follower.show_new()
 
 
-class Follower:
+class LogFollower:
     """Reads log files as they grow."""
 
-    def __init__(self, folder: Path, say: Say, *, as_json: bool = False) -> None:
+    def __init__(self, folder: Path, write_line: WriteLine, *, as_json: bool = False) -> None:
         self._folder = folder
-        self._say = say
+        self._write_line = write_line
         self._as_json = as_json
-        self._seen: dict[Path, int] = {}  # bytes of each file
+        self._read_bytes: dict[Path, int] = {}  # of each file
 
     def show_new(self) -> None:
         for file in sorted(self._folder.glob("*.log")):
             for line in self._new_lines(file):
-                shown = line if self._as_json else readable(line)
+                shown = line if self._as_json else format_line(line)
                 if shown:
-                    self._say(shown)
+                    self._write_line(shown)
 
     def _new_lines(self, file: Path) -> list[str]:
-        seen = self._seen.get(file, 0)
+        position = self._read_bytes.get(file, 0)
         with file.open("rb") as stream:
-            if stream.seek(0, os.SEEK_END) < seen:  # rotated
-                seen = 0
-            stream.seek(seen)
-            whole, newline, _ = stream.read().rpartition(b"\n")
-        self._seen[file] = seen + len(whole) + len(newline)
-        return whole.decode(errors="replace").splitlines()
+            if stream.seek(0, os.SEEK_END) < position:  # rotated
+                position = 0
+            stream.seek(position)
+            lines, newline, _ = stream.read().rpartition(b"\n")
+        self._read_bytes[file] = position + len(lines) + len(newline)
+        return lines.decode(errors="replace").splitlines()

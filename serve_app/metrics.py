@@ -1,9 +1,9 @@
 """Every metric of the service, declared once; written through Ray, which exports them on each node.
 
-A room gets a `Meter` and says `meter.observe(FIRST_TOKEN_SECONDS, 0.2)`. In a Serve replica that is a
+Code gets a `Meter` and calls `meter.observe(FIRST_TOKEN_SECONDS, 0.2)`. In a Serve replica it is a
 `RayMeter`; elsewhere (unit tests, offline engine) a `SilentMeter`. Ray adds `ray_` to the names and the
-tags `deployment`, `replica`, `application`. Two of its habits matter: a gauge that is not set again
-vanishes after 20 s, and a histogram's `_sum` is approximate, so ask for quantiles, not for means.
+tags `deployment`, `replica`, `application`. With Ray, a gauge that is not set again disappears after 20 s,
+and a histogram's `_sum` is approximate, so query quantiles, not means.
 """
 
 from dataclasses import dataclass
@@ -75,13 +75,17 @@ _FINE_SECONDS = (
 _TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
 _BATCH = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256, 512)
 
-# -- at the door
+# -- ingress
 REQUESTS = Metric("glm_requests_total", "counter", "Requests by route and HTTP status.", ("route", "status"))
 REJECTIONS = Metric(
-    "glm_rejections_total", "counter", "Requests refused or failed, by error code; probes apart.", ("code",)
+    "glm_rejections_total", "counter", "Requests refused or failed, by error code; without probes.", ("code",)
 )
-CANCELLATIONS = Metric("glm_cancellations_total", "counter", "Answers whose caller went away before the end.")
-REQUEST_SECONDS = Metric("glm_request_seconds", "histogram", "Whole request at the door.", ("route",), _SECONDS)
+CANCELLATIONS = Metric(
+    "glm_cancellations_total", "counter", "Answers whose client closed the connection before the end."
+)
+REQUEST_SECONDS = Metric(
+    "glm_request_seconds", "histogram", "Duration of a request at the HTTP server.", ("route",), _SECONDS
+)
 FIRST_TOKEN_SECONDS = Metric(
     "glm_first_token_seconds", "histogram", "From the request's arrival to its first text.", (), _SECONDS
 )
@@ -101,16 +105,16 @@ PICTURES = Metric("glm_pictures_total", "counter", "Pictures decoded, by file fo
 PICTURE_TOKENS = Metric("glm_picture_tokens", "histogram", "Tokens of one picture.", (), _TOKENS)
 
 # -- engine
-PROMPT_TOKENS = Metric("glm_prompt_tokens_total", "counter", "Prompt tokens taken in, pictures included.")
-IMAGE_TOKENS = Metric("glm_image_tokens_total", "counter", "Prompt tokens that stand for pictures.")
-OUTPUT_TOKENS = Metric("glm_output_tokens_total", "counter", "Tokens drawn.")
+PROMPT_TOKENS = Metric("glm_prompt_tokens_total", "counter", "Prompt tokens read, pictures included.")
+IMAGE_TOKENS = Metric("glm_image_tokens_total", "counter", "Prompt tokens of pictures.")
+OUTPUT_TOKENS = Metric("glm_output_tokens_total", "counter", "Tokens generated.")
 BATCH_SIZE = Metric("glm_batch_size", "histogram", "Sequences in one decode step.", (), _BATCH)
 SLOTS = Metric("glm_slots", "gauge", "Slots of the KV cache.")
 SLOTS_USED = Metric("glm_slots_used", "gauge", "Slots that hold a sequence.")
 WAITING = Metric("glm_waiting_requests", "gauge", "Requests waiting for a slot.")
 KV_TOKENS = Metric("glm_kv_tokens", "gauge", "Tokens that the KV cache can hold.")
 KV_TOKENS_USED = Metric("glm_kv_tokens_used", "gauge", "Tokens that the KV cache holds now.")
-FEATURE_CACHE_HITS = Metric("glm_feature_cache_hits_total", "counter", "Pictures whose features were still known.")
+FEATURE_CACHE_HITS = Metric("glm_feature_cache_hits_total", "counter", "Pictures whose features were in the cache.")
 FEATURE_CACHE_MISSES = Metric("glm_feature_cache_misses_total", "counter", "Pictures that had to be encoded.")
 FEATURE_CACHE_BYTES = Metric("glm_feature_cache_bytes", "gauge", "Memory held by cached image features.")
 OUT_OF_MEMORY = Metric("glm_out_of_memory_total", "counter", "Out-of-memory errors caught by the engine.")
@@ -125,7 +129,7 @@ DECLARED: tuple[Metric, ...] = tuple(value for value in list(globals().values())
 
 
 class Meter(Protocol):
-    """Takes measurements; every tag that a metric declares must be given."""
+    """Records measurements; every tag that a metric declares must be given."""
 
     def count(self, metric: Metric, value: float = 1.0, **tags: str) -> None: ...
 
@@ -135,7 +139,7 @@ class Meter(Protocol):
 
 
 class SilentMeter:
-    """A meter for places without Ray: takes measurements and forgets them."""
+    """A meter without Ray: it discards measurements."""
 
     def count(self, metric: Metric, value: float = 1.0, **tags: str) -> None:
         pass
@@ -148,13 +152,13 @@ class SilentMeter:
 
 
 class RayMeter:
-    """A meter inside a Serve replica; Ray's agent on each node exports what it takes."""
+    """A meter inside a Serve replica; Ray's agent on each node exports its metrics."""
 
     def __init__(self) -> None:
         self._instruments: dict[str, Any] = {}
 
     def count(self, metric: Metric, value: float = 1.0, **tags: str) -> None:
-        if value > 0:  # Ray refuses to add zero
+        if value > 0:  # Ray does not accept zero
             self._instrument(metric).inc(value, tags=tags)
 
     def observe(self, metric: Metric, value: float, **tags: str) -> None:

@@ -1,8 +1,7 @@
-"""The way of one request in two hops: preprocess, engine; events come back as they happen.
+"""One request through both stages, preprocess and engine; the events come back as they happen.
 
-Promises: the deadline holds, a caller who goes away takes the work of both stages along, no pixels
-outlive the first event, and what goes wrong is one of `errors.py`. Ray's own errors are known here
-and nowhere else.
+It keeps the deadline, cancels both stages when the caller closes the answer, frees the pixels at the first event,
+and raises errors of `errors.py` only. Ray's own errors are mapped here and nowhere else.
 """
 
 from __future__ import annotations
@@ -20,16 +19,15 @@ from ray.serve.handle import DeploymentHandle
 from serve_app.contracts import ChatRequest, Events, Finished, ImagePart, ModelCard, Tokenized
 from serve_app.errors import DeadlineExceeded, EngineFailed, Overloaded, ServiceError
 
-DEADLINE_S = 300.0  # of a request whose door sets none
 DESCRIBE_TIMEOUT_S = 5.0
-SMALL_BYTES = 100_000  # encoded; the pixels of such pictures travel faster as a message than by the object store
+SMALL_BYTES = 100_000  # encoded; pixels of such pictures are faster as a message than through the object store
 
 
 class Pipeline:
-    """What every door calls: `answer` for events, `tokenize` for ids, `describe` for what is served."""
+    """`answer` returns events, `tokenize` token ids, `describe` the served model; the only way to the stages."""
 
     def __init__(self, preprocess: DeploymentHandle, engine: DeploymentHandle) -> None:
-        # Why two ways for prompts: docs/decisions/0003-prompt-transport.md
+        # Why prompts have two ways: docs/decisions/0003-prompt-transport.md
         self._prepare_small = preprocess.options(method_name="prepare", _by_reference=False)
         self._prepare_large = preprocess.options(method_name="prepare", _by_reference=True)
         self._generate = engine.options(method_name="generate", stream=True, _by_reference=False)
@@ -39,14 +37,13 @@ class Pipeline:
 
     async def answer(self, request: ChatRequest) -> Events:
         """Events of one answer; closing the generator early stops the work on it."""
-        allowed_s = DEADLINE_S if request.deadline_s is None else request.deadline_s
-        deadline = asyncio.get_running_loop().time() + allowed_s
+        deadline = asyncio.get_running_loop().time() + request.deadline_s
         prepare = self._prepare_small if _is_small(request) else self._prepare_large
-        prepared: Any = prepare.remote(replace(request, deadline_s=allowed_s))
+        prepared: Any = prepare.remote(request)
         events: Any = None
         terminal = False
         try:
-            # Awaited here, not by the engine's router (either way in this process): if preprocess dies, Serve 2.60's
+            # Awaited here, not by the engine's router, which runs in this process too: if preprocess dies, Serve 2.60's
             # router asks the lost call for its result again and again, without a pause and without an end.
             async with asyncio.timeout_at(deadline):
                 prompt = await prepared
@@ -58,11 +55,13 @@ class Pipeline:
                         event = await anext(events)
                     except StopAsyncIteration:
                         break
-                prompt = None  # taken in; letting go of it frees its pixels while the answer is decoded
+                prompt = None  # the engine has it; this frees its pixels while the answer is generated
                 terminal = isinstance(event, Finished)
                 yield event
         except TimeoutError as error:
-            raise DeadlineExceeded(f"No complete answer within the {allowed_s:g} s allowed.") from error
+            raise DeadlineExceeded(
+                f"The answer was not complete within {request.deadline_s:g} s, its limit."
+            ) from error
         except asyncio.CancelledError:
             if _cancelled_by_caller():
                 raise
@@ -74,29 +73,25 @@ class Pipeline:
                 _cancel(events)
                 _cancel(prepared)
         if not terminal:
-            raise EngineFailed("The engine ended this answer without saying why.")
+            raise EngineFailed("The engine ended this answer without a last event.")
 
     async def tokenize(self, request: ChatRequest) -> Tokenized:
-        """The request as the model would read it; its pictures are measured, not decoded."""
-        allowed_s = DEADLINE_S if request.deadline_s is None else request.deadline_s
-        tokenized: Tokenized = await _within(
-            allowed_s,
-            self._tokenize.remote(replace(request, deadline_s=allowed_s)),
-            DeadlineExceeded(f"The request was not tokenized within the {allowed_s:g} s allowed."),
-        )
+        """The request's token ids; its pictures are measured, not decoded."""
+        late = DeadlineExceeded(f"The request was not tokenized within {request.deadline_s:g} s, its limit.")
+        tokenized: Tokenized = await _within(request.deadline_s, self._tokenize.remote(request), late)
         return tokenized
 
     async def describe(self) -> ModelCard:
-        """What is served, as a ready replica of each stage says it; raises when one does not answer."""
-        # Both are asked at once: a deployment response is under way before it is awaited.
+        """The served model, from a ready replica of each stage; raises Overloaded if one does not respond."""
+        # Both calls run at once: a deployment response starts before it is awaited.
         card, abilities = self._describe.remote(), self._abilities.remote()
-        late = Overloaded(f"No replica answered within {DESCRIBE_TIMEOUT_S:g} s.")
+        late = Overloaded(f"No replica responded within {DESCRIBE_TIMEOUT_S:g} s.")
         described: ModelCard = await _within(DESCRIBE_TIMEOUT_S, card, late)
         return replace(described, abilities=await _within(DESCRIBE_TIMEOUT_S, abilities, late))
 
 
 async def _within(seconds: float, response: Any, late: ServiceError) -> Any:
-    """What a stage returns, or `late`; its errors as ours."""
+    """A stage's result; raises `late` after the time limit, and the stage's errors as ours."""
     try:
         async with asyncio.timeout(seconds):
             return await response
@@ -107,7 +102,7 @@ async def _within(seconds: float, response: Any, late: ServiceError) -> Any:
 
 
 def _is_small(request: ChatRequest) -> bool:
-    """Whether few pixels are to be expected; of a picture at an address nobody knows yet."""
+    """Whether the pictures are small; the size of a picture at an address is not known yet."""
     sources = [part.source for message in request.messages for part in message.parts if isinstance(part, ImagePart)]
     if any(isinstance(source, str) and not source.startswith("data:") for source in sources):
         return False
@@ -115,18 +110,18 @@ def _is_small(request: ChatRequest) -> bool:
 
 
 def as_service_error(error: Exception) -> Exception:
-    """Ray's failures as ours; an error of ours as it was raised, without Ray's wrapping."""
+    """Maps Ray's errors to ours; returns an error of ours without Ray's wrapping."""
     while isinstance(error, ray_errors.RayTaskError) and isinstance(error.cause, Exception):
         error = error.cause
     match error:
         case ServiceError():
             return error
         case BackPressureError():
-            overloaded = Overloaded("The service has as many requests waiting as it accepts; try again shortly.")
+            overloaded = Overloaded("The queue of the service is full. Try again shortly.")
             overloaded.retry_after_s = error.retry_after_s or Overloaded.retry_after_s
             return overloaded
         case DeploymentUnavailableError():
-            return EngineFailed("The model is not running; the service's log says why.")
+            return EngineFailed("The model is not running; the service's log has the reason.")
         case ray_errors.RayActorError() | ray_errors.WorkerCrashedError() | ray_errors.NodeDiedError():
             return EngineFailed("The replica that worked on this request died; a new one is being started.")
         case ray_errors.OutOfMemoryError() | ray_errors.ObjectStoreFullError() | ray_errors.OutOfDiskError():
@@ -136,20 +131,20 @@ def as_service_error(error: Exception) -> Exception:
         case TimeoutError():
             return DeadlineExceeded("A stage of this request took longer than allowed.")
         case ray_errors.RayError() | RayServeException() | grpc.RpcError():
-            return EngineFailed(f"The connection to the model broke: {_first_line(error)}")
+            return EngineFailed(f"The connection to the model failed: {_first_line(error)}")
         case _:
             return error
 
 
 def _cancel(call: Any) -> None:
-    # A call that already failed raises its failure again when cancelled; we have told the first one.
+    # A call that already failed raises its failure again when cancelled; the first one was raised already.
     with suppress(Exception):
         if call is not None:
             call.cancel()
 
 
 def _cancelled_by_caller() -> bool:
-    """Whether this task was cancelled; Ray raises CancelledError also when the replica's end was."""
+    """Whether this task was cancelled; Ray raises CancelledError also when the replica's call was."""
     task = asyncio.current_task()
     return task is None or task.cancelling() > 0
 

@@ -13,6 +13,7 @@ from serve_app.settings import HttpSettings
 
 LARGEST_MESSAGE: Final = 2**30  # between replicas; Ray's own 4 MiB is less than one picture
 LARGEST_KEPT_BLOCK: Final = 2**28
+OBJECT_STORE_BYTES: Final = 2**30  # of Ray's object store on a machine where `glm-serve up` runs
 LONGEST_ANSWER_S: Final = int(HttpSettings().request_timeout_s)  # where it is set, the chart sets what follows from it
 
 EVERYWHERE: Final[Mapping[str, str]] = MappingProxyType(

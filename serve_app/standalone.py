@@ -31,8 +31,8 @@ import psutil
 from serve_app import __version__
 from serve_app.checkpoint import checkpoint_folder
 from serve_app.errors import ServiceError
-from serve_app.logs import Say, following, serve_logging
-from serve_app.ray_flags import EVERYWHERE
+from serve_app.logs import WriteLine, follow_logs, serve_logging
+from serve_app.ray_flags import EVERYWHERE, OBJECT_STORE_BYTES
 from serve_app.settings import Settings
 
 APP_NAME = "glm"
@@ -41,7 +41,6 @@ PACKAGE_PARENT = str(Path(__file__).parent.parent)
 DRAIN_S = 8.0  # running answers may finish in this time after the first Ctrl-C
 ONE_PRESS_S = 0.3  # a wrapper (timeout, a shell) may pass the same Ctrl-C on once more
 EXIT_S = 4.0  # Ray's processes get this long to leave by themselves
-OBJECT_STORE_BYTES = 2**30
 LONGEST_REASON = 500  # characters of a failure that the terminal shows; the logs have it whole
 LOGS = Path("session_latest", "logs", "serve")
 _FAILED_MARK = "failed to start with exception"  # Serve's words; it would try twice more
@@ -51,7 +50,7 @@ class StartFailed(Exception):
     """The service can't start; the message is for the person at the terminal."""
 
 
-def up(settings: Settings, say: Say, *, json_logs: bool = False) -> int:
+def up(settings: Settings, say: WriteLine, *, json_logs: bool = False) -> int:
     """Run the service until it is told to stop; returns the process's exit status.
 
     `say` must not use this process's standard output: while Ray runs, that goes to a file with all
@@ -72,7 +71,7 @@ def up(settings: Settings, say: Say, *, json_logs: bool = False) -> int:
         with _private_ray(settings, folder, stop, say):
             if _deployed(settings, stop, say):
                 say(_ready_lines(settings, folder))
-                with following(folder / LOGS, say, as_json=json_logs):
+                with follow_logs(folder / LOGS, say, as_json=json_logs):
                     stop.wait()
                 say(f"stopping: running answers get {DRAIN_S:g} s to finish (Ctrl-C again stops at once)")
     except StartFailed as error:
@@ -107,7 +106,7 @@ def _free_port() -> int:
         return port
 
 
-def _with_local_checkpoint(settings: Settings, say: Say) -> Settings:
+def _with_local_checkpoint(settings: Settings, say: WriteLine) -> Settings:
     """The checkpoint downloaded here, in the foreground, where its progress can be seen."""
     say(f"glm-serve {__version__}: model {settings.model.served_name} ({settings.model.source})")
     folder = checkpoint_folder(settings.model)
@@ -141,7 +140,7 @@ def ray_environment(settings: Settings) -> dict[str, str]:
 
 
 @contextmanager
-def _private_ray(settings: Settings, folder: Path, stop: _StopSignal, say: Say) -> Iterator[None]:
+def _private_ray(settings: Settings, folder: Path, stop: _StopSignal, say: WriteLine) -> Iterator[None]:
     os.environ.update(ray_environment(settings))
     say("starting Ray …")
     with _output_to(folder / "ray.log"):
@@ -203,7 +202,7 @@ def _output_to(file: Path) -> Iterator[None]:
             os.close(original)
 
 
-def _deployed(settings: Settings, stop: _StopSignal, say: Say) -> bool:
+def _deployed(settings: Settings, stop: _StopSignal, say: WriteLine) -> bool:
     """Deploy the graph and wait until it answers; False when told to stop meanwhile."""
     import logging
 

@@ -1,4 +1,4 @@
-"""Small real objects that stand in for a stage: they behave, and remember what they saw."""
+"""Fakes of the stages: small working objects that record their calls."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ CARD = ModelCard(
 
 
 class FakeAnswer:
-    """An `Answer` that says what it was given: texts of one token each, or whole events.
+    """An `Answer` that returns the given deltas; a text is a delta of one token.
 
-    `error` is raised once `fail_after` events were given: 0 is before the first, 1 after Started.
-    `hold_after` events it waits until `release` is set; `held` tells that it waits.
+    `error` is raised after `fail_after` events: 0 is before the first, 1 after Started. After `hold_after` events it
+    waits until `release` is set; `held` is set while it waits. With `break_off` there is no last event.
     """
 
     def __init__(
         self,
-        *said: str | Delta | ToolCallDelta,
+        *deltas_or_texts: str | Delta | ToolCallDelta,
         error: BaseException | None = None,
         fail_after: int = 0,
         hold_after: int | None = None,
@@ -56,7 +56,7 @@ class FakeAnswer:
         pictures: tuple[PictureSeen, ...] = (),
         boxed: tuple[Boxed, ...] = (),
     ) -> None:
-        deltas = [Delta(each, 1) if isinstance(each, str) else each for each in said]
+        deltas = [Delta(each, 1) if isinstance(each, str) else each for each in deltas_or_texts]
         tokens = sum(delta.tokens for delta in deltas)
         thought = sum(delta.tokens for delta in deltas if isinstance(delta, Delta) and delta.channel == "reasoning")
         self._events: list[Event] = [Started(PROMPT_TOKENS, IMAGE_TOKENS, PREPARED_MS, pictures), *deltas]
@@ -95,7 +95,7 @@ class FakeAnswer:
 
 
 class FakeTokenize:
-    """A `Tokenize` that gives ids or fails, and remembers what it was asked."""
+    """A `Tokenize` that returns ids or fails, and records its requests."""
 
     def __init__(self, *token_ids: int, image_tokens: int = 0, error: Exception | None = None) -> None:
         self._tokenized = Tokenized(token_ids, image_tokens, CARD.context_tokens)
@@ -110,7 +110,7 @@ class FakeTokenize:
 
 
 class FakeDescribe:
-    """A replica's description of its model; fails with `error`, or never comes."""
+    """A replica's description of its model; fails with `error`, or never returns if `silent`."""
 
     def __init__(self, card: ModelCard = CARD, *, error: Exception | None = None, silent: bool = False) -> None:
         self._card = card
@@ -126,7 +126,7 @@ class FakeDescribe:
 
 
 class FakeMeter:
-    """A meter that remembers; it refuses tags that the metric did not declare, as Ray does."""
+    """A meter that keeps its measurements; it refuses tags that the metric does not declare, as Ray does."""
 
     def __init__(self) -> None:
         self.counts: Counter[tuple[str, ...]] = Counter()

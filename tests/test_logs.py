@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from serve_app.errors import EngineFailed, ImageRejected, Overloaded
-from serve_app.logs import Follower, following, join_serve_log, readable, serve_logging
+from serve_app.logs import LogFollower, follow_logs, format_line, join_serve_log, serve_logging
 from serve_app.settings import LogSettings
 
 
@@ -18,26 +18,26 @@ def record(**fields: Any) -> str:
     return json.dumps({"name": "glm.access", "levelname": "INFO", "message": "POST /v1/ask 200 in 9 ms", **fields})
 
 
-def test_our_records_are_shown_with_their_request():
-    shown = readable(record(request_id="r-1", timestamp_ns=0))
+def test_our_records_are_shown_with_their_request_id():
+    shown = format_line(record(request_id="r-1", timestamp_ns=0))
     assert shown is not None
     assert shown.endswith("info    POST /v1/ask 200 in 9 ms [r-1]")
 
 
-def test_rays_chatter_stays_in_the_files():
-    assert readable(record(name="ray.serve", message="Deploying new version")) is None
-    assert readable("not JSON") is None
+def test_rays_own_messages_stay_in_the_files():
+    assert format_line(record(name="ray.serve", message="Deploying new version")) is None
+    assert format_line("not JSON") is None
 
 
 def test_rays_warnings_are_shown():
-    shown = readable(record(name="ray.serve", levelname="WARNING", message="A replica died."))
+    shown = format_line(record(name="ray.serve", levelname="WARNING", message="A replica died."))
     assert shown is not None
     assert shown.endswith("warning A replica died.")
 
 
-def test_new_lines_are_shown_once_and_only_when_whole(tmp_path: Path):
+def test_new_lines_are_shown_once_and_only_when_complete(tmp_path: Path):
     shown: list[str] = []
-    follower = Follower(tmp_path, shown.append, as_json=True)
+    follower = LogFollower(tmp_path, shown.append, as_json=True)
     file = tmp_path / "replica.log"
     file.write_text("one\ntw")
     follower.show_new()
@@ -49,7 +49,7 @@ def test_new_lines_are_shown_once_and_only_when_whole(tmp_path: Path):
 
 def test_a_rotated_file_is_read_from_its_start(tmp_path: Path):
     shown: list[str] = []
-    follower = Follower(tmp_path, shown.append, as_json=True)
+    follower = LogFollower(tmp_path, shown.append, as_json=True)
     file = tmp_path / "replica.log"
     file.write_text("a long first line\n")
     follower.show_new()
@@ -60,12 +60,12 @@ def test_a_rotated_file_is_read_from_its_start(tmp_path: Path):
 
 def test_the_last_lines_are_shown_before_the_end(tmp_path: Path):
     shown: list[str] = []
-    with following(tmp_path, shown.append, as_json=True):
-        (tmp_path / "replica.log").write_text("last words\n")
-    assert shown == ["last words"]
+    with follow_logs(tmp_path, shown.append, as_json=True):
+        (tmp_path / "replica.log").write_text("the last line\n")
+    assert shown == ["the last line"]
 
 
-def test_records_of_ours_reach_serves_handlers():
+def test_our_records_reach_serves_handlers():
     seen: list[logging.LogRecord] = []
 
     class Handler(logging.Handler):
@@ -86,7 +86,7 @@ def test_records_of_ours_reach_serves_handlers():
     finally:
         serve_log.removeHandler(handler)
         serve_log.setLevel(level)
-    # Serve's traceback of a refused request is no news; of a failed engine it is.
+    # Serve's traceback of a refused request is dropped; that of a failed engine is kept.
     assert [record.getMessage() for record in seen] == ["model ready", "EngineFailed"]
 
 
@@ -97,14 +97,14 @@ def _log_failure(log: logging.Logger, error: Exception) -> None:
         log.exception(type(error).__name__)
 
 
-def test_serve_writes_json_and_no_line_a_hop():
+def test_serve_writes_json_and_no_line_per_hop():
     configuration = serve_logging(LogSettings(level="DEBUG"))
     assert configuration["encoding"] == "JSON"
     assert configuration["log_level"] == "DEBUG"
     assert configuration["enable_access_log"] is False
 
 
-def test_the_console_has_a_record_as_the_file_has_it(tmp_path: Path):
+def test_the_console_has_the_same_records_as_the_file(tmp_path: Path):
     file = logging.FileHandler(tmp_path / "replica.log")
     file.setFormatter(logging.Formatter('{"message": "%(message)s"}'))
     buffered = MemoryHandler(1, target=file)  # Serve puts its filters here, and the formatter on the file
@@ -119,7 +119,7 @@ def test_the_console_has_a_record_as_the_file_has_it(tmp_path: Path):
     try:
         join_serve_log()
         serve_log.warning("a replica died")
-        serve_log.info("chatter")
+        serve_log.info("a message")
     finally:
         serve_log.setLevel(level)
         for handler in added:

@@ -1,4 +1,4 @@
-"""The way of a request in two hops, over fake deployments: deadline, cancel, Ray's errors as ours."""
+"""One request through both stages, over fake deployments: deadline, cancellation, Ray's errors as ours."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ QUESTION = ChatRequest("q1", (Message("user", (TextPart("What is this?"),)),))
 
 
 class FakeCall:
-    """What a handle's `remote()` gives: awaited once, or iterated; cancelled like Serve's."""
+    """What a handle's `remote()` returns: awaited once, or iterated; cancelled like Serve's."""
 
     def __init__(self, result: Any, cancel_error: Exception | None) -> None:
         self._result = result
@@ -47,7 +47,7 @@ class FakeCall:
 
 
 class FakeHandle:
-    """A deployment's handle whose methods give what they were told to."""
+    """A deployment's handle whose methods return what they were given."""
 
     def __init__(self, *, cancel_error: Exception | None = None, **methods: Any) -> None:
         self.methods = methods
@@ -151,14 +151,14 @@ async def test_a_finished_answer_is_not_cancelled():
     assert not preprocess.calls[0][2].cancelled
 
 
-async def test_a_caller_who_closes_early_takes_the_work_along():
+async def test_closing_the_answer_early_cancels_the_engines_call():
     pipeline, _, engine = pipeline_over(fake_answer("Two ", "cats"))
     async with aclosing(pipeline.answer(QUESTION)) as events:
         await anext(events)
     assert engine.calls[0][2].cancelled
 
 
-async def test_a_caller_cancelled_while_waiting_for_the_engine_takes_its_work_along():
+async def test_a_request_cancelled_while_the_engine_works_cancels_its_call():
     pipeline, _, engine = pipeline_over(fake_answer(hold_after=0))
     task = asyncio.create_task(collect(pipeline.answer(QUESTION)))
     await asyncio.sleep(0.01)
@@ -168,7 +168,7 @@ async def test_a_caller_cancelled_while_waiting_for_the_engine_takes_its_work_al
     assert engine.calls[0][2].cancelled
 
 
-async def test_a_caller_cancelled_while_pictures_are_prepared_takes_that_work_along():
+async def test_a_request_cancelled_while_pictures_are_prepared_cancels_that_call():
     pipeline, preprocess, engine = pipeline_over(fake_answer("x"), prepare=asyncio.Event().wait)
     task = asyncio.create_task(collect(pipeline.answer(QUESTION)))
     await asyncio.sleep(0.01)
@@ -179,23 +179,23 @@ async def test_a_caller_cancelled_while_pictures_are_prepared_takes_that_work_al
     assert not engine.calls
 
 
-async def test_the_deadline_ends_the_preparing_of_pictures_too():
+async def test_the_deadline_cancels_preprocess_too():
     pipeline, preprocess, _ = pipeline_over(fake_answer("x"), prepare=asyncio.Event().wait)
     with pytest.raises(DeadlineExceeded):
         await collect(pipeline.answer(replace(QUESTION, deadline_s=0.01)))
     assert preprocess.calls[0][2].cancelled
 
 
-async def test_the_deadline_ends_an_answer_and_its_work():
+async def test_the_deadline_cancels_the_engines_call():
     pipeline, _, engine = pipeline_over(fake_answer("x", hold_after=2))
-    hurried = ChatRequest("q1", QUESTION.messages, deadline_s=0.02)
-    with pytest.raises(DeadlineExceeded, match=r"within the 0\.02 s"):
-        await collect(pipeline.answer(hurried))
+    short = ChatRequest("q1", QUESTION.messages, deadline_s=0.02)
+    with pytest.raises(DeadlineExceeded, match=r"within 0\.02 s"):
+        await collect(pipeline.answer(short))
     assert engine.calls[0][2].cancelled
 
 
-async def test_a_question_that_finds_no_replica_waits_for_the_first_one():
-    engine = FakeAnswer("x", hold_after=0)  # a handle holds a call until there is somebody to take it
+async def test_a_request_without_a_replica_waits_for_the_first_one():
+    engine = FakeAnswer("x", hold_after=0)  # a handle keeps a call until there is a replica
     pipeline, *_ = pipeline_over(lambda prompt: engine(QUESTION))
     task = asyncio.create_task(collect(pipeline.answer(replace(QUESTION, deadline_s=5.0))))
     await engine.held.wait()
@@ -204,21 +204,21 @@ async def test_a_question_that_finds_no_replica_waits_for_the_first_one():
     assert isinstance((await task)[-1], Finished)
 
 
-async def test_preprocess_learns_the_deadline():
+async def test_preprocess_gets_the_deadline():
     pipeline, preprocess, _ = pipeline_over(fake_answer("x"))
     await collect(pipeline.answer(ChatRequest("q1", QUESTION.messages, deadline_s=7.0)))
     assert preprocess.calls[0][1][0].deadline_s == 7.0
 
 
-async def test_a_replica_that_stops_is_not_taken_for_a_caller_who_left():
+async def test_a_stopped_replica_is_an_error_and_not_a_cancelled_request():
     pipeline, *_ = pipeline_over(fake_answer("x", error=asyncio.CancelledError(), fail_after=1))
     with pytest.raises(EngineFailed, match="stopped"):
         await collect(pipeline.answer(QUESTION))
 
 
-async def test_an_answer_without_an_end_is_a_failure():
+async def test_an_answer_without_a_last_event_is_an_error():
     pipeline, *_ = pipeline_over(fake_answer("Two", break_off=True))
-    with pytest.raises(EngineFailed, match="without saying why"):
+    with pytest.raises(EngineFailed, match="without a last event"):
         await collect(pipeline.answer(QUESTION))
 
 
@@ -230,29 +230,29 @@ async def test_cancelling_a_call_that_failed_does_not_hide_the_failure():
         await collect(Pipeline(preprocess, engine).answer(QUESTION))
 
 
-async def test_describe_gives_the_engines_card_with_what_preprocess_knows():
+async def test_describe_returns_the_engines_card_with_the_abilities_of_preprocess():
     pipeline, *_ = pipeline_over(fake_answer())
     assert await pipeline.describe() == replace(CARD, abilities=("vision", "tools"))
 
 
 @pytest.mark.parametrize("stage", ["preprocess", "engine"])
-async def test_describe_says_so_when_a_stage_does_not_answer(monkeypatch, stage: str):
+async def test_describe_raises_when_a_stage_does_not_respond(monkeypatch, stage: str):
     monkeypatch.setattr("serve_app.pipeline.DESCRIBE_TIMEOUT_S", 0.01)
     silent = FakeDescribe(silent=True)
     pipeline, *_ = (
         pipeline_over(fake_answer(), silent) if stage == "engine" else pipeline_over(fake_answer(), abilities=silent)
     )
-    with pytest.raises(Overloaded, match="No replica answered"):
+    with pytest.raises(Overloaded, match="No replica responded"):
         await pipeline.describe()
 
 
-async def test_describe_tells_a_stages_failure_as_ours():
+async def test_describe_maps_a_stages_error_to_ours():
     pipeline, *_ = pipeline_over(fake_answer(), FakeDescribe(error=ActorDiedError()))
     with pytest.raises(EngineFailed, match="died"):
         await pipeline.describe()
 
 
-async def test_tokenize_asks_preprocess_alone():
+async def test_tokenize_calls_preprocess_only():
     tokenize = FakeTokenize(5, 6, image_tokens=1)
     pipeline, preprocess, engine = pipeline_over(fake_answer(), tokenize=tokenize)
     tokenized = await pipeline.tokenize(replace(QUESTION, deadline_s=3.0))
@@ -262,19 +262,19 @@ async def test_tokenize_asks_preprocess_alone():
     assert engine.calls == []
 
 
-async def test_tokenize_tells_refusals_as_they_were_raised():
+async def test_tokenize_raises_errors_as_preprocess_raised_them():
     refusal = as_ray_raises(ImageRejected("image 1 is broken", param="messages[0]"))
     pipeline, *_ = pipeline_over(fake_answer(), tokenize=FakeTokenize(error=refusal))
     with pytest.raises(ImageRejected, match="image 1 is broken"):
         await pipeline.tokenize(QUESTION)
 
 
-async def test_tokenize_ends_with_the_deadline():
+async def test_tokenize_keeps_the_deadline():
     async def never(request: ChatRequest) -> None:
         await asyncio.Event().wait()
 
     pipeline, *_ = pipeline_over(fake_answer(), tokenize=never)
-    with pytest.raises(DeadlineExceeded, match=r"within the 0\.02 s"):
+    with pytest.raises(DeadlineExceeded, match=r"within 0\.02 s"):
         await pipeline.tokenize(replace(QUESTION, deadline_s=0.02))
 
 
@@ -286,9 +286,9 @@ def as_ray_raises(error: Exception) -> Exception:
 
 
 def test_an_error_of_ours_comes_back_as_it_was_raised():
-    told = as_service_error(as_ray_raises(ImageRejected("image 2 is broken", param="messages[0].content[1]")))
-    assert type(told) is ImageRejected
-    assert (told.status, told.code, told.message, told.param) == (
+    mapped = as_service_error(as_ray_raises(ImageRejected("image 2 is broken", param="messages[0].content[1]")))
+    assert type(mapped) is ImageRejected
+    assert (mapped.status, mapped.code, mapped.message, mapped.param) == (
         400,
         "invalid_image",
         "image 2 is broken",
@@ -296,10 +296,10 @@ def test_an_error_of_ours_comes_back_as_it_was_raised():
     )
 
 
-def test_a_full_queue_is_told_with_a_time_to_come_back():
-    told = as_service_error(as_ray_raises(BackPressureError(3, 2, 503, 4.0)))
-    assert isinstance(told, Overloaded)
-    assert told.retry_after_s == 4.0
+def test_a_full_queue_has_a_time_to_retry():
+    mapped = as_service_error(as_ray_raises(BackPressureError(3, 2, 503, 4.0)))
+    assert isinstance(mapped, Overloaded)
+    assert mapped.retry_after_s == 4.0
 
 
 @pytest.mark.parametrize(
@@ -313,17 +313,17 @@ def test_a_full_queue_is_told_with_a_time_to_come_back():
     ],
     ids=lambda value: getattr(value, "__name__", type(value).__name__),
 )
-def test_failures_of_ray_become_ours(error: Exception, expected: type[ServiceError]):
+def test_rays_errors_become_ours(error: Exception, expected: type[ServiceError]):
     assert isinstance(as_service_error(error), expected)
 
 
-def test_an_undeployed_engine_is_told():
+def test_an_engine_that_is_not_deployed_is_an_error_of_ours():
     from ray.serve._private.common import DeploymentID
 
-    told = as_service_error(DeploymentUnavailableError(DeploymentID("engine", "glm")))
-    assert isinstance(told, EngineFailed)
+    mapped = as_service_error(DeploymentUnavailableError(DeploymentID("engine", "glm")))
+    assert isinstance(mapped, EngineFailed)
 
 
-def test_what_nobody_foresaw_stays_what_it_is():
+def test_an_unknown_error_stays_as_it_is():
     error = KeyError("bug")
     assert as_service_error(error) is error

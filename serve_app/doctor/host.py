@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from serve_app.doctor.facts import Host, Port
 from serve_app.doctor.report import Finding, ok, problem, sized, warning
+from serve_app.ray_flags import OBJECT_STORE_BYTES
 
-OBJECT_STORE_BYTES = 2**30  # what `up` gives Ray; tests hold it to serve_app.standalone's
 _RAY_BYTES = 3 * 2**30  # Ray's processes and the three stages without a model
 _OPEN_FILES = 4096  # Ray warns below
 _FULL = 0.95  # of a file system; above, Ray refuses to write objects to it

@@ -27,7 +27,7 @@ LOST = (
     "500 Internal Server Error",
     "The replica that worked on this request died",
     "The replica that worked on this answer was stopped",
-    "The connection to the model broke",
+    "The connection to the model failed",
     "a stream broke off",
 )
 

@@ -7,8 +7,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from serve_app import standalone
-from serve_app.doctor import host
 from serve_app.doctor.facts import Host, Port, container_memory, look_at_host
 from serve_app.doctor.host import check_host
 from serve_app.doctor.report import Status
@@ -62,10 +60,6 @@ def test_a_port_in_use_is_a_problem_with_the_option_that_changes_it():
     assert finding.status == Status.PROBLEM
     assert "(Address already in use)" in finding.seen
     assert "--port (http.port)" in finding.remedy
-
-
-def test_the_object_store_is_as_large_as_the_one_that_up_starts():
-    assert host.OBJECT_STORE_BYTES == standalone.OBJECT_STORE_BYTES
 
 
 def write_limits(folder: Path, version: int, limit: str) -> None:
