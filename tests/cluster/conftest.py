@@ -28,13 +28,13 @@ class Service:
     base_url: str
     metrics_url: str
     process: subprocess.Popen[str]
-    output: Path
+    log_file: Path
 
     def client(self, timeout_s: float = 120.0) -> httpx.Client:
         return httpx.Client(base_url=self.base_url, timeout=timeout_s)
 
-    def said(self) -> str:
-        return self.output.read_text()
+    def log(self) -> str:
+        return self.log_file.read_text()
 
 
 def free_ports(count: int) -> list[int]:
@@ -52,9 +52,9 @@ def free_ports(count: int) -> list[int]:
 def started(folder: Path, *options: str, **environment: str) -> Iterator[Service]:
     """`glm-serve up` with these options on free ports; stopped and waited for at the end."""
     port, metrics_port = free_ports(2)
-    output = folder / "up.log"
+    log_file = folder / "up.log"
     command = [sys.executable, "-m", "serve_app", "up", "--port", str(port), "--metrics-port", str(metrics_port)]
-    with output.open("w") as stream:
+    with log_file.open("w") as stream:
         process = subprocess.Popen(
             [*command, *options],
             stdout=stream,
@@ -65,7 +65,7 @@ def started(folder: Path, *options: str, **environment: str) -> Iterator[Service
             text=True,
             start_new_session=True,  # so that a signal can go to the whole group, as from a terminal
         )
-    service = Service(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{metrics_port}/metrics", process, output)
+    service = Service(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{metrics_port}/metrics", process, log_file)
     try:
         wait_until_ready(service)
         yield service
@@ -82,12 +82,12 @@ def started(folder: Path, *options: str, **environment: str) -> Iterator[Service
 def wait_until_ready(service: Service) -> None:
     limit = time.monotonic() + START_LIMIT_S
     while time.monotonic() < limit:
-        if "\nready: " in service.said():
+        if "\nready: " in service.log():
             return
         if service.process.poll() is not None:
             break
         time.sleep(0.2)
-    pytest.fail(f"the service did not become ready:\n{service.said()}")
+    pytest.fail(f"the service did not become ready:\n{service.log()}")
 
 
 @pytest.fixture(scope="session")

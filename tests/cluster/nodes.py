@@ -1,6 +1,6 @@
-"""A Ray cluster of several nodes on one machine: each with its own network, processes and /tmp.
+"""A Ray cluster of several nodes on one machine, each with its own network, processes and /tmp.
 
-A node is what a pod is to Ray: an address of its own on a bridge, process 1 that kubelet would signal, an own /tmp and
+A node stands for a pod: it has an address on a bridge, a process 1 that the kubelet would signal, its own /tmp and
 /dev/shm, and the command and environment that KubeRay gives it. Needs root and iproute2, no container runtime.
 """
 
@@ -16,15 +16,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import httpx
 import psutil
 import yaml
 
-from tests.chart import kuberay_pod
+from tests.chart import kubelet, kuberay_pod
 from tests.chart.render import NAMESPACE, Object
-from tests.cluster.namespaces import Namespaces, init_of, private_namespaces
+from tests.cluster.dashboard import Dashboard
+from tests.cluster.namespaces import Namespaces, entered, init_of, private_namespaces, unshared
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -35,6 +36,8 @@ REDIS_PASSWORD = "in-a-secret"
 TOKEN = "a" * 64
 PORT = 8000
 START_LIMIT_S = 90
+
+Result = TypeVar("Result")
 
 
 @dataclass
@@ -58,15 +61,15 @@ class Node:
         """Whether the serve Service has it among its endpoints: workers are, the head is not."""
         return self.pod["metadata"]["labels"].get("ray.io/serve") == "true"
 
-    def said(self) -> str:
+    def output(self) -> str:
         return (self.folder / "container.log").read_text(errors="replace")
 
 
 class Cluster(Namespaces):
-    """The namespaces, and the nodes in them; use it with `running`."""
+    """The namespaces, and the nodes in them; made by `running`."""
 
-    def __init__(self, folder: Path, keeper: psutil.Process) -> None:
-        super().__init__(keeper)
+    def __init__(self, folder: Path, init: psutil.Process) -> None:
+        super().__init__(init)
         self.folder = folder
         self.nodes: dict[str, Node] = {}
         self.release: Object = {}
@@ -79,13 +82,18 @@ class Cluster(Namespaces):
 
     # -- pods ---------------------------------------------------------------------------------
 
-    def start(self, name: str, pod: Object, address: str = "") -> Node:
-        """The pod's first container, on an address of its own; returns when its process 1 is there."""
+    def start(self, name: str, pod: Object, address: str = "", files: Mapping[str, str] | None = None) -> Node:
+        """The pod's first container on an address of its own, with these files in its /tmp.
+
+        Returns when its process 1 is there.
+        """
         container = pod["spec"]["containers"][0]
         (command,) = container["args"]
         address = address or self.new_address()
         folder = self.folder / f"{name}-{address.rpartition('.')[2]}"
         folder.mkdir(exist_ok=True)
+        for file, text in (files or {}).items():
+            (folder / file).write_text(text)
         veth = f"v{address.rpartition('.')[2]}"
         self.sh(
             f"""
@@ -103,25 +111,23 @@ class Cluster(Namespaces):
             mount --bind {shlex.quote(str(self.hosts))} /etc/hosts
             mount --bind {shlex.quote(str(self.folder / "resolv.conf"))} /etc/resolv.conf
             mount -t tmpfs -o size=4g tmpfs /dev/shm
-            {_kept_visible(folder)}
+            {_checkout_mount(folder)}
             mount --rbind {shlex.quote(str(folder))} /tmp
             cd /tmp
             exec bash -c -- {shlex.quote(command)}
         """
-        enter = ["nsenter", "-t", str(self.keeper.pid), "-m", "-n", "-p", "ip", "netns", "exec", name]
-        contain = ["unshare", "-m", "-p", "-f", "--mount-proc", "--kill-child", "bash", "-ec", setup]
-        whole = {
+        metadata = {"name": name, "namespace": NAMESPACE, "labels": pod["metadata"]["labels"]}
+        environment = {
             "PATH": f"{BIN}:{os.environ['PATH']}",
             "PYTHONPATH": str(ROOT),
             "HOME": "/tmp",
             "LANG": "C.UTF-8",
-            **_environment(pod, container, name),
+            **kubelet.environment(container, metadata, lambda _, key: TOKEN if key == "auth_token" else REDIS_PASSWORD),
         }
+        in_pod = [*entered(self.init.pid), "ip", "netns", "exec", name, *unshared(setup)]
         with (folder / "container.log").open("ab") as output:
-            process = subprocess.Popen(
-                [*enter, *contain], stdout=output, stderr=output, stdin=subprocess.DEVNULL, env=whole
-            )
-        node = Node(name, address, folder, pod, whole, process, init_of(process, depth=2))
+            process = subprocess.Popen(in_pod, stdout=output, stderr=output, stdin=subprocess.DEVNULL, env=environment)
+        node = Node(name, address, folder, pod, environment, process, init_of(process, depth=2))
         self.nodes[name] = node
         return node
 
@@ -131,15 +137,15 @@ class Cluster(Namespaces):
 
     def execute(self, node: Node, command: Sequence[str], timeout_s: float) -> subprocess.CompletedProcess[str]:
         """What `kubectl exec` or a preStop hook runs: in the pod's namespaces, with the container's environment."""
-        enter = ["nsenter", "-t", str(node.init.pid), "-m", "-n", "-p", "--wd"]
+        in_pod = [*entered(node.init.pid), "--wd", *command]
         return subprocess.run(
-            [*enter, *command], capture_output=True, text=True, timeout=timeout_s, env=node.environment, check=False
+            in_pod, capture_output=True, text=True, timeout=timeout_s, env=node.environment, check=False
         )
 
     def terminate(self, node: Node) -> str:
-        """What kubelet does with a pod that is deleted: its hook, SIGTERM to process 1, after its grace SIGKILL.
+        """What the kubelet does with a deleted pod: its hook, SIGTERM to process 1, SIGKILL after its grace period.
 
-        Returns what the hook said.
+        Returns the hook's output.
         """
         spec = node.pod["spec"]
         limit = time.monotonic() + spec["terminationGracePeriodSeconds"]
@@ -159,17 +165,12 @@ class Cluster(Namespaces):
         self.nodes.pop(node.name, None)
         self.sh(f"ip netns del {node.name}; ip link del v{node.address.rpartition('.')[2]} 2>/dev/null || true")
 
-    def unplug(self, node: Node) -> None:
-        """The pod's machine loses its power: no process of it says goodbye to anybody."""
-        self.sh(f"ip link set v{node.address.rpartition('.')[2]} down")
-        self.kill(node)
-
     # -- Ray, as KubeRay starts it ------------------------------------------------------------
 
     def install(self, release: Object, *, pods: Mapping[str, int] | None = None) -> None:
-        """The RayService as KubeRay brings it up: Redis if it names one, head, workers, and then Serve's applications.
+        """Starts the RayService as KubeRay does: Redis if it names one, head, workers, then Serve's applications.
 
-        `pods` of each worker group; those of the chart's `replicas` unless given.
+        `pods` is the number of pods of each worker group; the chart's `replicas` unless given.
         """
         self.release = release
         cluster = release["spec"]["rayClusterConfig"]
@@ -182,13 +183,13 @@ class Cluster(Namespaces):
                 self.add_worker(name)
         self.deploy(yaml.safe_load(release["spec"]["serveConfigV2"]))
 
-    def start_head(self) -> Node:
-        """A head pod behind the one address of its Service; it takes up what Redis keeps of the one before."""
+    def start_head(self, pod: Object | None = None, files: Mapping[str, str] | None = None) -> Node:
+        """A head pod at the address of its Service; it takes over what Redis keeps of the head before it."""
         redis = self.release["spec"]["rayClusterConfig"].get("gcsFaultToleranceOptions", {}).get("redisAddress", "-:")
         names = {"localhost": "127.0.0.1", HEAD_NAME: HEAD_ADDRESS, redis.partition(":")[0]: REDIS_ADDRESS}
         self.hosts.write_text("".join(f"{number} {name}\n" for name, number in names.items()))
-        node = self.start("head", kuberay_pod.head_pod(self.release), HEAD_ADDRESS)
-        self.until(lambda: self.api("GET", "/api/version").status_code == 200, "the head's API", node)
+        node = self.start("head", pod or kuberay_pod.head_pod(self.release), HEAD_ADDRESS, files)
+        self.until(lambda: self.api(lambda api: api.request("GET", "/api/version")).is_success, "the head's API", node)
         return node
 
     def add_worker(self, group: str) -> Node:
@@ -203,34 +204,27 @@ class Cluster(Namespaces):
 
     # -- Serve, as KubeRay's operator talks to it ---------------------------------------------
 
-    def api(self, method: str, path: str, body: Any = None, timeout_s: float = 10.0) -> httpx.Response:
-        """A call to the dashboard on the head."""
-        url = f"http://{self.nodes['head'].address}:8265{path}"
-        headers = {"Authorization": f"Bearer {TOKEN}"}
-        return self.call(
-            lambda: httpx.request(method, url, json=body, headers=headers, timeout=timeout_s, trust_env=False)
-        )
+    def api(self, use: Callable[[Dashboard], Result]) -> Result:
+        """What this call of the head's dashboard returns."""
+        return self.call(lambda: use(Dashboard(HEAD_ADDRESS, TOKEN)))
 
     def deploy(self, config: Mapping[str, Any]) -> None:
-        """Hands the configuration to Serve; as the operator does, again if the head was not ready for it."""
+        """Sends the configuration to Serve; again, as the operator does, if the head was not ready for it."""
 
-        def taken() -> bool:
-            response = self.api("PUT", "/api/serve/applications/", config, 60)
+        def accepted() -> bool:
+            response = self.api(lambda api: api.deploy(config))
             assert response.status_code in (200, 500), response.text
             return response.status_code == 200
 
-        self.until(taken, "Serve takes its configuration", self.nodes["head"], 60)
+        self.until(accepted, "Serve accepts its configuration", self.nodes["head"], 60)
 
     def application(self) -> dict[str, Any]:
-        """What Serve says of our application: status, message, deployments."""
-        response = self.api("GET", "/api/serve/applications/", timeout_s=30)
-        assert response.status_code == 200, response.text
-        found: dict[str, Any] = response.json()["applications"].get("glm", {"status": "NOT_THERE"})
-        return found
+        """Our application as Serve describes it."""
+        return self.api(Dashboard.application)
 
-    def doors_open(self) -> bool:
+    def proxies_healthy(self) -> bool:
         """Whether Serve calls the proxy of every node healthy."""
-        proxies = self.api("GET", "/api/serve/applications/", timeout_s=30).json()["proxies"]
+        proxies = self.api(Dashboard.serve)["proxies"]
         return len(proxies) >= len(self.nodes) - ("redis" in self.nodes) and all(
             proxy["status"] == "HEALTHY" for proxy in proxies.values()
         )
@@ -242,48 +236,43 @@ class Cluster(Namespaces):
 
     def wait_until_running(self, limit_s: float = 120.0) -> float:
         """Waits for the application; returns the seconds that it took."""
-        started = time.monotonic()
-        seen: dict[str, Any] = {}
+        found: dict[str, Any] = {}
 
-        def running() -> bool:
-            seen.clear()
-            seen.update(self.application())
-            assert seen["status"] != "DEPLOY_FAILED", seen
-            return bool(seen["status"] == "RUNNING")
+        def application_runs() -> bool:
+            found.clear()
+            found.update(self.application())
+            assert found["status"] != "DEPLOY_FAILED", found
+            return bool(found["status"] == "RUNNING")
 
-        self.until(running, lambda: f"the application ({seen})", limit_s=limit_s)
-        return time.monotonic() - started
+        return self.until(application_runs, lambda: f"the application runs ({found})", limit_s=limit_s)
 
     def until(
         self,
-        fact: Callable[[], bool],
+        condition: Callable[[], bool],
         what: str | Callable[[], str],
         node: Node | None = None,
         limit_s: float = START_LIMIT_S,
-    ) -> None:
-        """Polls; fails with the node's own words when it is not so in time."""
-        limit = time.monotonic() + limit_s
-        while True:
-            last = ""
-            try:
-                if fact():
-                    return
-            except (httpx.HTTPError, LookupError, ValueError) as error:
-                last = f" ({error!r})"
-            name = what if isinstance(what, str) else what()
-            if node is not None and node.process.poll() is not None:
-                raise AssertionError(f"{node.name} ended while {name} was waited for:\n{node.said()[-3000:]}")
-            if time.monotonic() > limit:
-                words = f"\n{node.said()[-3000:]}" if node else ""
-                raise AssertionError(f"not within {limit_s:g} s: {name}{last}{words}")
-            time.sleep(0.25)
+    ) -> float:
+        """Waits for the condition; fails with the node's output if it ends meanwhile or the time is over."""
+
+        def described() -> str:
+            output = f"\n{node.output()[-3000:]}" if node else ""
+            return (what if isinstance(what, str) else what()) + output
+
+        def holds() -> bool:
+            if condition():
+                return True
+            assert node is None or node.process.poll() is None, f"{node.name} ended before: {described()}"
+            return False
+
+        return wait_until(holds, limit_s, described)
 
 
 @contextmanager
 def running(folder: Path) -> Iterator[Cluster]:
-    """Empty namespaces with a bridge; all that is started in them is gone at the end."""
+    """Empty namespaces with a bridge; everything started in them is ended with them."""
     (folder / "hosts").write_text("127.0.0.1 localhost\n")
-    # gRPC asks for an IPv6 address too, which no hosts file answers: refused at once is better than never answered.
+    # gRPC asks for an IPv6 address too, which no hosts file has: a refusal at once is better than no answer.
     (folder / "resolv.conf").write_text("nameserver 127.0.0.1\noptions timeout:1 attempts:1\n")
     with private_namespaces(
         f"""
@@ -294,35 +283,17 @@ def running(folder: Path) -> Iterator[Cluster]:
         ip addr add {SUBNET}.1/24 dev pods
         ip link set pods up
         """
-    ) as keeper:
-        cluster = Cluster(folder, keeper)
+    ) as init:
+        cluster = Cluster(folder, init)
         try:
             yield cluster
         finally:
-            cluster.inside.shutdown(wait=False, cancel_futures=True)
+            cluster.threads.shutdown(wait=False, cancel_futures=True)
 
 
-def _kept_visible(folder: Path) -> str:
-    """The checkout and its environment stay where they are, also below /tmp, of which each node has its own."""
+def _checkout_mount(folder: Path) -> str:
+    """The shell command that keeps the checkout at its path if it is below /tmp, of which each node has its own."""
     if not ROOT.is_relative_to("/tmp"):
         return ":"
     below = shlex.quote(str(folder / ROOT.relative_to("/tmp")))
     return f"mkdir -p {below} && mount --bind {shlex.quote(str(ROOT))} {below}"
-
-
-def _environment(pod: Object, container: Object, name: str) -> dict[str, str]:
-    """The container's environment as kubelet resolves it."""
-    fields = {"metadata.name": name, "metadata.namespace": NAMESPACE}
-    fields |= {f"metadata.labels['{label}']": value for label, value in pod["metadata"]["labels"].items()}
-    environment = {}
-    for variable in container["env"]:
-        match variable:
-            case {"value": value}:
-                environment[variable["name"]] = value
-            case {"valueFrom": {"fieldRef": {"fieldPath": path}}}:
-                environment[variable["name"]] = fields[path]
-            case {"valueFrom": {"secretKeyRef": {"key": key}}}:
-                environment[variable["name"]] = TOKEN if key == "auth_token" else REDIS_PASSWORD
-            case _:
-                raise AssertionError(f"{variable} is not understood here")
-    return environment

@@ -1,4 +1,4 @@
-"""Thinking, calling tools by itself and pointing, with the demo model through the whole service."""
+"""Thinking, tool calls by the model's own decision, and pointing, with the demo model through the service."""
 
 import json
 from typing import Any
@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from benchmarks.abilities import body, is_right, questions
-from tests.cluster.test_streams import streamed
+from tests.cluster.chat import chat
 
 pytestmark = pytest.mark.cluster
 
@@ -18,22 +18,17 @@ def first(ability: str) -> list[dict[str, Any]]:
     return [question for question in questions(ability) if question["ability"] == ability][:EACH]
 
 
-async def message(client: httpx.AsyncClient, asked: dict[str, Any], **fields: Any) -> dict[str, Any]:
-    reply = (await client.post("/v1/chat/completions", json={**asked, **fields})).raise_for_status().json()
-    return {**reply["choices"][0]["message"], "reason": reply["choices"][0]["finish_reason"], "usage": reply["usage"]}
-
-
-async def test_reasoning_is_split_from_the_answer_whole_and_streamed(base_url: str) -> None:
+async def test_reasoning_is_apart_from_the_answer_streaming_or_not(base_url: str) -> None:
     async with httpx.AsyncClient(base_url=base_url, timeout=300) as client:
         for question in first("thinking"):
             asked = body(question, "glm-vision-demo")
-            whole = await message(client, asked)
-            assert whole["reasoning"] == whole["reasoning_content"] != ""
-            assert "think>" not in whole["reasoning"] + whole["content"]
-            assert whole["usage"]["completion_tokens_details"]["reasoning_tokens"] > 0
-            pieces, usage, _ = await streamed(client, asked)
-            assert "".join(pieces) == whole["content"]
-            assert usage == whole["usage"]
+            reply = await chat(client, asked)
+            assert reply.message["reasoning"] == reply.message["reasoning_content"] != ""
+            assert "think>" not in reply.message["reasoning"] + reply.text
+            assert reply.usage["completion_tokens_details"]["reasoning_tokens"] > 0
+            stream = await chat(client, {**asked, "stream": True})
+            assert stream.text == reply.text
+            assert stream.usage == reply.usage
 
 
 async def test_a_budget_ends_the_reasoning_and_the_answer_still_comes(base_url: str) -> None:
@@ -41,29 +36,29 @@ async def test_a_budget_ends_the_reasoning_and_the_answer_still_comes(base_url: 
         for question in first("thinking")[:4]:
             asked = body(question, "glm-vision-demo")
             asked["chat_template_kwargs"] = {"enable_thinking": True}
-            short = await message(client, asked, thinking_token_budget=3)
-            assert short["content"]
-            assert short["usage"]["completion_tokens_details"]["reasoning_tokens"] <= 6
+            short = await chat(client, {**asked, "thinking_token_budget": 3})
+            assert short.text
+            assert short.usage["completion_tokens_details"]["reasoning_tokens"] <= 6
 
 
-async def test_without_the_switch_nothing_is_reasoned(base_url: str) -> None:
+async def test_without_enable_thinking_there_is_no_reasoning(base_url: str) -> None:
     async with httpx.AsyncClient(base_url=base_url, timeout=300) as client:
         asked = body(first("thinking")[0], "glm-vision-demo")
         asked.pop("chat_template_kwargs")
-        plain = await message(client, asked)
-    assert "reasoning_content" not in plain
-    assert plain["usage"]["completion_tokens_details"]["reasoning_tokens"] == 0
+        plain = await chat(client, asked)
+    assert "reasoning_content" not in plain.message
+    assert plain.usage["completion_tokens_details"]["reasoning_tokens"] == 0
 
 
 async def test_the_model_calls_a_tool_where_it_is_asked_to_and_only_there(base_url: str) -> None:
     async with httpx.AsyncClient(base_url=base_url, timeout=300) as client:
         right = []
         for question in first("tools"):
-            answer = await message(client, body(question, "glm-vision-demo"))
-            assert (answer["reason"] == "tool_calls") == bool(answer.get("tool_calls"))
-            for call in answer.get("tool_calls", []):
+            reply = await chat(client, body(question, "glm-vision-demo"))
+            assert (reply.finish_reason == "tool_calls") == bool(reply.message.get("tool_calls"))
+            for call in reply.message.get("tool_calls", []):
                 assert isinstance(json.loads(call["function"]["arguments"]), dict)
-            right.append(is_right(question, answer))
+            right.append(is_right(question, reply.message))
     assert sum(right) >= EACH * 0.7
 
 

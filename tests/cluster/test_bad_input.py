@@ -1,4 +1,4 @@
-"""Bad input through the whole service: its status, its code, a sentence with the limit; then business as usual."""
+"""Bad input to the service gets its status, its code and a sentence with the limit; the next request works."""
 
 import base64
 import io
@@ -78,7 +78,7 @@ def works(client: httpx.Client) -> bool:
     return client.post("/v1/chat/completions", json=chat_body(question, max_tokens=2)).status_code == 200
 
 
-@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("stream", [False, True], ids=["not streaming", "streaming"])
 @pytest.mark.parametrize("case", CASES)
 def test_bad_chat_is_refused_with_a_sentence_and_the_next_request_works(
     service: Service, case: str, stream: bool

@@ -1,4 +1,4 @@
-"""Every query of the boards and every alert, put to a real Prometheus that scrapes the real service; and are they true?
+"""Every query of the dashboards and every alert runs on a real Prometheus over the service, and shows what happened.
 
 Head and worker are started as KubeRay starts them (nodes.py), Serve gets the chart's own configuration, Prometheus the
 chart's own PodMonitors and rules. So names, ports, labels and relabelings are those of a cluster.
@@ -47,14 +47,14 @@ NEVER_HERE = {"ray_glm_out_of_memory_total": "no GPU, no such error"}
 
 
 @dataclass
-class Told:
-    """What callers saw: how many answers of each kind, and their tokens."""
+class Responses:
+    """What the client got: how many responses of each kind, and their tokens."""
 
     statuses: Counter[int] = field(default_factory=Counter)
     codes: Counter[str] = field(default_factory=Counter)
     usage: Counter[str] = field(default_factory=Counter)
 
-    def note(self, response: httpx.Response) -> None:
+    def count(self, response: httpx.Response) -> None:
         self.statuses[response.status_code] += 1
         if response.status_code == 200:
             usage = response.json()["usage"]
@@ -65,30 +65,30 @@ class Told:
 
 @dataclass
 class Observed:
-    """A cluster with its callers and its Prometheus."""
+    """A cluster with its client and its Prometheus."""
 
     cluster: nodes.Cluster
     worker: nodes.Node
-    told: Told = field(default_factory=Told)  # since the start
-    later: Told = field(default_factory=Told)  # since `settle` was first called
+    responses: Responses = field(default_factory=Responses)  # since the start
+    later: Responses = field(default_factory=Responses)  # since `settle` was first called
     before: dict[str, float] = field(default_factory=dict)  # counters as they were then
 
-    # -- callers
+    # -- the client
 
     def client(self) -> httpx.Client:
-        """Of the worker's door; for use inside the cluster's network."""
+        """For the worker's port; to be used inside the cluster's network."""
         return httpx.Client(base_url=f"http://{self.worker.address}:8000", timeout=60, trust_env=False)
 
     def ask(self, *bodies: dict[str, Any], at_once: int = 1) -> None:
-        """Ask these questions, up to so many at a time, and note what was told."""
+        """Ask these questions, up to so many at a time, and count the responses."""
 
         def work() -> list[httpx.Response]:
-            with self.client() as client, ThreadPoolExecutor(at_once, initializer=self.cluster.enter) as callers:
-                return list(callers.map(lambda body: client.post(CHAT, json=body), bodies))
+            with self.client() as client, ThreadPoolExecutor(at_once, initializer=self.cluster.enter) as threads:
+                return list(threads.map(lambda body: client.post(CHAT, json=body), bodies))
 
         for response in self.cluster.call(work, 120):
-            self.told.note(response)
-            self.later.note(response)
+            self.responses.count(response)
+            self.later.count(response)
 
     def leave_early(self, body: dict[str, Any]) -> None:
         """Ask for a stream and hang up after its first piece."""
@@ -129,17 +129,17 @@ class Observed:
         return self.values(found[number]["expr"])
 
     def settle(self) -> None:
-        """Wait until Prometheus knows of all that happened: each process reports to its node's agent in its turn."""
+        """Wait until Prometheus has all that happened: each process reports to its node's agent in its turn."""
         time.sleep(REPORTED_S + 2 * SCRAPE_S)
-        answered = sum(self.told.statuses.values())
+        answered = sum(self.responses.statuses.values())
         self.cluster.until(
             lambda: self.value(f'sum(ray_glm_requests_total{{route="{CHAT}", status!="499"}})') >= answered,
             f"{answered} requests in Prometheus",
         )
 
     def begin_again(self) -> None:
-        """What is told and counted from now on is `later`."""
-        self.later = Told()
+        """Responses and counters from now on are `later`."""
+        self.later = Responses()
         counters = ("glm_output_tokens", "glm_prompt_tokens", "glm_image_tokens", "glm_pictures")
         self.before = {name: self.value(f"sum(ray_{name}_total)") for name in counters}
 
@@ -221,7 +221,7 @@ def observed(chart: list[Object], tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 def errors_and_burst(question: dict[str, Any]) -> list[dict[str, Any]]:
-    """Three that the caller got wrong, and more long answers at once than there is room for."""
+    """Three invalid requests, and more long answers at once than there are slots."""
     return [{"messages": []}] * 3 + [chat_body(question, max_tokens=120, ignore_eos=True)] * 9
 
 
@@ -238,14 +238,13 @@ def crash(cluster: nodes.Cluster, worker: nodes.Node, deployment: str) -> None:
 
 def start_prometheus(cluster: nodes.Cluster, objects: list[Object]) -> None:
     """A pod with the Prometheus that scrapes the pods that are there now."""
-    folder = cluster.folder / f"prometheus-{PROMETHEUS.rpartition('.')[2]}"
-    folder.mkdir()
     (rules,) = of_kind(objects, "PrometheusRule")
-    (folder / "rules.yaml").write_text(yaml.safe_dump(rules["spec"]))
-    (folder / "prometheus.yaml").write_text(yaml.safe_dump(prometheus_config(objects, list(cluster.nodes.values()))))
+    config = prometheus_config(objects, list(cluster.nodes.values()))
+    files = {"rules.yaml": yaml.safe_dump(rules["spec"]), "prometheus.yaml": yaml.safe_dump(config)}
     options = "--config.file=/tmp/prometheus.yaml --storage.tsdb.path=/tmp/data --web.listen-address=0.0.0.0:9090"
     container = {"name": "prometheus", "args": [f"exec prometheus {options}"], "env": []}
-    node = cluster.start("prometheus", {"metadata": {"labels": {}}, "spec": {"containers": [container]}}, PROMETHEUS)
+    pod = {"metadata": {"labels": {}}, "spec": {"containers": [container]}}
+    node = cluster.start("prometheus", pod, PROMETHEUS, files)
 
     def ready() -> bool:
         url = f"http://{PROMETHEUS}:9090/-/ready"
@@ -301,7 +300,7 @@ def test_every_metric_that_boards_and_alerts_may_name_is_there_with_its_labels(o
         if name in GPU_ONLY or name in NEVER_HERE:
             continue
         series = observed.api("series", **{"match[]": name})
-        assert series, f"nobody exports {name}"
+        assert series, f"{name} is not exported"
         assert labels <= set().union(*series), name
 
 
@@ -316,15 +315,15 @@ def test_prometheus_evaluates_every_alert(observed: Observed, chart: list[Object
         observed.values(rule["expr"])
 
 
-# -- is it true?
+# -- what the panels show is what happened
 
 
-def test_requests_and_errors_are_those_that_callers_saw(observed: Observed) -> None:
+def test_requests_and_errors_are_those_that_the_client_saw(observed: Observed) -> None:
     statuses = observed.by("status", f'sum by (status) (ray_glm_requests_total{{route="{CHAT}"}})')
     assert statuses.pop("499") == 1
-    assert statuses == {str(status): number for status, number in observed.told.statuses.items()}
+    assert statuses == {str(status): number for status, number in observed.responses.statuses.items()}
     assert set(statuses) == {"200", "400", "503"}
-    assert observed.by("code", "sum by (code) (ray_glm_rejections_total)") == observed.told.codes
+    assert observed.by("code", "sum by (code) (ray_glm_rejections_total)") == observed.responses.codes
     assert observed.value("sum(ray_glm_cancellations_total)") == 1
 
 
@@ -337,8 +336,8 @@ def test_the_share_of_failures_is_that_of_the_second_round(observed: Observed) -
 
 def test_haproxy_counts_the_same_failures(observed: Observed) -> None:
     classes = observed.by("code", 'sum by (code) (haproxy_frontend_http_responses_total{proxy="http_frontend"})')
-    assert classes["5xx"] == observed.told.statuses[503]
-    assert classes["2xx"] >= observed.told.statuses[200]
+    assert classes["5xx"] == observed.responses.statuses[503]
+    assert classes["2xx"] >= observed.responses.statuses[200]
 
 
 def test_tokens_are_those_that_answers_and_questions_had(observed: Observed) -> None:
@@ -368,9 +367,9 @@ def test_each_stage_has_the_replicas_that_are_wanted_and_the_crash_is_seen(obser
     assert failures == {"preprocess": 1}
 
 
-def test_times_lie_within_what_callers_waited(observed: Observed) -> None:
+def test_times_lie_within_what_the_client_waited(observed: Observed) -> None:
     (first_token,) = observed.panel("Service", "Time to first token", 1).values()
-    (whole,) = observed.panel("Service", "Request latency", 1).values()
-    assert 0 < first_token <= whole < 60
+    (total,) = observed.panel("Service", "Request latency", 1).values()
+    assert 0 < first_token <= total < 60
     stages = set(observed.by("stage", "sum by (stage) (ray_glm_stage_seconds_bucket)"))
     assert stages == {"queue", "encode", "prefill", "decode_step", "fetch", "decode", "resize", "tokenize"}

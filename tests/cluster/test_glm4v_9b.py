@@ -1,4 +1,4 @@
-"""GLM-4V-9B in its original layout, small and random, through the whole service: picture in, text out."""
+"""GLM-4V-9B in its original layout, small and random, through the service: picture in, text out."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""The head is killed under load: workers go on answering, and a new head takes up what Redis kept."""
+"""The head is killed under load: workers continue to answer, and a new head takes over what Redis kept."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster.callers import Callers
+from tests.cluster.clients import Clients
 from tests.cluster.nodes import Cluster, running
-from tests.cluster.releases import serve_config, two_equal_pods
+from tests.cluster.release import STAGES, serve_config, two_equal_pods
 
 pytestmark = pytest.mark.cluster
 figures = logging.getLogger("figures")  # seen with --log-cli-level=INFO
@@ -27,30 +27,30 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield cluster
 
 
-def test_a_lost_head_stops_no_answer_and_a_new_one_takes_over(cluster: Cluster):
-    before = {stage: cluster.replicas(stage)[0]["replica_id"] for stage in ("ingress", "preprocess", "engine")}
-    with Callers(cluster, count=4) as callers:
+def test_no_request_fails_while_the_head_is_replaced(cluster: Cluster):
+    before = {stage: cluster.replicas(stage)[0]["replica_id"] for stage in STAGES}
+    with Clients(cluster, 4) as clients:
         cluster.kill(cluster.nodes["head"])
         killed = time.monotonic()
         time.sleep(AWAY_S)
-        without_head = len(callers.outcomes)
+        without_head = len(clients.outcomes)
         cluster.start_head()
         cluster.wait_until_running()
         back_s = time.monotonic() - killed
         after = {stage: cluster.replicas(stage)[0]["replica_id"] for stage in before}
-        gap_s = callers.gap_s()
+        gap_s = clients.longest_gap_s()
 
         # While Serve builds new settings, HAProxy has no ingress to go to but the proxy on the head, just started.
-        cluster.until(cluster.doors_open, "healthy proxies on all nodes")
+        cluster.until(cluster.proxies_healthy, "healthy proxies on all nodes")
         time.sleep(HEALTH_CHECKS_S)
         cluster.deploy(serve_config(cluster.release, max_slots=12))  # the new head is in charge
         cluster.until(lambda: cluster.replicas("engine")[0]["replica_id"] != before["engine"], "a new engine")
         cluster.wait_until_running()
-        callers.wait_for(50, 60)
+        clients.wait_for_outcomes(50, 60)
     figures.info(
-        f"head back after {back_s:.0f} s, without an answer for {gap_s:.1f} s at most; in all {callers.told()}"
+        f"head back after {back_s:.0f} s, without an answer for {gap_s:.1f} s at most; in all {clients.summary()}"
     )
     assert without_head > 50
     assert after == before, "the replicas that were there are still there"
-    assert not callers.failures, callers.told()
-    assert len(callers.texts) == 1
+    assert not clients.failures, clients.summary()
+    assert len(clients.texts) == 1

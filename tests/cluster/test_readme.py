@@ -1,4 +1,4 @@
-"""What the README tells people to run, run."""
+"""The commands of the README run."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""The running service when callers leave, when its ingress dies, and what its log says of requests."""
+"""The running service when clients disconnect, when its ingress dies, and what its log records of requests."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def at_rest(page: str) -> bool:
     return bool(ongoing and used) and not any(ongoing) and not any(used)
 
 
-def test_callers_who_leave_leave_nothing_behind(service: Service):
+def test_clients_that_disconnect_leave_no_request_and_no_object_behind(service: Service):
     choose = random.Random(7)
 
     async def ask(client: httpx.AsyncClient, turn: asyncio.Semaphore, number: int) -> None:
@@ -98,24 +98,24 @@ def test_the_ingress_comes_back_on_its_port(service: Service):
         assert client.post("/v1/chat/completions", json=question()).status_code == 200
 
 
-def test_one_record_tells_of_a_request_and_none_of_its_content(service: Service):
+def test_a_request_has_one_record_without_its_content(service: Service):
     secret = "the parcel of Mrs Secret"
     with service.client() as client:
         client.post(
-            "/v1/chat/completions", json=question(secret, max_tokens=4), headers={"X-Request-ID": "told-once"}
+            "/v1/chat/completions", json=question(secret, max_tokens=4), headers={"X-Request-ID": "logged-once"}
         ).raise_for_status()
         refused = question([{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}])
         assert client.post("/v1/chat/completions", json=refused).status_code == 400
-    (line,) = [line for line in service.said().splitlines() if line.startswith("logs in ")]
+    (line,) = [line for line in service.log().splitlines() if line.startswith("logs in ")]
     folder = Path(line.removeprefix("logs in ").partition(";")[0])
     limit = time.monotonic() + 5
     records: list[dict[str, object]] = []
     while not records and time.monotonic() < limit:
         text = "".join(file.read_text() for file in folder.glob("replica_*.log"))
-        records = [json.loads(line) for line in text.splitlines() if '"told-once"' in line and '"glm.access"' in line]
+        records = [json.loads(line) for line in text.splitlines() if '"logged-once"' in line and '"glm.access"' in line]
         time.sleep(0.2)
     (record,) = records
-    assert (record["status"], record["deployment"], record["request_id"]) == (200, "glm_ingress", "told-once")
+    assert (record["status"], record["deployment"], record["request_id"]) == (200, "glm_ingress", "logged-once")
     assert secret not in text
-    assert secret not in service.said()
-    assert "Traceback" not in service.said(), "a refused picture is no failure of ours"
+    assert secret not in service.log()
+    assert "Traceback" not in service.log(), "a refused picture is not an error of the service"

@@ -1,4 +1,4 @@
-"""`glm-serve up` as a user meets it: ready, what it listens on, and nothing left at the end."""
+"""`glm-serve up` as a user starts it: its ready line, what it listens on, and that nothing is left at its end."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tests.cluster.conftest import ROOT, STOP_LIMIT_S, Service, started
 pytestmark = pytest.mark.cluster
 
 
-def family(service: Service) -> list[psutil.Process]:
+def children(service: Service) -> list[psutil.Process]:
     return psutil.Process(service.process.pid).children(recursive=True)
 
 
 def session_folder(service: Service) -> Path:
-    (line,) = [line for line in service.said().splitlines() if line.startswith("logs in ")]
+    (line,) = [line for line in service.log().splitlines() if line.startswith("logs in ")]
     return Path(line.removeprefix("logs in ").partition(";")[0]).parents[2]
 
 
@@ -32,7 +32,7 @@ def still_running(processes: list[psutil.Process]) -> list[str]:
 
 
 def test_the_ready_line_names_what_can_be_opened(service: Service):
-    (ready,) = [line for line in service.said().splitlines() if line.startswith("ready: ")]
+    (ready,) = [line for line in service.log().splitlines() if line.startswith("ready: ")]
     for url in (f"{service.base_url}/v1", f"{service.base_url}/docs", service.metrics_url):
         assert url in ready
     with service.client() as client:
@@ -46,7 +46,7 @@ def test_http_is_answered_on_loopback_only(service: Service):
     """Serve's ports between replicas are on all interfaces, but speak gRPC and want this run's token."""
     addresses = {
         (connection.laddr.ip, connection.laddr.port)
-        for process in [psutil.Process(service.process.pid), *family(service)]
+        for process in [psutil.Process(service.process.pid), *children(service)]
         for connection in process.net_connections(kind="tcp")
         if connection.status == psutil.CONN_LISTEN
     }
@@ -66,7 +66,7 @@ def test_a_stop_leaves_no_process_and_no_file(tmp_path: Path, signal_number: sig
     home = tmp_path / "home"
     home.mkdir()
     with started(tmp_path, HOME=str(home)) as service:
-        processes, folder = family(service), session_folder(service)
+        processes, folder = children(service), session_folder(service)
         assert folder.is_dir()
         stopped_at = time.monotonic()
         if signal_number is signal.SIGINT:
@@ -78,13 +78,13 @@ def test_a_stop_leaves_no_process_and_no_file(tmp_path: Path, signal_number: sig
     assert still_running(processes) == []
     assert not folder.exists()
     assert [str(path.relative_to(home)) for path in home.rglob("*") if path.is_file()] == []
-    assert service.said().endswith("stopped\n")
+    assert service.log().endswith("stopped\n")
 
 
-def test_a_signal_that_a_wrapper_repeats_at_once_is_one_stop(tmp_path: Path):
-    """Two in a row, as under `timeout`, left a service that heard no signal any more: a handler waited for its lock."""
+def test_repeated_signals_are_one_stop(tmp_path: Path):
+    """Two in a row, as under `timeout`, left a service that ignored every signal: a handler waited for its own lock."""
     with started(tmp_path) as service:
-        processes = family(service)
+        processes = children(service)
         for _ in range(20):
             service.process.send_signal(signal.SIGINT)
         assert service.process.wait(STOP_LIMIT_S) == 0
@@ -93,7 +93,7 @@ def test_a_signal_that_a_wrapper_repeats_at_once_is_one_stop(tmp_path: Path):
 
 def test_a_second_ctrl_c_stops_at_once(tmp_path: Path):
     with started(tmp_path) as service:
-        processes = family(service)
+        processes = children(service)
         os.killpg(service.process.pid, signal.SIGINT)
         time.sleep(0.5)
         os.killpg(service.process.pid, signal.SIGINT)
@@ -101,7 +101,7 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path: Path):
     assert still_running(processes) == []
 
 
-def test_a_port_in_use_is_told_at_once(service: Service):
+def test_a_port_in_use_is_reported_at_once(service: Service):
     port = service.base_url.rpartition(":")[2]
     began = time.monotonic()
     ended = subprocess.run(
@@ -115,7 +115,7 @@ def test_a_port_in_use_is_told_at_once(service: Service):
     )
 
 
-def test_a_model_that_does_not_load_is_told_in_a_sentence(tmp_path: Path):
+def test_a_model_that_does_not_load_is_reported_in_a_sentence(tmp_path: Path):
     model = tmp_path / "model"
     model.mkdir()
     (model / "config.json").write_text('{"model_type": "gpt2"}')

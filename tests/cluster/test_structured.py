@@ -1,4 +1,4 @@
-"""Answers held to a form, through the whole service at temperature 1: they always parse and validate."""
+"""Structured output through the service at temperature 1: every answer parses and is valid."""
 
 import asyncio
 import json
@@ -8,8 +8,8 @@ import httpx
 import jsonschema
 import pytest
 
+from tests.cluster.chat import Reply, chat
 from tests.cluster.questions import chat_body, questions
-from tests.cluster.test_streams import streamed
 
 pytestmark = pytest.mark.cluster
 
@@ -76,37 +76,33 @@ def bodies() -> list[tuple[dict[str, Any], dict[str, Any]]]:
     return made
 
 
-async def test_200_of_200_answers_held_to_a_schema_validate_streamed_and_whole(base_url: str) -> None:
-    door = asyncio.Semaphore(AT_ONCE)
+async def test_200_of_200_answers_are_valid_against_their_schema_streaming_or_not(base_url: str) -> None:
+    at_once = asyncio.Semaphore(AT_ONCE)
 
-    async def answer(client: httpx.AsyncClient, number: int, body: dict[str, Any]) -> tuple[str, str]:
-        async with door:
-            if number % 2:
-                pieces, _, reason = await streamed(client, body)
-                return "".join(pieces), reason
-            reply = (await client.post("/v1/chat/completions", json=body)).raise_for_status().json()
-            return reply["choices"][0]["message"]["content"], reply["choices"][0]["finish_reason"]
+    async def answer(client: httpx.AsyncClient, number: int, body: dict[str, Any]) -> Reply:
+        async with at_once:
+            return await chat(client, {**body, "stream": number % 2 == 1})
 
     asked = bodies()
     async with httpx.AsyncClient(base_url=base_url, timeout=300) as client:
-        answers = await asyncio.gather(*(answer(client, number, body) for number, (body, _) in enumerate(asked)))
-    for (text, _), (_, schema) in zip(answers, asked, strict=True):
-        jsonschema.validate(json.loads(text), schema)
-    # Those that the model would not have ended within its tokens were brought to an end, and say so.
-    assert {reason for _, reason in answers} <= {"stop", "length"}
-    assert [reason for _, reason in answers].count("stop") > ANSWERS * 0.9
-    assert len(set(text for text, _ in answers)) > ANSWERS // 3  # temperature 1 does draw
+        replies = await asyncio.gather(*(answer(client, number, body) for number, (body, _) in enumerate(asked)))
+    for reply, (_, schema) in zip(replies, asked, strict=True):
+        jsonschema.validate(json.loads(reply.text), schema)
+    # Answers that the model would not have ended within its tokens were completed, and have this reason.
+    reasons = [reply.finish_reason for reply in replies]
+    assert set(reasons) <= {"stop", "length"}
+    assert reasons.count("stop") > ANSWERS * 0.9
+    assert len({reply.text for reply in replies}) > ANSWERS // 3  # temperature 1 does sample
 
 
-async def test_a_schema_does_not_spoil_an_answer_that_fits_it(base_url: str) -> None:
+async def test_a_pattern_does_not_change_an_answer_that_matches_it(base_url: str) -> None:
     """The demo model reads the number although it never saw JSON in training."""
     labels = [question for question in questions(per_job=40) if question["kind"] == "tracking"]
     assert labels
     async with httpx.AsyncClient(base_url=base_url, timeout=300) as client:
         for question in labels[:4]:
             pattern = chat_body(question, structured_outputs={"regex": "[A-Z]{2}[0-9]{6,14}"})
-            reply = (await client.post("/v1/chat/completions", json=pattern)).raise_for_status().json()
-            assert reply["choices"][0]["message"]["content"] == question["answer"]
+            assert (await chat(client, pattern)).text == question["answer"]
 
 
 async def test_a_choice_is_one_of_its_options(base_url: str) -> None:
@@ -114,11 +110,10 @@ async def test_a_choice_is_one_of_its_options(base_url: str) -> None:
     async with httpx.AsyncClient(base_url=base_url, timeout=300) as client:
         for number, question in enumerate(questions(per_job=3)):
             body = chat_body(question, temperature=1.5, seed=number, structured_outputs={"choice": options})
-            reply = (await client.post("/v1/chat/completions", json=body)).raise_for_status().json()
-            assert reply["choices"][0]["message"]["content"] in options
+            assert (await chat(client, body)).text in options
 
 
-async def test_a_required_tool_is_called_with_arguments_that_fit(base_url: str) -> None:
+async def test_a_required_tool_is_called_with_valid_arguments(base_url: str) -> None:
     parameters = {
         "type": "object",
         "properties": {
@@ -133,9 +128,8 @@ async def test_a_required_tool_is_called_with_arguments_that_fit(base_url: str) 
     async with httpx.AsyncClient(base_url=base_url, timeout=300) as client:
         for number, question in enumerate(questions(per_job=4)):
             body = chat_body(question, temperature=1, seed=number, max_tokens=200, tools=[tool], tool_choice="required")
-            reply = (await client.post("/v1/chat/completions", json=body)).raise_for_status().json()
-            choice = reply["choices"][0]
-            assert choice["finish_reason"] == "tool_calls"
-            for call in choice["message"]["tool_calls"]:
+            reply = await chat(client, body)
+            assert reply.finish_reason == "tool_calls"
+            for call in reply.message["tool_calls"]:
                 assert call["function"]["name"] == "track"
                 jsonschema.validate(json.loads(call["function"]["arguments"]), parameters)

@@ -1,4 +1,4 @@
-"""Through the whole service: together as alone, and as `generate()`; the picture decides the answer."""
+"""Answers through the service: batched as alone, and as `generate()`; the picture decides the answer."""
 
 import asyncio
 from typing import Any
@@ -11,6 +11,7 @@ from transformers import Glm4vForConditionalGeneration
 
 from benchmarks.peers.processor import load_processor
 from serve_app.settings import DEMO_MODEL
+from tests.cluster.chat import chat
 from tests.cluster.questions import EVALUATION, chat_body, questions
 
 pytestmark = pytest.mark.cluster
@@ -18,18 +19,12 @@ pytestmark = pytest.mark.cluster
 TOGETHER = 32
 
 
-async def ask(client: httpx.AsyncClient, body: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    response = await client.post("/v1/chat/completions", json=body)
-    assert response.status_code == 200, response.text
-    answer = response.json()
-    return answer["choices"][0]["message"]["content"], answer["usage"]
-
-
 async def together_and_alone(base_url: str, bodies: list[dict[str, Any]]) -> tuple[list[Any], list[Any]]:
+    """Text and usage of each answer, asked at the same time and one after the other."""
     async with httpx.AsyncClient(base_url=base_url, timeout=300) as client:
-        together = await asyncio.gather(*(ask(client, body) for body in bodies))
-        alone = [await ask(client, body) for body in bodies]
-    return list(together), alone
+        together = await asyncio.gather(*(chat(client, body) for body in bodies))
+        alone = [await chat(client, body) for body in bodies]
+    return [(reply.text, reply.usage) for reply in together], [(reply.text, reply.usage) for reply in alone]
 
 
 def generate(bodies: list[dict[str, Any]], asked: list[dict[str, Any]]) -> list[str]:
@@ -57,7 +52,7 @@ async def test_32_at_once_get_the_answers_they_get_alone_and_those_of_generate(b
     assert [text for text, _ in together] == generate(bodies, asked)
 
 
-async def test_seeded_answers_are_the_same_alone_and_in_company(base_url: str) -> None:
+async def test_seeded_answers_are_the_same_alone_and_batched(base_url: str) -> None:
     bodies = [
         chat_body(question, temperature=1.2, top_p=0.95, seed=index, max_tokens=16)
         for index, question in enumerate(questions(per_job=6)[:16])
@@ -83,7 +78,7 @@ async def test_usage_counts_the_ids_of_text_and_picture(base_url: str) -> None:
     picture = Image.open(EVALUATION / question["picture"]).convert("RGB")
     ids = processor(images=[picture], text=[text], return_tensors="pt")["input_ids"][0]
     async with httpx.AsyncClient(base_url=base_url, timeout=300) as client:
-        _, usage = await ask(client, chat_body(question))
+        usage = (await chat(client, chat_body(question))).usage
     assert usage["prompt_tokens"] == len(ids)
     assert usage["prompt_tokens_details"]["image_tokens"] == int((ids == processor.image_token_id).sum())
     assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]

@@ -1,4 +1,4 @@
-"""A worker pod goes while it has work: killed, only what it had in hand is lost; told before, nothing is."""
+"""A worker pod ends under load: killed, it loses only its requests in flight; drained first, it loses none."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster.callers import Callers, Outcome
+from tests.cluster.clients import Clients, Outcome
 from tests.cluster.nodes import Cluster, Node, running
-from tests.cluster.releases import STAGES, two_equal_pods
+from tests.cluster.release import STAGES, two_equal_pods
 
 pytestmark = pytest.mark.cluster
 figures = logging.getLogger("figures")  # seen with --log-cli-level=INFO
 
-CALLERS = 6
+CLIENTS = 6
 LONGEST_S = 40  # of a request beside the lost ones: one that was sent to the dead pod is sent again after 20 s
-# How a request may end that a pod had in hand when it was killed: a connection that closes is what HTTP has for "ask
-# again", and all that HAProxy can say once the request is with an ingress that dies.
+# How a request may end that was in flight on a pod when it was killed. A closed connection is how HTTP says "send it
+# again", and all that HAProxy can do when the ingress that has the request dies.
 LOST = (
     "RemoteProtocolError: Server disconnected without sending a response",
     "RemoteProtocolError: peer closed connection",
@@ -28,7 +28,7 @@ LOST = (
     "The replica that worked on this request died",
     "The replica that worked on this answer was stopped",
     "The connection to the model failed",
-    "a stream broke off",
+    "The stream ended without [DONE]",
 )
 
 
@@ -36,70 +36,70 @@ LOST = (
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with running(tmp_path_factory.mktemp("stop")) as cluster:
         cluster.install(two_equal_pods(replicas=2))
-        wait_until_whole(cluster)
+        wait_until_complete(cluster)
         yield cluster
 
 
-def homes(cluster: Cluster, stage: str) -> list[str]:
+def addresses(cluster: Cluster, stage: str) -> list[str]:
     """Addresses of the pods on which the replicas of a stage run."""
     return [str(replica["node_ip"]) for replica in cluster.replicas(stage)]
 
 
-def wait_until_whole(cluster: Cluster) -> None:
+def wait_until_complete(cluster: Cluster) -> None:
     """Two replicas of each stage, all on pods that are there."""
     pods = {node.address for node in cluster.nodes.values()}
 
-    def whole() -> bool:
-        return all(len(found := homes(cluster, stage)) == 2 and set(found) <= pods for stage in STAGES)
+    def complete() -> bool:
+        return all(len(found := addresses(cluster, stage)) == 2 and set(found) <= pods for stage in STAGES)
 
-    cluster.until(whole, "two replicas of each stage", limit_s=120)
+    cluster.until(complete, "two replicas of each stage", limit_s=120)
 
 
 def busiest(cluster: Cluster) -> Node:
     """Of the pods with an ingress, the one with most replicas."""
-    replicas = Counter(address for stage in STAGES for address in homes(cluster, stage))
-    address = max(homes(cluster, "ingress"), key=lambda each: replicas[each])
+    replicas = Counter(address for stage in STAGES for address in addresses(cluster, stage))
+    address = max(addresses(cluster, "ingress"), key=lambda each: replicas[each])
     return next(node for node in cluster.nodes.values() if node.address == address)
 
 
-def in_hand(outcome: Outcome, killed: float, dead: float) -> bool:
-    """Whether the request was under way when the pod died, or came before the doors of the others had noticed."""
-    return outcome.began < dead + 1 and outcome.began + outcome.seconds > killed
+def in_flight(outcome: Outcome, killed: float, dead: float) -> bool:
+    """Whether the request was under way when the pod died, or came before the other proxies had noticed its death."""
+    return outcome.began < dead + 1 and outcome.ended > killed
 
 
-def test_a_worker_that_is_killed_loses_only_what_it_had_in_hand(cluster: Cluster):
-    assert all(len(set(homes(cluster, stage))) == 2 for stage in STAGES), "Serve spreads replicas over pods"
+def test_a_killed_worker_loses_only_its_requests_in_flight(cluster: Cluster):
+    assert all(len(set(addresses(cluster, stage))) == 2 for stage in STAGES), "Serve spreads replicas over pods"
     worker = busiest(cluster)
-    with Callers(cluster, count=CALLERS) as callers:
-        callers.wait_for(30, 30)
+    with Clients(cluster, CLIENTS) as clients:
+        clients.wait_for_outcomes(30, 30)
         killed = time.monotonic()
         cluster.kill(worker)
         dead = time.monotonic()
         cluster.add_worker("cpu")  # KubeRay makes a new pod
-        wait_until_whole(cluster)
+        wait_until_complete(cluster)
         recovered_s = time.monotonic() - killed
-        callers.wait_for(50, 60)
-    figures.info(f"whole again after {recovered_s:.0f} s; {callers.told()}")
-    lost = callers.failures
-    assert all(any(words in str(outcome.failure) for words in LOST) for outcome in lost), callers.told()
-    assert not [outcome for outcome in lost if not in_hand(outcome, killed, dead)], callers.told()
-    assert len(lost) <= 2 * CALLERS, callers.told()
-    assert max(outcome.seconds for outcome in callers.outcomes) < LONGEST_S, "nobody hangs"
-    assert callers.gap_s() < 10, "the other pod goes on answering"
+        clients.wait_for_outcomes(50, 60)
+    figures.info(f"complete again after {recovered_s:.0f} s; {clients.summary()}")
+    lost = clients.failures
+    assert all(any(words in outcome.failure for words in LOST) for outcome in lost), clients.summary()
+    assert not [outcome for outcome in lost if not in_flight(outcome, killed, dead)], clients.summary()
+    assert len(lost) <= 2 * CLIENTS, clients.summary()
+    assert max(outcome.seconds for outcome in clients.outcomes) < LONGEST_S, "no request hangs"
+    assert clients.longest_gap_s() < 10, "the other pod continues to answer"
 
 
-def test_a_worker_that_stops_loses_no_request(cluster: Cluster):
+def test_a_worker_that_is_drained_loses_no_request(cluster: Cluster):
     worker = busiest(cluster)
-    with Callers(cluster, count=CALLERS) as callers:
+    with Clients(cluster, CLIENTS) as clients:
         began = time.monotonic()
         cluster.add_worker("cpu")  # KubeRay makes a new pod as soon as one is being deleted
-        said = cluster.terminate(worker)
+        output = cluster.terminate(worker)
         stopped_s = time.monotonic() - began
-        callers.wait_for(50, 60)
-    wait_until_whole(cluster)
-    last = max(outcome.began for outcome in callers.outcomes if outcome.address == worker.address) - began
-    figures.info(f"stopped in {stopped_s:.0f} s, last request to it after {last:.1f} s; {callers.told()}\n{said}")
-    assert not callers.failures, callers.told()
-    assert "is draining" in said
-    assert "cut off" not in said
-    assert last < 20, "the Service learns early that the pod goes"
+        clients.wait_for_outcomes(50, 60)
+    wait_until_complete(cluster)
+    last = max(outcome.began for outcome in clients.outcomes if outcome.address == worker.address) - began
+    figures.info(f"stopped in {stopped_s:.0f} s, last request to it after {last:.1f} s; {clients.summary()}\n{output}")
+    assert not clients.failures, clients.summary()
+    assert "is draining" in output
+    assert "cut off" not in output
+    assert last < 20, "the pod leaves the Service early"

@@ -4,7 +4,7 @@
     .venv/bin/python -m pytest -m conformance tests/conformance -k langchain    one client
 
 The service is `glm-serve up` with the demo model. Each client's script in `clients/` runs once in the client's
-environment, does everything that the tests want of it, and prints what it got; the tests know what is right.
+environment, does everything that the tests need, and prints its results; the tests know what is right.
 So a test's time is small, and the first test of each client has the time of its whole script.
 
 Environments are made from the locks in `locks/` when they are first needed, kept in `.conformance/` (2 GB, about
@@ -13,5 +13,5 @@ PyPI too. To change a version: edit `WANTED` in lock.py (or a package.json in lo
 `.venv/bin/python -m tests.conformance.lock NAME`.
 
 To add a client: a lock, a script in clients/ with the checks it offers, a line in clients/__init__.py; tests of what it
-can't do name it in `all_but`.
+can't do name it in `for_clients_except`.
 """

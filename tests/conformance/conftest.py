@@ -1,4 +1,4 @@
-"""The real service for other people's clients, and what each of them got from it."""
+"""The service for other people's clients, and the results of each client's script."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tests.cluster.conftest import Service, started
-from tests.conformance import gate as gates
-from tests.conformance.clients import Got, run
+from tests.conformance import fault_proxy as faults
+from tests.conformance.clients import Result, run
 from tests.conformance.task import task
 
 NEEDS_ITS_OWN_SERVICE = "overloaded"
@@ -29,24 +29,24 @@ def base_url(service: Service) -> str:
 
 
 @pytest.fixture(scope="session")
-def gate(base_url: str) -> Iterator[gates.Gate]:
-    with gates.opened(base_url) as gate:
-        yield gate
+def fault_proxy(base_url: str) -> Iterator[faults.FaultProxy]:
+    with faults.running(base_url) as fault_proxy:
+        yield fault_proxy
 
 
 @pytest.fixture(scope="session")
-def got(base_url: str, gate: gates.Gate, tmp_path_factory: pytest.TempPathFactory) -> Got:
-    """What a client got at a check; its script runs once, the first time that it is asked for, failed or not."""
+def result(base_url: str, fault_proxy: faults.FaultProxy, tmp_path_factory: pytest.TempPathFactory) -> Result:
+    """The result of a client's check; its script runs once, when the first of its results is needed, failed or not."""
 
     @functools.cache
     def answers(client: str) -> dict[str, dict[str, Any]] | RuntimeError:
-        asked = task(client, base_url, gate.url, without=(NEEDS_ITS_OWN_SERVICE,))
+        asked = task(client, base_url, fault_proxy.url, without=(NEEDS_ITS_OWN_SERVICE,))
         try:
             return run(client, asked, tmp_path_factory.mktemp(client))
         except RuntimeError as error:
             return error
 
-    def ask(client: str, check: str) -> dict[str, Any]:
+    def of_check(client: str, check: str) -> dict[str, Any]:
         found = answers(client)
         if isinstance(found, RuntimeError):
             pytest.fail(str(found), pytrace=False)
@@ -55,4 +55,4 @@ def got(base_url: str, gate: gates.Gate, tmp_path_factory: pytest.TempPathFactor
             pytest.fail(f"{client} at {check}: {answer['raised']}", pytrace=False)
         return answer
 
-    return ask
+    return of_check

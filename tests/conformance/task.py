@@ -1,4 +1,4 @@
-"""What every client is asked to do, and the right answers, which only the tests know."""
+"""What every client is asked to do, and the right answers, which only the tests have."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ TOOLS: list[dict[str, Any]] = [
 
 
 def task(
-    client: str, base_url: str, gate: str, *, only: tuple[str, ...] = (), without: tuple[str, ...] = ()
+    client: str, base_url: str, fault_proxy: str, *, only: tuple[str, ...] = (), without: tuple[str, ...] = ()
 ) -> dict[str, Any]:
     """The task of one client's script, as harness.py and harness.mjs read it."""
     return {
         "client": client,
         "base_url": base_url,
-        "gate": gate,
+        "fault_proxy": fault_proxy,
         "only": only,
         "without": without,
         "model": MODEL,

@@ -1,4 +1,4 @@
-"""Load tools complete a run with pictures, streamed, and measure what they came for."""
+"""Load tools complete a streaming run with pictures and report their measurements."""
 
 import json
 import string

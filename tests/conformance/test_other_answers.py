@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.conformance.clients import OPENAIS, Got, all_but, every
+from tests.conformance.clients import OPENAIS, Result, for_clients, for_clients_except
 from tests.conformance.task import ANSWER
 
 pytestmark = pytest.mark.conformance
@@ -10,23 +10,23 @@ pytestmark = pytest.mark.conformance
 HAVE_RESPONSES = (*OPENAIS, "langchain", "litellm")
 
 
-@all_but("ai-sdk", "llama-index")
-def test_two_answers_come_in_order_and_are_both_counted(got: Got, client: str) -> None:
-    answer = got(client, "several")
+@for_clients_except("ai-sdk", "llama-index")
+def test_two_choices_come_in_order_and_usage_counts_both(result: Result, client: str) -> None:
+    answer = result(client, "several")
     assert answer["indexes"] == [0, 1]
     assert all(isinstance(text, str) for text in answer["texts"])
     assert answer["completion_tokens"] >= 2
 
 
-@every(*OPENAIS)
-def test_two_streamed_answers_are_told_apart_by_their_index(got: Got, client: str) -> None:
-    answer = got(client, "several_streamed")
+@for_clients(*OPENAIS)
+def test_two_streamed_choices_differ_in_their_index(result: Result, client: str) -> None:
+    answer = result(client, "several_streamed")
     assert answer == {"indexes": [0, 1], "texts": [ANSWER, ANSWER]}  # at temperature 0
 
 
-@all_but("ai-sdk")
-def test_logprobs_belong_to_the_bytes_of_the_answer(got: Got, client: str) -> None:
-    answer = got(client, "logprobs")
+@for_clients_except("ai-sdk")
+def test_logprobs_belong_to_the_bytes_of_the_answer(result: Result, client: str) -> None:
+    answer = result(client, "logprobs")
     drawn = b"".join(bytes(token) for token in answer["bytes"] if token)
     assert drawn.decode() == answer["text"] == ANSWER
     assert all(logprob <= 0 for logprob in answer["logprobs"])
@@ -36,9 +36,9 @@ def test_logprobs_belong_to_the_bytes_of_the_answer(got: Got, client: str) -> No
         assert logprob == pytest.approx(top[0], abs=1e-4)  # at temperature 0 the likeliest is drawn
 
 
-@every()
-def test_a_text_is_gone_on_with_whole_and_streamed(got: Got, client: str) -> None:
-    answer = got(client, "completion")
+@for_clients()
+def test_a_text_is_completed_streaming_or_not(result: Result, client: str) -> None:
+    answer = result(client, "completion")
     assert "".join(answer["pieces"]) == answer["text"]
     assert answer["finish"] in ("stop", "length")
     prompt, completion = answer["usage"]
@@ -46,25 +46,25 @@ def test_a_text_is_gone_on_with_whole_and_streamed(got: Got, client: str) -> Non
     assert 0 <= completion <= 16
 
 
-@every(*OPENAIS)
-def test_a_text_response_completes(got: Got, client: str) -> None:
-    answer = got(client, "response_text")
+@for_clients(*OPENAIS)
+def test_a_text_response_completes(result: Result, client: str) -> None:
+    answer = result(client, "response_text")
     assert answer["text"]
     assert answer["status"] == "completed"
 
 
-@every(*HAVE_RESPONSES)
-def test_a_response_about_a_picture_is_right_and_counted(got: Got, client: str) -> None:
-    answer = got(client, "response_picture")
+@for_clients(*HAVE_RESPONSES)
+def test_a_response_about_a_picture_is_correct_and_has_usage(result: Result, client: str) -> None:
+    answer = result(client, "response_picture")
     assert (answer["text"], answer["status"]) == (ANSWER, "completed")
     prompt, completion, total = answer["usage"]
     assert prompt > 200
     assert total == prompt + completion
 
 
-@every(*OPENAIS, "langchain")
-def test_a_streamed_response_is_put_together_by_the_client(got: Got, client: str) -> None:
-    answer = got(client, "response_streamed")
+@for_clients(*OPENAIS, "langchain")
+def test_the_client_assembles_a_streamed_response(result: Result, client: str) -> None:
+    answer = result(client, "response_streamed")
     assert len(answer["pieces"]) > 3
     assert "".join(answer["pieces"]) == answer["final"] == answer["whole"]
     assert ANSWER in answer["whole"]

@@ -1,11 +1,11 @@
-"""Structured output: each client's own parser gets what its schema says, whole and streamed."""
+"""Structured output: each client's own parser gets what its schema says, streaming or not."""
 
 from typing import Any
 
 import jsonschema
 import pytest
 
-from tests.conformance.clients import OPENAIS, Got, all_but, every
+from tests.conformance.clients import OPENAIS, Result, for_clients, for_clients_except
 from tests.conformance.task import ANSWER
 
 pytestmark = pytest.mark.conformance
@@ -26,33 +26,33 @@ def check_finding(parsed: Any) -> None:
     jsonschema.validate(parsed, FINDING)
 
 
-@every()
-def test_an_answer_held_to_a_schema_is_what_the_clients_parser_wants(got: Got, client: str) -> None:
-    answer = got(client, "schema")
+@for_clients()
+def test_the_clients_parser_accepts_an_answer_with_a_schema(result: Result, client: str) -> None:
+    answer = result(client, "schema")
     check_finding(answer["parsed"])
     assert answer.get("finish", "stop") == "stop"
 
 
-@all_but("llama-index", "litellm")
-def test_a_streamed_answer_held_to_a_schema_is_put_together(got: Got, client: str) -> None:
-    answer = got(client, "schema_streamed")
+@for_clients_except("llama-index", "litellm")
+def test_the_client_assembles_a_streamed_answer_with_a_schema(result: Result, client: str) -> None:
+    answer = result(client, "schema_streamed")
     check_finding(answer["parsed"])
     assert len(answer["pieces"]) > 3
 
 
-@every("langchain", "llama-index")
-def test_a_schema_asked_for_as_a_tool_call_is_kept_to(got: Got, client: str) -> None:
-    check_finding(got(client, "schema_by_a_call")["parsed"])
+@for_clients("langchain", "llama-index")
+def test_a_schema_sent_as_a_tool_is_followed(result: Result, client: str) -> None:
+    check_finding(result(client, "schema_by_a_call")["parsed"])
 
 
-@all_but("llama-index")
-def test_json_mode_gives_the_object_that_the_model_would_write_anyway(got: Got, client: str) -> None:
+@for_clients_except("llama-index")
+def test_json_mode_gives_the_object_that_the_model_writes_without_it(result: Result, client: str) -> None:
     """The demo model was trained to answer this question in JSON, with a blank after each colon and comma."""
-    answer = got(client, "json_object")
+    answer = result(client, "json_object")
     assert answer["parsed"]["number"] == ANSWER
     assert answer.get("finish", "stop") == "stop"
 
 
-@every(*OPENAIS)
-def test_responses_are_held_to_a_schema(got: Got, client: str) -> None:
-    check_finding(got(client, "response_schema")["parsed"])
+@for_clients(*OPENAIS)
+def test_responses_follow_a_schema(result: Result, client: str) -> None:
+    check_finding(result(client, "response_schema")["parsed"])

@@ -1,6 +1,6 @@
-"""Tools: a forced call has the form that clients' own parsers want; its result can be sent back.
+"""Tools: a forced call has the form that clients' own parsers need; its result can be sent back.
 
-The demo model was trained on other tools: what it calls and with what is checked for its form, not for its sense.
+The demo model was trained on other tools: the form of its calls is checked, not their sense.
 """
 
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from tests.conformance.clients import OPENAIS, Got, all_but, every
+from tests.conformance.clients import OPENAIS, Result, for_clients, for_clients_except
 from tests.conformance.task import TOOLS
 
 pytestmark = pytest.mark.conformance
@@ -26,51 +26,51 @@ def check_calls(calls: list[dict[str, Any]]) -> None:
         jsonschema.validate(call["arguments"], PARAMETERS[call["name"]])
 
 
-@every()
-def test_a_required_tool_is_called_with_arguments_that_fit(got: Got, client: str) -> None:
-    answer = got(client, "tool_required")
+@for_clients()
+def test_a_required_tool_is_called_with_valid_arguments(result: Result, client: str) -> None:
+    answer = result(client, "tool_required")
     check_calls(answer["calls"])
     assert len(answer["calls"]) == 1 or client == "ai-sdk"  # which can't forbid a second call
     assert answer["finish"] in CALLED
 
 
-@every()
-def test_the_named_tool_is_called(got: Got, client: str) -> None:
-    answer = got(client, "tool_named")
+@for_clients()
+def test_the_named_tool_is_called(result: Result, client: str) -> None:
+    answer = result(client, "tool_named")
     check_calls(answer["calls"])
     assert {call["name"] for call in answer["calls"]} == {TOOLS[1]["name"]}
     assert answer["finish"] in (*CALLED, "stop")  # OpenAI says "stop" after a named call
 
 
-@every()
-def test_no_tool_is_called_where_none_may_be(got: Got, client: str) -> None:
-    answer = got(client, "tool_forbidden")
+@for_clients()
+def test_no_tool_is_called_with_tool_choice_none(result: Result, client: str) -> None:
+    answer = result(client, "tool_forbidden")
     assert answer["calls"] == []
     assert answer["text"]
 
 
-@every()
-def test_a_streamed_call_is_put_together_by_the_client(got: Got, client: str) -> None:
-    answer = got(client, "tool_streamed")
+@for_clients()
+def test_the_client_assembles_a_streamed_call(result: Result, client: str) -> None:
+    answer = result(client, "tool_streamed")
     check_calls(answer["calls"])
     assert len(answer["pieces"]) > len(answer["calls"])  # arguments come while they are drawn
     assert answer["finish"] in CALLED
 
 
-@every()
-def test_a_tools_result_is_taken_and_answered(got: Got, client: str) -> None:
-    assert got(client, "tool_result")["finish"] in ("stop", "length", *CALLED)
+@for_clients()
+def test_a_tools_result_is_answered(result: Result, client: str) -> None:
+    assert result(client, "tool_result")["finish"] in ("stop", "length", *CALLED)
 
 
-@all_but("llama-index")  # it leaves pictures out of results
-def test_a_picture_in_a_tools_result_is_seen(got: Got, client: str) -> None:
-    answer = got(client, "tool_result_with_picture")
+@for_clients_except("llama-index")  # it leaves pictures out of results
+def test_a_picture_in_a_tools_result_is_seen(result: Result, client: str) -> None:
+    answer = result(client, "tool_result_with_picture")
     assert answer["finish"] in ("stop", "length", *CALLED)
-    assert answer["prompt_tokens"] > got(client, "tool_result")["prompt_tokens"] + PICTURE_TOKENS
+    assert answer["prompt_tokens"] > result(client, "tool_result")["prompt_tokens"] + PICTURE_TOKENS
 
 
-@every(*OPENAIS)
-def test_responses_call_tools_and_take_their_results(got: Got, client: str) -> None:
-    answer = got(client, "response_tool")
+@for_clients(*OPENAIS)
+def test_responses_call_tools_and_answer_their_results(result: Result, client: str) -> None:
+    answer = result(client, "response_tool")
     check_calls(answer["calls"])
     assert isinstance(answer["text"], str)

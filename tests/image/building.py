@@ -1,4 +1,4 @@
-"""The Dockerfile built as a user would build it, from a base that is made here where no registry is at hand."""
+"""Builds the Dockerfile as a user would, on a base that is made here where no registry can be reached."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def make_base(containers: Containers) -> None:
 
 
 def keep_small(containers: Containers) -> None:
-    """Every build leaves layers for the next one; when they have become many, the store starts anew."""
+    """Empties the store when the layers that builds keep for later ones have become many."""
     if len(containers.podman("images", "--all", "--quiet").split()) > MOST_KEPT_IMAGES:
         containers.podman("rmi", "--all", "--force", timeout_s=300)
 
@@ -66,7 +66,7 @@ def _without_apt_cache(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
 
 
 def build(containers: Containers, target: str, tag: str, context: Path = ROOT, *options: str) -> str:
-    """The image of a target of the Dockerfile, by its tag; fails the test with the end of the build's words."""
+    """The image of a target of the Dockerfile, by its tag; fails the test with the end of the build's output."""
     command = ["nice", "buildah", "bud", "--isolation", "chroot", "--network", "host", "--pull-never", "--layers"]
     command += ["--format", "docker", "--target", target, "--tag", tag, *options]
     # Empty: pip's own index, which has torch for CPUs where these tests run.

@@ -1,4 +1,4 @@
-"""One image for all tests of this folder, built from a base of our own; one container and one cluster run from it."""
+"""One image for all tests of this folder, built on a base made here; one container and one cluster run from it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import httpx
 import pytest
 
 from tests.image.building import build, keep_small, make_base
-from tests.image.containers import NETWORK, Containers, of_this_machine, wait_until
+from tests.image.containers import NETWORK, Containers, of_this_machine
+from tests.waiting import wait_until
 
 IMAGE = "localhost/glm-vision-serve:cpu"
 READY_LIMIT_S = 120
@@ -27,7 +28,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @dataclass(frozen=True)
-class Service:
+class RunningImage:
     """A container that runs the image's own command."""
 
     containers: Containers
@@ -51,13 +52,13 @@ def image(containers: Containers) -> str:
 
 
 @pytest.fixture(scope="session")
-def service(containers: Containers, image: str) -> Iterator[Service]:
+def service(containers: Containers, image: str) -> Iterator[RunningImage]:
     """The image run as its README line says, but confined: read-only root, no capabilities."""
     with containers.started(image, *PUBLISHED, *CONFINED) as name:
         address = containers.podman("port", name, "8000").strip()
         url = f"http://{address}"
         wait_until(lambda: answers(f"{url}/readyz"), READY_LIMIT_S, lambda: containers.logs(name))
-        yield Service(containers, name, url)
+        yield RunningImage(containers, name, url)
 
 
 def answers(url: str) -> bool:

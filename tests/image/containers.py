@@ -1,4 +1,4 @@
-"""podman and buildah with a store, networks and settings of these tests' own, so that nothing else is touched."""
+"""podman and buildah with a store, networks and settings of their own, so that nothing else is changed."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import os
 import resource
 import shutil
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +28,7 @@ class Containers:
     environment: dict[str, str] = field(repr=False)
 
     def podman(self, *arguments: str, timeout_s: float = 60, check: bool = True, stdin: str | None = None) -> str:
-        """What podman printed; fails the test with podman's own words where it fails."""
+        """What podman printed; fails the test with podman's output where it fails."""
         ended = self.run("podman", *arguments, timeout_s=timeout_s, stdin=stdin)
         if check and ended.returncode:
             pytest.fail(f"podman {' '.join(arguments)}: {ended.stdout}{ended.stderr}")
@@ -123,13 +122,3 @@ network_config_dir = "{CACHE / "networks"}"
 
 def _bounded(limit: int) -> int:
     return 8192 if limit == resource.RLIM_INFINITY else min(8192, limit)
-
-
-def wait_until(happened: Callable[[], bool], limit_s: float, what: Callable[[], str]) -> float:
-    """Seconds until it happened; fails the test, with what there is to say, where it does not."""
-    started = time.monotonic()
-    while not happened():
-        if time.monotonic() - started > limit_s:
-            pytest.fail(f"not within {limit_s:g} s: {what()}")
-        time.sleep(0.5)
-    return time.monotonic() - started

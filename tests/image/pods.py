@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.chart import kubelet
 from tests.chart.render import Object
 from tests.image.containers import NETWORK, STATE, Containers
 
@@ -44,7 +45,7 @@ def played(
     `secrets` are name -> key -> value, `services` host name -> address.
     """
     name = pod["metadata"]["name"]
-    runnable, volumes = _as_a_kubelet(pod, secrets, services)
+    runnable, volumes = _runnable(pod, secrets, services)
     try:
         for volume, size_bytes in volumes.items():
             _mount_memory(volume, size_bytes, pod["spec"]["securityContext"]["fsGroup"])
@@ -60,13 +61,13 @@ def played(
             subprocess.run(["umount", "--quiet", str(volume)], check=False, timeout=20)
 
 
-def _as_a_kubelet(
+def _runnable(
     pod: Object, secrets: dict[str, dict[str, str]], services: dict[str, str]
 ) -> tuple[Object, dict[Path, int]]:
     """The Pod with what podman lacks filled in, and the folders that are its volumes, with their sizes in bytes.
 
-    podman 4.3 makes an emptyDir a folder of any size on the disk, takes ports of the Pod on this machine too, knows
-    neither secrets as Kubernetes writes them nor the Pod's namespace, and has no DNS of services.
+    podman 4.3 makes an emptyDir a folder of any size on the disk, also publishes the Pod's ports on this machine, knows
+    neither secrets as Kubernetes writes them nor the Pod's namespace, and has no DNS for services.
     """
     pod = copy.deepcopy(pod)
     spec = pod["spec"]
@@ -78,24 +79,11 @@ def _as_a_kubelet(
         volumes[folder] = min(in_bytes(empty.get("sizeLimit", "4Gi")), 4 * 2**30)
     for container in [*spec.get("initContainers", []), *spec["containers"]]:
         container.pop("ports", None)
-        container["env"] = [
-            {"name": each["name"], "value": _value(each, pod["metadata"], secrets)} for each in container["env"]
-        ]
+        environment = kubelet.environment(container, pod["metadata"], lambda name, key: secrets[name][key])
+        container["env"] = [{"name": name, "value": value} for name, value in environment.items()]
     spec["restartPolicy"] = "Never"  # podman would restart init containers that have done their work, too
     spec["hostAliases"] = [{"ip": address, "hostnames": [host]} for host, address in services.items()]
     return pod, volumes
-
-
-def _value(variable: Object, metadata: Object, secrets: dict[str, dict[str, str]]) -> str:
-    """What an environment variable says: as written, from a secret, or from the Pod's own metadata."""
-    source = variable.get("valueFrom")
-    if source is None:
-        return str(variable.get("value", ""))
-    if "secretKeyRef" in source:
-        return secrets[source["secretKeyRef"]["name"]][source["secretKeyRef"]["key"]]
-    path = source["fieldRef"]["fieldPath"]
-    label = re.fullmatch(r"metadata\.labels\['(.+)'\]", path)
-    return str(metadata["labels"][label[1]] if label else metadata[path.removeprefix("metadata.")])
 
 
 def _mount_memory(folder: Path, size_bytes: int, group: int) -> None:

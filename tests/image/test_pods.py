@@ -1,7 +1,7 @@
 """The chart's Pods as KubeRay would make them, run from the image: a head and a worker, one cluster, one question.
 
-Left out, for want of an API server: the autoscaler beside the head (the cpu-demo profile has none), the operator itself
-(its request to the head is made here) and the kubelet (its probes and hooks are run here).
+Without an API server there is no autoscaler beside the head (the cpu-demo profile has none), no operator (its request
+to the head is sent here) and no kubelet (its probes and hooks are run here).
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ import yaml
 
 from tests.chart.kuberay_pod import groups, head_address, head_pod, worker_pod
 from tests.chart.render import Object, rayservice, render
-from tests.image.containers import Containers, wait_until
+from tests.cluster.dashboard import APPLICATIONS, PORT, Dashboard
+from tests.image.containers import Containers
 from tests.image.pods import Pod, in_bytes, played
 from tests.image.test_service import WAYBILL, ask, record_of
+from tests.waiting import wait_until
 
 TOKEN = "9f0c1f0e6a3c4d0b8a57"
 START_LIMIT_S = 60
@@ -30,7 +32,7 @@ STOP_LIMIT_S = 45
 
 
 @dataclass(frozen=True)
-class Cluster:
+class HeadAndWorker:
     """The running Pods and what they were made of."""
 
     head: Pod
@@ -47,7 +49,7 @@ def chart(image: str) -> Object:
 
 
 @pytest.fixture(scope="module")
-def cluster(containers: Containers, chart: Object) -> Iterator[Cluster]:
+def cluster(containers: Containers, chart: Object) -> Iterator[HeadAndWorker]:
     """Both Pods up, the service deployed on them and ready."""
     (group,) = groups(chart)
     of_head, of_worker = head_pod(chart), worker_pod(chart, group)
@@ -56,29 +58,19 @@ def cluster(containers: Containers, chart: Object) -> Iterator[Cluster]:
         wait_until(lambda: http_probe(head, of_head, "readinessProbe"), START_LIMIT_S, head.logs)
         with played(containers, of_worker, secrets, {head_address(chart): head.address}) as worker:
             wait_until(lambda: http_probe(worker, of_worker, "livenessProbe"), START_LIMIT_S, worker.logs)
-            deploy(head, chart)
-            running = Cluster(head, worker, of_head, of_worker)
-            wait_until(lambda: exec_probe(worker, of_worker).returncode == 0, DEPLOY_LIMIT_S, lambda: state(head))
-            yield running
+            dashboard = Dashboard(head.address, TOKEN)
+            deployed = dashboard.deploy(yaml.safe_load(chart["spec"]["serveConfigV2"]))
+            assert deployed.status_code == 200, deployed.text
+            wait_until(
+                lambda: exec_probe(worker, of_worker).returncode == 0, DEPLOY_LIMIT_S, lambda: str(dashboard.serve())
+            )
+            yield HeadAndWorker(head, worker, of_head, of_worker)
 
 
 def secret_names(pod: Object) -> set[str]:
     environment = pod["spec"]["containers"][0]["env"]
     references = [variable.get("valueFrom", {}).get("secretKeyRef") for variable in environment]
     return {reference["name"] for reference in references if reference}
-
-
-def deploy(head: Pod, chart: Object) -> None:
-    """What the operator does with serveConfigV2."""
-    config = yaml.safe_load(chart["spec"]["serveConfigV2"])
-    url = f"http://{head.address}:8265/api/serve/applications/"
-    put = httpx.put(url, json=config, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=60)
-    assert put.status_code == 200, put.text
-
-
-def state(head: Pod) -> str:
-    url = f"http://{head.address}:8265/api/serve/applications/"
-    return httpx.get(url, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=20).text[-3000:]
 
 
 def http_probe(pod: Pod, specified: Object, probe: str) -> bool:
@@ -95,12 +87,12 @@ def exec_probe(pod: Pod, specified: Object) -> subprocess.CompletedProcess[str]:
     return pod.containers.run("podman", "exec", pod.ray, *command)
 
 
-def test_a_picture_question_is_answered_through_the_workers_port(cluster: Cluster):
+def test_a_picture_question_is_answered_through_the_workers_port(cluster: HeadAndWorker):
     answer, _ = ask(f"http://{cluster.worker.address}:8000")
     assert WAYBILL in answer
 
 
-def test_kuberays_probes_pass_with_token_authentication_on(cluster: Cluster):
+def test_kuberays_probes_pass_with_token_authentication_on(cluster: HeadAndWorker):
     environment = {each["name"]: each.get("value") for each in cluster.worker_pod["spec"]["containers"][0]["env"]}
     assert environment["RAY_AUTH_MODE"] == "token"
     ready = exec_probe(cluster.worker, cluster.worker_pod)
@@ -110,19 +102,19 @@ def test_kuberays_probes_pass_with_token_authentication_on(cluster: Cluster):
     assert http_probe(cluster.head, cluster.head_pod, "livenessProbe")
 
 
-def test_without_the_token_nothing_is_deployed(cluster: Cluster):
-    url = f"http://{cluster.head.address}:8265/api/serve/applications/"
+def test_without_the_token_nothing_is_deployed(cluster: HeadAndWorker):
+    url = f"http://{cluster.head.address}:{PORT}{APPLICATIONS}"
     assert httpx.put(url, json={"applications": []}, timeout=10).status_code in (401, 403)
 
 
-def test_the_head_runs_no_replica(cluster: Cluster):
+def test_the_head_runs_no_replica(cluster: HeadAndWorker):
     processes = cluster.head.inside("cat /proc/[0-9]*/cmdline | tr '\\0' '\\n'").stdout
     assert "ServeReplica" not in processes
     assert "ServeController" in processes
 
 
 @pytest.mark.parametrize("role", ["head", "worker"])
-def test_the_security_context_is_real_inside(cluster: Cluster, role: str):
+def test_the_security_context_is_real_inside(cluster: HeadAndWorker, role: str):
     pod: Pod = getattr(cluster, role)
     said = pod.inside("id -u; id -g; cat /proc/self/status; touch /here /opt/glm/here /root/here 2>&1").stdout
     assert said.splitlines()[:2] == ["10001", "10001"]
@@ -133,17 +125,17 @@ def test_the_security_context_is_real_inside(cluster: Cluster, role: str):
 
 
 @pytest.mark.parametrize("role", ["head", "worker"])
-def test_shared_memory_has_the_size_that_the_chart_gives_it(cluster: Cluster, role: str):
+def test_shared_memory_has_the_size_that_the_chart_gives_it(cluster: HeadAndWorker, role: str):
     specified = getattr(cluster, f"{role}_pod")["spec"]
     (memory,) = [each["emptyDir"] for each in specified["volumes"] if each["emptyDir"].get("medium") == "Memory"]
     pod: Pod = getattr(cluster, role)
     size, used = pod.inside("df --block-size=1 --output=size,used /dev/shm | tail -1").stdout.split()
     assert int(size) == in_bytes(memory["sizeLimit"])
     assert int(used) < int(size)
-    assert "/tmp instead" not in pod.logs()  # Ray's words when shared memory is too small for its object store
+    assert "/tmp instead" not in pod.logs()  # Ray's warning when shared memory is too small for its object store
 
 
-def test_the_workers_log_shows_each_request_as_one_json_record(cluster: Cluster):
+def test_the_workers_log_shows_each_request_as_one_json_record(cluster: HeadAndWorker):
     """`kubectl logs` shows what the container writes, not Ray's files in it."""
     _, request_id = ask(f"http://{cluster.worker.address}:8000")
     wait_until(lambda: request_id in cluster.worker.logs(), 15, lambda: cluster.worker.logs()[-3000:])
@@ -152,14 +144,14 @@ def test_the_workers_log_shows_each_request_as_one_json_record(cluster: Cluster)
     assert WAYBILL not in cluster.worker.logs()
 
 
-def test_an_idle_worker_writes_little(cluster: Cluster):
+def test_an_idle_worker_writes_little(cluster: HeadAndWorker):
     before = len(cluster.worker.logs().splitlines())
     time.sleep(15)
     assert len(cluster.worker.logs().splitlines()) - before <= 5
 
 
-def test_after_its_prestop_hook_a_worker_ends_in_time(cluster: Cluster):
-    """The last test of this cluster. One worker alone can hand its replicas to nobody, so the hook gets little time."""
+def test_after_its_prestop_hook_a_worker_ends_in_time(cluster: HeadAndWorker):
+    """The last test of this cluster. No other worker can take over its replicas, so the hook gets little time."""
     hook = cluster.worker_pod["spec"]["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
     command = [*hook[: hook.index("--within")], "--within", "5"]
     drained = cluster.worker.inside(shlex.join(command))

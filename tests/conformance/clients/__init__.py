@@ -17,7 +17,7 @@ from tests.conformance import environments
 SCRIPTS = Path(__file__).parent
 SCRIPT_LIMIT_S = 240
 
-Got: TypeAlias = Callable[[str, str], dict[str, Any]]  # client, check -> what the client got
+Result: TypeAlias = Callable[[str, str], dict[str, Any]]  # client, check -> its result
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,13 @@ CLIENTS = {
 OPENAIS = tuple(name for name in CLIENTS if name.startswith("openai"))
 
 
-def every(*names: str) -> pytest.MarkDecorator:
+def for_clients(*names: str) -> pytest.MarkDecorator:
     """The test is run for these clients; for all without names."""
     assert set(names) <= set(CLIENTS)
     return pytest.mark.parametrize("client", names or tuple(CLIENTS))
 
 
-def all_but(*names: str) -> pytest.MarkDecorator:
+def for_clients_except(*names: str) -> pytest.MarkDecorator:
     """The test is run for all clients but these, which can't do what it asks for."""
     assert set(names) <= set(CLIENTS)
     return pytest.mark.parametrize("client", [name for name in CLIENTS if name not in names])
@@ -77,7 +77,7 @@ def run(name: str, task: dict[str, Any], folder: Path) -> dict[str, dict[str, An
             env=environments.surroundings(PYTHONIOENCODING="utf-8", **no_price_list),
         )
     except subprocess.TimeoutExpired as error:
-        raise RuntimeError(f"{name} did not end within {SCRIPT_LIMIT_S} s; it said {error.stderr!r}") from error
+        raise RuntimeError(f"{name} did not end within {SCRIPT_LIMIT_S} s; its stderr: {error.stderr!r}") from error
     if ended.returncode or not ended.stdout.strip():
         raise RuntimeError(f"{name} ended with status {ended.returncode}:\n{ended.stderr[-4000:]}")
     answers: dict[str, dict[str, Any]] = json.loads(ended.stdout.rstrip().splitlines()[-1])

@@ -2,7 +2,7 @@
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import { generateText, isStepCount, jsonSchema, Output, streamText, tool } from "ai";
 import { z } from "zod";
-import { dataUrl, main, MODEL, pictureBytes, refusal, TASK, through, tooLargeUrl, URL_V1 } from "./harness.mjs";
+import { dataUrl, main, MODEL, pictureBytes, refusal, TASK, faultyUrl, tooLargeUrl, URL_V1 } from "./harness.mjs";
 
 const provider = (baseURL) =>
   createOpenAICompatible({
@@ -37,7 +37,7 @@ const tools = (extra = {}) =>
 const callsOf = (result) =>
   result.toolCalls.map((call) => ({ id: call.toolCallId, name: call.toolName, arguments: call.input }));
 const answerBehind = async (fault) => {
-  const { text } = await generateText({ ...CHAT, model: provider(through(fault))(MODEL), messages: [ASKED] });
+  const { text } = await generateText({ ...CHAT, model: provider(faultyUrl(fault))(MODEL), messages: [ASKED] });
   return { text };
 };
 
@@ -133,7 +133,7 @@ await main({
     refusal(() =>
       generateText({
         ...CHAT,
-        model: provider(through("slow"))(MODEL),
+        model: provider(faultyUrl("slow"))(MODEL),
         messages: [ASKED],
         maxRetries: 0,
         abortSignal: AbortSignal.timeout(500),

@@ -5,8 +5,8 @@ export const TASK = JSON.parse(readFileSync(0, "utf8"));
 export const MODEL = TASK.model;
 export const URL_V1 = `${TASK.base_url}/v1`;
 
-// The service's address behind a gate with this fault (see ../gate.py).
-export const through = (fault) => `${TASK.gate}/${fault}/${TASK.client}/v1`;
+// The service's address behind a proxy with this fault (see ../fault_proxy.py).
+export const faultyUrl = (fault) => `${TASK.fault_proxy}/${fault}/${TASK.client}/v1`;
 
 export const pictureBytes = (name) => readFileSync(TASK.pictures[name]);
 export const dataUrl = (name) => `data:image/jpeg;base64,${pictureBytes(name).toString("base64")}`;

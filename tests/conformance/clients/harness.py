@@ -2,7 +2,7 @@
 
 A script runs in its client's own environment, so this imports the standard library only. It reads the task
 (see ../task.py) from its standard input, runs its checks, or those that the task names, each by itself, and prints one
-line of JSON: check -> what the client got, or `{"raised": "..."}`. What is right is known to the tests only.
+line of JSON: check -> its result, or `{"raised": "..."}`. Only the tests know what is right.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def check(function: Callable[[], Any]) -> Callable[[], Any]:
     return function
 
 
-def through(fault: str) -> str:
-    """The service's address behind a gate with this fault (see ../gate.py)."""
-    return f"{TASK['gate']}/{fault}/{TASK['client']}/v1"
+def faulty_url(fault: str) -> str:
+    """The service's address behind a proxy with this fault (see ../fault_proxy.py)."""
+    return f"{TASK['fault_proxy']}/{fault}/{TASK['client']}/v1"
 
 
 def picture_bytes(name: str) -> bytes:

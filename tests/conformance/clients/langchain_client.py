@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, Literal
 
-from harness import MODEL, TASK, URL, check, data_url, main, picture_base64, refusal, through, too_large_url
+from harness import MODEL, TASK, URL, check, data_url, faulty_url, main, picture_base64, refusal, too_large_url
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_openai import ChatOpenAI, OpenAI
 from pydantic import BaseModel, Field
@@ -134,17 +134,17 @@ def unsupported_file() -> Any:
 
 @check
 def rate_limited() -> Any:
-    return {"text": chat_model(through("rate_limited")).invoke([ASKED]).content}
+    return {"text": chat_model(faulty_url("rate_limited")).invoke([ASKED]).content}
 
 
 @check
 def unavailable() -> Any:
-    return {"text": chat_model(through("unavailable")).invoke([ASKED]).content}
+    return {"text": chat_model(faulty_url("unavailable")).invoke([ASKED]).content}
 
 
 @check
 def timed_out() -> Any:
-    return refusal(lambda: chat_model(through("slow"), timeout=0.5, max_retries=0).invoke([ASKED]))
+    return refusal(lambda: chat_model(faulty_url("slow"), timeout=0.5, max_retries=0).invoke([ASKED]))
 
 
 def with_tools(**settings: Any) -> Any:

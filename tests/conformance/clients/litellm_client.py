@@ -6,7 +6,7 @@ import json
 from typing import Any, Literal
 
 import litellm
-from harness import MODEL, TASK, URL, check, data_url, main, refusal, through, too_large_url
+from harness import MODEL, TASK, URL, check, data_url, faulty_url, main, refusal, too_large_url
 from pydantic import BaseModel, Field
 
 CHAT = {"model": f"openai/{MODEL}", "api_base": URL, "api_key": "unused", "temperature": 0, "max_tokens": 64}
@@ -124,24 +124,24 @@ def too_large() -> Any:
     return refusal(lambda: litellm.completion(messages=[user(large, text("?"))], **CHAT))
 
 
-def answer_through(fault: str) -> Any:
-    reply = litellm.completion(messages=[asked()], **{**CHAT, "api_base": through(fault), "max_retries": 2})
+def answer_with_fault(fault: str) -> Any:
+    reply = litellm.completion(messages=[asked()], **{**CHAT, "api_base": faulty_url(fault), "max_retries": 2})
     return {"text": reply.choices[0].message.content}
 
 
 @check
 def rate_limited() -> Any:
-    return answer_through("rate_limited")
+    return answer_with_fault("rate_limited")
 
 
 @check
 def unavailable() -> Any:
-    return answer_through("unavailable")
+    return answer_with_fault("unavailable")
 
 
 @check
 def timed_out() -> Any:
-    slow = {**CHAT, "api_base": through("slow"), "timeout": 0.5, "max_retries": 0}
+    slow = {**CHAT, "api_base": faulty_url("slow"), "timeout": 0.5, "max_retries": 0}
     return refusal(lambda: litellm.completion(messages=[asked()], **slow))
 
 

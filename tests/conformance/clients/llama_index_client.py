@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, Literal
 
-from harness import MODEL, TASK, URL, check, main, picture_bytes, refusal, through, too_large_url
+from harness import MODEL, TASK, URL, check, faulty_url, main, picture_bytes, refusal, too_large_url
 from llama_index.core.llms import ChatMessage, ImageBlock, MessageRole, TextBlock
 from llama_index.core.tools import FunctionTool, ToolMetadata
 from llama_index.llms.openai_like import OpenAILike
@@ -143,17 +143,17 @@ def too_large() -> Any:
 
 @check
 def rate_limited() -> Any:
-    return {"text": chat_model(through("rate_limited")).chat([ASKED]).message.content}
+    return {"text": chat_model(faulty_url("rate_limited")).chat([ASKED]).message.content}
 
 
 @check
 def unavailable() -> Any:
-    return {"text": chat_model(through("unavailable")).chat([ASKED]).message.content}
+    return {"text": chat_model(faulty_url("unavailable")).chat([ASKED]).message.content}
 
 
 @check
 def timed_out() -> Any:
-    return refusal(lambda: chat_model(through("slow"), timeout=0.5, max_retries=0).chat([ASKED]))
+    return refusal(lambda: chat_model(faulty_url("slow"), timeout=0.5, max_retries=0).chat([ASKED]))
 
 
 @check

@@ -2,7 +2,7 @@
 import OpenAI from "openai";
 import { zodResponseFormat, zodTextFormat } from "openai/helpers/zod";
 import { z } from "zod";
-import { dataUrl, main, MODEL, refusal, TASK, through, tooLargeUrl, URL_V1 } from "./harness.mjs";
+import { dataUrl, main, MODEL, refusal, TASK, faultyUrl, tooLargeUrl, URL_V1 } from "./harness.mjs";
 
 const client = new OpenAI({ baseURL: URL_V1, apiKey: "unused", timeout: 120_000 });
 const CHAT = { model: MODEL, temperature: 0, max_tokens: 64 };
@@ -28,7 +28,7 @@ const callsOf = (message) =>
   }));
 const chat = (body, options) => client.chat.completions.create(body, options);
 const broken = () => user({ type: "image_url", image_url: { url: TASK.broken_url } }, text("?"));
-const behind = (fault, options = {}) => new OpenAI({ baseURL: through(fault), apiKey: "unused", ...options });
+const behind = (fault, options = {}) => new OpenAI({ baseURL: faultyUrl(fault), apiKey: "unused", ...options });
 const answerBehind = async (fault) => {
   const reply = await behind(fault).chat.completions.create({ messages: [ASKED], ...CHAT });
   return { text: reply.choices[0].message.content };

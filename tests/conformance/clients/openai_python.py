@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import openai_responses  # noqa: F401 - its checks are part of this script
-from harness import MODEL, TASK, URL, check, main, refusal, through, too_large_url
+from harness import MODEL, TASK, URL, check, faulty_url, main, refusal, too_large_url
 from openai import AsyncOpenAI, OpenAI
 from openai_requests import ASKED, CHAT, CLIENT, TOOLS, Finding, calls_of, picture, text, user
 
@@ -130,25 +130,25 @@ def too_large() -> Any:
 
 @check
 def rate_limited() -> Any:
-    client = OpenAI(base_url=through("rate_limited"), api_key="unused")
+    client = OpenAI(base_url=faulty_url("rate_limited"), api_key="unused")
     return {"text": client.chat.completions.create(messages=[ASKED], **CHAT).choices[0].message.content}
 
 
 @check
 def unavailable() -> Any:
-    client = OpenAI(base_url=through("unavailable"), api_key="unused")
+    client = OpenAI(base_url=faulty_url("unavailable"), api_key="unused")
     return {"text": client.chat.completions.create(messages=[ASKED], **CHAT).choices[0].message.content}
 
 
 @check
 def overloaded() -> Any:
-    client = OpenAI(base_url=through("overloaded"), api_key="unused")
+    client = OpenAI(base_url=faulty_url("overloaded"), api_key="unused")
     return {"text": client.chat.completions.create(messages=[ASKED], **CHAT).choices[0].message.content}
 
 
 @check
 def timed_out() -> Any:
-    client = OpenAI(base_url=through("slow"), api_key="unused", timeout=0.5, max_retries=0)
+    client = OpenAI(base_url=faulty_url("slow"), api_key="unused", timeout=0.5, max_retries=0)
     return refusal(lambda: client.chat.completions.create(messages=[ASKED], **CHAT))
 
 

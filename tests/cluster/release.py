@@ -1,4 +1,4 @@
-"""The chart's RayService made fit for a machine without a GPU and with two cores: the demo model in its place."""
+"""The chart's RayService, fitted to a machine with two cores and no GPU: the demo model in place of the real one."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ ANSWER_S = 60  # http.request_timeout_s here; how long a replica and a pod may t
 def release(profile: str = "", values: Mapping[str, Any] | None = None) -> Object:
     """The RayService of a profile, or of the defaults; its model is the demo model on one thread of a CPU.
 
-    Whatever else the chart says stays: groups, GPUs that replicas ask for, time-outs, environment.
+    Everything else stays as the chart has it: groups, GPUs that replicas ask for, time-outs, environment.
     """
     files = [f"values-{profile}.yaml"] if profile else []
-    rendered = rayservice(render(*files, set=values))
-    config: dict[str, Any] = yaml.safe_load(rendered["spec"]["serveConfigV2"])
+    resource = rayservice(render(*files, set=values))
+    config = serve_config(resource)
     arguments = config["applications"][0]["args"]
     arguments["model"] = {"device": "cpu"}
     arguments.setdefault("engine", {})["threads"] = 1
-    rendered["spec"]["serveConfigV2"] = yaml.safe_dump(config)
-    return rendered
+    resource["spec"]["serveConfigV2"] = yaml.safe_dump(config)
+    return resource
 
 
 def two_equal_pods(replicas: int, values: Mapping[str, Any] | None = None) -> Object:
@@ -43,7 +43,8 @@ def two_equal_pods(replicas: int, values: Mapping[str, Any] | None = None) -> Ob
 
 
 def serve_config(release: Object, **engine: Any) -> dict[str, Any]:
-    """What KubeRay sends to Serve; with these settings of the engine changed."""
+    """What KubeRay sends to Serve, with these settings of the engine changed."""
     config: dict[str, Any] = yaml.safe_load(release["spec"]["serveConfigV2"])
-    config["applications"][0]["args"]["engine"] |= engine
+    if engine:
+        config["applications"][0]["args"]["engine"] |= engine
     return config

@@ -1,11 +1,11 @@
-"""A real HTTP proxy in front of the service that gets in the way once, to see what clients make of it.
+"""An HTTP proxy in front of the service that injects one fault for each client, to see how the client handles it.
 
-`http://gate/FAULT/CLIENT/v1/...` goes to the service as `/v1/...`. The first request of each client is met by:
+`http://proxy/FAULT/CLIENT/v1/...` goes to the service as `/v1/...`. The first request of each client gets:
 
 * `rate_limited`: 429 with `Retry-After: 1`, as a gateway with quotas answers
 * `unavailable`: 503 with the same
-* `overloaded`: the service's own 503: its only slot is taken while the request is handed on
-* `slow`: nothing for a while
+* `overloaded`: the service's own 503: its only slot is taken while the request is forwarded
+* `slow`: no response for a while
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ REFUSALS = {"rate_limited": (429, "rate_limit_exceeded"), "unavailable": (503, "
 
 
 @dataclass(frozen=True)
-class Passed:
-    """A request that came through the gate, when, and the status it got."""
+class Exchange:
+    """A request that the proxy got, when it ended, and its status."""
 
     at_s: float
     status: int
 
 
 @dataclass
-class Gate:
-    """The proxy's address, where it hands requests on to, and all that came through."""
+class FaultProxy:
+    """The proxy's address, the service behind it, and all requests by fault and client."""
 
     service_url: str
     url: str = ""
-    passed: dict[tuple[str, str], list[Passed]] = field(default_factory=lambda: defaultdict(list))
+    exchanges: dict[tuple[str, str], list[Exchange]] = field(default_factory=lambda: defaultdict(list))
     _arrived: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
     _lock: Lock = field(default_factory=Lock)
 
@@ -62,14 +62,14 @@ def occupied(service_url: str) -> Iterator[None]:
     with httpx.stream("POST", f"{service_url}/v1/chat/completions", json=long, timeout=60) as response:
         response.raise_for_status()
         lines = response.iter_lines()
-        next(lines)  # kept: letting go of the iterator closes the connection
+        next(lines)  # kept: the connection closes with the iterator
         yield
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One request at the gate."""
+    """One request to the proxy."""
 
-    gate: Gate
+    proxy: FaultProxy
 
     def do_GET(self) -> None:
         self._handle()
@@ -78,16 +78,16 @@ class Handler(BaseHTTPRequestHandler):
         self._handle()
 
     def log_message(self, format: str, *arguments: object) -> None:
-        """Nothing: what came through is in `Gate.passed`."""
+        """Nothing: requests are in `FaultProxy.exchanges`."""
 
     def _handle(self) -> None:
         _, fault, client, path = self.path.split("/", 3)
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        first = self.gate.is_first(fault, client)
+        first = self.proxy.is_first(fault, client)
         if first and fault == "slow":
             time.sleep(SLOW_S)
-        status = self._refuse(fault) if first and fault in REFUSALS else self._hand_on(path, body, fault, first)
-        self.gate.passed[fault, client].append(Passed(time.monotonic(), status))
+        status = self._refuse(fault) if first and fault in REFUSALS else self._forward(path, body, fault, first)
+        self.proxy.exchanges[fault, client].append(Exchange(time.monotonic(), status))
 
     def _refuse(self, fault: str) -> int:
         status, code = REFUSALS[fault]
@@ -97,8 +97,8 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(json.dumps({"error": error}).encode())
         return status
 
-    def _hand_on(self, path: str, body: bytes, fault: str, first: bool) -> int:
-        service = self.gate.service_url
+    def _forward(self, path: str, body: bytes, fault: str, first: bool) -> int:
+        service = self.proxy.service_url
         headers = {name: self.headers[name] for name in ("Content-Type", "Authorization") if name in self.headers}
         with (
             occupied(service) if first and fault == "overloaded" else nullcontext(),
@@ -124,15 +124,15 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def opened(service_url: str) -> Iterator[Gate]:
-    """A gate in front of this service, on a free port."""
-    gate = Gate(service_url)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("GateHandler", (Handler,), {"gate": gate}))
-    gate.url = f"http://127.0.0.1:{server.server_port}"
+def running(service_url: str) -> Iterator[FaultProxy]:
+    """A proxy in front of this service, on a free port."""
+    proxy = FaultProxy(service_url)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("FaultHandler", (Handler,), {"proxy": proxy}))
+    proxy.url = f"http://127.0.0.1:{server.server_port}"
     thread = Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield gate
+        yield proxy
     finally:
         server.shutdown()
         thread.join()
