@@ -1,12 +1,44 @@
-"""Under CI a test that skips itself has failed: what is meant to run must run."""
+"""Under CI a skipped test fails; under pytest-xdist, tests that start services run in a process of their own."""
 
 from __future__ import annotations
 
+import functools
 import os
+import threading
 from collections.abc import Generator
 from typing import Any
 
 import pytest
+
+from tests.conformance import environments
+
+SERVICES = ("cluster", "conformance")  # these measure time-outs and share ports and cores: one after the other
+NICENESS = 10  # of the other tests beside them
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Two groups for `--dist loadgroup`: services wait much and compute little, the others the other way round."""
+    for item in items:
+        group = "services" if any(item.get_closest_marker(name) for name in SERVICES) else "others"
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """In a worker of xdist, tests that compute leave the cores to the services whenever those need them.
+
+    Environments of other people's clients are installed while the services before them are tested.
+    """
+    (group,) = item.iter_markers("xdist_group")
+    if group.args == ("services",):
+        _install_clients(item.session)
+    elif "PYTEST_XDIST_WORKER" in os.environ and os.nice(0) < NICENESS:
+        os.nice(NICENESS)
+
+
+@functools.cache
+def _install_clients(session: pytest.Session) -> None:
+    if any(item.get_closest_marker("conformance") for item in session.items):
+        threading.Thread(target=environments.install_all, daemon=True).start()
 
 
 def _refuse_skip(report: Any) -> None:

@@ -1,4 +1,4 @@
-"""Environments of other people's clients: made as locked when first needed, then kept."""
+"""Environments of other people's clients: made from their locks when first needed, then kept."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ import platform
 import shutil
 import subprocess
 import sys
+import threading
 import zipfile
+from collections import defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
 LOCKS = Path(__file__).parent / "locks"
 CACHE = ROOT / ".conformance"
 INSTALL_LIMIT_S = 900
+_LOCKS: dict[str, threading.Lock] = defaultdict(threading.Lock)  # of environments that are being made
 PIP = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
 
 
@@ -67,8 +71,23 @@ def vllm_rs() -> Path:
     return _prepared("vllm-rs", [lock], install) / "vllm-rs"
 
 
-def surroundings(**more: str) -> dict[str, str]:
-    """Environment variables for a client: those of this process but for what would lead it elsewhere."""
+def install_all() -> None:
+    """Makes all environments in the order in which tests need them; one that fails is made again by its test."""
+    projects = [path.parent.name for path in sorted(LOCKS.glob("*/package-lock.json"))]
+    tools = ("vllm-rs", "aiperf", "evalscope", "schemathesis")
+    clients = [path.parent.name for path in sorted(LOCKS.glob("*/requirements.lock")) if path.parent.name not in tools]
+    with suppress(RuntimeError):
+        for name in clients:
+            python_environment(name)
+        for name in projects:
+            node_project(name)
+        vllm_rs()
+        for name in tools[1:]:
+            python_environment(name)
+
+
+def client_variables(**more: str) -> dict[str, str]:
+    """Environment variables for a client: those of this process without what would change what it imports or calls."""
     ours = ("PYTHONPATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE", "VIRTUAL_ENV", "OPENAI_API_KEY", "OPENAI_BASE_URL")
     return {**{name: value for name, value in os.environ.items() if name not in ours}, **more}
 
@@ -80,24 +99,25 @@ def _prepared(name: str, locked: list[Path], install: Callable[[Path], None]) ->
         key.update(file.read_bytes())
     folder = CACHE / name / key.hexdigest()[:12]
     ready = folder / ".ready"
-    if not ready.exists():
-        shutil.rmtree(CACHE / name, ignore_errors=True)
-        (CACHE / name).mkdir(parents=True)
-        install(folder)
-        ready.touch()
+    with _LOCKS[name]:
+        if not ready.exists():
+            shutil.rmtree(CACHE / name, ignore_errors=True)
+            (CACHE / name).mkdir(parents=True)
+            install(folder)
+            ready.touch()
     return folder
 
 
 def _run(command: list[str], name: str, folder: Path = ROOT) -> None:
     ended = subprocess.run(
-        command,
+        ["nice", *command],
         cwd=folder,
-        env=surroundings(),
+        env=client_variables(),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         timeout=INSTALL_LIMIT_S,
     )
     if ended.returncode:
-        said = "\n".join((ended.stdout + ended.stderr).splitlines()[-60:])
-        raise RuntimeError(f"could not make the environment '{name}' ({' '.join(command)}):\n{said}")
+        output = "\n".join((ended.stdout + ended.stderr).splitlines()[-60:])
+        raise RuntimeError(f"The environment '{name}' could not be made ({' '.join(command)}):\n{output}")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from serve_app.settings import DEMO_MODEL
-from tests.conformance.environments import python_environment, surroundings, vllm_rs
+from tests.conformance.environments import client_variables, python_environment, vllm_rs
 from tests.conformance.task import MODEL
 
 pytestmark = pytest.mark.conformance
@@ -22,7 +22,7 @@ LIMIT_S = 240
 
 
 def run(command: list[str], folder: Path) -> None:
-    ended = subprocess.run(command, cwd=folder, env=surroundings(), capture_output=True, text=True, timeout=LIMIT_S)
+    ended = subprocess.run(command, cwd=folder, env=client_variables(), capture_output=True, text=True, timeout=LIMIT_S)
     assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-3000:]
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conformance.environments import python_environment, surroundings
+from tests.conformance.environments import client_variables, python_environment
 
 pytestmark = pytest.mark.conformance
 
@@ -28,7 +28,7 @@ def test_every_response_to_schemathesis_follows_the_document(base_url: str, tmp_
             "--max-examples", str(EXAMPLES), "--seed", "7", "--request-timeout", "60", "--workers", "4", "--no-color",
         ],
         cwd=tmp_path,
-        env=surroundings(),
+        env=client_variables(),
         capture_output=True,
         text=True,
         timeout=LIMIT_S,

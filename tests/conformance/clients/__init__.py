@@ -74,7 +74,7 @@ def run(name: str, task: dict[str, Any], folder: Path) -> dict[str, dict[str, An
             text=True,
             timeout=SCRIPT_LIMIT_S,
             cwd=folder,
-            env=environments.surroundings(PYTHONIOENCODING="utf-8", **no_price_list),
+            env=environments.client_variables(PYTHONIOENCODING="utf-8", **no_price_list),
         )
     except subprocess.TimeoutExpired as error:
         raise RuntimeError(f"{name} did not end within {SCRIPT_LIMIT_S} s; its stderr: {error.stderr!r}") from error
