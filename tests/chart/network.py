@@ -58,7 +58,7 @@ class World:
         return same_namespace and selects(policy["spec"].get("podSelector") or {}, pod.labels)
 
     def _is_peer(self, peers: Iterable[Object] | None, pod: Pod, namespace: str) -> bool:
-        """Any of the peers; no list, or an empty one, is everybody."""
+        """Any of the peers; no list, or an empty one, means all."""
         listed = list(peers or ())
         return not listed or any(self._matches(peer, pod, namespace) for peer in listed)
 

@@ -65,7 +65,7 @@ def without_random_passwords(objects: list[Object]) -> list[Object]:
 
 @pytest.mark.parametrize("helm", HELMS)
 @VALUE_SETS
-def test_lint_has_nothing_to_say(files: tuple[Path, ...], helm: str) -> None:
+def test_lint_reports_nothing(files: tuple[Path, ...], helm: str) -> None:
     values = [part for file in files for part in ("--values", str(file))]
     run = subprocess.run([binary(helm), "lint", "--strict", CHART, *values], capture_output=True, text=True, timeout=60)
     assert run.returncode == 0, run.stdout
@@ -178,14 +178,14 @@ def ingress_ports(policy: Object) -> list[Any]:
 
 
 @pytest.mark.parametrize("name", PROFILES)
-def test_the_head_runs_no_replica_and_answers_nobody(name: str) -> None:
+def test_the_head_runs_no_replica_and_serves_no_request(name: str) -> None:
     spec = rayservice(profile(name))["spec"]
     start = spec["rayClusterConfig"]["headGroupSpec"]["rayStartParams"]
     assert (start["num-cpus"], start["num-gpus"]) == ("0", "0")
     assert spec["excludeHeadPodFromServeSvc"] is True
 
 
-def test_kuberay_s_own_probes_are_left_to_it() -> None:
+def test_kuberay_s_own_probes_are_not_overridden() -> None:
     for pod in (head(render()), *workers(render())):
         assert not {"readinessProbe", "livenessProbe", "startupProbe"} & set(pod["containers"][0])
 
@@ -220,7 +220,7 @@ def test_without_the_autoscaler_pods_are_restarted_and_their_number_is_fixed() -
     assert "autoscalerOptions" not in cluster(objects)
 
 
-def test_ray_s_ports_ask_for_a_token_unless_told_otherwise() -> None:
+def test_ray_s_ports_require_a_token_by_default() -> None:
     assert cluster(render())["authOptions"] == {"mode": "token"}
     off = render("ci/everything-off-values.yaml")
     assert "authOptions" not in cluster(off)
@@ -261,7 +261,7 @@ def test_upgrades_are_done_in_three_ways() -> None:
     }
 
 
-def test_kuberay_gives_up_only_where_told_to() -> None:
+def test_kuberay_has_a_deadline_only_where_it_is_set() -> None:
     assert "annotations" not in rayservice(render())["metadata"]
     annotations = rayservice(render("ci/incremental-upgrade-values.yaml"))["metadata"]["annotations"]
     assert annotations == {"ray.io/initializing-timeout": "90m"}

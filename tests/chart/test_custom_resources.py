@@ -142,7 +142,7 @@ def test_a_null_is_as_good_as_nothing():
     assert crd.problems(changed(sample(), GPU.removesuffix("/0"), [None]))
 
 
-def test_defaults_come_before_required_fields_are_asked_for():
+def test_defaults_are_filled_in_before_required_fields_are_checked():
     bare = without(without(without(sample(), f"{GPU}/minReplicas"), f"{GPU}/maxReplicas"), f"{GPU}/replicas")
     assert crd.problems(bare) == []
     group = crd.defaulted(bare, crd.definitions()["ray.io/v1", "RayService"])["spec"]["rayClusterConfig"]
@@ -189,7 +189,7 @@ def test_defaults_come_before_required_fields_are_asked_for():
         ),
     ],
 )
-def test_a_broken_rule_is_told_with_its_place_and_message(resource: Object, place: str, value: Any, said: str):
+def test_a_broken_rule_is_reported_with_its_place_and_message(resource: Object, place: str, value: Any, said: str):
     assert crd.problems(changed(resource, place, value)) == [said]
 
 
@@ -201,7 +201,7 @@ def test_a_field_that_may_not_change_is_refused_on_an_update_only():
     assert crd.problems(before, old=sample()) == []  # it was not there: nothing changed
 
 
-def test_items_with_keys_are_told_apart_on_an_update():
+def test_items_with_keys_are_matched_by_key_on_an_update():
     item = {"type": "object", "properties": {"size": {"x-kubernetes-validations": [{"rule": "self >= oldSelf"}]}}}
     rules = rules_of({"items": item, "x-kubernetes-list-map-keys": ["name"]})
     old = [{"name": "a", "size": 5}, {"name": "b", "size": 1}]
@@ -246,7 +246,7 @@ def test_every_format_of_a_definition_is_checked(schema: Object):
     assert formats(schema) <= set(crd.FORMATS.checkers)
 
 
-def test_a_compact_definition_keeps_all_but_words():
+def test_a_compact_definition_keeps_everything_but_descriptions():
     schema = {
         "description": "gone",
         "type": "object",

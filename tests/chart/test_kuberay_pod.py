@@ -49,7 +49,7 @@ def test_the_sample_worker_is_started_as_the_operator_does():
     )
 
 
-def test_resources_of_a_group_are_told_to_ray():
+def test_resources_of_a_group_are_passed_to_ray():
     gpu = "spec/rayClusterConfig/workerGroupSpecs/0"
     group = changed(changed(sample(), f"{gpu}/rayStartParams", {}), f"{gpu}/resources", {"CPU": "1500m", "a": "1k"})
     command = start_command(worker_pod(group, "gpu"))
@@ -57,7 +57,7 @@ def test_resources_of_a_group_are_told_to_ray():
     assert """--resources='{"a":1000}' """ in command
 
 
-def test_a_flag_is_said_or_left_out_except_the_few_that_take_a_boolean():
+def test_a_flag_is_present_or_absent_except_the_few_that_take_a_boolean():
     head = "spec/rayClusterConfig/headGroupSpec/rayStartParams"
     command = start_command(
         head_pod(changed(sample(), head, {"disable-usage-stats": "False", "include-dashboard": "false"}))

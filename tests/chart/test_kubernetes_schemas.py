@@ -63,7 +63,7 @@ def test_every_pod_template_is_valid_on_this_kubernetes(files: tuple[Path, ...],
 
 
 @VALUE_SETS
-def test_no_object_breaks_a_rule_that_no_schema_says(files: tuple[Path, ...]):
+def test_no_object_breaks_a_rule_beyond_the_schemas(files: tuple[Path, ...]):
     for resource in render(*files):
         assert core.unsaid_problems(resource) == [], name_of(resource)
 
@@ -162,12 +162,12 @@ def test_a_typo_in_a_template_of_a_rayservice_is_refused(release: str):
     )
 
 
-def test_a_name_too_long_for_its_kind_is_told():
+def test_a_name_too_long_for_its_kind_is_reported():
     long = {"kind": "StatefulSet", "metadata": {"name": "a" * 53}}
     assert core.unsaid_problems(long) == [f"metadata.name {'a' * 53!r} is too long"]
 
 
-def test_an_unknown_kind_is_told():
+def test_an_unknown_kind_is_reported():
     with pytest.raises(KeyError, match=r"1\.29 has no policy/v1beta1 PodDisruptionBudget"):
         core.schema_problems({"apiVersion": "policy/v1beta1", "kind": "PodDisruptionBudget"}, "1.29")
 
@@ -205,5 +205,5 @@ def test_an_unknown_kind_is_told():
         ("spec/initContainers", [{"name": "only"}], "two containers have one name"),
     ],
 )
-def test_what_no_schema_says_is_told(place: str, value: Any, said: str):
+def test_what_no_schema_has_is_reported(place: str, value: Any, said: str):
     assert [each.removeprefix("Pod/one: ") for each in core.unsaid_problems(changed(POD, place, value))][:1] == [said]

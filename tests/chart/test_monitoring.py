@@ -72,7 +72,7 @@ def check_names(expression: str) -> None:
     assert not unknown, f"no metric of {expression} has a label {unknown}"
 
 
-def test_the_check_of_names_notices_a_metric_and_a_label_that_nobody_has() -> None:
+def test_the_check_of_names_reports_a_metric_and_a_label_that_do_not_exist() -> None:
     for broken in ("sum(ray_glm_request_total)", 'ray_glm_slots{stage="x"}', "sum by (route) (ray_glm_slots)"):
         with pytest.raises(AssertionError):
             check_names(broken)
@@ -95,7 +95,7 @@ def test_no_panel_trusts_a_histograms_sum(expression: str) -> None:
     assert ("histogram_quantile" in expression) == ("_bucket" in expression)
 
 
-def test_counters_are_asked_for_their_rate_or_since_their_start() -> None:
+def test_counters_are_queried_for_their_rate_or_since_their_start() -> None:
     rare = {"ray_glm_out_of_memory_total", "ray_serve_health_check_failures_total"}  # a rate hides the first
     gauges = {"ray_node_mem_total"}
     for _, panel, query in panel_queries():
@@ -200,7 +200,7 @@ def test_each_board_is_a_configmap_that_grafanas_sidecar_finds() -> None:
     assert all(len(json.dumps(each)) < 2**20 for each in maps)
 
 
-def test_nothing_of_it_is_there_unless_asked_for() -> None:
+def test_nothing_of_it_is_rendered_by_default() -> None:
     kinds = {each["kind"] for each in render(set=dict.fromkeys(ON, False))}
     assert not kinds & {"PodMonitor", "PrometheusRule"}
     assert not any("grafana_dashboard" in each["metadata"].get("labels", {}) for each in render())

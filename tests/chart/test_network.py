@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.chart.neighbourhood import of_release, world_of
 from tests.chart.network import Pod
+from tests.chart.network_peers import cluster_network, release_pods
 from tests.chart.render import PROFILES, Object, every_value_set, of_kind, profile, render
 
 pytestmark = pytest.mark.chart
@@ -49,8 +49,8 @@ PASS: list[Flow] = [
 DENY: list[Flow] = [
     ("client", "head", (*RAY, *METRICS, 8000)),
     ("client", "workers", (*RAY, 8080, 9101)),
-    ("stranger", "head", (*RAY, *METRICS, 8000)),
-    ("stranger", "workers", (*RAY, 8080, 9101)),
+    ("other pod", "head", (*RAY, *METRICS, 8000)),
+    ("other pod", "workers", (*RAY, 8080, 9101)),
     ("a page", "head", (*RAY, *METRICS, 8000)),
     ("a page", "workers", (*RAY, 8000, 8080)),
     ("ingress", "head", (*RAY, 8000)),
@@ -60,7 +60,7 @@ DENY: list[Flow] = [
     ("operator", "workers", RAY),
     ("test", "head", RAY),
     ("client", "redis", (6379,)),
-    ("stranger", "redis", (6379,)),
+    ("other pod", "redis", (6379,)),
     ("workers", "redis", (6379,)),
     ("test", "redis", (6379,)),
     ("prometheus", "redis", (6379,)),
@@ -74,18 +74,18 @@ DENY: list[Flow] = [
     ("workers", "API server", (443, 6443)),
     ("workers", "a page", (22, 25, 8000)),
     ("workers", "client", (443, 80, 8000)),
-    ("workers", "stranger", (443, 80, 8000)),
+    ("workers", "other pod", (443, 80, 8000)),
     ("workers", "dns", (443, 8000)),
     ("client", "test", (80, 8000)),
 ]
 
 
-def ends(name: str, everybody: dict[str, Pod], objects: list[Object]) -> Iterator[Pod]:
+def ends(name: str, pods: dict[str, Pod], objects: list[Object]) -> Iterator[Pod]:
     """The pods that a name of the tables means; none where this release has no such pod."""
     if name not in {"workers", "readers"}:
-        yield from [everybody[name]] if name in everybody else []
+        yield from [pods[name]] if name in pods else []
         return
-    for pod in everybody.values():
+    for pod in pods.values():
         if pod.labels.get("app.kubernetes.io/component") == "worker" and (name == "workers" or reads(pod, objects)):
             yield pod
 
@@ -101,12 +101,12 @@ def reads(pod: Pod, objects: list[Object]) -> bool:
 
 def outcomes(objects: list[Object], flows: list[Flow], blocks_cover_pods: bool) -> dict[str, bool]:
     """Whether each flow of a table passes."""
-    world, everybody = world_of(objects, blocks_cover_pods=blocks_cover_pods)
+    world, pods = cluster_network(objects, blocks_cover_pods=blocks_cover_pods)
     return {
         f"{source.name} -> {target.name}:{port}": world.passes(source, target, port)
         for one, other, ports in flows
-        for source in ends(one, everybody, objects)
-        for target in ends(other, everybody, objects)
+        for source in ends(one, pods, objects)
+        for target in ends(other, pods, objects)
         for port in ports
     }
 
@@ -129,7 +129,7 @@ def test_what_must_not_pass_does_not(files: tuple[Path, ...], blocks_cover_pods:
     assert [flow for flow, passes in found.items() if passes] == []
 
 
-def test_no_row_of_the_tables_is_about_nobody():
+def test_every_row_of_the_tables_names_existing_pods():
     objects = profile("cluster")
     assert all(outcomes(objects, [flow], True) for flow in (*PASS, *DENY))
 
@@ -140,25 +140,25 @@ def test_every_flow_that_is_denied_would_pass_without_policies():
 
 
 @pytest.mark.parametrize("protocol", ["UDP", "TCP"])
-def test_names_are_asked_for_over_both_protocols(protocol: str):
-    world, everybody = world_of(profile("cluster"), blocks_cover_pods=True)
+def test_dns_is_reached_over_both_protocols(protocol: str):
+    world, pods = cluster_network(profile("cluster"), blocks_cover_pods=True)
     for name in ("head", "worker gpu", "test"):
-        assert world.passes(everybody[name], everybody["dns"], 53, protocol)
+        assert world.passes(pods[name], pods["dns"], 53, protocol)
 
 
 @pytest.mark.parametrize("name", PROFILES)
 def test_every_pod_of_a_release_is_closed_in_both_directions(name: str):
     objects = profile(name)
-    world, _ = world_of(objects, blocks_cover_pods=True)
+    world, _ = cluster_network(objects, blocks_cover_pods=True)
     outside = Pod("unheard of", "198.51.100.9")
-    for pod in of_release(objects).values():
+    for pod in release_pods(objects).values():
         assert not world.passes(outside, pod, 1)
         assert not world.passes(pod, outside, 1)
 
 
 def passes(values: dict[str, Any], source: str, target: str, port: int) -> bool:
-    world, everybody = world_of(render("values-cluster.yaml", set=values), blocks_cover_pods=False)
-    return world.passes(everybody[source], everybody[target], port)
+    world, pods = cluster_network(render("values-cluster.yaml", set=values), blocks_cover_pods=False)
+    return world.passes(pods[source], pods[target], port)
 
 
 def test_an_empty_egress_list_leaves_workers_nothing_outside():
@@ -176,7 +176,7 @@ def test_only_the_named_clients_may_ask():
     }
     assert passes(only_nginx, "ingress", "worker cpu", 8000)
     assert not passes(only_nginx, "client", "worker cpu", 8000)
-    assert not passes(only_nginx, "stranger", "worker cpu", 8000)
+    assert not passes(only_nginx, "other pod", "worker cpu", 8000)
     assert passes(only_nginx, "test", "worker cpu", 8000)
 
 
@@ -195,8 +195,8 @@ def test_the_autoscaler_reaches_the_api_server_and_only_it_where_that_is_named()
 
 
 def test_a_head_without_an_autoscaler_reaches_no_api_server():
-    world, everybody = world_of(profile("single-24g"), blocks_cover_pods=True)
-    assert not world.passes(everybody["head"], everybody["API server"], 443)
+    world, pods = cluster_network(profile("single-24g"), blocks_cover_pods=True)
+    assert not world.passes(pods["head"], pods["API server"], 443)
 
 
 def test_another_namespace_of_the_operator_is_the_one_that_may_configure():
@@ -204,7 +204,7 @@ def test_another_namespace_of_the_operator_is_the_one_that_may_configure():
     assert not passes(moved, "operator", "head", 8265)
 
 
-def test_without_monitors_nobody_reads_the_metrics():
+def test_without_monitors_no_pod_reaches_the_metrics():
     assert not passes({"networkPolicy.monitors": []}, "prometheus", "head", 8080)
 
 

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.chart
 NAMESPACES = {"glm": {"team": "vision"}, "other": {"team": "other"}}
 WORKER = Pod("worker", "10.0.0.1", "glm", {"app": "worker"}, {"http": 8000})
 CLIENT = Pod("client", "10.0.0.2", "glm", {"app": "client"})
-STRANGER = Pod("stranger", "10.0.1.1", "other", {"app": "client"})
+OTHER_POD = Pod("other pod", "10.0.1.1", "other", {"app": "client"})
 OUTSIDE = Pod("outside", "203.0.113.7")
 TO_ALL: Object = {"podSelector": {}}
 
@@ -32,7 +32,7 @@ def world(*policies: Object, blocks_cover_pods: bool = True) -> World:
 
 def test_a_pod_that_no_policy_selects_is_open():
     elsewhere = policy(policyTypes=["Ingress", "Egress"], podSelector={"matchLabels": {"app": "nobody"}})
-    assert world(elsewhere).passes(STRANGER, WORKER, 8000)
+    assert world(elsewhere).passes(OTHER_POD, WORKER, 8000)
     assert world().passes(WORKER, OUTSIDE, 443)
 
 
@@ -44,10 +44,10 @@ def test_a_policy_without_rules_denies_in_its_direction_only():
 
 
 def test_a_policy_is_about_its_own_namespace():
-    assert world(policy(policyTypes=["Ingress"])).passes(CLIENT, STRANGER, 80)
+    assert world(policy(policyTypes=["Ingress"])).passes(CLIENT, OTHER_POD, 80)
 
 
-def test_unsaid_types_are_ingress_and_egress_where_there_are_such_rules():
+def test_default_policy_types_are_ingress_and_egress_where_there_are_egress_rules():
     assert types_of(policy()) == {"Ingress"}
     assert types_of(policy(ingress=[])) == {"Ingress"}
     assert types_of(policy(egress=[{}])) == {"Ingress", "Egress"}
@@ -64,8 +64,8 @@ def test_both_sides_have_to_agree():
 def test_policies_add_up():
     one = policy(ingress=[{"from": [{"podSelector": {"matchLabels": {"app": "client"}}}]}])
     other = policy(ingress=[{"from": [{"namespaceSelector": {"matchLabels": {"team": "other"}}}]}])
-    assert not world(one).passes(STRANGER, WORKER, 8000)
-    assert world(one, other).passes(STRANGER, WORKER, 8000)
+    assert not world(one).passes(OTHER_POD, WORKER, 8000)
+    assert world(one, other).passes(OTHER_POD, WORKER, 8000)
 
 
 def test_an_empty_rule_lets_everything_in():
@@ -76,24 +76,24 @@ def test_an_empty_rule_lets_everything_in():
 def test_a_pod_selector_alone_is_about_pods_of_the_same_namespace():
     clients = policy(ingress=[{"from": [{"podSelector": {"matchLabels": {"app": "client"}}}]}])
     assert world(clients).passes(CLIENT, WORKER, 8000)
-    assert not world(clients).passes(STRANGER, WORKER, 8000)
+    assert not world(clients).passes(OTHER_POD, WORKER, 8000)
 
 
 def test_two_selectors_in_one_peer_have_to_hold_both():
     peer = {"namespaceSelector": {"matchLabels": {"team": "other"}}, "podSelector": {"matchLabels": {"app": "client"}}}
     both = world(policy(ingress=[{"from": [peer]}]))
-    assert both.passes(STRANGER, WORKER, 8000)
+    assert both.passes(OTHER_POD, WORKER, 8000)
     assert not both.passes(CLIENT, WORKER, 8000)
     assert not both.passes(Pod("x", "10.0.1.2", "other"), WORKER, 8000)
 
 
 def test_an_empty_namespace_selector_is_every_namespace_and_nothing_outside():
-    everybody = world(policy(ingress=[{"from": [{"namespaceSelector": {}}]}]))
-    assert everybody.passes(STRANGER, WORKER, 8000)
-    assert not everybody.passes(OUTSIDE, WORKER, 8000)
+    every_pod = world(policy(ingress=[{"from": [{"namespaceSelector": {}}]}]))
+    assert every_pod.passes(OTHER_POD, WORKER, 8000)
+    assert not every_pod.passes(OUTSIDE, WORKER, 8000)
 
 
-def test_a_port_is_of_tcp_unless_said_and_of_every_number_where_it_has_none():
+def test_a_port_is_tcp_by_default_and_every_number_where_it_has_none():
     one = world(policy(ingress=[{"ports": [{"port": 8000}]}]))
     assert one.passes(CLIENT, WORKER, 8000)
     assert not one.passes(CLIENT, WORKER, 8000, "UDP")
@@ -133,8 +133,8 @@ def test_exceptions_win_over_their_block(address: str):
 
 def test_whether_a_block_covers_pods_is_the_plugins_choice():
     anywhere = policy(policyTypes=["Egress"], egress=[{"to": [{"ipBlock": {"cidr": "0.0.0.0/0"}}]}])
-    assert world(anywhere).passes(WORKER, STRANGER, 80)
-    assert not world(anywhere, blocks_cover_pods=False).passes(WORKER, STRANGER, 80)
+    assert world(anywhere).passes(WORKER, OTHER_POD, 80)
+    assert not world(anywhere, blocks_cover_pods=False).passes(WORKER, OTHER_POD, 80)
     assert world(anywhere, blocks_cover_pods=False).passes(WORKER, OUTSIDE, 80)
 
 

@@ -50,7 +50,7 @@ def test_the_bundled_redis_keeps_its_state_on_a_volume_or_nowhere() -> None:
     assert lost["spec"]["template"]["spec"]["volumes"] == [{"name": "data", "emptyDir": {}}]
 
 
-def test_a_password_of_one_s_own_is_used_and_none_is_made() -> None:
+def test_a_user_s_password_is_used_and_none_is_generated() -> None:
     values = {"faultTolerance.enabled": True, "faultTolerance.passwordSecret": {"name": "mine", "key": "word"}}
     objects = render(set=values)
     assert not of_kind(objects, "Secret")
@@ -157,7 +157,7 @@ def test_two_installs_have_two_passwords() -> None:
     assert one != other
 
 
-def test_the_bundled_redis_starts_asks_for_its_password_and_stops_when_told(tmp_path: Path) -> None:
+def test_the_bundled_redis_starts_requires_its_password_and_stops_on_sigterm(tmp_path: Path) -> None:
     """The container's own command and probe, with /data and the port moved."""
     (redis,) = of_kind(render("ci/redis-bundled-values.yaml"), "StatefulSet")
     (container,) = redis["spec"]["template"]["spec"]["containers"]

@@ -77,7 +77,7 @@ OUT_OF_BOUNDS = [
 
 @pytest.mark.parametrize("helm", HELMS)
 @pytest.mark.parametrize(("values", "sentence"), COMBINATIONS)
-def test_a_combination_that_can_t_work_is_told_in_one_sentence(
+def test_a_combination_that_can_t_work_is_refused_in_one_sentence(
     values: dict[str, Any], sentence: str, helm: str
 ) -> None:
     assert sentence in refusal(helm=helm, set=values)
@@ -85,7 +85,7 @@ def test_a_combination_that_can_t_work_is_told_in_one_sentence(
 
 @pytest.mark.parametrize("helm", HELMS)
 @pytest.mark.parametrize(("values", "place"), OUT_OF_BOUNDS)
-def test_a_value_out_of_bounds_is_told_by_its_place(values: dict[str, Any], place: str, helm: str) -> None:
+def test_a_value_out_of_bounds_is_refused_with_its_place(values: dict[str, Any], place: str, helm: str) -> None:
     said = refusal(helm=helm, set=values)
     assert "don't meet the specifications" in said
     assert place in said.replace(".", "/")  # helm 3 writes workers.cpu, helm 4 /workers/cpu

@@ -121,7 +121,7 @@ def test_no_rule_is_left_without_something_that_breaks_it():
     assert {rule.__name__ for rule in rules.OBJECT_RULES} == {rule.__name__ for rule, _ in OBJECTS}
 
 
-def test_a_pod_that_says_nothing_of_tokens_mounts_one():
+def test_a_pod_mounts_a_token_by_default():
     assert list(rules.has_a_token_only_for_the_autoscaler(without(POD, "spec/automountServiceAccountToken")))
 
 

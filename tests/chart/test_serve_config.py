@@ -100,7 +100,7 @@ def test_the_log_is_the_one_of_glm_serve_up(level: str) -> None:
     assert config["logging_config"] == serve_logging(LogSettings(level=level))
 
 
-def test_settings_go_to_the_builder_as_they_are_said_and_no_default_with_them() -> None:
+def test_settings_go_to_the_builder_unchanged_and_without_defaults() -> None:
     objects = render(set={"settings.engine.max_slots": 4, "settings.http.max_body_bytes": 16_777_216})
     assert application(objects)["args"] == {
         "engine": {"max_slots": 4},
@@ -116,7 +116,7 @@ def test_an_engine_without_a_gpu_runs_on_the_cpus_that_it_has() -> None:
     assert args["engine"]["threads"] == math.ceil(cpus)
 
 
-def test_the_number_of_threads_can_still_be_said() -> None:
+def test_the_number_of_threads_can_still_be_set() -> None:
     objects = render("values-cpu-demo.yaml", set={"settings.engine.threads": 3})
     assert application(objects)["args"]["engine"] == {"threads": 3}
 
@@ -181,7 +181,7 @@ def test_a_rolling_update_starts_the_new_replica_first_where_that_takes_no_gpu()
     assert surge == {"ingress": True, "preprocess": True, "engine": False}
 
 
-def test_the_door_listens_on_every_address_at_the_port_that_is_set() -> None:
+def test_the_proxy_listens_on_every_address_at_the_port_that_is_set() -> None:
     config = serve_config(render(set={"settings.http.port": 9000}))
     assert config["http_options"]["host"] == "0.0.0.0"
     assert config["http_options"]["port"] == 9000

@@ -152,7 +152,7 @@ def test_a_model_can_be_fetched_before_the_worker_starts() -> None:
         assert volume["emptyDir"] == {"sizeLimit": "40Gi"}
 
 
-def test_a_claim_of_one_s_own_wins() -> None:
+def test_a_user_s_claim_wins() -> None:
     values = {"modelStorage.create": True, "modelStorage.existingClaim": "mine"}
     objects = render(set=values)
     assert not of_kind(objects, "PersistentVolumeClaim")

@@ -1,4 +1,4 @@
-"""A cluster around a release: its own pods, those that have business with it, and strangers."""
+"""The pods around a release: its own, those that it works with, and others that it must not reach or serve."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from tests.chart.kuberay_pod import groups, head_pod, worker_pod
 from tests.chart.network import Pod, World
 from tests.chart.render import NAMESPACE, Object, of_kind, rayservice
 
-# Labels as the neighbours' own charts give them (kuberay-operator 1.7.0, kube-prometheus-stack, CoreDNS, ingress-nginx)
+# Labels as the peers' own charts give them (kuberay-operator 1.7.0, kube-prometheus-stack, CoreDNS, ingress-nginx)
 NAMESPACES = {
     name: {"kubernetes.io/metadata.name": name}
     for name in (NAMESPACE, "kuberay-system", "monitoring", "kube-system", "ingress-nginx", "shop")
 }
-NEIGHBOURS = (
+PEERS = (
     Pod(
         "operator",
         "10.1.0.1",
@@ -25,12 +25,12 @@ NEIGHBOURS = (
     Pod("dns", "10.1.0.3", "kube-system", {"k8s-app": "kube-dns"}),
     Pod("ingress", "10.1.0.4", "ingress-nginx", {"app.kubernetes.io/component": "controller"}),
     Pod("client", "10.1.0.5", "shop", {"app": "shop"}),
-    Pod("stranger", "10.1.0.6", NAMESPACE, {"app": "somebody-else"}),
+    Pod("other pod", "10.1.0.6", NAMESPACE, {"app": "somebody-else"}),
     Pod("a page", "203.0.113.7"),
     Pod("a host of the company", "10.200.0.9"),
     Pod("API server", "10.96.0.1"),
     Pod("DNS cache of the node", "169.254.20.10"),
-    # Where clouds hand a machine its credentials, and what else a stranger's picture must not be fetched from.
+    # Where clouds hand a machine its credentials, and other addresses from which no picture may be fetched.
     Pod("metadata of AWS, Azure, Google", "169.254.169.254"),
     Pod("metadata of Alibaba Cloud", "100.100.100.200"),
     Pod("metadata of Oracle Cloud", "192.0.0.192"),
@@ -38,7 +38,7 @@ NEIGHBOURS = (
 )
 
 
-def of_release(objects: list[Object]) -> dict[str, Pod]:
+def release_pods(objects: list[Object]) -> dict[str, Pod]:
     """The pods of a release by a short name: `head`, `worker NAME`, `clean-up`, `redis`, `test`."""
     resource = rayservice(objects)
     head = head_pod(resource)
@@ -59,10 +59,10 @@ def _pod(name: str, address: str, template: Object) -> Pod:
     return Pod(name, address, NAMESPACE, labels, {port["name"]: port["containerPort"] for port in named})
 
 
-def world_of(objects: list[Object], *, blocks_cover_pods: bool) -> tuple[World, dict[str, Pod]]:
-    """The policies of a release in their cluster, and everybody in it by name."""
+def cluster_network(objects: list[Object], *, blocks_cover_pods: bool) -> tuple[World, dict[str, Pod]]:
+    """The policies of a release in their cluster, and all pods in it by name."""
     policies = tuple(
         {**each, "metadata": {"namespace": NAMESPACE, **each["metadata"]}} for each in of_kind(objects, "NetworkPolicy")
     )
-    everybody = of_release(objects) | {pod.name: pod for pod in NEIGHBOURS}
-    return World(NAMESPACES, policies, blocks_cover_pods), everybody
+    pods = release_pods(objects) | {pod.name: pod for pod in PEERS}
+    return World(NAMESPACES, policies, blocks_cover_pods), pods

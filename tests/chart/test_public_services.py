@@ -1,4 +1,4 @@
-"""The ways in from outside the cluster: what proxies before the service are told of bodies, time-outs and streams."""
+"""Ingress and HTTPRoute: how proxies before the service are configured for bodies, time-outs and streams."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ def route(objects: list[Object]) -> Any:
     return only["spec"]
 
 
-def test_no_door_is_open_unless_asked_for() -> None:
+def test_there_is_no_ingress_and_no_route_by_default() -> None:
     assert not of_kind(render(), "Ingress")
     assert not of_kind(render(), "HTTPRoute")
 
 
 def test_nginx_lets_the_largest_body_through_and_waits_for_the_longest_answer() -> None:
     values = {"ingress.enabled": True, "settings.http": {"max_body_bytes": 1_000_000, "request_timeout_s": 42.5}}
-    told = nginx(render(set=values))
-    assert told["proxy-body-size"] == "1000000"
-    assert int(told["proxy-read-timeout"]) > 42.5
-    assert int(told["proxy-send-timeout"]) > 42.5
+    annotations = nginx(render(set=values))
+    assert annotations["proxy-body-size"] == "1000000"
+    assert int(annotations["proxy-read-timeout"]) > 42.5
+    assert int(annotations["proxy-send-timeout"]) > 42.5
 
 
-def test_nginx_passes_streams_on_as_they_come_and_takes_uploads_in_whole() -> None:
-    told = nginx(render(set={"ingress.enabled": True}))
-    assert told["proxy-buffering"] == "off"
-    assert told["proxy-request-buffering"] == "on"
+def test_nginx_buffers_uploads_and_does_not_buffer_streams() -> None:
+    annotations = nginx(render(set={"ingress.enabled": True}))
+    assert annotations["proxy-buffering"] == "off"
+    assert annotations["proxy-request-buffering"] == "on"
 
 
-def test_nginx_limits_an_address_only_where_told_to() -> None:
+def test_nginx_limits_an_address_only_where_it_is_set() -> None:
     assert not [name for name in nginx(render(set={"ingress.enabled": True})) if name.startswith("limit-")]
     limits = {k: v for k, v in nginx(render("ci/nginx-limits-values.yaml")).items() if k.startswith("limit-")}
     assert limits == {"limit-rps": "10", "limit-burst-multiplier": "3", "limit-connections": "20"}
@@ -59,7 +59,7 @@ def test_every_annotation_is_text() -> None:
     assert all(isinstance(value, str) for value in annotations.values())
 
 
-def test_an_annotation_of_one_s_own_wins() -> None:
+def test_a_user_s_annotation_wins() -> None:
     assert nginx(render("ci/nginx-limits-values.yaml"))["proxy-request-buffering"] == "off"
 
 
@@ -82,7 +82,7 @@ def test_the_ingress_points_at_kuberay_s_service() -> None:
     assert path["backend"]["service"] == {"name": "glm-glm-vision-serve-serve-svc", "port": {"number": 8000}}
 
 
-def test_an_ingress_without_a_host_takes_every_name() -> None:
+def test_an_ingress_without_a_host_accepts_every_name() -> None:
     (rule,) = ingress(render(set={"ingress.enabled": True}))["spec"]["rules"]
     assert "host" not in rule
 
