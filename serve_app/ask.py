@@ -1,4 +1,4 @@
-"""A question to a running service from the terminal, over its OpenAI-compatible API."""
+"""`glm-serve ask`: asks a running service over its OpenAI-compatible API and streams the answer."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from typing import Any, TextIO
 import httpx
 
 CONNECT_TIMEOUT_S = 5.0
-SILENCE_TIMEOUT_S = 600.0  # between two pieces of an answer; the service's own deadline is shorter
+READ_TIMEOUT_S = 600.0  # between two pieces of an answer; the service's own deadline is shorter
 
 
 class AskFailed(Exception):
-    """No answer; the message is for the person at the terminal."""
+    """There is no answer; the message is for the user at the terminal."""
 
 
 def ask(
@@ -31,7 +31,7 @@ def ask(
     answer: TextIO | None = None,
     progress: TextIO | None = None,
 ) -> None:
-    """Write the answer as it arrives; how long things took goes to `progress`."""
+    """Stream the answer to `answer` (default: standard output) and timings to `progress`. Raises AskFailed."""
     answer = answer or sys.stdout
     parts = [{"type": "image_url", "image_url": {"url": _picture_url(picture, progress)}} for picture in pictures]
     body: dict[str, Any] = {
@@ -60,27 +60,27 @@ def ask(
         answer.write("\n")
     answer.flush()
     if progress and first_text:
-        _tell_timings(progress, first_text - asked, time.perf_counter() - first_text, usage)
+        _print_timings(progress, first_text - asked, time.perf_counter() - first_text, usage)
 
 
 def _picture_url(picture: str, progress: TextIO | None) -> str:
-    """An address as it is; a file as a data URL."""
+    """A URL unchanged; a file as a data URL."""
     if picture.startswith(("http://", "https://", "data:")):
         return picture
     file = Path(picture)
     try:
         content = file.read_bytes()
     except OSError as error:
-        raise AskFailed(f"can't read the picture {picture}: {error.strerror}") from error
+        raise AskFailed(f"Can't read the picture {picture}: {error.strerror}.") from error
     if progress:
         print(f"reading {file.name}: {len(content) / 1000:,.0f} KB", file=progress, flush=True)
-    # The service looks at the bytes and not at this name; the format asks for one.
+    # A data URL needs a media type; the service does not use it.
     kind = mimetypes.guess_type(file.name)[0] or "image/png"
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def _chunks(url: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    timeout = httpx.Timeout(SILENCE_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
+    timeout = httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
     try:
         with (
             httpx.Client(timeout=timeout) as client,
@@ -98,27 +98,27 @@ def _chunks(url: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
                     raise AskFailed(chunk["error"]["message"])
                 yield chunk
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-        raise AskFailed(f"no service at {url}; start one with `glm-serve up`") from error
+        raise AskFailed(f"No service answers at {url}. Start one with `glm-serve up`.") from error
     except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-        raise AskFailed(f"{url!r} is not the address of a service: {error}") from error
+        raise AskFailed(f"{url!r} is not the URL of a service: {error}") from error
     except httpx.HTTPError as error:
-        raise AskFailed(f"the connection to {url} broke: {error or type(error).__name__}") from error
+        raise AskFailed(f"The connection to {url} failed: {error or type(error).__name__}") from error
 
 
 def _refusal(response: httpx.Response) -> str:
-    """The service's own sentence, or what a stranger at this address said."""
+    """The service's error message, or the status if the server is not this service."""
     try:
         message: str = response.json()["error"]["message"]
         return message
     except (ValueError, KeyError, TypeError):
-        return f"{response.url} answered {response.status_code} {response.reason_phrase}; is it a glm-serve?"
+        return f"{response.url} answered {response.status_code} {response.reason_phrase}; is it a glm-serve service?"
 
 
-def _tell_timings(progress: TextIO, first_text_s: float, rest_s: float, usage: dict[str, Any]) -> None:
-    words = [f"first token after {first_text_s:.2f} s"]
+def _print_timings(progress: TextIO, first_text_s: float, rest_s: float, usage: dict[str, Any]) -> None:
+    parts = [f"first token after {first_text_s:.2f} s"]
     tokens = usage.get("completion_tokens", 0)
     if tokens > 1 and rest_s > 0:
-        words.append(f"then {(tokens - 1) / rest_s:.0f} tokens/s")
+        parts.append(f"then {(tokens - 1) / rest_s:.0f} tokens/s")
     if usage:
-        words.append(f"{usage['prompt_tokens']} tokens in, {tokens} out")
-    print("; ".join(words), file=progress, flush=True)
+        parts.append(f"{usage['prompt_tokens']} tokens in, {tokens} out")
+    print("; ".join(parts), file=progress, flush=True)

@@ -1,4 +1,4 @@
-"""The `glm-serve` command: `up` starts the service, `doctor` and `plan` look ahead, `ask` asks it."""
+"""The `glm-serve` command: arguments of up, ask, doctor, plan and drain."""
 
 from __future__ import annotations
 
@@ -17,82 +17,85 @@ from serve_app import __version__
 if TYPE_CHECKING:
     from serve_app.settings import Settings
 
-# Nothing heavy is imported up here: `--help` and `ask` should answer at once.
+# Slow imports are inside the functions, so that `--help` and `ask` start at once.
 
 DESCRIPTION = """\
-Questions about pictures, answered by GLM vision models.
+Serve GLM vision models, which answer questions about pictures.
 
-  glm-serve up                                   start the service here, with the small demo model
-  glm-serve doctor                               look at machine and model, and say what keeps it from starting
-  glm-serve ask label.png "What is the number?"  ask the running service about a picture
-  glm-serve plan --model MODEL --gpu L4 ...      write Helm values for a graphics card and a load
-  glm-serve drain --within 400                   in a pod of a cluster, before it stops: move its work elsewhere
+Start with:
+  glm-serve up                                       start the service on this machine with a small demo model
+  glm-serve ask label.png "What is the number?"      ask it about a picture, from another terminal
+
+With a model of your own:
+  glm-serve doctor --model DIR                       check whether this machine can serve the model
+  glm-serve up --model DIR                           serve it
 """
 
 UP_DESCRIPTION = """\
-Start the service on this machine and keep it in the foreground; Ctrl-C stops it.
+Start the service on this machine and keep it in the foreground. Ctrl-C stops it.
 
-Without options it serves the small model that comes with the package, on http://127.0.0.1:8000,
-for this machine only. Every setting can also be given in the environment (GLM_ENGINE__MAX_SLOTS=32);
-docs/settings.md lists them. Options win over the environment.
+Without options it serves the small demo model of this package on http://127.0.0.1:8000, for this machine only.
+Every setting can also be given in the environment (GLM_ENGINE__MAX_SLOTS=32); docs/settings.md lists all of them.
+Options override the environment.
 """
 
 DOCTOR_DESCRIPTION = """\
-Look at everything that `glm-serve up` needs, say what is fine, what is wrong and what to do about it.
+Check everything that `glm-serve up` needs: software, GPU, memory, ports, model files. For each problem it says what
+to do.
 
-  glm-serve doctor                                       this machine, with the demo model
-  glm-serve doctor --model DIR --quantization nf4        and whether a model is whole and fits
+  glm-serve doctor                                       check this machine, with the demo model
+  glm-serve doctor --model DIR --quantization nf4        check also whether the model is complete and fits
 
-It takes the options and the environment of `up`, changes nothing and downloads nothing. The exit status
-is 0 if the service can start, warnings or not, and 1 if it can't.
+It takes the options and the environment of `up`. It changes nothing and downloads nothing. The exit status is 0 if
+the service can start, with or without warnings, and 1 if it can't.
 """
 
 ASK_DESCRIPTION = """\
-Ask a running service about pictures; the answer appears as it is written.
+Ask a running service about pictures. The answer is printed as it is generated.
 
   glm-serve ask label.png "运单号是多少？"
   glm-serve ask before.jpg after.jpg "What changed?"
-  glm-serve ask "Hello"                          a question without a picture
+  glm-serve ask "Hello"                                  a question without a picture
 """
 
 PLAN_DESCRIPTION = """\
-Write a values file for the Helm chart: how many GPUs a load needs, and how they are set up.
+Write a values file for the Helm chart: how many GPUs a load needs, and with which settings.
 
   glm-serve plan --model zai-org/GLM-4.6V-Flash --gpu L4 --requests-per-second 1 -o values.yaml
 
-Comments in the file say where each figure comes from. Figures are calculated from what was measured on an
-H200, and estimates for every other card. Give --gpu a name (L4, A10, RTX 4090, A100 80GB, H100 SXM, H200, ...:
-an unknown one lists them all) or describe the card by the four other --gpu options.
+Comments in the file give the reason for each figure. GPU times are calculated from measurements on an H200, and are
+estimates for every other card. Name the card with --gpu (L4, A10, RTX 4090, A100 80GB, H100 SXM, H200, ...; an
+unknown name lists all of them) or describe it with the four other --gpu options.
 """
 
 DRAIN_DESCRIPTION = """\
-Empty this pod's Ray node before the pod is stopped; the Helm chart runs it as the workers' preStop hook.
+Move the work of this pod to other nodes before the pod stops. The Helm chart runs it as the workers' preStop hook.
 
-The node is marked as draining: Serve starts replacements on other nodes and moves the traffic there, and the
-door's health check fails, so that no new connection comes here. The command returns when nothing of Serve is
-left on the node, or when the time is over. Where the node is, KubeRay has written into the environment.
-The exit status is 0 however it went: Kubernetes stops the pod in any case.
+The pod's Ray node is marked as draining. Serve then starts replacements on other nodes, routes traffic to them, and
+fails the health check here, so that no new connection arrives. The command returns when no part of Serve is left on
+the node, or when the time is over. It finds the Ray cluster by the environment variables that KubeRay sets. The exit
+status is always 0, because Kubernetes stops the pod in any case.
 """
 
-# option, setting, what it says; types and bounds are the setting's own
+# (option, setting, metavar, help); the setting has the type and the bounds
 UP_OPTIONS = (
     ("--model", "model.path", "PATH", "model folder or hub id (default: the demo model)"),
     ("--name", "model.name", "NAME", "the model's name in the API (default: the last part of its path)"),
-    ("--quantization", "model.quantization", "HOW", "hold the weights as: none, nf4 or int8 (default: none)"),
-    ("--dtype", "model.dtype", "TYPE", "compute in: auto, float32, bfloat16 or float16 (default: auto)"),
-    ("--device", "model.device", "WHERE", "run on: auto, cpu or cuda (default: a GPU if there is one)"),
+    ("--quantization", "model.quantization", "FORMAT", "weight format: none, nf4 or int8 (default: none)"),
+    ("--dtype", "model.dtype", "TYPE", "compute type: auto, float32, bfloat16 or float16 (default: auto)"),
+    ("--device", "model.device", "DEVICE", "auto, cpu or cuda (default: a GPU if there is one)"),
     ("--context", "model.context_tokens", "TOKENS", "longest prompt plus answer (default: 8192)"),
-    ("--slots", "engine.max_slots", "N", "answers written at the same time (default: 16)"),
-    ("--host", "http.host", "ADDRESS", "address to listen on (default: 127.0.0.1; 0.0.0.0: every network)"),
+    ("--slots", "engine.max_slots", "N", "requests that are decoded at the same time (default: 16)"),
+    ("--host", "http.host", "ADDRESS", "address to listen on (default: 127.0.0.1; 0.0.0.0 listens on all networks)"),
     ("--port", "http.port", "PORT", "port of the API (default: 8000)"),
     ("--metrics-port", "metrics.port", "PORT", "port of the Prometheus endpoint (default: 8080)"),
-    ("--log-level", "log.level", "LEVEL", "DEBUG, INFO, WARNING or ERROR (default: INFO)"),
+    ("--log-level", "log.level", "LEVEL", "lowest level to log: DEBUG, INFO, WARNING or ERROR (default: INFO)"),
 )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
-    options = _parser().parse_args(given, argparse.Namespace(given=given))
+    options = _parser().parse_args(given, argparse.Namespace(arguments=given))
     try:
         return int(options.run(options))
     except KeyboardInterrupt:
@@ -107,21 +110,39 @@ def _parser() -> argparse.ArgumentParser:
     up = _command(
         commands.add_parser,
         "up",
-        help="start the service here and keep it in the foreground",
+        help="start the service on this machine, in the foreground",
         description=UP_DESCRIPTION,
     )
     _add_settings(up)
-    up.add_argument("--json-logs", action="store_true", help="write log records to the terminal as JSON lines")
+    up.add_argument("--json-logs", action="store_true", help="log to the terminal as JSON lines")
     up.set_defaults(run=_up)
+
+    ask = _command(commands.add_parser, "ask", help="ask a running service about pictures", description=ASK_DESCRIPTION)
+    ask.add_argument("pictures", nargs="*", metavar="PICTURE", help="image file or http(s) URL")
+    ask.add_argument("question", metavar="QUESTION", help="the question")
+    ask.add_argument(
+        "--url", default="http://127.0.0.1:8000", metavar="URL", help="the service (default: http://127.0.0.1:8000)"
+    )
+    ask.add_argument(
+        "--max-tokens", type=int, metavar="N", help="most tokens of the answer (default: set by the service)"
+    )
+    ask.add_argument(
+        "--temperature",
+        type=float,
+        default=0.0,
+        metavar="T",
+        help="sampling temperature (default: 0, always the most likely token)",
+    )
+    ask.set_defaults(run=_ask)
 
     doctor = _command(
         commands.add_parser,
         "doctor",
-        help="look at machine and model, say what to do",
+        help="check whether machine and model are ready, and say what to do",
         description=DOCTOR_DESCRIPTION,
     )
     _add_settings(doctor)
-    doctor.add_argument("--json", action="store_true", help="write one JSON object instead of lines")
+    doctor.add_argument("--json", action="store_true", help="print the report as one JSON object")
     doctor.set_defaults(run=_doctor)
 
     plan = _command(
@@ -136,74 +157,64 @@ def _parser() -> argparse.ArgumentParser:
     drain = _command(
         commands.add_parser,
         "drain",
-        help="in a pod of a cluster: move its work elsewhere before it stops",
+        help="in a pod: move its work to other nodes before the pod stops",
         description=DRAIN_DESCRIPTION,
     )
     drain.add_argument(
-        "--within", type=_seconds, required=True, metavar="S", help="seconds until the pod is stopped in any case"
+        "--within", type=_seconds, required=True, metavar="S", help="seconds until Kubernetes stops the pod"
     )
     drain.set_defaults(run=_drain)
-
-    ask = _command(commands.add_parser, "ask", help="ask a running service about pictures", description=ASK_DESCRIPTION)
-    ask.add_argument("pictures", nargs="*", metavar="PICTURE", help="image file, or its http(s) address")
-    ask.add_argument("question", metavar="QUESTION", help="what to ask about them")
-    ask.add_argument(
-        "--url", default="http://127.0.0.1:8000", metavar="URL", help="the service (default: http://127.0.0.1:8000)"
-    )
-    ask.add_argument("--max-tokens", type=int, metavar="N", help="longest answer (default: the service's)")
-    ask.add_argument(
-        "--temperature", type=float, default=0.0, metavar="T", help="0 always gives the likeliest words (default: 0)"
-    )
-    ask.set_defaults(run=_ask)
     return parser
 
 
 def _add_settings(command: argparse.ArgumentParser) -> None:
-    for flag, setting, metavar, what in UP_OPTIONS:
-        command.add_argument(flag, dest=setting, metavar=metavar, help=what)
+    for flag, setting, metavar, text in UP_OPTIONS:
+        command.add_argument(flag, dest=setting, metavar=metavar, help=text)
     command.add_argument(
         "--quantize-vision",
         dest="model.quantize_vision",
         action="store_const",
         const="true",
-        help="quantize the vision tower too (default: it stays whole)",
+        help="quantize the vision tower too",
     )
 
 
 def _add_plan(plan: argparse.ArgumentParser) -> None:
     plan.add_argument("--model", required=True, metavar="MODEL", help="model folder or hub id")
-    plan.add_argument("--gpu", metavar="NAME", help="the graphics card")
-    plan.add_argument("--gpu-memory-gib", type=float, metavar="GIB", help="another card: its memory")
+    plan.add_argument("--gpu", metavar="NAME", help="name of the graphics card")
+    plan.add_argument("--gpu-memory-gib", type=float, metavar="GIB", help="memory of a card that has no known name")
     plan.add_argument("--gpu-bandwidth-gb-s", type=float, metavar="GB/S", help="its memory bandwidth")
-    plan.add_argument("--gpu-tflops", type=float, metavar="TFLOPS", help="its dense bfloat16 rate, tensor cores")
-    plan.add_argument("--gpu-sms", type=int, metavar="N", help="its streaming multiprocessors")
-    plan.add_argument(
-        "--requests-per-second", type=float, required=True, metavar="N", help="the load to be carried all the time"
-    )
+    plan.add_argument("--gpu-tflops", type=float, metavar="TFLOPS", help="its dense bfloat16 rate with tensor cores")
+    plan.add_argument("--gpu-sms", type=int, metavar="N", help="number of its streaming multiprocessors")
+    plan.add_argument("--requests-per-second", type=float, required=True, metavar="N", help="the load")
     plan.add_argument(
         "--picture",
         action="append",
         metavar="WxH",
-        help="pixels of a picture of a request; again for more than one; `none`: only text (default: 1920x1080)",
-    )
-    plan.add_argument("--prompt-tokens", type=int, default=200, metavar="N", help="text of a request (default: 200)")
-    plan.add_argument("--answer-tokens", type=int, default=150, metavar="N", help="its answer (default: 150)")
-    plan.add_argument(
-        "--quantization", choices=["auto", "none", "nf4"], default="auto", help="how weights are held (default: auto)"
+        help="size of a request's picture in pixels; repeat for several; `none` for text only (default: 1920x1080)",
     )
     plan.add_argument(
-        "--context", type=int, default=0, metavar="TOKENS", help="of a slot (default: what requests need)"
+        "--prompt-tokens", type=int, default=200, metavar="N", help="text of a request, in tokens (default: 200)"
     )
-    plan.add_argument("-o", "--output", metavar="FILE", help="write there instead of standard output")
+    plan.add_argument(
+        "--answer-tokens", type=int, default=150, metavar="N", help="answer of a request, in tokens (default: 150)"
+    )
+    plan.add_argument(
+        "--quantization", choices=["auto", "none", "nf4"], default="auto", help="weight format (default: auto)"
+    )
+    plan.add_argument(
+        "--context", type=int, default=0, metavar="TOKENS", help="context of a slot (default: what the request needs)"
+    )
+    plan.add_argument("-o", "--output", metavar="FILE", help="write to this file instead of standard output")
 
 
-def _command(create: Any, *names: str, **words: Any) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = create(*names, formatter_class=argparse.RawDescriptionHelpFormatter, **words)
+def _command(create: Any, *names: str, **options: Any) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = create(*names, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
     return parser
 
 
 def _up(options: argparse.Namespace) -> int:
-    from serve_app.standalone import up
+    from serve_app.standalone.up import up
 
     settings = _settings(options)
     if settings is None:
@@ -232,7 +243,7 @@ def _plan(options: argparse.Namespace) -> int:
     from serve_app.plan.cli_args import write_plan
 
     try:
-        values, summary = write_plan(options, shlex.join(options.given))
+        values, summary = write_plan(options, shlex.join(options.arguments))
     except InvalidRequest as error:
         print(f"glm-serve: {f'{error.param}: ' if error.param else ''}{error.message}", file=sys.stderr)
         return 1
@@ -247,7 +258,7 @@ def _plan(options: argparse.Namespace) -> int:
 def _seconds(text: str) -> float:
     seconds = float(text)
     if not 0 < seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number of seconds")
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number of seconds.")
     return seconds
 
 
@@ -259,7 +270,7 @@ def _drain(options: argparse.Namespace) -> int:
 
 
 def _settings(options: argparse.Namespace) -> Settings | None:
-    """The options that name a setting, over the environment; None if one is wrong, which is then told."""
+    """Settings from the options and the environment; prints what is invalid and returns None."""
     from pydantic import ValidationError
 
     from serve_app.settings import Settings

@@ -1,10 +1,10 @@
-"""`glm-serve drain`: the last words of a pod, before its worker is told to stop.
+"""`glm-serve drain`: moves a pod's work to other nodes before Kubernetes stops the pod.
 
-Marks this pod's Ray node as draining. Serve then starts replacements on other nodes, moves the traffic over,
-lets answers under way come to their end, and fails the door's health check here, so that Kubernetes sends no new
-connection. This command waits until nothing of Serve is left on the node, or until its time is over.
+Marks this pod's Ray node as draining. Serve then starts replacements on other nodes, routes the traffic to them, lets
+running answers finish, and fails the HTTP health check here, so that Kubernetes sends no new connection. The command
+waits until no part of Serve is left on the node, or until its time is over.
 
-Where it runs as KubeRay's containers do, it needs no arguments: address and token are in the environment.
+In KubeRay's containers it needs no arguments: address and token are in the environment.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from typing import Any, Final, Protocol
 from serve_app.logs import WriteLine
 
 POLL_S: Final = 1.0
-TELL_EVERY_S: Final = 15.0
-CALL_TIMEOUT_S: Final = 5.0  # of one question to Ray's control store
+LOG_EVERY_S: Final = 15.0
+CALL_TIMEOUT_S: Final = 5.0  # of one call to Ray's control store
 GCS_PORT: Final = "6379"
 SERVE_NAMESPACE: Final = "serve"
-REASON: Final = "its pod is being stopped"
+REASON: Final = "The pod of this node is being stopped."
 
 
 class Unreachable(Exception):
-    """Ray's control store did not answer; the message is one line for the pod's log."""
+    """Ray's control store did not answer; the message is one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,71 +41,77 @@ class OwnNode:
 
 
 class ControlStore(Protocol):
-    """What is asked of Ray's control store (GCS); each call may raise `Unreachable`."""
+    """The calls to Ray's control store (GCS); each may raise `Unreachable`."""
 
     def own_node(self) -> OwnNode | None:
-        """None: no node that lives is this pod's."""
+        """The running node of this pod, or None."""
 
     def drain(self, node: OwnNode, deadline_s: float) -> str | None:
-        """Marks the node; `deadline_s` from now its pod is gone. Returns why it was refused, None if it was not."""
+        """Mark the node; its pod stops `deadline_s` seconds from now. Return the reason of a refusal, or None."""
 
     def left(self, node: OwnNode) -> Counter[str]:
-        """What of Serve still runs on the node: `ingress` 1, `engine` 2, `proxy` 1."""
+        """Count what Serve still runs on the node: `ingress` 1, `engine` 2, `proxy` 1."""
 
 
 def drain(
     store: ControlStore,
     within_s: float,
-    say: WriteLine,
+    write_line: WriteLine,
     *,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> bool:
-    """Empties this pod's node; True when nothing of Serve is left on it, False when the time was over before.
+    """Drain this pod's node; return True if no part of Serve is left on it, False if the time was over before.
 
-    A control store that does not answer is asked again until the time is over: the head may be on its way back.
+    A control store that does not answer is called again until the time is over, because the head may be restarting.
     """
     began = clock()
-    node, marked, told_s = None, False, -TELL_EVERY_S
+    node, marked, logged_s = None, False, -LOG_EVERY_S
     silent = ""
     while (spent_s := clock() - began) < within_s:
         try:
             node = store.own_node()
             if node is None:
-                say("this node has left the cluster; nothing is on it" if marked else "no Ray node lives in this pod")
+                write_line(
+                    "The node has left the cluster."
+                    if marked
+                    else "No Ray node runs in this pod; there is nothing to drain."
+                )
                 return True
             if node.is_head:
-                say("this is the head: it runs no replica, and control can't be moved")
+                write_line("This is the head node. It runs no replicas, and it can't be moved.")
                 return True
             if not marked:
                 if refused := store.drain(node, within_s - spent_s):
-                    say(f"Ray refused to drain this node: {refused}")
+                    write_line(f"Ray refused to drain this node: {refused}.")
                     return False
                 marked = True
-                say(f"node {node.id[:8]} is draining: replacements start elsewhere, no new work comes here")
+                write_line(
+                    f"Node {node.id[:8]} is draining: replacements start on other nodes, and no new requests arrive."
+                )
             left = store.left(node)
             if not left:
-                say(f"empty after {spent_s:.0f} s")
+                write_line(f"The node is empty after {spent_s:.0f} s.")
                 return True
             silent = ""
-            if spent_s - told_s >= TELL_EVERY_S:
-                told_s = spent_s
-                say(f"after {spent_s:.0f} s still here: {_named(left)}")
+            if spent_s - logged_s >= LOG_EVERY_S:
+                logged_s = spent_s
+                write_line(f"After {spent_s:.0f} s still running on the node: {_listed(left)}.")
         except Unreachable as error:
             if not silent:
                 silent = str(error)
-                say(f"Ray's head does not answer ({silent}); asking again")
+                write_line(f"Ray's head does not answer ({silent}). Trying again.")
         sleep(min(POLL_S, max(0.0, within_s - (clock() - began))))
-    say(f"the {within_s:g} s are over; what is left here is cut off when the worker stops")
+    write_line(f"The {within_s:g} s are over. What still runs on the node ends when the pod stops.")
     return False
 
 
-def _named(left: Counter[str]) -> str:
+def _listed(left: Counter[str]) -> str:
     return ", ".join(f"{count} x {name}" if count > 1 else name for name, count in sorted(left.items()))
 
 
 def head_address(environment: Mapping[str, str]) -> str | None:
-    """Host and port of the control store, as KubeRay tells them to its containers; None: not such a container."""
+    """Host and port of the control store from the variables that KubeRay sets; None outside its containers."""
     if address := environment.get("RAY_ADDRESS"):
         return address
     if host := environment.get("FQ_RAY_IP"):
@@ -113,20 +119,22 @@ def head_address(environment: Mapping[str, str]) -> str | None:
     return None
 
 
-def drain_this_pod(within_s: float, say: WriteLine, environment: Mapping[str, str] = os.environ) -> None:
-    """What the command does."""
+def drain_this_pod(within_s: float, write_line: WriteLine, environment: Mapping[str, str] = os.environ) -> None:
+    """Drain the node of the pod that this process runs in."""
     address = head_address(environment)
     if address is None:
-        say("neither RAY_ADDRESS nor FQ_RAY_IP is set: this is no pod of a Ray cluster; nothing to drain")
+        write_line(
+            "Neither RAY_ADDRESS nor FQ_RAY_IP is set, so this is no pod of a Ray cluster; there is nothing to drain."
+        )
         return
-    drain(RayControlStore(address, environment.get("RAY_CLOUD_INSTANCE_ID", "")), within_s, say)
+    drain(RayControlStore(address, environment.get("RAY_CLOUD_INSTANCE_ID", "")), within_s, write_line)
 
 
 class RayControlStore:
-    """The GCS of Ray 2.60, by the client that Serve's controller uses.
+    """Ray 2.60's GCS, through the client that Serve's controller uses.
 
-    `ray drain-node` (ray/scripts/scripts.py) makes the same call; it finds the node by starting a Ray worker on it,
-    and a draining node would not let one start.
+    `ray drain-node` (ray/scripts/scripts.py) makes the same call, but it finds the node by starting a Ray worker on it,
+    which a draining node refuses.
     """
 
     def __init__(self, address: str, instance: str) -> None:
@@ -139,10 +147,10 @@ class RayControlStore:
         from ray.core.generated.gcs_pb2 import GcsNodeInfo
 
         own_address = "" if self._instance else ray.util.get_node_ip_address()
-        nodes = self._ask(lambda client: client.get_all_node_info(timeout=CALL_TIMEOUT_S))
+        nodes = self._call(lambda client: client.get_all_node_info(timeout=CALL_TIMEOUT_S))
         for node_id, node in nodes.items():
-            mine = node.instance_id == self._instance if self._instance else node.node_manager_address == own_address
-            if mine and node.state == GcsNodeInfo.ALIVE:
+            is_own = node.instance_id == self._instance if self._instance else node.node_manager_address == own_address
+            if is_own and node.state == GcsNodeInfo.ALIVE:
                 return OwnNode(node_id.hex(), node.is_head_node)
         return None
 
@@ -150,29 +158,29 @@ class RayControlStore:
         from ray.core.generated.autoscaler_pb2 import DrainNodeReason
 
         deadline_ms = int((time.time() + deadline_s) * 1000)
-        # PREEMPTION: the pod goes, busy or not. The other reason, IDLE_TERMINATION, is refused by a busy node.
+        # PREEMPTION: the pod stops even if it is busy. A busy node refuses the other reason, IDLE_TERMINATION.
         reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
-        accepted, why_not = self._ask(lambda client: client.drain_node(node.id, reason, REASON, deadline_ms))
+        accepted, why_not = self._call(lambda client: client.drain_node(node.id, reason, REASON, deadline_ms))
         return None if accepted else str(why_not)
 
     def left(self, node: OwnNode) -> Counter[str]:
         async def alive(client: Any) -> Any:
             return await client.async_get_all_actor_info(actor_state_name="ALIVE", timeout=CALL_TIMEOUT_S)
 
-        actors = self._ask(lambda client: asyncio.run(alive(client)))
+        actors = self._call(lambda client: asyncio.run(alive(client)))
         return Counter(
             part_of_serve(actor.name)
             for actor in actors.values()
             if actor.ray_namespace == SERVE_NAMESPACE and actor.address.node_id.hex() == node.id
         )
 
-    def _ask(self, call: Callable[[Any], Any]) -> Any:
+    def _call(self, call: Callable[[Any], Any]) -> Any:
         from ray._raylet import GcsClient  # type: ignore[attr-defined]  # its stub is incomplete
         from ray.exceptions import RayError, RpcError
 
         try:
             if self._connected is None:
-                # Ray's client takes 40 s to find that nobody listens.
+                # Without this, Ray's client takes 40 s to find that nothing listens.
                 host, _, port = self._address.rpartition(":")
                 socket.create_connection((host, int(port)), CALL_TIMEOUT_S).close()
                 self._connected = GcsClient(address=self._address)
@@ -183,7 +191,7 @@ class RayControlStore:
 
 
 def part_of_serve(actor: str) -> str:
-    """The deployment of a replica; `proxy` for what stands at the port. Names as Serve gives them.
+    """The deployment of a replica, or `proxy`, from an actor's name as Serve gives it.
 
     SERVE_REPLICA::glm#engine#b3x9, SERVE_PROXY_ACTOR-<node>
     """

@@ -1,4 +1,4 @@
-"""`glm-serve ask` against a small HTTP server that answers as told."""
+"""`glm-serve ask` against a small fake HTTP server."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_pictures_go_before_the_question_in_their_order(service: Service, pictur
     assert question == {"type": "text", "text": "What changed?"}
 
 
-def test_progress_and_timings_are_told_apart_from_the_answer(service: Service, picture: Path):
+def test_progress_and_timings_are_written_beside_the_answer(service: Service, picture: Path):
     service.says("Two ", "cats")
     answer, progress = io.StringIO(), io.StringIO()
     ask(service.url, [str(picture)], "?", answer=answer, progress=progress)
@@ -96,14 +96,14 @@ def test_progress_and_timings_are_told_apart_from_the_answer(service: Service, p
     assert timings.endswith("40 tokens in, 2 out")
 
 
-def test_the_services_own_sentence_is_told(service: Service, capsys: pytest.CaptureFixture[str]):
+def test_the_services_error_message_is_printed(service: Service, capsys: pytest.CaptureFixture[str]):
     service.status = 400
     service.chunks = [{"error": {"message": "image 1 is broken", "type": "", "param": None, "code": "invalid_image"}}]
     assert cli.main(["ask", "--url", service.url, "?"]) == 1
     assert capsys.readouterr().err == "glm-serve: image 1 is broken\n"
 
 
-def test_a_failure_after_the_first_word_is_told(service: Service):
+def test_a_failure_after_the_first_word_is_raised(service: Service):
     service.says("Two ")
     service.chunks.append({"error": {"message": "the engine failed", "code": "engine_error"}})
     with pytest.raises(AskFailed, match="the engine failed"):
@@ -117,17 +117,17 @@ def test_a_stranger_at_the_address_is_recognised(service: Service):
         ask(service.url, [], "?")
 
 
-def test_no_service_is_told_with_what_to_do(capsys: pytest.CaptureFixture[str]):
+def test_a_missing_service_is_reported_with_what_to_do(capsys: pytest.CaptureFixture[str]):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound, not listening: connections are refused
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
         assert cli.main(["ask", "--url", url, "?"]) == 1
-    assert capsys.readouterr().err == f"glm-serve: no service at {url}; start one with `glm-serve up`\n"
+    assert capsys.readouterr().err == f"glm-serve: No service answers at {url}. Start one with `glm-serve up`.\n"
 
 
 def test_a_missing_picture_is_named(capsys: pytest.CaptureFixture[str]):
     assert cli.main(["ask", "nowhere.png", "?"]) == 1
-    assert "can't read the picture nowhere.png: No such file" in capsys.readouterr().err
+    assert "Can't read the picture nowhere.png: No such file" in capsys.readouterr().err
 
 
 def test_the_answer_goes_to_standard_output(service: Service, capsys: pytest.CaptureFixture[str]):
@@ -137,6 +137,6 @@ def test_the_answer_goes_to_standard_output(service: Service, capsys: pytest.Cap
     assert service.asked[0]["max_tokens"] == 8
 
 
-def test_an_unusable_address_is_told():
-    with pytest.raises(AskFailed, match="is not the address of a service"):
+def test_an_unusable_url_is_reported():
+    with pytest.raises(AskFailed, match="is not the URL of a service"):
         ask("localhost", [], "?")

@@ -1,4 +1,4 @@
-"""What `glm-serve drain` decides: whom to mark, how long to wait, what to say; Ray's control store is a fake."""
+"""`glm-serve drain`: which node it marks, how long it waits, what it prints; Ray's control store is a fake."""
 
 from __future__ import annotations
 
@@ -71,36 +71,36 @@ def test_it_marks_the_node_once_and_returns_as_soon_as_it_is_empty():
     assert (empty, took_s) == (True, 2 * POLL_S)
     assert store.marked == [(WORKER, 60.0)]
     assert said == [
-        "node abababab is draining: replacements start elsewhere, no new work comes here",
-        "after 0 s still here: 2 x engine, proxy",
-        "empty after 2 s",
+        "Node abababab is draining: replacements start on other nodes, and no new requests arrive.",
+        "After 0 s still running on the node: 2 x engine, proxy.",
+        "The node is empty after 2 s.",
     ]
 
 
 def test_it_gives_up_when_the_time_is_over_and_says_so():
     empty, said, took_s = drained(FakeStore(BUSY), within_s=20.5)
     assert (empty, took_s) == (False, 20.5)
-    assert said[-1] == "the 20.5 s are over; what is left here is cut off when the worker stops"
+    assert said[-1] == "The 20.5 s are over. What still runs on the node ends when the pod stops."
 
 
-def test_a_long_wait_is_told_every_fifteen_seconds():
+def test_a_long_wait_is_logged_every_fifteen_seconds():
     _, said, _ = drained(FakeStore(BUSY), within_s=40)
-    assert [line.partition(" still")[0] for line in said if "still here" in line] == [
-        "after 0 s",
-        "after 15 s",
-        "after 30 s",
+    assert [line.partition(" still")[0] for line in said if "still running" in line] == [
+        "After 0 s",
+        "After 15 s",
+        "After 30 s",
     ]
 
 
 def test_a_node_that_leaves_meanwhile_is_empty():
     empty, said, _ = drained(FakeStore(BUSY, nodes=[WORKER, WORKER, None]))
     assert empty
-    assert said[-1] == "this node has left the cluster; nothing is on it"
+    assert said[-1] == "The node has left the cluster."
 
 
 def test_a_pod_without_a_living_node_has_nothing_to_drain():
     store = FakeStore(BUSY, nodes=[None])
-    assert drained(store) == (True, ["no Ray node lives in this pod"], 0.0)
+    assert drained(store) == (True, ["No Ray node runs in this pod; there is nothing to drain."], 0.0)
     assert not store.marked
 
 
@@ -112,7 +112,7 @@ def test_the_head_is_left_alone():
 
 def test_a_refusal_is_told_with_its_reason():
     empty, said, _ = drained(FakeStore(BUSY, refusal="the node is idle"))
-    assert (empty, said) == (False, ["Ray refused to drain this node: the node is idle"])
+    assert (empty, said) == (False, ["Ray refused to drain this node: the node is idle."])
 
 
 def test_a_head_that_is_away_is_asked_again_until_it_is_back():
@@ -120,7 +120,7 @@ def test_a_head_that_is_away_is_asked_again_until_it_is_back():
     store = FakeStore(EMPTY, silent=lambda: time.now < 110)
     empty, said, took_s = drained(store, time=time)
     assert (empty, took_s) == (True, 10.0)
-    assert said[0] == "Ray's head does not answer (connection refused); asking again"
+    assert said[0] == "Ray's head does not answer (connection refused). Trying again."
     assert store.marked == [(WORKER, 50.0)], "the node learns when its pod is really gone"
     assert len([line for line in said if "does not answer" in line]) == 1
 
@@ -147,7 +147,9 @@ def test_the_head_is_found_where_kuberay_says(environment: dict[str, str], addre
 def test_outside_a_pod_it_says_so_and_succeeds(capsys: pytest.CaptureFixture[str]):
     said: list[str] = []
     drain_this_pod(5, said.append, {})
-    assert said == ["neither RAY_ADDRESS nor FQ_RAY_IP is set: this is no pod of a Ray cluster; nothing to drain"]
+    assert said == [
+        "Neither RAY_ADDRESS nor FQ_RAY_IP is set, so this is no pod of a Ray cluster; there is nothing to drain."
+    ]
 
 
 @pytest.mark.parametrize(

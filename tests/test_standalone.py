@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from serve_app.settings import Settings
-from serve_app.standalone import ray_environment, reason, up
+from serve_app.standalone.deploy import failure_reason
+from serve_app.standalone.private_ray import ray_environment
+from serve_app.standalone.up import up
 
 TRACEBACK = """A replica failed to start with exception. Retrying 1 more time(s). Error:
 ray::ServeReplica:glm:engine.initialize_and_get_metadata() (pid=371, ip=127.0.0.1)
@@ -21,16 +23,16 @@ serve_app.errors.InvalidRequest: the model folder /x has no config.json"""
 
 
 def test_the_reason_of_a_failed_start_is_its_last_sentence():
-    assert reason(TRACEBACK) == "the model folder /x has no config.json"
+    assert failure_reason(TRACEBACK) == "the model folder /x has no config.json"
 
 
-def test_a_reason_without_a_traceback_is_told_as_it_is():
-    assert reason("The replica's node has no GPU left.") == "The replica's node has no GPU left."
-    assert reason("") == "no reason was given"
+def test_a_reason_without_a_traceback_is_returned_unchanged():
+    assert failure_reason("The replica's node has no GPU left.") == "The replica's node has no GPU left."
+    assert failure_reason("") == "No reason was given."
 
 
-def test_errors_of_others_keep_their_name():
-    assert reason("Error:\n  File x\nValueError: two\nlines") == "ValueError: two lines"
+def test_errors_of_other_libraries_keep_their_name():
+    assert failure_reason("Error:\n  File x\nValueError: two\nlines") == "ValueError: two lines"
 
 
 def test_each_run_has_its_own_token():
@@ -46,7 +48,7 @@ def test_the_ingress_listens_on_the_port_of_the_api():
 
 
 @pytest.mark.parametrize(("section", "flag"), [("http", "--port"), ("metrics", "--metrics-port")])
-def test_a_port_in_use_is_told_at_once(section: str, flag: str):
+def test_a_port_in_use_is_reported_at_once(section: str, flag: str):
     said: list[str] = []
     with socket.socket() as taken, socket.socket() as other:
         taken.bind(("127.0.0.1", 0))
@@ -62,7 +64,7 @@ def test_a_port_in_use_is_told_at_once(section: str, flag: str):
     assert flag in said[0]
 
 
-def test_a_missing_model_is_told_before_ray_starts(tmp_path: Path):
+def test_a_missing_model_is_reported_before_ray_starts(tmp_path: Path):
     said: list[str] = []
     settings = Settings.model_validate({"model": {"path": str(tmp_path / "nowhere")}, **free_ports()})
     assert up(settings, said.append) == 1

@@ -24,7 +24,7 @@ _DISTRIBUTION = "glm-vision-serve"
 _KERNEL_DRIVER = Path("/proc/driver/nvidia/version")  # seen in a container too, even in one without the GPU
 _SHARED_MEMORY = Path("/dev/shm")
 _CGROUP = Path("/sys/fs/cgroup")
-_TEMPORARY = Path("/tmp")  # where `up` keeps its run's files, see serve_app/standalone.py
+_TEMPORARY = Path("/tmp")  # where `up` keeps its run's files, see serve_app/standalone/up.py
 _ANSWER_S = 20.0  # nvidia-smi takes seconds where no process keeps the driver awake
 _IMPORT_S = 120.0
 

@@ -1,0 +1,92 @@
+"""Deploys the Serve graph on the running Ray and waits until it answers."""
+
+from __future__ import annotations
+
+import logging
+import re
+import socket
+import time
+import urllib.error
+import urllib.request
+
+from serve_app.logs import WriteLine, serve_logging
+from serve_app.settings import Settings
+from serve_app.standalone.private_ray import LOOPBACK
+from serve_app.standalone.shutdown import StopSignal
+
+APP_NAME = "glm"
+LONGEST_REASON = 500  # characters of a failure that the terminal shows; the logs have all of it
+_FAILED_MARK = "failed to start with exception"  # from Serve, which would try twice more
+
+
+class StartFailed(Exception):
+    """The service can't start; the message is for the user at the terminal."""
+
+
+def deploy(settings: Settings, stop: StopSignal, write_line: WriteLine) -> bool:
+    """Deploy and wait until the service answers; False if a signal stopped it before. Raises StartFailed."""
+    import ray
+    from ray import serve
+
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    if settings.model.device == "auto":
+        device = "cuda" if ray.cluster_resources().get("GPU", 0) else "cpu"
+        model = settings.model.model_copy(update={"device": device})
+        settings = settings.model_copy(update={"model": model})
+
+    from serve_app.app import build
+
+    started = time.monotonic()
+    serve.start(
+        # Serve's own proxy is not used but can't be left out, so it gets any free port.
+        http_options={"host": settings.http.host, "port": _free_port()},
+        logging_config=serve_logging(settings.log),
+    )
+    target = serve.RunTarget(build(settings), name=APP_NAME, logging_config=serve_logging(settings.log))
+    serve.run_many([target], wait_for_applications_running=False)
+    ready: set[str] = set()
+    while not stop.is_set():
+        application = serve.status().applications[APP_NAME]
+        for name, deployment in application.deployments.items():
+            if deployment.status == "HEALTHY" and name not in ready:
+                ready.add(name)
+                write_line(f"{name} ready after {time.monotonic() - started:.1f} s")
+            if deployment.status == "DEPLOY_FAILED" or _FAILED_MARK in deployment.message:
+                raise StartFailed(f"{name} could not start: {failure_reason(deployment.message)}")
+        if application.status == "DEPLOY_FAILED":
+            raise StartFailed(failure_reason(application.message))
+        if application.status == "RUNNING" and _answers(settings):
+            return True
+        stop.wait(0.2)
+    return False
+
+
+def failure_reason(message: str) -> str:
+    """The error message at the end of a replica's traceback, without the stack."""
+    lines = message.strip().splitlines() or ["No reason was given."]
+    frames = [number for number, line in enumerate(lines) if line.startswith("  ")]
+    text = " ".join(line.strip() for line in lines[frames[-1] + 1 :]) if frames else " ".join(lines)
+    return re.sub(r"^serve_app\.errors\.\w+: ", "", text)[:LONGEST_REASON]
+
+
+def service_url(settings: Settings) -> str:
+    """Where this machine reaches the API."""
+    host = settings.http.host
+    if host in ("0.0.0.0", "::"):
+        host = LOOPBACK
+    return f"http://[{host}]:{settings.http.port}" if ":" in host else f"http://{host}:{settings.http.port}"
+
+
+def _answers(settings: Settings) -> bool:
+    try:
+        with urllib.request.urlopen(f"{service_url(settings)}/readyz", timeout=5):
+            return True
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        port: int = probe.getsockname()[1]
+        return port

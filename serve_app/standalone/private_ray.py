@@ -1,0 +1,103 @@
+"""Starts a Ray for this run only: its environment, its files, and where its output goes."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from serve_app.ray_flags import EVERYWHERE, OBJECT_STORE_BYTES
+from serve_app.settings import Settings
+from serve_app.standalone.shutdown import StopSignal, shut_down
+
+LOOPBACK = "127.0.0.1"
+PACKAGE_PARENT = str(Path(__file__).parents[2])
+
+
+@contextmanager
+def private_ray(settings: Settings, folder: Path, stop: StopSignal) -> Iterator[None]:
+    """Run Ray in this process tree with its files in `folder`; shut it down at the end."""
+    os.environ.update(ray_environment(settings))
+    with _output_to(folder / "ray.log"):
+        try:
+            _start(settings, folder)
+            stop.install()  # Ray has installed its own SIGTERM handler
+            yield
+        finally:
+            shut_down()
+
+
+def ray_environment(settings: Settings) -> dict[str, str]:
+    """The environment of all Ray processes. The reasons are in docs/decisions/0002-serve-flags.md."""
+    port = settings.http.port
+    return {
+        **EVERYWHERE,
+        # Ray replaces a loopback node address by the machine's own, and its agents then serve HTTP on every interface.
+        # Where it considers itself confined to one machine, as on macOS, it keeps loopback.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        # Workers find the package where it is not installed (`python -m serve_app` in a checkout).
+        "PYTHONPATH": os.pathsep.join(filter(None, (PACKAGE_PARENT, os.environ.get("PYTHONPATH")))),
+        # Serve opens each replica's gRPC port on all interfaces; without a token anyone who reaches it could run code.
+        # It is in the environment and not in ~/.ray, so that nothing remains after the run.
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_SERVE_ENABLE_HA_PROXY": "0",
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(port),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(port + 1),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",  # there is no load balancer to wait for
+        "RAY_SERVE_PORT_QUARANTINE_S": "0",  # a restarted ingress takes the same port again
+    }
+
+
+def _start(settings: Settings, folder: Path) -> None:
+    import ray  # reads its environment when it is imported
+
+    ray.init(
+        address="local",
+        num_cpus=max(8, os.cpu_count() or 1),  # logical: the replicas share the cores of the machine
+        include_dashboard=False,  # metrics come from the node's agent, which runs without it
+        log_to_driver=False,
+        logging_level="ERROR",
+        object_store_memory=OBJECT_STORE_BYTES,
+        runtime_env={"worker_process_setup_hook": "serve_app.standalone.private_ray.reuse_ports"},
+        _node_ip_address=LOOPBACK,
+        _metrics_export_port=settings.metrics.port,
+        _temp_dir=str(folder),
+    )
+
+
+def reuse_ports() -> None:
+    """Let the ingress listen again on the port that it had before; runs in each Ray worker.
+
+    Serve binds direct ingress without SO_REUSEPORT. For a minute after a stop, or after the death of the ingress
+    replica, the kernel would refuse the port because old connections are still closing.
+    """
+    from ray.serve._private import replica
+
+    start_server = replica.start_asgi_http_server
+
+    def start_server_again(*args: Any, **options: Any) -> Any:
+        return start_server(*args, **{**options, "enable_so_reuseport": True})
+
+    replica.start_asgi_http_server = start_server_again
+
+
+@contextmanager
+def _output_to(file: Path) -> Iterator[None]:
+    """Redirect what this process writes to the terminal, C++ code included, to the file."""
+    terminal = {descriptor: os.dup(descriptor) for descriptor in (1, 2)}
+    with file.open("wb") as stream:
+        for descriptor in terminal:
+            os.dup2(stream.fileno(), descriptor)
+    try:
+        yield
+    finally:
+        for stream_out in (sys.stdout, sys.stderr):
+            stream_out.flush()
+        for descriptor, original in terminal.items():
+            os.dup2(original, descriptor)
+            os.close(original)
