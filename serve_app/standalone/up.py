@@ -1,6 +1,6 @@
-"""Runs the service in the foreground: checks ports and checkpoint, starts Ray, deploys, waits for a signal.
+"""Runs the service in the foreground: checks ports and model, starts Ray, deploys, waits for signals.
 
-Everything that listens does so on loopback, except the API if `http.host` says otherwise. The API's port is the
+Everything that listens does so on loopback, except the API if `http.host` is another address. The API's port is the
 ingress replica's own (Serve's direct ingress): there is no proxy before it. Ray's files are in a folder of this run;
 nothing is written to the user's home.
 """
@@ -27,8 +27,8 @@ LOGS = Path("session_latest", "logs", "serve")
 def up(settings: Settings, write_line: WriteLine, *, json_logs: bool = False) -> int:
     """Run the service until a signal stops it; return the exit status of the process.
 
-    `write_line` writes a line to the terminal. It must not use this process's standard output, which goes to a file while Ray
-    runs.
+    `write_line` writes a line to the terminal. It must not use this process's standard output, which goes to a file
+    while Ray runs.
     """
     try:
         _require_free_port(settings.http.host, settings.http.port, "http.port", "--port")
