@@ -27,9 +27,9 @@ from transformers import Glm4vConfig, Glm4vForConditionalGeneration
 from benchmarks.report import header
 from serve_app.contracts import Delta, Finished, Picture, Prompt, Sampling
 from serve_app.engine.loop import EngineLoop
-from serve_app.engine.model.families.glm4v import Glm4v
+from serve_app.engine.model.families.glm4v import Glm4vAdapter
 from serve_app.engine.model.feature_cache import FeatureCache
-from serve_app.engine.model.model_runner import Runner
+from serve_app.engine.model.model_runner import ModelRunner
 from serve_app.engine.model.quantization import Quantization
 from serve_app.engine.output.detokenizer import Vocabulary
 from serve_app.engine.scheduler import Scheduler
@@ -57,7 +57,7 @@ def config(tiny: bool) -> Glm4vConfig:
     return Glm4vConfig(text_config=text, vision_config=vision, image_token_id=IMAGE_TOKEN)
 
 
-def random_model(tiny: bool, device: torch.device, dtype: torch.dtype, quantization: str) -> Glm4v:
+def random_model(tiny: bool, device: torch.device, dtype: torch.dtype, quantization: str) -> Glm4vAdapter:
     """Random weights on the device; quantized weights are saved as a checkpoint and loaded by the service's loader."""
     folder = Path(tempfile.mkdtemp())
     processor = {"image_mean": [0.48, 0.46, 0.41], "image_std": [0.27, 0.26, 0.28]}
@@ -69,11 +69,11 @@ def random_model(tiny: bool, device: torch.device, dtype: torch.dtype, quantizat
     torch.set_default_dtype(torch.float32)
     model.generation_config.eos_token_id = []
     if quantization == "none":
-        return Glm4v(model.eval(), folder, dtype, device)
+        return Glm4vAdapter(model.eval(), folder, dtype, device)
     model.save_pretrained(folder)
     del model
     torch.cuda.empty_cache()
-    adapter = Glm4v.load(folder, {}, dtype, device, Quantization(quantization))  # type: ignore[arg-type]
+    adapter = Glm4vAdapter.load(folder, {}, dtype, device, Quantization(quantization))  # type: ignore[arg-type]
     adapter.stop_ids = frozenset()
     return adapter
 
@@ -141,7 +141,7 @@ def main() -> None:
     weights_gib = torch.cuda.memory_allocated() / 2**30 if device.type == "cuda" else 0.0
     slots = max(arguments.batches)
     results = {}
-    runner = Runner(model, slots, 2048)
+    runner = ModelRunner(model, slots, 2048)
     started = time.perf_counter()
     if not arguments.eager:
         runner.capture_graphs()

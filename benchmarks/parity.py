@@ -27,9 +27,9 @@ from safetensors.torch import load_file
 
 from serve_app.contracts import Picture, Prompt, Sampling
 from serve_app.engine.loop import EngineLoop
-from serve_app.engine.model.families.glm4v_9b import Glm4v9b
+from serve_app.engine.model.families.glm4v_9b import Glm4v9bAdapter
 from serve_app.engine.model.feature_cache import FeatureCache
-from serve_app.engine.model.model_runner import Runner
+from serve_app.engine.model.model_runner import ModelRunner
 from serve_app.engine.model.weights import load_model
 from serve_app.engine.output.detokenizer import Vocabulary
 from serve_app.engine.scheduler import Chunk, Scheduler
@@ -53,10 +53,10 @@ DIGEST = "the picture"
 Tensors = dict[str, torch.Tensor]
 
 
-class RecordingRunner(Runner):
+class RecordingRunner(ModelRunner):
     """A runner that records the logits it returns and the sequence they belong to."""
 
-    def __init__(self, model: Glm4v9b, context_tokens: int) -> None:
+    def __init__(self, model: Glm4v9bAdapter, context_tokens: int) -> None:
         super().__init__(model, 1, context_tokens)
         self.steps: list[torch.Tensor] = []
         self.sequence: Sequence | None = None
@@ -89,15 +89,15 @@ def read_expected(folder: Path) -> Tensors:
     return expected
 
 
-def load_original(folder: Path) -> Glm4v9b:
+def load_original(folder: Path) -> Glm4v9bAdapter:
     """The folder's model in float32 on the CPU, by the project's own loader."""
     model = load_model(folder, ModelSettings(path=str(folder), device="cpu", dtype="float32"))
-    if not isinstance(model, Glm4v9b):
+    if not isinstance(model, Glm4v9bAdapter):
         raise InvalidRequest(f"{folder.name} holds a model of type {model.family}, not a GLM-4V-9B.")
     return model
 
 
-def compare(model: Glm4v9b, expected: Tensors) -> dict[str, Any]:
+def compare(model: Glm4v9bAdapter, expected: Tensors) -> dict[str, Any]:
     """The report: greatest differences, whether the tokens are equal, and `ok`."""
     new_ids = expected["greedy_ids"].flatten().tolist()
     with torch.inference_mode():
@@ -140,7 +140,7 @@ def difference(name: str, ours: torch.Tensor, expected: Tensors) -> float:
     return greatest if math.isfinite(greatest) else math.inf
 
 
-def picture_prompt(model: Glm4v9b, ids: list[int], sampling: Sampling) -> Prompt:
+def picture_prompt(model: Glm4v9bAdapter, ids: list[int], sampling: Sampling) -> Prompt:
     """The prompt with one placeholder for each patch of the picture; the original code has one in all."""
     shape = model.model.visual.shape
     pictures = [at for at in range(len(ids) - 2) if (ids[at], ids[at + 2]) == model.marks]
@@ -153,7 +153,7 @@ def picture_prompt(model: Glm4v9b, ids: list[int], sampling: Sampling) -> Prompt
     return Prompt("picture", np.array(expanded, dtype=np.int32), (picture,), sampling, 600.0, raw=True)
 
 
-def prompt_logits(runner: Runner, prompt: Prompt, features: torch.Tensor | None) -> torch.Tensor:
+def prompt_logits(runner: ModelRunner, prompt: Prompt, features: torch.Tensor | None) -> torch.Tensor:
     """Logits (tokens, vocab) after every token of a prompt."""
     positions, _ = runner.positions(prompt)
     tokens = len(prompt.token_ids)

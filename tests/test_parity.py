@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.parity import TOLERANCE, compare, load_original, main, read_expected
 from serve_app.contracts import Prompt
-from serve_app.engine.model.families.glm4v_9b import Glm4v9b
+from serve_app.engine.model.families.glm4v_9b import Glm4v9bAdapter
 from tests.engine.model.original_glm4v_9b import SMALL, Original, changed, write_expected, write_folder
 
 OTHER_SIZES = {
@@ -79,7 +79,7 @@ def test_an_answer_that_runs_past_a_stop_token_is_compared_to_its_end(
     assert run(folder, capsys)[0] == 0
 
 
-class SequentialPositions(Glm4v9b):
+class SequentialPositions(Glm4v9bAdapter):
     """Every patch at a position of its own, as vLLM has it (issue 14790)."""
 
     def positions(self, prompt: Prompt) -> tuple[NDArray[np.int64], int]:

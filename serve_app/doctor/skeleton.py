@@ -15,11 +15,11 @@ import torch
 
 from serve_app.doctor.files import Stored, natural
 from serve_app.doctor.report import CheckEnded, Finding, ok, problem, warning
-from serve_app.engine.model.families.family import Family
-from serve_app.engine.model.families.glm4v import Glm4v
-from serve_app.engine.model.families.glm4v_9b import IGNORED, Glm4v9b, empty_network, original_name
+from serve_app.engine.model.families.adapter import ModelAdapter
+from serve_app.engine.model.families.glm4v import Glm4vAdapter
+from serve_app.engine.model.families.glm4v_9b import IGNORED, Glm4v9bAdapter, empty_network, original_name
 from serve_app.engine.model.shards import original_shapes, read_json
-from serve_app.engine.model.weights import FAMILIES
+from serve_app.engine.model.weights import ADAPTERS
 
 Shape = tuple[int, ...]
 
@@ -31,7 +31,7 @@ _QUANTIZED_PARTS = (".absmax", ".quant_map", ".nested_absmax", ".nested_quant_ma
 class Skeleton:
     """The family's adapter over an empty model, and where the stored weights differ from it."""
 
-    family: Family
+    family: ModelAdapter
     weights: int  # tensors, as the checkpoint's layout counts them
     missing: tuple[str, ...]
     misshapen: tuple[tuple[str, Shape, Shape], ...]  # name, as stored, as config.json has it
@@ -42,11 +42,11 @@ class Skeleton:
 def check_type(config: dict[str, Any]) -> Iterator[Finding]:
     """Whether the family is one of the loader's; `CheckEnded` if not."""
     kind, architectures = config.get("model_type"), config.get("architectures") or ["unknown class"]
-    if kind not in FAMILIES:
+    if kind not in ADAPTERS:
         raise CheckEnded(
             problem(
                 "family",
-                f"model_type {kind!r} ({architectures[0]}) is not served; {', '.join(sorted(FAMILIES))} are",
+                f"model_type {kind!r} ({architectures[0]}) is not served; {', '.join(sorted(ADAPTERS))} are",
                 "Serve GLM-4.6V-Flash, GLM-4.1V-9B-Thinking (glm4v) or GLM-4V-9B (chatglm).",
             )
         )
@@ -63,7 +63,7 @@ def check_type(config: dict[str, Any]) -> Iterator[Finding]:
 
 def needs_index(config: dict[str, Any]) -> bool:
     """Whether the family's loader finds several shards by their index only."""
-    return FAMILIES[config["model_type"]] is not Glm4v9b
+    return ADAPTERS[config["model_type"]] is not Glm4v9bAdapter
 
 
 def build(folder: Path, config: dict[str, Any], tensors: dict[str, Stored], dtype: torch.dtype) -> Skeleton:
@@ -71,7 +71,7 @@ def build(folder: Path, config: dict[str, Any], tensors: dict[str, Stored], dtyp
 
     Raises InvalidRequest for a config that can't be served, and CheckEnded for a file that the family needs.
     """
-    if FAMILIES[config["model_type"]] is Glm4v9b:
+    if ADAPTERS[config["model_type"]] is Glm4v9bAdapter:
         return _original_layout(folder, config, tensors, dtype)
     return _transformers_layout(folder, tensors, dtype)
 
@@ -113,7 +113,7 @@ def _original_layout(folder: Path, config: dict[str, Any], tensors: dict[str, St
     if eos is not None:
         config = config | {"eos_token_id": eos}
     return Skeleton(
-        Glm4v9b(network, config, dtype),
+        Glm4v9bAdapter(network, config, dtype),
         weights=len(expected),
         missing=_sorted(expected.keys() - stored.keys()),
         misshapen=tuple(
@@ -157,7 +157,7 @@ def _transformers_layout(folder: Path, tensors: dict[str, Stored], dtype: torch.
     ]
     unknown = [name for name in report["unexpected_keys"] if not (quantized and _is_quantized_part(name))]
     return Skeleton(
-        Glm4v(model, folder, dtype, torch.device("meta")),
+        Glm4vAdapter(model, folder, dtype, torch.device("meta")),
         weights=len(model.state_dict()),
         missing=_sorted(report["missing_keys"]),
         misshapen=tuple(sorted(misshapen, key=lambda difference: natural(difference[0]))),

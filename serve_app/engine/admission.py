@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.contracts import Prompt
-from serve_app.engine.output.control_tokens import Mark, Marks
+from serve_app.engine.output.control_tokens import ControlToken, ControlTokens
 from serve_app.engine.output.detokenizer import Vocabulary
-from serve_app.engine.output.parser import Reply, reasoning_is_open
+from serve_app.engine.output.parser import OutputParser, reasoning_is_open
 from serve_app.engine.sampling.logprobs import MAX_TOP
 from serve_app.engine.sequence import Sequence, Sink
 from serve_app.engine.structured.grammar import is_constrained
-from serve_app.engine.structured.grammar_completion import Ending, EndingTable
-from serve_app.engine.structured.masks import Grammars
+from serve_app.engine.structured.grammar_completion import CompletionTable, GrammarCompletion
+from serve_app.engine.structured.masks import GrammarCompiler
 from serve_app.errors import ContextTooLong, InvalidRequest
 
 if TYPE_CHECKING:
@@ -38,14 +38,14 @@ class Admission:
         positions: Positions,
     ) -> None:
         self._vocabulary = vocabulary
-        self._marks = Marks.among(vocabulary.names)
+        self._control_tokens = ControlTokens.of(vocabulary.names)
         self._vocab_size = vocab_size
         self._stop_ids = stop_ids
         self._context_tokens = context_tokens
         self._positions = positions
-        self._end_of_thinking = self._end_thinking_ids()
-        self._endings = EndingTable(vocabulary, vocab_size)
-        self.grammars = Grammars(vocabulary, stop_ids, vocab_size)
+        self._thinking_end_ids = self._find_thinking_end_ids()
+        self._completion_table = CompletionTable(vocabulary, vocab_size)
+        self.grammars = GrammarCompiler(vocabulary, stop_ids, vocab_size)
 
     def matcher(self, prompt: Prompt) -> LLMatcher | None:
         """What holds a constrained prompt's answer, None for others; takes up to 100 ms for a new constraint."""
@@ -58,7 +58,7 @@ class Admission:
         """A new sequence; raises InvalidRequest, naming the field, for what this model can't do."""
         self._check(prompt)
         try:
-            reply = Reply(self._vocabulary, prompt)
+            parser = OutputParser(self._vocabulary, prompt)
         except RecursionError as error:  # in a tool's schema
             raise InvalidRequest("the parameters of a tool are nested too deeply", "tools") from error
         positions, delta = self._positions(prompt)
@@ -66,15 +66,15 @@ class Admission:
         return Sequence(
             prompt=prompt,
             sink=sink,
-            reply=reply,
+            parser=parser,
             seed=secrets.randbits(63) if prompt.sampling.seed is None else prompt.sampling.seed,
             arrived=arrived,
             positions=positions,
             position_delta=delta,
             stop_ids=self._stop_ids,
             matcher=matcher,
-            ending=Ending(self._endings) if matcher is not None else None,
-            end_of_thinking=self._end_of_thinking,
+            completion=GrammarCompletion(self._completion_table) if matcher is not None else None,
+            thinking_end_ids=self._thinking_end_ids,
         )
 
     def _check(self, prompt: Prompt) -> None:
@@ -99,15 +99,19 @@ class Admission:
             for param, given in (("ignore_eos", rules.ignore_eos), ("min_tokens", rules.min_tokens)):
                 if given:
                     raise InvalidRequest(f"{param} can't be combined with an answer of a given form", param)
-        if prompt.tools is not None and not self._marks.call_tools:
+        if prompt.tools is not None and not self._control_tokens.has_tool_calls:
             raise InvalidRequest("the served model has no tool calls", "tools")
-        if prompt.thinking.enabled and prompt.thinking.budget_tokens is not None and not self._marks.reason:
+        if (
+            prompt.thinking.enabled
+            and prompt.thinking.budget_tokens is not None
+            and not self._control_tokens.has_reasoning
+        ):
             raise InvalidRequest("the served model has no mark that ends its reasoning, so no budget", "thinking")
 
-    def _end_thinking_ids(self) -> tuple[int, ...]:
+    def _find_thinking_end_ids(self) -> tuple[int, ...]:
         """`</think>` and what the family's template has after it: `<answer>`, or a newline."""
-        if not self._marks.reason:
+        if not self._control_tokens.has_reasoning:
             return ()
         newline = self._vocabulary.token_bytes.index(b"\n") if b"\n" in self._vocabulary.token_bytes else None
-        following = self._marks.ids.get(Mark.ANSWER, newline)
-        return (self._marks.ids[Mark.END_THINK], *(() if following is None else (following,)))
+        following = self._control_tokens.ids.get(ControlToken.ANSWER, newline)
+        return (self._control_tokens.ids[ControlToken.END_THINK], *(() if following is None else (following,)))

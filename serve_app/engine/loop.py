@@ -1,7 +1,7 @@
 """The engine's loop: admit, encode, prefill, decode, tell; again.
 
 It runs on a thread of its own and owns all state behind it. Others talk to it through two calls,
-`submit` and `cancel`, which only leave a note; the loop reads the notes at the start of a step, so a
+`submit` and `cancel`, which only leave a message; the loop reads the messages at the start of a step, so a
 cancelled request frees its slot within one step. Events are handed out once a step, all together.
 Whatever goes wrong with one request ends that request, with one terminal event, and no other.
 """
@@ -20,11 +20,11 @@ from serve_app.contracts import Event, Finished, FinishReason, PictureSeen, Prom
 from serve_app.engine.admission import Admission
 from serve_app.engine.model.feature_cache import FeatureCache
 from serve_app.engine.output.detokenizer import Vocabulary
-from serve_app.engine.sampling.sampler import Drawn
+from serve_app.engine.sampling.sampler import SampledToken
 from serve_app.engine.scaling import KV_DEMAND, TOKENS_IN_FLIGHT, AnswerLengths, tokens_ahead
 from serve_app.engine.scheduler import Chunk, Scheduler
 from serve_app.engine.sequence import Sequence, Sink
-from serve_app.engine.step_executor import Forward, SlotModel
+from serve_app.engine.step_executor import ModelBackend, StepExecutor
 from serve_app.errors import DeadlineExceeded, EngineFailed, ServiceError
 
 if TYPE_CHECKING:
@@ -40,12 +40,12 @@ class EngineLoop:
 
     def __init__(
         self,
-        model: SlotModel,
+        model: ModelBackend,
         vocabulary: Vocabulary,
         scheduler: Scheduler,
         features: FeatureCache,
         meter: metrics.Meter,
-        hand_out: Callable[[Outbox], None] | None = None,
+        dispatch: Callable[[Outbox], None] | None = None,
         stream_interval_s: float = 0.0,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -53,41 +53,41 @@ class EngineLoop:
         self._scheduler = scheduler
         self._features = features
         self._meter = meter
-        self._hand_out = hand_out or _hand_out_here
+        self._dispatch = dispatch or _dispatch_directly
         self._stream_interval_s = stream_interval_s
         self._clock = clock
-        self._forward = Forward(model, vocabulary, scheduler.slots, features, meter, clock)
+        self._executor = StepExecutor(model, vocabulary, scheduler.slots, features, meter, clock)
         self.admission = Admission(vocabulary, model.vocab_size, model.stop_ids, model.context_tokens, model.positions)
-        self._notes: deque[Sequence | str] = deque()  # a sequence to add, or the id of one to cancel
-        self._known: dict[str, Sequence] = {}
-        self._answers = AnswerLengths()
+        self._inbox: deque[Sequence | str] = deque()  # a sequence to add, or the id of one to cancel
+        self._active: dict[str, Sequence] = {}
+        self._answer_lengths = AnswerLengths()
         self._outbox: Outbox = []
-        self._woken = threading.Event()
+        self._wake = threading.Event()
         self._stopping = False
         self.failure: BaseException | None = None  # set once, when the loop itself died
 
     # -- called from other threads
 
     def submit(self, prompt: Prompt, sink: Sink, matcher: LLMatcher | None = None) -> None:
-        """Take in a prompt; `sink` gets its events, from the loop's thread or as `hand_out` decides.
+        """Take in a prompt; `sink` gets its events, from the loop's thread or as `dispatch` decides.
 
         A constrained prompt's `matcher` is made here unless it is given (`admission.matcher`, which takes
         a while). Raises InvalidRequest for what the model can't do, EngineFailed when the loop has ended.
         """
-        self._notes.append(self.admission.sequence(prompt, sink, self._clock(), matcher))
-        self._woken.set()
-        if self._stopping or self.failure is not None:  # after the note: either the loop reads it or we say so
+        self._inbox.append(self.admission.sequence(prompt, sink, self._clock(), matcher))
+        self._wake.set()
+        if self._stopping or self.failure is not None:  # after the message: either the loop reads it or we say so
             raise EngineFailed("the engine has stopped; the replica is being replaced")
 
     def cancel(self, request_id: str) -> None:
         """Forget a request; unknown ids are ignored, the request may just have ended."""
-        self._notes.append(request_id)
-        self._woken.set()
+        self._inbox.append(request_id)
+        self._wake.set()
 
     def stop(self) -> None:
         """Let `run` return after the step in flight."""
         self._stopping = True
-        self._woken.set()
+        self._wake.set()
 
     # -- the loop's own thread
 
@@ -96,8 +96,8 @@ class EngineLoop:
         try:
             while not self._stopping:
                 if not self.step():
-                    self._woken.wait()
-                    self._woken.clear()
+                    self._wake.wait()
+                    self._wake.clear()
         except BaseException as error:
             log.exception("the engine loop died")
             self.failure = error
@@ -107,10 +107,10 @@ class EngineLoop:
 
     def step(self) -> bool:
         """One round; False when there was nothing to do."""
-        self._read_notes()
+        self._read_inbox()
         self._expire()
         for sequence in self._scheduler.admit():
-            self._begin(sequence)
+            self._start(sequence)
         busy = not self._scheduler.idle
         if busy:
             for chunk in self._scheduler.chunks():
@@ -120,115 +120,115 @@ class EngineLoop:
         self._flush()
         return busy
 
-    def _read_notes(self) -> None:
-        while self._notes:
-            note = self._notes.popleft()
-            if isinstance(note, str):
-                if (sequence := self._known.get(note)) is not None:
+    def _read_inbox(self) -> None:
+        while self._inbox:
+            message = self._inbox.popleft()
+            if isinstance(message, str):
+                if (sequence := self._active.get(message)) is not None:
                     self._retire(sequence)
                 continue
             try:
-                self._scheduler.add(note)
-                self._known[note.id] = note
+                self._scheduler.add(message)
+                self._active[message.id] = message
             except ServiceError as error:
-                self._tell(note, error)
+                self._emit(message, error)
 
     def _expire(self) -> None:
         now = self._clock()
-        for sequence in [s for s in self._known.values() if now > s.deadline]:
+        for sequence in [s for s in self._active.values() if now > s.deadline]:
             self._fail(sequence, DeadlineExceeded(f"no whole answer within {sequence.prompt.deadline_s:g} seconds"))
 
-    def _begin(self, sequence: Sequence) -> None:
+    def _start(self, sequence: Sequence) -> None:
         waited = self._clock() - sequence.arrived
         sequence.stages_ms["queue"] = waited * 1e3
         self._meter.observe(metrics.STAGE_SECONDS, waited, stage="queue")
-        self._forward.begin(sequence)
+        self._executor.prepare(sequence)
         prompt = sequence.prompt
         seen = tuple(
             PictureSeen(picture.original_size, (picture.pixels.shape[1], picture.pixels.shape[0]), picture.tokens)
             for picture in prompt.pictures
         )
         stages = {**prompt.stages_ms, **sequence.stages_ms}
-        self._tell(sequence, Started(sequence.prompt_tokens, prompt.image_tokens, stages, seen))
+        self._emit(sequence, Started(sequence.prompt_tokens, prompt.image_tokens, stages, seen))
 
     def _prefill(self, chunk: Chunk) -> None:
-        drawn = self._forward.prefill(chunk)
-        if drawn is not None:
+        sampled = self._executor.prefill(chunk)
+        if sampled is not None:
             chunk.sequence.first_token_at = self._clock()
-            self._take(chunk.sequence, drawn)
+            self._append_token(chunk.sequence, sampled)
 
     def _decode(self) -> None:
         sequences = self._scheduler.decoding()
         if not sequences:
             return
-        drawn = self._forward.decode(sequences)
-        results = [drawn] * len(sequences) if isinstance(drawn, ServiceError) else drawn
+        sampled = self._executor.decode(sequences)
+        results = [sampled] * len(sequences) if isinstance(sampled, ServiceError) else sampled
         for sequence, result in zip(sequences, results, strict=True):
-            self._take(sequence, result)
+            self._append_token(sequence, result)
 
-    def _take(self, sequence: Sequence, drawn: Drawn | ServiceError) -> None:
-        """Add a drawn token to an answer, tell what it says, end the answer if it is complete."""
-        if isinstance(drawn, ServiceError):
-            self._fail(sequence, drawn)
+    def _append_token(self, sequence: Sequence, sampled: SampledToken | ServiceError) -> None:
+        """Add a sampled token to an answer, emit what it says, end the answer if it is complete."""
+        if isinstance(sampled, ServiceError):
+            self._fail(sequence, sampled)
             return
         self._meter.count(metrics.OUTPUT_TOKENS)
         try:
-            reason = sequence.take(drawn.token_id, drawn.logprob)
+            reason = sequence.append_token(sampled.token_id, sampled.logprob)
         except ServiceError as error:
             self._fail(sequence, error)
             return
         if reason is not None:
             self._finish(sequence, reason)
-        elif self._due(sequence):
-            self._tell_pieces(sequence)
+        elif self._emission_due(sequence):
+            self._emit_pending(sequence)
 
     def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
         sequence.stages_ms["decode_steps"] = (self._clock() - sequence.first_token_at) * 1e3
-        self._answers.add(len(sequence.generated))
-        self._tell_pieces(sequence)
+        self._answer_lengths.add(len(sequence.generated))
+        self._emit_pending(sequence)
         stages = {**sequence.prompt.stages_ms, **sequence.stages_ms}
-        self._tell(sequence, Finished(reason, sequence.usage, stages, tuple(sequence.reply.boxed)))
+        self._emit(sequence, Finished(reason, sequence.usage, stages, tuple(sequence.parser.boxed)))
         self._retire(sequence)
 
     def _fail(self, sequence: Sequence, error: ServiceError) -> None:
-        self._tell(sequence, error)
+        self._emit(sequence, error)
         self._retire(sequence)
 
     def _fail_all(self, why: str) -> None:
-        waiting = [note for note in self._notes if isinstance(note, Sequence)]
-        self._notes.clear()
-        for sequence in [*self._known.values(), *waiting]:
-            self._tell(sequence, EngineFailed(why))
-        self._known.clear()
+        waiting = [message for message in self._inbox if isinstance(message, Sequence)]
+        self._inbox.clear()
+        for sequence in [*self._active.values(), *waiting]:
+            self._emit(sequence, EngineFailed(why))
+        self._active.clear()
         self._flush()
 
     def _retire(self, sequence: Sequence) -> None:
-        del self._known[sequence.id]
+        del self._active[sequence.id]
         self._scheduler.retire(sequence)
 
-    def _due(self, sequence: Sequence) -> bool:
+    def _emission_due(self, sequence: Sequence) -> bool:
         """Whether the next piece may go out: the first at once, then one an interval.
 
         Each piece costs every process on its way more than a token costs a small model.
         """
-        if not sequence.told:
+        if not sequence.emitted:
             return True
-        return sequence.prompt.stream and self._clock() - sequence.told_at >= self._stream_interval_s
+        return sequence.prompt.stream and self._clock() - sequence.emitted_at >= self._stream_interval_s
 
-    def _tell_pieces(self, sequence: Sequence) -> None:
+    def _emit_pending(self, sequence: Sequence) -> None:
         """Tell what waits, with the tokens behind it."""
-        if sequence.untold:
-            for piece in sequence.untold:
-                self._tell(sequence, piece)
-            sequence.untold, sequence.told, sequence.told_at = [], True, self._clock()
+        if sequence.pending:
+            for piece in sequence.pending:
+                self._emit(sequence, piece)
+            sequence.pending, sequence.emitted, sequence.emitted_at = [], True, self._clock()
 
-    def _tell(self, sequence: Sequence, event: Event | ServiceError) -> None:
+    def _emit(self, sequence: Sequence, event: Event | ServiceError) -> None:
         self._outbox.append((sequence.sink, event))
 
     def _flush(self) -> None:
         if self._outbox:
             outbox, self._outbox = self._outbox, []
-            self._hand_out(outbox)
+            self._dispatch(outbox)
 
     def measure(self) -> None:
         """Set the gauges of slots, queue and caches; called at leisure, from any thread."""
@@ -242,10 +242,10 @@ class EngineLoop:
 
     def load(self) -> dict[str, float]:
         """What this engine has taken on, as the autoscaling policy reads it (from any thread)."""
-        taken = self._scheduler.taken
+        sequences = self._scheduler.sequences
         return {
-            TOKENS_IN_FLIGHT: tokens_ahead(taken, self._answers),
-            KV_DEMAND: len(taken) / self._scheduler.slots,
+            TOKENS_IN_FLIGHT: tokens_ahead(sequences, self._answer_lengths),
+            KV_DEMAND: len(sequences) / self._scheduler.slots,
         }
 
     def slots_used(self) -> int:
@@ -253,6 +253,6 @@ class EngineLoop:
         return len(self._scheduler.running)
 
 
-def _hand_out_here(outbox: Outbox) -> None:
+def _dispatch_directly(outbox: Outbox) -> None:
     for sink, event in outbox:
         sink(event)

@@ -17,9 +17,9 @@ from serve_app.contracts import Delta, Event, Finished, ModelCard, Prompt, ToolC
 from serve_app.engine.loop import EngineLoop, Outbox
 from serve_app.engine.memory import measure_memory, plan_slots
 from serve_app.engine.model.feature_cache import FeatureCache
-from serve_app.engine.model.model_runner import Runner
+from serve_app.engine.model.model_runner import ModelRunner
 from serve_app.engine.model.weights import load
-from serve_app.engine.output.deltas import joined
+from serve_app.engine.output.deltas import merge
 from serve_app.engine.scheduler import Scheduler
 from serve_app.engine.structured.grammar import is_constrained
 from serve_app.errors import EngineFailed, ServiceError
@@ -42,7 +42,7 @@ class EngineReplica:
         context_tokens = min(model.context_tokens, adapter.max_context_tokens)
         feature_bytes = engine.feature_cache_mib * 2**20
         slots = plan_slots(engine.max_slots, adapter.cache_shape, context_tokens, feature_bytes, adapter.device)
-        runner = Runner(adapter, slots, context_tokens)
+        runner = ModelRunner(adapter, slots, context_tokens)
         runner.check_numbers()
         runner.capture_graphs()
         self._meter = meter
@@ -53,7 +53,7 @@ class EngineReplica:
             Scheduler(slots, engine.prefill_tokens, engine.max_waiting),
             FeatureCache(feature_bytes),
             meter,
-            self._hand_out,
+            self._dispatch,
             engine.stream_interval_ms / 1e3,
         )
         self.card = ModelCard(
@@ -68,7 +68,9 @@ class EngineReplica:
         self._event_loop: asyncio.AbstractEventLoop | None = None
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self.loop.run, name="engine", daemon=True)
-        self._gauges = threading.Thread(target=self._refresh, args=(refresh.refresh_s,), name="gauges", daemon=True)
+        self._gauges = threading.Thread(
+            target=self._refresh_gauges, args=(refresh.refresh_s,), name="gauges", daemon=True
+        )
         self._thread.start()
         self.loop.admission.grammars.tokenizer()  # before the first constraint, which would wait for it
         self._warm_up(adapter.probe())
@@ -99,7 +101,7 @@ class EngineReplica:
         ended = False
         try:
             while not ended:
-                for event in _merged(await events.get(), events):
+                for event in _merge_waiting(await events.get(), events):
                     ended = isinstance(event, (Finished, ServiceError))
                     if isinstance(event, ServiceError):
                         raise event
@@ -120,7 +122,7 @@ class EngineReplica:
         self._thread.join(timeout=10)
         self.loop.admission.grammars.close()
 
-    def _hand_out(self, outbox: Outbox) -> None:
+    def _dispatch(self, outbox: Outbox) -> None:
         if self._event_loop is None:  # the warm-up, before any event loop asked
             _deliver(outbox)
             return
@@ -144,7 +146,7 @@ class EngineReplica:
         if not ended.wait(prompt.deadline_s) or failures:
             raise failures[0] if failures else EngineFailed("the warm-up question was not answered in time")
 
-    def _refresh(self, period_s: float) -> None:
+    def _refresh_gauges(self, period_s: float) -> None:
         while not self._closed.wait(period_s):
             measure_memory(self._meter, self._device)
             self.loop.measure()
@@ -156,14 +158,16 @@ def _deliver(outbox: Outbox) -> None:
         sink(event)
 
 
-def _merged(first: Event | ServiceError, events: asyncio.Queue[Event | ServiceError]) -> list[Event | ServiceError]:
+def _merge_waiting(
+    first: Event | ServiceError, events: asyncio.Queue[Event | ServiceError]
+) -> list[Event | ServiceError]:
     """What is waiting now, in order, pieces of one channel or call in a row as one."""
     merged = [first]
     while not events.empty():
         event, last = events.get_nowait(), merged[-1]
         both = None
         if isinstance(event, (Delta, ToolCallDelta)) and isinstance(last, (Delta, ToolCallDelta)):
-            both = joined(last, event)
+            both = merge(last, event)
         if both is None:
             merged.append(event)
         else:

@@ -20,7 +20,7 @@ REMEMBERED_ANSWERS: Final = 128
 FIRST_GUESS_TOKENS: Final = 256  # stands for one answer until real ones have displaced it
 
 
-class Work(Protocol):
+class InFlightRequest(Protocol):
     """One request in an engine, as far as its size matters."""
 
     @property
@@ -48,7 +48,7 @@ class AnswerLengths:
         """Remember a finished answer. Broken-off ones don't count: they say nothing about how long it would be."""
         self._recent.append(tokens)
 
-    def left(self, generated: int, max_tokens: int) -> float:
+    def expected_remaining(self, generated: int, max_tokens: int) -> float:
         """Tokens that an answer of `generated` tokens may still need, at most up to `max_tokens`.
 
         An answer longer than any remembered one is taken to be half written.
@@ -58,9 +58,9 @@ class AnswerLengths:
         return min(expected, max_tokens - generated)
 
 
-def tokens_ahead(works: Iterable[Work], answers: AnswerLengths) -> float:
+def tokens_ahead(works: Iterable[InFlightRequest], answers: AnswerLengths) -> float:
     """Prompt tokens still to be read and answer tokens still to be expected, of all `works` together."""
-    return sum(work.unread_tokens + answers.left(len(work.generated), work.max_tokens) for work in works)
+    return sum(work.unread_tokens + answers.expected_remaining(len(work.generated), work.max_tokens) for work in works)
 
 
 class ScalingContext(Protocol):
@@ -122,14 +122,14 @@ class replicas_for_load:  # used as a function; a class, because Serve gives `po
         silent = sum(any(replica not in load for load in loads) for replica in context.running_replicas)
         wanted = present = context.target_num_replicas
         if filled > present * (1 + TOLERANCE):
-            wanted = _whole(filled)
+            wanted = _round_up(filled)
         elif filled + silent < present * (1 - TOLERANCE):
-            wanted = _whole(filled + silent)
+            wanted = _round_up(filled + silent)
         if context.total_num_requests > 0:
             wanted = max(wanted, 1)
         return min(max(wanted, context.capacity_adjusted_min_replicas), context.capacity_adjusted_max_replicas), {}
 
 
-def _whole(share: float) -> int:
+def _round_up(share: float) -> int:
     """Rounded up, but for the last digits of a sum of floats."""
     return math.ceil(share * (1 - 1e-9))

@@ -1,7 +1,7 @@
 """Who runs next: waiting requests into slots, prompts into chunks, everyone else decodes.
 
 Pure: no torch, no clock, no threads. First come, first served, and a long prompt is not overtaken
-while it is being taken in. A slot is long enough for the longest admissible request, so nothing is
+while it is being sequences in. A slot is long enough for the longest admissible request, so nothing is
 ever evicted half-way.
 """
 
@@ -44,8 +44,8 @@ class Scheduler:
         return not self.waiting and not self.running
 
     @property
-    def taken(self) -> list[Sequence]:
-        """All sequences taken in, running and waiting; may be read from any thread."""
+    def sequences(self) -> list[Sequence]:
+        """All sequences sequences in, running and waiting; may be read from any thread."""
         return [*self.running, *self.waiting]
 
     @property
@@ -56,7 +56,7 @@ class Scheduler:
         """Queue a sequence; `Overloaded` if it would neither find a slot nor a place in the queue."""
         if len(self.waiting) >= self._max_waiting + len(self._free):
             raise Overloaded(
-                f"all {self.slots} slots are taken and {self._max_waiting} requests are waiting; try again shortly"
+                f"all {self.slots} slots are sequences and {self._max_waiting} requests are waiting; try again shortly"
             )
         self.waiting.append(sequence)
 

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.contracts import Event, FinishReason, Prompt, TokenLogprob, Usage
-from serve_app.engine.output.deltas import Piece, append
-from serve_app.engine.output.parser import Reply
-from serve_app.engine.structured.grammar_completion import Ending
+from serve_app.engine.output.deltas import Piece, append_piece
+from serve_app.engine.output.parser import OutputParser
+from serve_app.engine.structured.grammar_completion import GrammarCompletion
 from serve_app.errors import EngineFailed, ServiceError
 
 if TYPE_CHECKING:
@@ -33,28 +33,28 @@ class Sequence:
 
     prompt: Prompt
     sink: Sink
-    reply: Reply
+    parser: OutputParser
     seed: int
     arrived: float  # seconds on the engine's clock
     positions: NDArray[np.int64]  # (axes, prompt tokens)
     position_delta: int  # position of a generated token = its index in the cache + delta
     stop_ids: frozenset[int] = frozenset()
     matcher: LLMatcher | None = None  # of a constrained answer: which tokens may come next
-    ending: Ending | None = None  # of a constrained answer: brings it to its end within its tokens
-    end_of_thinking: tuple[int, ...] = ()  # token ids that end reasoning once its budget is used up
+    completion: GrammarCompletion | None = None  # of a constrained answer: brings it to its end within its tokens
+    thinking_end_ids: tuple[int, ...] = ()  # token ids that end reasoning once its budget is used up
     slot: int = -1
     prefilled: int = 0
     generated: list[int] = field(default_factory=list)
     features: torch.Tensor | None = None  # (image tokens, hidden), in prompt order
     stages_ms: dict[str, float] = field(default_factory=dict)
     first_token_at: float = 0.0
-    told_at: float = 0.0
-    told: bool = False  # whether a piece has gone out
-    untold: list[Piece] = field(default_factory=list)  # what waits for the stream's next piece
-    _decided: deque[int] = field(default_factory=deque)  # the rest of `end_of_thinking`, once begun
+    emitted_at: float = 0.0
+    emitted: bool = False  # whether a piece has gone out
+    pending: list[Piece] = field(default_factory=list)  # what waits for the stream's next piece
+    _forced_tokens: deque[int] = field(default_factory=deque)  # the rest of `thinking_end_ids`, once begun
 
     def __post_init__(self) -> None:
-        self._mind_the_budget()
+        self._apply_thinking_budget()
 
     @property
     def id(self) -> str:
@@ -93,63 +93,68 @@ class Sequence:
 
     @property
     def usage(self) -> Usage:
-        return Usage(self.prompt_tokens, len(self.generated), self.prompt.image_tokens, self.reply.reasoning_tokens)
+        return Usage(self.prompt_tokens, len(self.generated), self.prompt.image_tokens, self.parser.reasoning_tokens)
 
     @property
-    def forced(self) -> int | None:
+    def forced_token(self) -> int | None:
         """The token that comes next whatever the model likes; None: it draws."""
-        return self._decided[0] if self._decided else None
+        return self._forced_tokens[0] if self._forced_tokens else None
 
-    def take(self, token_id: int, logprob: TokenLogprob | None = None) -> FinishReason | None:
-        """Add a drawn token; says why the answer ends with it, None while it goes on.
+    def append_token(self, token_id: int, logprob: TokenLogprob | None = None) -> FinishReason | None:
+        """Add a sampled token; says why the answer ends with it, None while it goes on.
 
         Raises EngineFailed if the token breaks the answer's constraint, which a mask should have prevented.
         """
         if token_id in self.stop_ids and not self.prompt.sampling.ignore_eos:
             self.generated.append(token_id)
-            return self._ended()
+            return self._complete()
         if self.matcher is not None:
-            token_id, logprob = self._hold(self.matcher, token_id, logprob)
+            token_id, logprob = self._apply_constraint(self.matcher, token_id, logprob)
         self.generated.append(token_id)
-        self._add(self.reply.push(token_id, logprob))
-        if self.ending is not None and self.ending.written:
-            self._add(self.reply.end())
+        self._add(self.parser.push(token_id, logprob))
+        if self.completion is not None and self.completion.done:
+            self._add(self.parser.finish())
             return "length"
-        if self.reply.stopped or (self.matcher is not None and self.matcher.is_stopped()):
-            return self._ended()
+        if self.parser.stopped or (self.matcher is not None and self.matcher.is_stopped()):
+            return self._complete()
         if len(self.generated) >= self.max_tokens:
-            self._add(self.reply.cut())
+            self._add(self.parser.truncate())
             return "length"
-        self._follow_what_is_decided(token_id)
-        self._mind_the_budget()
+        self._advance_forced_tokens(token_id)
+        self._apply_thinking_budget()
         return None
 
-    def _hold(self, matcher: LLMatcher, token_id: int, logprob: TokenLogprob | None) -> tuple[int, TokenLogprob | None]:
-        """The token that keeps the answer within its form and its length: the drawn one, mostly."""
-        if self.ending is not None:
-            drawn, token_id = token_id, self.ending.take(matcher, token_id, self.max_tokens - len(self.generated))
-            logprob = logprob if token_id == drawn else None
+    def _apply_constraint(
+        self, matcher: LLMatcher, token_id: int, logprob: TokenLogprob | None
+    ) -> tuple[int, TokenLogprob | None]:
+        """The token that keeps the answer within its form and its length: the sampled one, mostly."""
+        if self.completion is not None:
+            sampled, token_id = (
+                token_id,
+                self.completion.next_token(matcher, token_id, self.max_tokens - len(self.generated)),
+            )
+            logprob = logprob if token_id == sampled else None
         if not matcher.consume_token(token_id):
             raise EngineFailed("the answer's constraint could not be followed to its end")
         return token_id, logprob
 
-    def _ended(self) -> FinishReason:
-        self._add(self.reply.end())
-        return "tool_calls" if self.reply.called else "stop"
+    def _complete(self) -> FinishReason:
+        self._add(self.parser.finish())
+        return "tool_calls" if self.parser.has_tool_calls else "stop"
 
     def _add(self, pieces: list[Piece]) -> None:
         for piece in pieces:
-            append(self.untold, piece)
+            append_piece(self.pending, piece)
 
-    def _follow_what_is_decided(self, token_id: int) -> None:
-        if self._decided and token_id == self._decided[0]:
-            self._decided.popleft()
-        elif self._decided and not self.reply.in_reasoning:
-            self._decided.clear()  # a constraint knows better what may follow reasoning
+    def _advance_forced_tokens(self, token_id: int) -> None:
+        if self._forced_tokens and token_id == self._forced_tokens[0]:
+            self._forced_tokens.popleft()
+        elif self._forced_tokens and not self.parser.in_reasoning:
+            self._forced_tokens.clear()  # a constraint knows better what may follow reasoning
 
-    def _mind_the_budget(self) -> None:
+    def _apply_thinking_budget(self) -> None:
         budget = self.prompt.thinking.budget_tokens
-        if budget is None or self._decided or not self.reply.in_reasoning:
+        if budget is None or self._forced_tokens or not self.parser.in_reasoning:
             return
-        if self.reply.thought >= budget:
-            self._decided.extend(self.end_of_thinking)
+        if self.parser.thinking_tokens >= budget:
+            self._forced_tokens.extend(self.thinking_end_ids)

@@ -1,4 +1,4 @@
-"""A step's work on the device: pictures to features, prompt chunks and sequences to drawn tokens."""
+"""A step's work on the device: pictures to features, prompt chunks and sequences to sampled tokens."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from serve_app import metrics
 from serve_app.contracts import Picture, Prompt
 from serve_app.engine.model.feature_cache import FeatureCache
 from serve_app.engine.output.detokenizer import Vocabulary
-from serve_app.engine.sampling.sampler import Drawn, Sampler
+from serve_app.engine.sampling.sampler import SampledToken, Sampler
 from serve_app.engine.scheduler import Chunk
 from serve_app.engine.sequence import Sequence
 from serve_app.engine.structured.masks import MaskFiller
@@ -25,8 +25,8 @@ from serve_app.errors import EngineFailed, ServiceError
 log = logging.getLogger("glm.engine")
 
 
-class SlotModel(Protocol):
-    """What the engine asks of a model; `Runner` over a checkpoint, a fake in tests."""
+class ModelBackend(Protocol):
+    """What the engine asks of a model; `ModelRunner` over a checkpoint, a fake in tests."""
 
     context_tokens: int
 
@@ -48,12 +48,12 @@ class SlotModel(Protocol):
     def decode(self, sequences: list[Sequence]) -> torch.Tensor: ...
 
 
-class Forward:
+class StepExecutor:
     """Runs the model and draws; what fails is explained, and concerns only the sequences at hand."""
 
     def __init__(
         self,
-        model: SlotModel,
+        model: ModelBackend,
         vocabulary: Vocabulary,
         slots: int,
         features: FeatureCache,
@@ -67,11 +67,11 @@ class Forward:
         self._sampler = Sampler(slots, model.vocab_size, model.device, model.stop_ids, vocabulary)
         self._masks = MaskFiller(slots, model.vocab_size, model.device)
 
-    def begin(self, sequence: Sequence) -> None:
+    def prepare(self, sequence: Sequence) -> None:
         """Prepare the slot that a sequence was given."""
-        self._sampler.begin(sequence)
+        self._sampler.prepare_row(sequence)
 
-    def prefill(self, chunk: Chunk) -> Drawn | ServiceError | None:
+    def prefill(self, chunk: Chunk) -> SampledToken | ServiceError | None:
         """Take in a chunk of a prompt; the answer's first token if it is the last one."""
         sequence = chunk.sequence
         try:
@@ -81,29 +81,29 @@ class Forward:
             with self._stage(sequence, "prefill"):
                 logits = self._model.prefill(chunk)
                 sequence.prefilled = chunk.stop
-                drawn = self._draw(logits, [sequence])[0] if logits is not None else None
+                sampled = self._sample(logits, [sequence])[0] if logits is not None else None
         except Exception as error:
-            return self._explain(error)
+            return self._to_service_error(error)
         if chunk.completes:
             sequence.features = None  # the cache holds all that is needed of them now
             self._meter.count(metrics.PROMPT_TOKENS, sequence.prompt_tokens)
             self._meter.count(metrics.IMAGE_TOKENS, sequence.prompt.image_tokens)
-        return drawn
+        return sampled
 
-    def decode(self, sequences: list[Sequence]) -> list[Drawn | EngineFailed] | ServiceError:
+    def decode(self, sequences: list[Sequence]) -> list[SampledToken | EngineFailed] | ServiceError:
         """The next token of every sequence; one error if the whole batch failed."""
         started = self._clock()
         try:
-            drawn = self._draw(self._decode_once_more_if_memory_is_short(sequences), sequences)
+            sampled = self._sample(self._decode_with_retry(sequences), sequences)
         except Exception as error:
-            return self._explain(error)
+            return self._to_service_error(error)
         self._meter.observe(metrics.STAGE_SECONDS, self._clock() - started, stage="decode_step")
         self._meter.observe(metrics.BATCH_SIZE, len(sequences))
-        return drawn
+        return sampled
 
-    def _draw(self, logits: torch.Tensor, sequences: list[Sequence]) -> list[Drawn | EngineFailed]:
+    def _sample(self, logits: torch.Tensor, sequences: list[Sequence]) -> list[SampledToken | EngineFailed]:
         # A GPU is still computing the logits while the masks are filled.
-        return self._sampler.draw(logits, sequences, self._masks.fill(sequences))
+        return self._sampler.sample(logits, sequences, self._masks.fill(sequences))
 
     def _encode(self, picture: Picture) -> torch.Tensor:
         features = self._features.get(picture.digest)
@@ -115,14 +115,14 @@ class Forward:
         self._features.put(picture.digest, features)
         return features
 
-    def _decode_once_more_if_memory_is_short(self, sequences: list[Sequence]) -> torch.Tensor:
+    def _decode_with_retry(self, sequences: list[Sequence]) -> torch.Tensor:
         try:
             return self._model.decode(sequences)
         except torch.OutOfMemoryError:
             self._release_memory()
             return self._model.decode(sequences)
 
-    def _explain(self, error: Exception) -> ServiceError:
+    def _to_service_error(self, error: Exception) -> ServiceError:
         if isinstance(error, ServiceError):
             return error
         if isinstance(error, torch.OutOfMemoryError):

@@ -13,10 +13,10 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from serve_app.engine.model.families.glm4v_9b import Glm4v9b, empty_network
+from serve_app.engine.model.families.glm4v_9b import Glm4v9bAdapter, empty_network
 from serve_app.engine.model.footprint import Sizes
 from serve_app.engine.model.slots import CacheShape
-from serve_app.engine.model.weights import FAMILIES, checkpoint_dtype
+from serve_app.engine.model.weights import ADAPTERS, checkpoint_dtype
 from serve_app.errors import InvalidRequest
 from serve_app.preprocess.glm4v import AspectTooLong, Glm4vGrid
 
@@ -84,9 +84,9 @@ def read_checkpoint(model: str) -> Checkpoint:
 def of_config(config: dict[str, Any], grid: Glm4vGrid | None) -> Checkpoint:
     """Count over the loader's own network, built without weights. Raises InvalidRequest."""
     kind = config.get("model_type", "")
-    if kind not in FAMILIES or "vision_config" not in config:
+    if kind not in ADAPTERS or "vision_config" not in config:
         raise InvalidRequest(
-            f"The model_type {kind!r} is not supported. Supported are {', '.join(sorted(FAMILIES))} with a"
+            f"The model_type {kind!r} is not supported. Supported are {', '.join(sorted(ADAPTERS))} with a"
             " vision_config.",
             param="--model",
         )
@@ -96,11 +96,11 @@ def of_config(config: dict[str, Any], grid: Glm4vGrid | None) -> Checkpoint:
             " release and --quantization.",
             param="--model",
         )
-    return _glm_4v_9b(config) if FAMILIES[kind] is Glm4v9b else _glm4v(config, grid or _GRID)
+    return _glm_4v_9b(config) if ADAPTERS[kind] is Glm4v9bAdapter else _glm4v(config, grid or _GRID)
 
 
 def _glm_4v_9b(config: dict[str, Any]) -> Checkpoint:
-    adapter = Glm4v9b(empty_network(config), config, _dtype(config))
+    adapter = Glm4v9bAdapter(empty_network(config), config, _dtype(config))
     vision = config["vision_config"]
     return Checkpoint(
         model_type="chatglm",

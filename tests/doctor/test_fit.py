@@ -21,8 +21,8 @@ GIB = 2**30
 WHOLE, NF4, INT8 = Quantization(), Quantization("nf4"), Quantization("int8")
 NF4_ALL = Quantization("nf4", vision=True)
 CACHE = CacheShape(layers=40, kv_heads=2, head_dim=128, dtype=torch.bfloat16)
-FLASH = Sizes(text_linear=8_158_000_000, vision_linear=880_000_000, whole=1_254_777_472, cache=CACHE)
-SMALL = replace(FLASH, text_linear=10**7, vision_linear=10**6, whole=10**6)
+FLASH = Sizes(text_linear=8_158_000_000, vision_linear=880_000_000, unquantized=1_254_777_472, cache=CACHE)
+SMALL = replace(FLASH, text_linear=10**7, vision_linear=10**6, unquantized=10**6)
 FULL_9B = json.loads((Path(__file__).parents[1] / "glm-4v-9b.config.json").read_text())
 
 

@@ -18,9 +18,9 @@ from transformers import Glm4vConfig, Glm4vForConditionalGeneration, PreTrainedT
 from serve_app.contracts import Delta, Finished, Picture, Prompt, Sampling, Started, ToolCallDelta
 from serve_app.engine.loop import EngineLoop, Outbox
 from serve_app.engine.model.feature_cache import FeatureCache
-from serve_app.engine.output.control_tokens import Mark
+from serve_app.engine.output.control_tokens import ControlToken
 from serve_app.engine.output.detokenizer import Vocabulary
-from serve_app.engine.output.parser import Reply
+from serve_app.engine.output.parser import OutputParser
 from serve_app.engine.scheduler import Chunk, Scheduler
 from serve_app.engine.sequence import Sequence
 from serve_app.metrics import SilentMeter
@@ -29,9 +29,16 @@ IMAGE, IMAGE_START, IMAGE_END, EOS, USER = 260, 258, 259, 256, 257
 VOCAB = 320
 BYTES = Vocabulary([bytes([index]) if index < 256 else b"" for index in range(VOCAB)])
 
-# A vocabulary with every mark, as GLM-4.5V's and GLM-4.1V's together, and a few tokens of several bytes.
+# A vocabulary with every control token, as GLM-4.5V's and GLM-4.1V's together, and a few tokens of several bytes.
 _PIECES = ["th", "ink", "</", "<think", "灯", "红灯", "\n\n", "  ", ' "', '":', "er", "in", "the", " the", "null", "12"]
-_NAMES = ["<|endoftext|>", "<|user|>", "<|assistant|>", "<|observation|>", "/nothink", *(mark.value for mark in Mark)]
+_NAMES = [
+    "<|endoftext|>",
+    "<|user|>",
+    "<|assistant|>",
+    "<|observation|>",
+    "/nothink",
+    *(token.value for token in ControlToken),
+]
 NAMES = {name: 256 + len(_PIECES) + index for index, name in enumerate(_NAMES)}
 MARKED = Vocabulary(
     [bytes([index]) for index in range(256)]
@@ -136,7 +143,7 @@ def new_sequence(name: str, rule: Sampling, ids: tuple[int, ...] = (1,), slot: i
     return Sequence(
         prompt=prompt,
         sink=lambda event: None,
-        reply=Reply(BYTES, prompt),
+        parser=OutputParser(BYTES, prompt),
         seed=seed,
         arrived=0.0,
         positions=np.zeros((3, len(ids)), dtype=np.int64),
@@ -220,7 +227,7 @@ class RandomModel(CountingModel):
         super().__init__()
         self.vocab_size = len(vocabulary.token_bytes)
         self.stop_ids = stop_ids
-        # Marks, and what closes strings, arrays and objects, are likelier, or few answers would come to an end.
+        # Control tokens, and what closes strings, arrays and objects, are likelier, or few answers would end.
         closing = [i for i, token in enumerate(vocabulary.token_bytes) if token[:1] in (b'"', b"]", b"}")]
         self._liked = torch.zeros(self.vocab_size)
         self._liked[[*closing, *self.stop_ids, *vocabulary.names.values()]] = 3.0
@@ -253,12 +260,12 @@ class Bench:
             self.scheduler,
             FeatureCache(cache),
             SilentMeter(),
-            self._take,
+            self._deliver,
             0.05,
             lambda: self.now,
         )
 
-    def _take(self, outbox: Outbox) -> None:
+    def _deliver(self, outbox: Outbox) -> None:
         for sink, event in outbox:
             sink(event)
 

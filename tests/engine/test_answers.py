@@ -65,8 +65,8 @@ def test_the_tokens_of_all_pieces_are_no_more_than_were_drawn() -> None:
     b = scripted(a="<think>why</think>\nbecause <|begin_of_box|>[1,2,3,4]<|end_of_box|>. 红灯" + CALL)
     b.ask("a", max_tokens=200, prompt={**THINKING, "tools": ToolUse((WEATHER,))})
     b.run(seconds_a_step=1.0)
-    told = sum(event.tokens for event in b.events["a"] if isinstance(event, (Delta, ToolCallDelta)))
-    assert 0 < told <= b.finished("a").usage.completion_tokens
+    emitted = sum(event.tokens for event in b.events["a"] if isinstance(event, (Delta, ToolCallDelta)))
+    assert 0 < emitted <= b.finished("a").usage.completion_tokens
 
 
 def test_a_picture_is_reported_as_uploaded_and_as_seen() -> None:
@@ -138,9 +138,9 @@ def test_logprobs_cover_the_text() -> None:
     b = scripted(a="红灯 is on")
     b.ask("a", max_tokens=100, logprobs=2)
     b.run(seconds_a_step=1.0)
-    told = [one for event in b.events["a"] if isinstance(event, Delta) for one in event.logprobs]
-    assert b"".join(one.token for one in told).decode() == "红灯 is on"
-    assert all(len(one.top) == 2 and one.top[0][0] == one.token_id for one in told)
+    emitted = [one for event in b.events["a"] if isinstance(event, Delta) for one in event.logprobs]
+    assert b"".join(one.token for one in emitted).decode() == "红灯 is on"
+    assert all(len(one.top) == 2 and one.top[0][0] == one.token_id for one in emitted)
 
 
 # -- thinking budget
@@ -163,7 +163,7 @@ def test_after_forced_reasoning_a_family_without_answer_marks_gets_its_newline()
     names = {name: index for name, index in NAMES.items() if "answer" not in name}
     b = scripted(a="<think>abcdef", vocabulary=Vocabulary(MARKED.token_bytes, names))
     b.ask("a", max_tokens=6, prompt={"thinking": Thinking(True, 2)})
-    sequence = b.loop._notes[0]
+    sequence = b.loop._inbox[0]
     b.run()
     assert not isinstance(sequence, str)
     assert sequence.generated[:5] == [NAMES["<think>"], *b"ab", NAMES["</think>"], ord("\n")]

@@ -21,7 +21,7 @@ from serve_app.contracts import (
     ToolCallDelta,
     Usage,
 )
-from serve_app.engine.replica import EngineReplica, _merged
+from serve_app.engine.replica import EngineReplica, _merge_waiting
 from serve_app.errors import EngineFailed, InvalidRequest, ServiceError
 from serve_app.metrics import SilentMeter
 from serve_app.settings import EngineSettings, MetricsSettings, ModelSettings
@@ -71,7 +71,7 @@ async def test_many_requests_with_random_cancels_leave_no_slot_behind(replica: E
             break
         await asyncio.sleep(0.01)
     assert replica.loop.slots_used() == 0
-    assert not replica.loop._known
+    assert not replica.loop._active
 
 
 async def test_constrained_and_free_answers_are_given_side_by_side(replica: EngineReplica) -> None:
@@ -120,7 +120,7 @@ def test_pieces_that_pile_up_are_merged_by_channel_and_call_in_order() -> None:
     events: asyncio.Queue[Event | ServiceError] = asyncio.Queue()
     for event in waiting[1:]:
         events.put_nowait(event)
-    assert _merged(waiting[0], events) == [
+    assert _merge_waiting(waiting[0], events) == [
         Delta("why", 3, "reasoning"),
         Delta("ab", 2, "text", (one, two)),
         ToolCallDelta(0, "f", "{}", 3),

@@ -371,5 +371,5 @@ def test_the_engine_learns_how_long_its_answers_are(bench: Callable[..., Bench])
         one.run()
     one.ask("next", b"A", max_tokens=200)
     one.loop.step()
-    (taken,) = one.scheduler.taken
-    assert one.loop.load()[TOKENS_IN_FLIGHT] == 3 - len(taken.generated)
+    (sequences,) = one.scheduler.sequences
+    assert one.loop.load()[TOKENS_IN_FLIGHT] == 3 - len(sequences.generated)

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from serve_app.contracts import Prompt
-from serve_app.engine.model.families.glm4v_9b import Glm4v9b
-from serve_app.engine.model.model_runner import Runner
+from serve_app.engine.model.families.glm4v_9b import Glm4v9bAdapter
+from serve_app.engine.model.model_runner import ModelRunner
 from serve_app.engine.model.weights import load_model
 from serve_app.settings import ModelSettings
 from tests.engine.model.original_glm4v_9b import SMALL, changed, write_folder
@@ -23,9 +23,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_folder(tmp_path_factory.mktemp("small"))
 
 
-def on_gpu(folder: Path, **settings: Any) -> Glm4v9b:
+def on_gpu(folder: Path, **settings: Any) -> Glm4v9bAdapter:
     model = load_model(folder, ModelSettings(path=str(folder), device="cuda", **settings))
-    assert isinstance(model, Glm4v9b)
+    assert isinstance(model, Glm4v9bAdapter)
     return model
 
 
@@ -51,7 +51,7 @@ def test_a_mixed_batch_gives_what_each_prompt_gives_alone(folder: Path) -> None:
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_quantized_weights_load_and_answer(folder: Path, quantization: str, vision: bool, dtype: str) -> None:
     model = on_gpu(folder, quantization=quantization, quantize_vision=vision, dtype=dtype)
-    Runner(model, 1, 64).check_numbers()
+    ModelRunner(model, 1, 64).check_numbers()
     answered = answers(model, asked(max_tokens=6, ignore_eos=True), context_tokens=64)
     assert all(len(answer) == 6 for answer in answered)
 

@@ -7,9 +7,9 @@ import pytest
 
 from serve_app.contracts import Prompt, Sampling
 from serve_app.engine.loop import EngineLoop
-from serve_app.engine.model.families.family import Family
+from serve_app.engine.model.families.adapter import ModelAdapter
 from serve_app.engine.model.feature_cache import FeatureCache
-from serve_app.engine.model.model_runner import Runner
+from serve_app.engine.model.model_runner import ModelRunner
 from serve_app.engine.model.weights import load_model
 from serve_app.engine.output.detokenizer import Vocabulary
 from serve_app.engine.scheduler import Scheduler
@@ -23,18 +23,18 @@ from tests.engine.model.test_model_runner import mixed_prompts
 pytestmark = pytest.mark.gpu
 
 
-def answers(model: Family, prompts: list[Prompt], context_tokens: int, captured: bool) -> list[list[int]]:
-    runner = Runner(model, 8, context_tokens)
+def answers(model: ModelAdapter, prompts: list[Prompt], context_tokens: int, captured: bool) -> list[list[int]]:
+    runner = ModelRunner(model, 8, context_tokens)
     if captured:
         runner.capture_graphs()
     vocabulary = Vocabulary([b"x"] * model.vocab_size)
     loop = EngineLoop(
         runner, vocabulary, Scheduler(8, 64, len(prompts)), FeatureCache(2**20), SilentMeter()
     )  # fmt: skip
-    told: dict[str, list[Any]] = {prompt.id: [] for prompt in prompts}
+    events: dict[str, list[Any]] = {prompt.id: [] for prompt in prompts}
     for prompt in prompts:
-        loop.submit(prompt, told[prompt.id].append)
-    sequences = list(loop._notes)
+        loop.submit(prompt, events[prompt.id].append)
+    sequences = list(loop._inbox)
     while loop.step():
         pass
     return [sequence.generated for sequence in sequences if not isinstance(sequence, str)]

@@ -19,7 +19,7 @@ class Sizes:
 
     text_linear: int  # what nf4 and int8 quantize
     vision_linear: int  # what they quantize with quantize_vision
-    whole: int  # embeddings, head, norms, convolutions
+    unquantized: int  # embeddings, head, norms, convolutions
     cache: CacheShape
     stored_bytes: int | None = None  # of a checkpoint that is quantized already
 
@@ -38,7 +38,7 @@ class Sizes:
 
     @property
     def parameters(self) -> int:
-        return self.text_linear + self.vision_linear + self.whole
+        return self.text_linear + self.vision_linear + self.unquantized
 
     def weight_bytes(self, quantization: Quantization) -> int:
         """Bytes of all weights on the device."""
@@ -47,4 +47,4 @@ class Sizes:
         size = self.cache.dtype.itemsize
         packed = _PACKED.get(quantization.kind, size)
         vision = packed if quantization.vision else size
-        return round(self.text_linear * packed + self.vision_linear * vision + self.whole * size)
+        return round(self.text_linear * packed + self.vision_linear * vision + self.unquantized * size)

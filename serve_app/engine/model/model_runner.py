@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from serve_app.contracts import Picture, Prompt
-from serve_app.engine.model.families.family import Family
+from serve_app.engine.model.families.adapter import ModelAdapter
 from serve_app.engine.model.graphs import DecodeGraphs
 from serve_app.engine.model.slots import DecodeView, PrefillView, SlotCache
 from serve_app.engine.scheduler import Chunk
@@ -17,10 +17,10 @@ from serve_app.errors import InvalidRequest
 _LENGTH_STEP = 128  # decode looks at a multiple of this many tokens, so that shapes repeat
 
 
-class Runner:
+class ModelRunner:
     """Turns chunks and sequences into logits; knows slots and shapes, not requests' fate."""
 
-    def __init__(self, model: Family, slots: int, context_tokens: int) -> None:
+    def __init__(self, model: ModelAdapter, slots: int, context_tokens: int) -> None:
         self.model = model
         self.context_tokens = context_tokens
         self._cache = SlotCache(model.cache_shape, slots, context_tokens, model.device)
@@ -78,10 +78,10 @@ class Runner:
         """
         ids = torch.from_numpy(prompt.token_ids[start:stop].astype(np.int64)).to(self._device)
         embeddings = self.model.embed(ids[None])
-        places = self.model.image_places(prompt)
-        if features is not None and places[start:stop].any():
-            first = int(places[:start].sum())
-            here = torch.from_numpy(np.flatnonzero(places[start:stop])).to(self._device)
+        image_mask = self.model.image_mask(prompt)
+        if features is not None and image_mask[start:stop].any():
+            first = int(image_mask[:start].sum())
+            here = torch.from_numpy(np.flatnonzero(image_mask[start:stop])).to(self._device)
             embeddings[0, here] = features[first : first + len(here)].to(embeddings.dtype)
         at = torch.from_numpy(positions[:, None, start:stop]).to(self._device)
         view = PrefillView(self._cache, slot, start, stop)

@@ -41,11 +41,11 @@ class Quantization:
             )
         return cls(settings.quantization, settings.quantize_vision)
 
-    def kept_whole(self, head: str, tower: str) -> list[str]:
+    def unquantized_modules(self, head: str, tower: str) -> list[str]:
         """Names of the modules whose products stay as they are."""
         return [head] if self.vision else [head, tower]
 
-    def for_transformers(self, dtype: torch.dtype, kept_whole: list[str]) -> BitsAndBytesConfig | None:
+    def for_transformers(self, dtype: torch.dtype, unquantized_modules: list[str]) -> BitsAndBytesConfig | None:
         """The same for `from_pretrained`; None where nothing is quantized."""
         if self.kind == "none":
             return None
@@ -59,20 +59,20 @@ class Quantization:
                 bnb_4bit_quant_type="nf4",
                 bnb_4bit_use_double_quant=_DOUBLE_QUANTIZATION,
                 bnb_4bit_compute_dtype=dtype,  # the library's default is float32, which halves the speed
-                llm_int8_skip_modules=kept_whole,
+                llm_int8_skip_modules=unquantized_modules,
             )
         silence_cast_warnings()
         # Threshold 0: the outlier path looks at all rows together, so one request would change another's numbers.
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0, llm_int8_skip_modules=kept_whole)
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0, llm_int8_skip_modules=unquantized_modules)
 
-    def replace_linears(self, network: nn.Module, dtype: torch.dtype, kept_whole: list[str]) -> None:
+    def replace_linears(self, network: nn.Module, dtype: torch.dtype, unquantized_modules: list[str]) -> None:
         """Put bitsandbytes' layers in the place of the linear layers of a network on the meta device."""
         if self.kind == "none":
             return
         if self.kind == "int8":
             silence_cast_warnings()
         for name, linear in list(network.named_modules()):
-            kept = any(name == whole or name.startswith(f"{whole}.") for whole in kept_whole)
+            kept = any(name == whole or name.startswith(f"{whole}.") for whole in unquantized_modules)
             if type(linear) is not nn.Linear or kept:
                 continue
             if self.kind == "nf4" and (linear.in_features % _BLOCK or linear.out_features % 32):

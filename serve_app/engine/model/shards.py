@@ -18,7 +18,7 @@ from serve_app.errors import InvalidRequest
 Shapes = dict[str, tuple[int, ...]]
 
 
-def fill(
+def fill_weights(
     network: nn.Module,
     folder: Path,
     original_name: Callable[[str], str],
@@ -108,19 +108,19 @@ def _compare(where: str, expected: Shapes, found: Shapes) -> None:
 
 def _shapes(file: Path) -> Shapes:
     """Names and shapes from a file's header."""
-    with _opened(file) as tensors:
+    with _open(file) as tensors:
         return {key: tuple(tensors.get_slice(key).get_shape()) for key in list(tensors.keys())}
 
 
 def _tensors(files: list[Path]) -> Iterator[tuple[str, torch.Tensor]]:
     """Names and tensors on the CPU; a tensor's bytes are read from the disk when they are looked at."""
     for file in files:
-        with _opened(file) as tensors:
+        with _open(file) as tensors:
             for key in list(tensors.keys()):
                 yield key, tensors.get_tensor(key)
 
 
-def _opened(file: Path) -> safe_open:
+def _open(file: Path) -> safe_open:
     try:
         return safe_open(file, framework="pt")
     except (OSError, SafetensorError) as error:

@@ -8,23 +8,27 @@ from typing import Any
 
 import torch
 
-from serve_app.engine.model.families.family import Family
-from serve_app.engine.model.families.glm4v import Glm4v
-from serve_app.engine.model.families.glm4v_9b import Glm4v9b
+from serve_app.engine.model.families.adapter import ModelAdapter
+from serve_app.engine.model.families.glm4v import Glm4vAdapter
+from serve_app.engine.model.families.glm4v_9b import Glm4v9bAdapter
 from serve_app.engine.model.quantization import Quantization, count_parameters
 from serve_app.engine.model.shards import read_json
 from serve_app.engine.output.detokenizer import Vocabulary
 from serve_app.errors import InvalidRequest
 from serve_app.settings import ModelSettings
 
-FAMILIES: dict[str, type[Glm4v | Glm4v9b]] = {"glm4v": Glm4v, "glm46v": Glm4v, "chatglm": Glm4v9b}
+ADAPTERS: dict[str, type[Glm4vAdapter | Glm4v9bAdapter]] = {
+    "glm4v": Glm4vAdapter,
+    "glm46v": Glm4vAdapter,
+    "chatglm": Glm4v9bAdapter,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
     """A model ready to run, with what its answers are made of."""
 
-    model: Family
+    model: ModelAdapter
     vocabulary: Vocabulary
     quantization: str
     parameters: int
@@ -37,16 +41,16 @@ def load(folder: Path, settings: ModelSettings) -> LoadedModel:
     stored = config.get("quantization_config") or {}
     return LoadedModel(
         model,
-        _family(folder, config).vocabulary(folder, model.vocab_size),
+        _adapter_class(folder, config).vocabulary(folder, model.vocab_size),
         quantization=str(stored.get("quant_method", settings.quantization)),
         parameters=count_parameters(model.model),
     )
 
 
-def load_model(folder: Path, settings: ModelSettings) -> Family:
+def load_model(folder: Path, settings: ModelSettings) -> ModelAdapter:
     """The model alone, for folders without a tokenizer."""
     config = read_json(folder / "config.json")
-    family = _family(folder, config)
+    family = _adapter_class(folder, config)
     device = find_device(settings.device)
     dtype = find_dtype(settings.dtype, device, checkpoint_dtype(config))
     return family.load(folder, config, dtype, device, Quantization.of(settings))
@@ -79,11 +83,11 @@ def find_dtype(wanted: str, device: torch.device, checkpoint: torch.dtype) -> to
     return checkpoint
 
 
-def _family(folder: Path, config: dict[str, Any]) -> type[Glm4v | Glm4v9b]:
-    family = FAMILIES.get(config.get("model_type", ""))
+def _adapter_class(folder: Path, config: dict[str, Any]) -> type[Glm4vAdapter | Glm4v9bAdapter]:
+    family = ADAPTERS.get(config.get("model_type", ""))
     if family is None:
         raise InvalidRequest(
-            f"{folder.name} is of type {config.get('model_type')!r}; served types are {', '.join(sorted(FAMILIES))}",
+            f"{folder.name} is of type {config.get('model_type')!r}; served types are {', '.join(sorted(ADAPTERS))}",
             param="model.path",
         )
     return family

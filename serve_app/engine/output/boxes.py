@@ -16,7 +16,7 @@ _BETWEEN = r"(?:\s*+[,，;；]\s*+|\s++)"
 _REGION = re.compile(rf"[\[(<{{（【]\s*+{_BETWEEN.join([_NUMBER] * 4)}\s*+[\])>}}）】]")
 
 
-def boxed(text: str, pictures: tuple[Picture, ...]) -> Boxed:
+def parse_box(text: str, pictures: tuple[Picture, ...]) -> Boxed:
     """A span's text and its regions, in pixels too if it is certain which picture is meant: the only one."""
     text = text.strip()
     regions = [_thousandths(match) for match in _REGION.findall(text)]

@@ -1,4 +1,4 @@
-"""The marks by which GLM models structure an answer: reasoning, answer, boxes, tool calls.
+"""The tokens by which GLM models structure an answer: reasoning, answer, boxes, tool calls.
 
 In most checkpoints each is one added token, special or not, with an id of the checkpoint's own. Source:
 the added tokens and chat templates of GLM-4.1V-9B-Thinking and GLM-4.5V / 4.6V.
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 
-class Mark(Enum):
-    """What a mark says; its value is how it is written."""
+class ControlToken(Enum):
+    """What a token says; its value is how it is written."""
 
     THINK = "<think>"
     END_THINK = "</think>"
@@ -28,35 +28,35 @@ class Mark(Enum):
     END_ARG_VALUE = "</arg_value>"
 
 
-TOOL_MARKS = (
-    Mark.TOOL_CALL,
-    Mark.END_TOOL_CALL,
-    Mark.ARG_KEY,
-    Mark.END_ARG_KEY,
-    Mark.ARG_VALUE,
-    Mark.END_ARG_VALUE,
+TOOL_CALL_TOKENS = (
+    ControlToken.TOOL_CALL,
+    ControlToken.END_TOOL_CALL,
+    ControlToken.ARG_KEY,
+    ControlToken.END_ARG_KEY,
+    ControlToken.ARG_VALUE,
+    ControlToken.END_ARG_VALUE,
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Marks:
-    """The token ids of the marks that a vocabulary has, and back."""
+class ControlTokens:
+    """The token ids of the tokens that a vocabulary has, and back."""
 
-    ids: Mapping[Mark, int]
-    of_id: Mapping[int, Mark]
+    ids: Mapping[ControlToken, int]
+    by_id: Mapping[int, ControlToken]
 
     @classmethod
-    def among(cls, names: Mapping[str, int]) -> Marks:
-        """The marks among a tokenizer's added tokens, given by content."""
-        ids = {mark: names[mark.value] for mark in Mark if mark.value in names}
-        return cls(ids, {token_id: mark for mark, token_id in ids.items()})
+    def of(cls, names: Mapping[str, int]) -> ControlTokens:
+        """The tokens of a tokenizer's added tokens, given by content."""
+        ids = {token: names[token.value] for token in ControlToken if token.value in names}
+        return cls(ids, {token_id: token for token, token_id in ids.items()})
 
     @property
-    def reason(self) -> bool:
+    def has_reasoning(self) -> bool:
         """Whether reasoning is marked by tokens."""
-        return Mark.THINK in self.ids and Mark.END_THINK in self.ids
+        return ControlToken.THINK in self.ids and ControlToken.END_THINK in self.ids
 
     @property
-    def call_tools(self) -> bool:
+    def has_tool_calls(self) -> bool:
         """Whether tool calls can be told from text."""
-        return all(mark in self.ids for mark in TOOL_MARKS)
+        return all(token in self.ids for token in TOOL_CALL_TOKENS)

@@ -9,7 +9,7 @@ from serve_app.contracts import Delta, ToolCallDelta
 Piece: TypeAlias = Delta | ToolCallDelta
 
 
-def joined(first: Piece, second: Piece) -> Piece | None:
+def merge(first: Piece, second: Piece) -> Piece | None:
     """Both as one piece; None if they are of different channels or calls."""
     if isinstance(first, Delta) and isinstance(second, Delta) and first.channel == second.channel:
         return Delta(
@@ -23,9 +23,9 @@ def joined(first: Piece, second: Piece) -> Piece | None:
     return None
 
 
-def append(pieces: list[Piece], piece: Piece) -> None:
+def append_piece(pieces: list[Piece], piece: Piece) -> None:
     """Add a piece to others, as part of the last one where that is possible."""
-    both = joined(pieces[-1], piece) if pieces else None
+    both = merge(pieces[-1], piece) if pieces else None
     if both is None:
         pieces.append(piece)
     else:

@@ -33,12 +33,12 @@ class Vocabulary:
                 continue
             table[index] = bytes(alphabet[character] for character in token)
         for index, token in added.items():
-            if index < size and not token.special and not _is_mark(token.content):
+            if index < size and not token.special and not _is_control_token(token.content):
                 table[index] = token.content.encode()
         return cls(table, {token.content: index for index, token in added.items() if index < size})
 
 
-def _is_mark(content: str) -> bool:
+def _is_control_token(content: str) -> bool:
     """Whether an added token structures the answer: GLM's `<think>`, `<tool_call>`, `/nothink` are not special.
 
     A word that somebody added to the vocabulary is not.
@@ -55,7 +55,7 @@ def _byte_alphabet() -> dict[str, int]:
     return alphabet
 
 
-class Characters:
+class Utf8Decoder:
     """Bytes in any portions to whole characters."""
 
     def __init__(self) -> None:
@@ -79,12 +79,12 @@ class StopStrings:
         self._held = ""
         self.found = False
 
-    def push(self, text: str, armed: bool = True) -> str:
+    def push(self, text: str, active: bool = True) -> str:
         """Text that became certain; sets `found` when a stop string is complete.
 
-        While not `armed`, text passes as it is, and no stop string can begin in it.
+        While not `active`, text passes as it is, and no stop string can begin in it.
         """
-        if not armed or not self._stop:
+        if not active or not self._stop:
             return text
         self._held += text
         places = [at for stop in self._stop if (at := self._held.find(stop)) >= 0]
@@ -103,9 +103,9 @@ class StopStrings:
         return held
 
 
-def overlap(text: str, mark: str) -> int:
-    """Length of the longest end of `text` that is a proper beginning of `mark`."""
-    for length in range(min(len(text), len(mark) - 1), 0, -1):
-        if text.endswith(mark[:length]):
+def overlap(text: str, token: str) -> int:
+    """Length of the longest end of `text` that is a proper beginning of `token`."""
+    for length in range(min(len(text), len(token) - 1), 0, -1):
+        if text.endswith(token[:length]):
             return length
     return 0

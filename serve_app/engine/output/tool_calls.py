@@ -19,10 +19,10 @@ from enum import Enum, auto
 from typing import NoReturn
 
 from serve_app.contracts import ToolUse
-from serve_app.engine.output.control_tokens import Mark
-from serve_app.engine.output.tool_schema import Types, argument_types, json_type
+from serve_app.engine.output.control_tokens import ControlToken
+from serve_app.engine.output.tool_schema import JsonTypes, argument_types, json_type
 
-_PYTHON = {"True": "true", "False": "false", "None": "null"}
+_PYTHON_CONSTANTS = {"True": "true", "False": "false", "None": "null"}
 _STRING = frozenset(["string"])
 _STRING_OR_NULL = frozenset(["string", "null"])
 
@@ -36,7 +36,7 @@ class CallPiece:
     arguments: str
 
 
-class _Place(Enum):
+class _Part(Enum):
     """Where in a call the next text belongs."""
 
     OUTSIDE = auto()
@@ -45,16 +45,16 @@ class _Place(Enum):
     KEY = auto()
     VALUE = auto()  # held until it is whole
     STRING = auto()  # told as it comes
-    LEFT_OUT = auto()
+    SKIPPED = auto()
 
 
-class CallParser:
+class ToolCallParser:
     """Reads the calls of one answer."""
 
     def __init__(self, tools: ToolUse) -> None:
         self._types = {tool.name: argument_types(tool.parameters) for tool in tools.tools}
-        self._place = _Place.OUTSIDE
-        self._held = ""  # of the name, key or value that is being read
+        self._part = _Part.OUTSIDE
+        self._buffer = ""  # of the name, key or value that is being read
         self._name = ""
         self._key = ""
         self._keys: set[str] = set()
@@ -64,121 +64,121 @@ class CallParser:
     @property
     def inside(self) -> bool:
         """Whether a call has begun and not ended."""
-        return self._place is not _Place.OUTSIDE
+        return self._part is not _Part.OUTSIDE
 
-    def text(self, text: str) -> list[CallPiece]:
+    def push_text(self, text: str) -> list[CallPiece]:
         """Take in text of a call, whole characters."""
-        if self._place is _Place.STRING:
-            self._tell(_inside_string(text))
+        if self._part is _Part.STRING:
+            self._emit(_escape(text))
         else:
-            self._held += text
-            if self._place is _Place.NAME and "\n" in self._held.lstrip():
-                self._leave()
-            elif self._place is _Place.VALUE and self._is_certainly_a_string():
+            self._buffer += text
+            if self._part is _Part.NAME and "\n" in self._buffer.lstrip():
+                self._end_part()
+            elif self._part is _Part.VALUE and self._is_certainly_a_string():
                 self._begin_string()
-        return self._taken()
+        return self._pop_pieces()
 
-    def mark(self, mark: Mark) -> list[CallPiece]:
-        """Take in a mark; one that can't stand here is passed over."""
-        if mark is Mark.TOOL_CALL:
+    def push_token(self, token: ControlToken) -> list[CallPiece]:
+        """Take in a token; one that can't stand here is passed over."""
+        if token is ControlToken.TOOL_CALL:
             self._close()
-            self._place, self._name, self._key, self._keys = _Place.NAME, "", "", set()
+            self._part, self._name, self._key, self._keys = _Part.NAME, "", "", set()
         elif not self.inside:
             return []
-        elif mark is Mark.END_TOOL_CALL:
+        elif token is ControlToken.END_TOOL_CALL:
             self._close()
-        elif mark is Mark.ARG_KEY:
-            self._leave()
-            self._place = _Place.KEY
-        elif mark is Mark.ARG_VALUE:
-            self._leave()
+        elif token is ControlToken.ARG_KEY:
+            self._end_part()
+            self._part = _Part.KEY
+        elif token is ControlToken.ARG_VALUE:
+            self._end_part()
             self._begin_value()
-        elif mark in (Mark.END_ARG_KEY, Mark.END_ARG_VALUE):
-            self._leave()
-        return self._taken()
+        elif token in (ControlToken.END_ARG_KEY, ControlToken.END_ARG_VALUE):
+            self._end_part()
+        return self._pop_pieces()
 
     def close(self) -> list[CallPiece]:
         """End a call that the model itself left open: what it began of the arguments is closed."""
         self._close()
-        return self._taken()
+        return self._pop_pieces()
 
-    def _leave(self) -> None:
+    def _end_part(self) -> None:
         """What was being read is whole."""
-        held, self._held = self._held, ""
-        place, self._place = self._place, _Place.BETWEEN
-        if place is _Place.NAME and held.strip():
+        held, self._buffer = self._buffer, ""
+        place, self._part = self._part, _Part.BETWEEN
+        if place is _Part.NAME and held.strip():
             self._name = held.strip().split("\n")[0].rstrip()
             self.calls += 1
             self._pieces.append(CallPiece(self.calls - 1, self._name, ""))
-        elif place is _Place.KEY:
+        elif place is _Part.KEY:
             self._key = held.strip()
-        elif place is _Place.VALUE:
-            self._tell(_as_json(held, self._value_types))
-        elif place is _Place.STRING:
-            self._tell('"')
+        elif place is _Part.VALUE:
+            self._emit(_to_json(held, self._value_types))
+        elif place is _Part.STRING:
+            self._emit('"')
 
     def _begin_value(self) -> None:
         if self._key in self._keys:
-            self._place = _Place.LEFT_OUT
+            self._part = _Part.SKIPPED
             return
-        self._tell(("," if self._keys else "{") + json.dumps(self._key, ensure_ascii=False) + ":")
+        self._emit(("," if self._keys else "{") + json.dumps(self._key, ensure_ascii=False) + ":")
         self._keys.add(self._key)
-        self._place = _Place.VALUE
+        self._part = _Part.VALUE
         if self._value_types == _STRING:
             self._begin_string()
 
     def _is_certainly_a_string(self) -> bool:
         return self._value_types == _STRING_OR_NULL and not any(
-            word.startswith(self._held) for word in ("null", "None")
+            word.startswith(self._buffer) for word in ("null", "None")
         )
 
     def _begin_string(self) -> None:
-        held, self._held = self._held, ""
-        self._place = _Place.STRING
-        self._tell('"' + _inside_string(held))
+        held, self._buffer = self._buffer, ""
+        self._part = _Part.STRING
+        self._emit('"' + _escape(held))
 
     def _close(self) -> None:
         if self.inside:
-            self._leave()
-            self._tell("}" if self._keys else "{}")
-            self._place = _Place.OUTSIDE
+            self._end_part()
+            self._emit("}" if self._keys else "{}")
+            self._part = _Part.OUTSIDE
 
     @property
-    def _value_types(self) -> Types:
+    def _value_types(self) -> JsonTypes:
         return self._types.get(self._name, {}).get(self._key)
 
-    def _tell(self, arguments: str) -> None:
+    def _emit(self, arguments: str) -> None:
         if self._name and arguments:
             self._pieces.append(CallPiece(self.calls - 1, None, arguments))
 
-    def _taken(self) -> list[CallPiece]:
+    def _pop_pieces(self) -> list[CallPiece]:
         pieces, self._pieces = self._pieces, []
         return pieces
 
 
-def _inside_string(text: str) -> str:
+def _escape(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)[1:-1]
 
 
-def _as_json(text: str, types: Types) -> str:
+def _to_json(text: str, types: JsonTypes) -> str:
     """A whole value as JSON text."""
     bare = text.strip()
-    found = _type_if_json(bare)
+    found = _json_type(bare)
     if found is not None and (types is None or found in types):
         return bare
     if types is None or "string" in types:
         return json.dumps(text, ensure_ascii=False)
-    if bare in _PYTHON and _type_if_json(_PYTHON[bare]) in types:
-        return _PYTHON[bare]
+    if bare in _PYTHON_CONSTANTS and _json_type(_PYTHON_CONSTANTS[bare]) in types:
+        return _PYTHON_CONSTANTS[bare]
     return bare if found is not None else json.dumps(text, ensure_ascii=False)
 
 
-def _type_if_json(text: str) -> str | None:
+def _json_type(text: str) -> str | None:
     try:
-        return json_type(json.loads(text, parse_constant=_refuse))
+        return json_type(json.loads(text, parse_constant=_reject_constant))
     except (ValueError, RecursionError):
         return None
 
 
-def _refuse(constant: str) -> NoReturn:
+def _reject_constant(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not JSON")

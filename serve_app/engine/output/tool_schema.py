@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
-Types: TypeAlias = frozenset[str] | None  # names of JSON types; None: the schema does not say
+JsonTypes: TypeAlias = frozenset[str] | None  # names of JSON types; None: the schema does not say
 
 _BY_CLASS: dict[type, str] = {
     type(None): "null",
@@ -18,14 +18,14 @@ _BY_CLASS: dict[type, str] = {
 }
 
 
-def argument_types(parameters: Mapping[str, Any]) -> dict[str, Types]:
+def argument_types(parameters: Mapping[str, Any]) -> dict[str, JsonTypes]:
     """The types of each argument that the schema of an arguments object names."""
-    owner = resolve(parameters, parameters)
+    owner = resolve_reference(parameters, parameters)
     properties = owner.get("properties") if isinstance(owner, Mapping) else None
     if not isinstance(properties, Mapping):
         return {}
-    resolved: dict[str, Types] = {}  # by reference: every definition is looked at once, and cycles end
-    return {key: _types(schema, parameters, resolved) for key, schema in properties.items()}
+    resolved: dict[str, JsonTypes] = {}  # by reference: every definition is looked at once, and cycles end
+    return {key: _allowed_types(schema, parameters, resolved) for key, schema in properties.items()}
 
 
 def json_type(value: Any) -> str:
@@ -33,7 +33,7 @@ def json_type(value: Any) -> str:
     return _BY_CLASS[type(value)]
 
 
-def resolve(schema: Any, root: Mapping[str, Any]) -> Any:
+def resolve_reference(schema: Any, root: Mapping[str, Any]) -> Any:
     """What stands behind a chain of local references (`#/…`, RFC 6901); the last one that leads nowhere stays."""
     seen: set[str] = set()
     while isinstance(schema, Mapping) and set(schema) == {"$ref"}:
@@ -51,18 +51,18 @@ def resolve(schema: Any, root: Mapping[str, Any]) -> Any:
     return schema
 
 
-def _types(schema: Any, root: Mapping[str, Any], resolved: dict[str, Types]) -> Types:
+def _allowed_types(schema: Any, root: Mapping[str, Any], resolved: dict[str, JsonTypes]) -> JsonTypes:
     if schema is False:
         return frozenset()
     if not isinstance(schema, Mapping):
         return None
-    limits: list[Types] = []
+    limits: list[JsonTypes] = []
     if isinstance(reference := schema.get("$ref"), str):
         if reference not in resolved:
             resolved[reference] = None
-            target = resolve({"$ref": reference}, root)
+            target = resolve_reference({"$ref": reference}, root)
             if target != {"$ref": reference}:
-                resolved[reference] = _types(target, root, resolved)
+                resolved[reference] = _allowed_types(target, root, resolved)
         limits.append(resolved[reference])
     if isinstance(declared := schema.get("type"), (str, list)):
         limits.append(frozenset([declared] if isinstance(declared, str) else map(str, declared)))
@@ -72,13 +72,13 @@ def _types(schema: Any, root: Mapping[str, Any], resolved: dict[str, Types]) -> 
         limits.append(frozenset([json_type(schema["const"])]))
     for key in ("anyOf", "oneOf"):
         if isinstance(choices := schema.get(key), list):
-            limits.append(_union([_types(choice, root, resolved) for choice in choices]))
+            limits.append(_union([_allowed_types(choice, root, resolved) for choice in choices]))
     if isinstance(parts := schema.get("allOf"), list):
-        limits.extend(_types(part, root, resolved) for part in parts)
+        limits.extend(_allowed_types(part, root, resolved) for part in parts)
     known = [limit | {"integer"} if "number" in limit else limit for limit in limits if limit is not None]
     return frozenset.intersection(*known) if known else None
 
 
-def _union(types: list[Types]) -> Types:
+def _union(types: list[JsonTypes]) -> JsonTypes:
     known = [some for some in types if some is not None]
     return frozenset().union(*known) if len(known) == len(types) else None

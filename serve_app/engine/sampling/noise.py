@@ -11,7 +11,7 @@ import torch
 _MASK_63 = (1 << 63) - 1  # all bits but the sign
 
 
-def draw_key(seed: int, step: int) -> int:
+def noise_key(seed: int, step: int) -> int:
     """A signed 64-bit key of one draw, mixed so that neighbouring seeds and steps share nothing."""
     return _signed(_mix((seed * 0x9E3779B97F4A7C15 + step * 0xD1B54A32D192ED03 + 1) & (2**64 - 1)))
 

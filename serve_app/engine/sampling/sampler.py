@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 
 from serve_app.contracts import Sampling, TokenLogprob
 from serve_app.engine.output.detokenizer import Vocabulary
-from serve_app.engine.sampling.noise import draw_key, gumbel
+from serve_app.engine.sampling.noise import gumbel, noise_key
 from serve_app.engine.sequence import Sequence
-from serve_app.engine.structured.masks import Masks
+from serve_app.engine.structured.masks import TokenMasks
 from serve_app.errors import EngineFailed
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class SampledToken:
     """The next token of a row, and how likely the model itself found it, if that was asked for."""
 
     token_id: int
@@ -50,7 +50,7 @@ class Sampler:
         self._prompt_seen: torch.Tensor | None = None  # (slots, vocab) bool; allocated when first needed
         self._counts: torch.Tensor | None = None  # (slots, vocab) int32
 
-    def begin(self, sequence: Sequence) -> None:
+    def prepare_row(self, sequence: Sequence) -> None:
         """Prepare the row of a newly admitted sequence."""
         rule = sequence.prompt.sampling
         self._biases.pop(sequence.slot, None)
@@ -64,33 +64,35 @@ class Sampler:
         seen[sequence.slot, ids] = True
         counts[sequence.slot] = 0
 
-    def draw(
-        self, logits: torch.Tensor, sequences: list[Sequence], masks: Masks | None = None
-    ) -> list[Drawn | EngineFailed]:
+    def sample(
+        self, logits: torch.Tensor, sequences: list[Sequence], masks: TokenMasks | None = None
+    ) -> list[SampledToken | EngineFailed]:
         """One token for each row of `logits` (rows, vocab), which stay as they are.
 
         A row fails if its logits are not finite or its constraint could not be followed.
         """
         finite = torch.isfinite(logits.amax(dim=-1))
-        forced = _forced(sequences, masks)
-        if masks is None and not forced and all(_is_greedy(sequence) for sequence in sequences):
+        forced_tokens = _forced_token_ids(sequences, masks)
+        if masks is None and not forced_tokens and all(_is_greedy(sequence) for sequence in sequences):
             token_ids = logits.argmax(dim=-1)
         else:
-            token_ids = self._draw_by_rules(logits, sequences, masks)
-            if forced:
-                token_ids[list(forced)] = self._tensor(list(forced.values()))
+            token_ids = self._sample_by_rules(logits, sequences, masks)
+            if forced_tokens:
+                token_ids[list(forced_tokens)] = self._tensor(list(forced_tokens.values()))
         # One transfer for both answers.
-        drawn = torch.where(finite, token_ids, -1).tolist()
-        self._count(drawn, sequences)
+        sampled = torch.where(finite, token_ids, -1).tolist()
+        self._count(sampled, sequences)
         logprobs = self._logprobs(logits, token_ids, sequences)
         not_numbers = EngineFailed("the model produced values that are not numbers for this request")
         failed = {} if masks is None else masks.failed
         return [
-            not_numbers if token_id < 0 else failed.get(row) or Drawn(token_id, logprobs.get(row))
-            for row, token_id in enumerate(drawn)
+            not_numbers if token_id < 0 else failed.get(row) or SampledToken(token_id, logprobs.get(row))
+            for row, token_id in enumerate(sampled)
         ]
 
-    def _draw_by_rules(self, logits: torch.Tensor, sequences: list[Sequence], masks: Masks | None) -> torch.Tensor:
+    def _sample_by_rules(
+        self, logits: torch.Tensor, sequences: list[Sequence], masks: TokenMasks | None
+    ) -> torch.Tensor:
         rules = [sequence.prompt.sampling for sequence in sequences]
         logits = logits.to(torch.float32, copy=True)
         for row, sequence in enumerate(sequences):
@@ -98,17 +100,19 @@ class Sampler:
                 ids, added = self._biases[sequence.slot]
                 logits[row, ids] += added
         self._penalize(logits, sequences)
-        if (early := [row for row, sequence in enumerate(sequences) if _may_not_end(sequence)]) and len(self._stop_ids):
+        if (early := [row for row, sequence in enumerate(sequences) if _below_min_tokens(sequence)]) and len(
+            self._stop_ids
+        ):
             logits[self._tensor(early)[:, None], self._stop_ids] = -torch.inf
         if masks is not None:
-            _forbid(logits, masks.rows, forbidden_tokens(masks.bits, logits.shape[1], self._device))
+            _apply_masks(logits, masks.rows, forbidden_tokens(masks.bits, logits.shape[1], self._device))
         token_ids = logits.argmax(dim=-1)
         if random_rows := [row for row, rule in enumerate(rules) if rule.temperature > 0]:
             chosen = logits if len(random_rows) == len(rules) else logits[random_rows]
             chosen_rules = [rules[row] for row in random_rows]
             chosen /= self._tensor([rule.temperature for rule in chosen_rules])[:, None]
-            restrict(chosen, chosen_rules)
-            keys = [draw_key(sequences[row].seed, len(sequences[row].generated)) for row in random_rows]
+            filter_top(chosen, chosen_rules)
+            keys = [noise_key(sequences[row].seed, len(sequences[row].generated)) for row in random_rows]
             chosen += gumbel(self._tensor(keys), chosen.shape[1])
             token_ids[random_rows] = chosen.argmax(dim=-1)
         return token_ids
@@ -143,10 +147,10 @@ class Sampler:
         found = token_logprobs(logits[rows], token_ids[rows], list(wanted.values()), self._token_bytes)
         return dict(zip(rows, found, strict=True))
 
-    def _count(self, drawn: list[int], sequences: list[Sequence]) -> None:
+    def _count(self, sampled: list[int], sequences: list[Sequence]) -> None:
         counted = [
             (sequence.slot, token_id)
-            for token_id, sequence in zip(drawn, sequences, strict=True)
+            for token_id, sequence in zip(sampled, sequences, strict=True)
             if token_id >= 0 and _uses_penalties(sequence.prompt.sampling)
         ]
         if counted:
@@ -178,7 +182,7 @@ def unpacked(octets: torch.Tensor) -> torch.Tensor:
     return (octets[:, :, None] & places).ne(0).flatten(1)
 
 
-def _forbid(logits: torch.Tensor, rows: list[int], forbidden: torch.Tensor) -> None:
+def _apply_masks(logits: torch.Tensor, rows: list[int], forbidden: torch.Tensor) -> None:
     """Make tokens impossible, in place: bool (len(rows), vocab) for these rows of (batch, vocab)."""
     if len(rows) == logits.shape[0]:
         logits.masked_fill_(forbidden, -torch.inf)
@@ -186,7 +190,7 @@ def _forbid(logits: torch.Tensor, rows: list[int], forbidden: torch.Tensor) -> N
         logits[rows] = logits[rows].masked_fill(forbidden, -torch.inf)
 
 
-def restrict(logits: torch.Tensor, rules: list[Sampling]) -> None:
+def filter_top(logits: torch.Tensor, rules: list[Sampling]) -> None:
     """Forbid, in place, what top-k, top-p and min-p leave out of each row (rows, vocab); the likeliest always stays."""
     vocab_size = logits.shape[1]
     rows = [row for row, rule in enumerate(rules) if 0 < rule.top_k < vocab_size or rule.top_p < 1]
@@ -212,16 +216,16 @@ def restrict(logits: torch.Tensor, rules: list[Sampling]) -> None:
 def token_logprobs(
     logits: torch.Tensor, token_ids: torch.Tensor, top: list[int], token_bytes: list[bytes]
 ) -> list[TokenLogprob]:
-    """Of each row of raw `logits` (rows, vocab): its drawn token's logprob and its `top` likeliest tokens'.
+    """Of each row of raw `logits` (rows, vocab): its sampled token's logprob and its `top` likeliest tokens'.
 
     Log-softmax in float32. One transfer for all rows.
     """
     logprobs = logits.float().log_softmax(dim=-1)
     width = min(max(1, *top), logprobs.shape[1])
     best = logprobs.topk(width, dim=-1)
-    drawn = logprobs.gather(1, token_ids[:, None])
+    sampled = logprobs.gather(1, token_ids[:, None])
     # float64 holds ids and logprobs exactly, so that they travel together.
-    table = torch.cat([column.double() for column in (token_ids[:, None], drawn, best.indices, best.values)], dim=1)
+    table = torch.cat([column.double() for column in (token_ids[:, None], sampled, best.indices, best.values)], dim=1)
     found = []
     for (token_id, logprob, *likeliest), count in zip(table.tolist(), top, strict=True):
         ids = [int(value) for value in likeliest[:count]]
@@ -231,22 +235,22 @@ def token_logprobs(
     return found
 
 
-def _forced(sequences: list[Sequence], masks: Masks | None) -> dict[int, int]:
+def _forced_token_ids(sequences: list[Sequence], masks: TokenMasks | None) -> dict[int, int]:
     """Rows whose next token is decided already, unless a constraint forbids it."""
     return {
         row: token_id
         for row, sequence in enumerate(sequences)
-        if (token_id := sequence.forced) is not None and (masks is None or masks.permits(row, token_id))
+        if (token_id := sequence.forced_token) is not None and (masks is None or masks.allows(row, token_id))
     }
 
 
 def _is_greedy(sequence: Sequence) -> bool:
     """Whether a row without constraint takes the likeliest token as the model has it."""
     rule = sequence.prompt.sampling
-    return rule.temperature == 0 and not (_uses_penalties(rule) or rule.logit_bias or _may_not_end(sequence))
+    return rule.temperature == 0 and not (_uses_penalties(rule) or rule.logit_bias or _below_min_tokens(sequence))
 
 
-def _may_not_end(sequence: Sequence) -> bool:
+def _below_min_tokens(sequence: Sequence) -> bool:
     return len(sequence.generated) < sequence.prompt.sampling.min_tokens
 
 

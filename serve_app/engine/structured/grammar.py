@@ -1,7 +1,7 @@
 """What an answer has to look like, written as a grammar for llguidance.
 
 An answer is reasoning (if the model may reason), then a body: what the request's constraint says, calls
-of its tools, or text and calls. Marks stand in the grammar as special tokens, so no text can imitate them.
+of its tools, or text and calls. Control tokens stand in the grammar as special tokens, so no text can imitate them.
 JSON has at most one space after a comma or colon: a weak model would otherwise fill its answer with them.
 Source of the syntax: llguidance docs/syntax.md and docs/json_schema.md; of a call: the chat template of
 GLM-4.5V / 4.6V.
@@ -16,19 +16,19 @@ from typing import Any
 from llguidance import regex_to_lark
 
 from serve_app.contracts import Constraint, Prompt, Tool, ToolUse
-from serve_app.engine.output.control_tokens import Mark, Marks
-from serve_app.engine.output.tool_schema import argument_types, resolve
+from serve_app.engine.output.control_tokens import ControlToken, ControlTokens
+from serve_app.engine.output.tool_schema import argument_types, resolve_reference
 from serve_app.errors import InvalidRequest
 
 MAX_CONSTRAINT_BYTES = 64 * 2**10
 MAX_TOOLS_BYTES = 256 * 2**10
 _MAX_VALUES_BYTES = 2**20  # of all values written out: references can make much of a small schema
 
-_ANYTHING = "/(?s:.*)/"
-_SAID_OF_A_VALUE = {"type", "enum", "const", "minLength", "maxLength", "pattern"}
+_ANY_TEXT = "/(?s:.*)/"
+_STRING_KEYWORDS = {"type", "enum", "const", "minLength", "maxLength", "pattern"}
 # Keywords that say nothing about a value; `format` is one of them unless a validator chooses otherwise.
 _ANNOTATIONS = {"title", "description", "default", "examples", "format", "deprecated", "$comment", "$schema", "$id"}
-_SAID_OF_ARGUMENTS = {"type", "properties", "required", "additionalProperties", "$defs", "definitions"}
+_ARGUMENTS_KEYWORDS = {"type", "properties", "required", "additionalProperties", "$defs", "definitions"}
 
 
 def is_constrained(prompt: Prompt) -> bool:
@@ -39,13 +39,13 @@ def is_constrained(prompt: Prompt) -> bool:
     )
 
 
-def grammar_of(prompt: Prompt, marks: Marks, stop_ids: frozenset[int], in_reasoning: bool) -> str:
+def build_grammar(prompt: Prompt, control_tokens: ControlTokens, stop_ids: frozenset[int], in_reasoning: bool) -> str:
     """The grammar of a constrained prompt's answer, in llguidance's dialect of Lark.
 
     `in_reasoning`: the prompt ends inside reasoning. Raises InvalidRequest, naming the field, for what
     can be neither kept nor told apart. Whether llguidance accepts the grammar is for it to say.
     """
-    grammar = _Grammar(marks.reason)
+    grammar = _GrammarBuilder(control_tokens.has_reasoning)
     constraint, tools = prompt.constraint, prompt.tools
     bodies = []
     if constraint is not None and not (tools is not None and tools.required):
@@ -56,22 +56,22 @@ def grammar_of(prompt: Prompt, marks: Marks, stop_ids: frozenset[int], in_reason
         bodies.append(f"TEXT? ({calls})?" if free else f"NEWLINES? {calls}")
     body = " | ".join(bodies)
     if not prompt.thinking.enabled:
-        return grammar.written(body)
-    if Mark.ANSWER in marks.ids:
-        ends = marks.ids.get(Mark.END_ANSWER, -1) in stop_ids
-        body = f"{Mark.ANSWER.value}? ({body})" + ("" if ends else f" {Mark.END_ANSWER.value}?")
-    return grammar.written(f"{grammar.reasoning(in_reasoning)} ({body})")
+        return grammar.render(body)
+    if ControlToken.ANSWER in control_tokens.ids:
+        ends = control_tokens.ids.get(ControlToken.END_ANSWER, -1) in stop_ids
+        body = f"{ControlToken.ANSWER.value}? ({body})" + ("" if ends else f" {ControlToken.END_ANSWER.value}?")
+    return grammar.render(f"{grammar.reasoning(in_reasoning)} ({body})")
 
 
-class _Grammar:
+class _GrammarBuilder:
     """Rules under way; expressions are handed around as text."""
 
-    def __init__(self, marks_are_tokens: bool) -> None:
-        self._marks_are_tokens = marks_are_tokens
-        self._lines = ["TEXT: " + _ANYTHING, r"NEWLINES: /\n/"]
+    def __init__(self, has_reasoning_tokens: bool) -> None:
+        self._has_reasoning_tokens = has_reasoning_tokens
+        self._lines = ["TEXT: " + _ANY_TEXT, r"NEWLINES: /\n/"]
         self._values_bytes = 0
 
-    def written(self, start: str) -> str:
+    def render(self, start: str) -> str:
         # Forced text is drawn token by token like any other, as the model itself would cut it.
         return "\n".join(['%llguidance {"no_forcing": true}', f"start: {start}", *self._lines, ""])
 
@@ -82,11 +82,11 @@ class _Grammar:
 
     def reasoning(self, is_open: bool) -> str:
         """What comes before the body; marked by tokens, or by text where the vocabulary has no tokens for it."""
-        if self._marks_are_tokens:
-            begin, rest = Mark.THINK.value, f"TEXT {Mark.END_THINK.value}"
+        if self._has_reasoning_tokens:
+            begin, rest = ControlToken.THINK.value, f"TEXT {ControlToken.END_THINK.value}"
         else:
-            begin, rest = _literal(Mark.THINK.value), "until_end_of_thinking"
-            self._lines.append(f"{rest}[suffix={_literal(Mark.END_THINK.value)}]: {_ANYTHING}")
+            begin, rest = _literal(ControlToken.THINK.value), "until_end_of_thinking"
+            self._lines.append(f"{rest}[suffix={_literal(ControlToken.END_THINK.value)}]: {_ANY_TEXT}")
         return rest if is_open else f"(NEWLINES? {begin} {rest})?"
 
     def constrained(self, constraint: Constraint) -> str:
@@ -123,12 +123,14 @@ class _Grammar:
             raise InvalidRequest(
                 f"the tools' parameters have {size} bytes; at most {MAX_TOOLS_BYTES} can be kept to", "tools"
             )
-        bodies = [self._call(tool, held=tool.strict or tools.required) for tool in offered]
-        self._lines.append(f"call: {Mark.TOOL_CALL.value} ({' | '.join(bodies)}) {Mark.END_TOOL_CALL.value}")
+        bodies = [self._call(tool, constrained_arguments=tool.strict or tools.required) for tool in offered]
+        self._lines.append(
+            f"call: {ControlToken.TOOL_CALL.value} ({' | '.join(bodies)}) {ControlToken.END_TOOL_CALL.value}"
+        )
         return r'call ("\n"? call)*' if tools.parallel else "call"
 
-    def _call(self, tool: Tool, held: bool) -> str:
-        arguments = self._arguments(tool) if held else self._any_arguments()
+    def _call(self, tool: Tool, constrained_arguments: bool) -> str:
+        arguments = self._arguments(tool) if constrained_arguments else self._any_arguments()
         return f"{_literal(tool.name + chr(10))} {arguments}"
 
     def _any_arguments(self, value: str = "TEXT") -> str:
@@ -137,17 +139,17 @@ class _Grammar:
 
     def _argument(self, key: str, value: str) -> str:
         return (
-            f"{Mark.ARG_KEY.value} {key} {Mark.END_ARG_KEY.value} NEWLINES? "
-            f'{Mark.ARG_VALUE.value} {value} {Mark.END_ARG_VALUE.value} "\\n"'
+            f"{ControlToken.ARG_KEY.value} {key} {ControlToken.END_ARG_KEY.value} NEWLINES? "
+            f'{ControlToken.ARG_VALUE.value} {value} {ControlToken.END_ARG_VALUE.value} "\\n"'
         )
 
     def _arguments(self, tool: Tool) -> str:
         """The arguments in the schema's order; those that are not required may be left out."""
         parameters = tool.parameters
-        owner = resolve(parameters, parameters)
+        owner = resolve_reference(parameters, parameters)
         if not isinstance(owner, Mapping) or owner.get("type", "object") != "object":
             raise InvalidRequest(f"the parameters of the tool {tool.name!r} have to be of type object", "tools")
-        unknown = set(owner) - _SAID_OF_ARGUMENTS - _ANNOTATIONS
+        unknown = set(owner) - _ARGUMENTS_KEYWORDS - _ANNOTATIONS
         if tool.strict and unknown:
             raise InvalidRequest(
                 f"the strict tool {tool.name!r} says {min(unknown)!r} of its arguments object, which can't be kept to",
@@ -171,18 +173,18 @@ class _Grammar:
 
     def _value(self, schema: Any, tool: Tool) -> str:
         """A value as GLM writes it: a string bare, anything else as JSON."""
-        written = self._written_value(resolve(schema, tool.parameters), tool)
+        written = self._value_expression(resolve_reference(schema, tool.parameters), tool)
         self._values_bytes += len(written)
         if self._values_bytes > _MAX_VALUES_BYTES:
             raise InvalidRequest(f"the parameters of the tool {tool.name!r} are too large to be kept to", "tools")
         return written
 
-    def _written_value(self, schema: Any, tool: Tool) -> str:
+    def _value_expression(self, schema: Any, tool: Tool) -> str:
         if not isinstance(schema, Mapping) or not set(schema) - _ANNOTATIONS:
             return "TEXT"
-        said = set(schema) - _ANNOTATIONS
+        keywords = set(schema) - _ANNOTATIONS
         for key in ("anyOf", "oneOf"):
-            if said == {key} and isinstance(schema[key], list) and schema[key]:
+            if keywords == {key} and isinstance(schema[key], list) and schema[key]:
                 return "(" + " | ".join(self._value(choice, tool) for choice in schema[key]) + ")"
         if "const" in schema or isinstance(schema.get("enum"), list):
             values = [schema["const"]] if "const" in schema else schema["enum"]
@@ -190,7 +192,7 @@ class _Grammar:
         types = argument_types({**tool.parameters, "properties": {"": schema}})[""]
         if types is None or "string" not in types:
             return _json(_standalone(schema, tool), lenient=not tool.strict)
-        if tool.strict and (unknown := said - _SAID_OF_A_VALUE):
+        if tool.strict and (unknown := keywords - _STRING_KEYWORDS):
             raise InvalidRequest(
                 f"the strict tool {tool.name!r} says {min(unknown)!r} of a string, which can't be kept to", "tools"
             )
@@ -202,24 +204,24 @@ class _Grammar:
         """Bare text of the length and pattern that a schema asks for."""
         limits = []
         if isinstance(pattern := schema.get("pattern"), str):
-            limits.append(f"/{regex_to_lark(searched(pattern), use_ascii='dw')}/")
+            limits.append(f"/{regex_to_lark(anchored(pattern), use_ascii='dw')}/")
         least, most = schema.get("minLength", 0), schema.get("maxLength", "")
         if least or most != "":
             limits.append(f"/(?s:.{{{least},{most}}})/")
         return self._terminal(" & ".join(limits)) if limits else "TEXT"
 
 
-def searched(pattern: str) -> str:
+def anchored(pattern: str) -> str:
     """A pattern that matches a whole text where JSON Schema's, which is searched for, is found in it."""
     found = []
-    for choice in _choices(pattern):
+    for choice in _alternatives(pattern):
         start, end = choice.startswith("^"), choice.endswith("$") and not choice.endswith("\\$")
         core = choice[start : len(choice) - end]
         found.append(f"{'' if start else '(?s:.*)'}(?:{core}){'' if end else '(?s:.*)'}")
     return "|".join(found)
 
 
-def _choices(pattern: str) -> list[str]:
+def _alternatives(pattern: str) -> list[str]:
     """A pattern cut at the `|` outside of groups and classes."""
     choices, depth, in_class, escaped = [""], 0, False, False
     for character in pattern:
@@ -252,19 +254,19 @@ def _standalone(schema: Mapping[str, Any], tool: Tool) -> dict[str, Any]:
     """A part of a tool's parameters that can stand alone: local references still lead into the whole."""
     if '"$ref"' not in json.dumps(schema):
         return dict(schema)
-    within = _moved(schema)
-    return {**within, "$defs": {"parameters": _moved(tool.parameters)}}
+    within = _rebase_references(schema)
+    return {**within, "$defs": {"parameters": _rebase_references(tool.parameters)}}
 
 
-def _moved(schema: Any) -> Any:
+def _rebase_references(schema: Any) -> Any:
     if isinstance(schema, Mapping):
         return {
             key: f"#/$defs/parameters{value[1:]}"
             if key == "$ref" and isinstance(value, str) and value.startswith("#")
-            else _moved(value)
+            else _rebase_references(value)
             for key, value in schema.items()
         }
-    return [_moved(part) for part in schema] if isinstance(schema, list) else schema
+    return [_rebase_references(part) for part in schema] if isinstance(schema, list) else schema
 
 
 def _literal(text: str) -> str:

@@ -1,11 +1,13 @@
-"""The shortest ending of a constrained answer, written when the tokens left are just enough for it.
+"""The shortest completion of a constrained answer, written when few tokens are left.
 
-A constraint alone does not make an answer whole: a model that goes on and on is cut at `max_tokens`, in
-the middle of a number or a list. So before a drawn token is taken, the shortest way from there to the
-grammar's end is looked for; a token that leaves too little room is not taken, and that way is gone instead.
+A constraint alone does not make an answer complete: a model that does not stop is cut off at `max_tokens`,
+in the middle of a number or a list. So before a sampled token is accepted, the shortest completion of the
+grammar after that token is searched for. If it does not fit in the tokens that are left, the token is
+rejected and the completion found before it is written instead.
 
-The way is found greedily, without the model: marks that end something, then brackets that close, then what
-separates; a new object or list last. It need not be the very shortest, only one that ends.
+The search is greedy and does not use the model. It prefers control tokens that end something, then closing
+brackets, then separators; a new object or list comes last. The result need not be the shortest one
+possible, it only has to end.
 """
 
 from __future__ import annotations
@@ -18,19 +20,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.engine.output.control_tokens import Mark, Marks
+from serve_app.engine.output.control_tokens import ControlToken, ControlTokens
 from serve_app.engine.output.detokenizer import Vocabulary
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
 
-_FARTHEST = 256  # tokens: longer endings are not looked for, and none is looked for earlier
-_CLOSE = 64  # within so many tokens more than the ending takes, every token is checked
-_FIRST = 2048  # the best tokens, among which the next one nearly always is
-_LONGEST_TOKEN = 1 << 10
-_NEVER = np.iinfo(np.int64).max
+_MAX_COMPLETION_TOKENS = 256  # the search begins when so few tokens are left, and gives up beyond this length
+_CHECK_MARGIN_TOKENS = 64  # with so few tokens to spare, every token is checked
+_FIRST_CANDIDATES = 2048  # the best tokens of the order, searched first
+_MAX_TOKEN_BYTES = 1 << 10
+_UNUSABLE = np.iinfo(np.int64).max
 
-# What to write next, best first; the flag says whether the longest of a kind is best, or the shortest.
+# What to write next, best first; the flag says whether the longest token of a kind is best, or the shortest.
 _OUTSIDE_STRINGS = (
     (rb"[}\]]+", True),
     (rb'"".*', False),
@@ -50,7 +52,7 @@ _IN_STRINGS = (
 
 @dataclass(slots=True)
 class StringScanner:
-    """Whether JSON that is read byte by byte stands inside a string; a mark (no bytes) begins anew."""
+    """Whether JSON that is read byte by byte is inside a string; a control token (no bytes) resets it."""
 
     in_string: bool = False
     escaped: bool = False
@@ -67,15 +69,19 @@ class StringScanner:
                 self.in_string = not self.in_string
 
 
-class EndingTable:
-    """How much each token of a vocabulary helps an answer to its end, inside and outside JSON strings."""
+class CompletionTable:
+    """The order in which tokens are tried to complete an answer, inside and outside JSON strings."""
 
     def __init__(self, vocabulary: Vocabulary, vocab_size: int) -> None:
-        marks = Marks.among(vocabulary.names)
-        self._ends = [token_id for mark, token_id in marks.ids.items() if mark.name.startswith("END_")]
-        self._begins = [marks.ids[mark] for mark in Mark if mark in marks.ids and marks.ids[mark] not in self._ends]
+        control_tokens = ControlTokens.of(vocabulary.names)
+        self._ends = [token_id for token, token_id in control_tokens.ids.items() if token.name.startswith("END_")]
+        self._begins = [
+            control_tokens.ids[token]
+            for token in ControlToken
+            if token in control_tokens.ids and control_tokens.ids[token] not in self._ends
+        ]
         self._token_bytes = [
-            b"" if token_id in marks.of_id else token
+            b"" if token_id in control_tokens.by_id else token
             for token_id, token in enumerate(vocabulary.token_bytes[:vocab_size])
         ]
         self._order = tuple(self._sorted(kinds, vocab_size) for kinds in (_OUTSIDE_STRINGS, _IN_STRINGS))
@@ -83,89 +89,94 @@ class EndingTable:
     def _sorted(self, kinds: tuple[tuple[bytes, bool], ...], vocab_size: int) -> NDArray[np.int64]:
         """Token ids, best first."""
         patterns = [(re.compile(pattern, re.DOTALL), longest) for pattern, longest in kinds]
-        costs = np.full(vocab_size, _NEVER, dtype=np.int64)
+        costs = np.full(vocab_size, _UNUSABLE, dtype=np.int64)
         for token_id, token in enumerate(self._token_bytes):
             if token:
                 rank, longest = next(
                     (rank, longest) for rank, (pattern, longest) in enumerate(patterns, 1) if pattern.fullmatch(token)
                 )
-                costs[token_id] = rank * 2 * _LONGEST_TOKEN + (-len(token) if longest else len(token))
-        costs[self._begins] = (len(kinds) + 2) * 2 * _LONGEST_TOKEN
+                costs[token_id] = rank * 2 * _MAX_TOKEN_BYTES + (-len(token) if longest else len(token))
+        costs[self._begins] = (len(kinds) + 2) * 2 * _MAX_TOKEN_BYTES
         costs[self._ends] = 0
         order = costs.argsort(kind="stable")
-        return order[: int((costs < _NEVER).sum())]
+        return order[: int((costs < _UNUSABLE).sum())]
 
     def text(self, token_id: int) -> bytes:
-        """The bytes of a token; none for marks, end tokens and padding."""
+        """The bytes of a token; none for control tokens, end tokens and padding."""
         return self._token_bytes[token_id] if token_id < len(self._token_bytes) else b""
 
-    def shortest(self, matcher: LLMatcher, scanner: StringScanner, most: int) -> list[int] | None:
-        """Token ids from here to an end; None if `most` are not enough. Matcher and scanner stay as they are."""
+    def find_completion(self, matcher: LLMatcher, scanner: StringScanner, max_tokens: int) -> list[int] | None:
+        """Token ids that complete the grammar, None if that takes more than `max_tokens`; changes neither argument."""
         matcher, scanner = matcher.deep_copy(), replace(scanner)
-        way: list[int] = []
+        tokens: list[int] = []
         while not matcher.is_accepting():
-            token_id = self._best(matcher.compute_bitmask(), scanner.in_string)
-            if token_id is None or len(way) == most or not matcher.consume_token(token_id):
+            token_id = self._best_token(matcher.compute_bitmask(), scanner.in_string)
+            if token_id is None or len(tokens) == max_tokens or not matcher.consume_token(token_id):
                 return None
             scanner.read(self.text(token_id))
-            way.append(token_id)
-        return way
+            tokens.append(token_id)
+        return tokens
 
-    def _best(self, mask: bytes, in_string: bool) -> int | None:
+    def _best_token(self, mask: bytes, in_string: bool) -> int | None:
         bits, order = np.frombuffer(mask, dtype=np.uint8), self._order[in_string]
-        for token_ids in (order[:_FIRST], order[_FIRST:]):
+        for token_ids in (order[:_FIRST_CANDIDATES], order[_FIRST_CANDIDATES:]):
             allowed = bits[token_ids >> 3] >> (token_ids & 7) & 1
             if len(allowed) and allowed[best := int(allowed.argmax())]:
                 return int(token_ids[best])
         return None
 
 
-class Ending:
-    """Sees to it that one answer comes to its end."""
+class GrammarCompletion:
+    """Completes one constrained answer within its `max_tokens`."""
 
-    def __init__(self, table: EndingTable) -> None:
+    def __init__(self, table: CompletionTable) -> None:
         self._table = table
         self._scanner = StringScanner()
-        self._found: list[int] | None = []  # the ending last found; None: none was
-        self._way: deque[int] = deque()  # what is still to be written of it
-        self.begun = False  # from now on the ending is written, whatever is drawn
+        self._last_completion: list[int] | None = []  # the completion found last; None: none was found
+        self._tokens: deque[int] = deque()  # the rest of the completion that is being written
+        self.started = False  # from now on the completion is written, whatever is sampled
 
     @property
-    def written(self) -> bool:
-        return self.begun and not self._way
+    def done(self) -> bool:
+        return self.started and not self._tokens
 
-    def take(self, matcher: LLMatcher, drawn: int, left: int) -> int:
-        """The token to write: the drawn one, or one of the ending if `left` tokens would else not suffice.
+    def next_token(self, matcher: LLMatcher, sampled: int, tokens_left: int) -> int:
+        """The token to append: the sampled one, or the next one of the completion.
 
-        `matcher` has not consumed it yet; `left` counts it.
+        The completion starts when it would not fit in `tokens_left` after the sampled token. `tokens_left` includes
+        the sampled token, which `matcher` has not consumed.
         """
-        if not self.begun and self._is_time(left) and not self._fits(matcher, drawn, left):
-            way = self._table.shortest(matcher, self._scanner, left)
-            if way:
-                self.begun, self._way = True, deque(way)
-        token_id = self._way.popleft() if self._way else drawn
+        if not self.started and self._must_check(tokens_left) and not self._fits(matcher, sampled, tokens_left):
+            tokens = self._table.find_completion(matcher, self._scanner, tokens_left)
+            if tokens:
+                self.started, self._tokens = True, deque(tokens)
+        token_id = self._tokens.popleft() if self._tokens else sampled
         self._scanner.read(self._table.text(token_id))
         return token_id
 
-    def _is_time(self, left: int) -> bool:
-        if left > _FARTHEST:
+    def _must_check(self, tokens_left: int) -> bool:
+        if tokens_left > _MAX_COMPLETION_TOKENS:
             return False
-        # None found is not none there: let the model go on, and look again later.
-        return left % _CLOSE == 0 or (self._found is not None and left <= len(self._found) + _CLOSE)
+        # If none was found, there may still be one: continue, and search again later.
+        return tokens_left % _CHECK_MARGIN_TOKENS == 0 or (
+            self._last_completion is not None and tokens_left <= len(self._last_completion) + _CHECK_MARGIN_TOKENS
+        )
 
-    def _fits(self, matcher: LLMatcher, drawn: int, left: int) -> bool:
+    def _fits(self, matcher: LLMatcher, sampled: int, tokens_left: int) -> bool:
         after = matcher.deep_copy()
-        if not after.consume_token(drawn):
-            return True  # an error, which is not ours to tell
+        if not after.consume_token(sampled):
+            return True  # the caller reports this error
         scanner = replace(self._scanner)
-        scanner.read(self._table.text(drawn))
-        known = self._found or []
-        # Mostly the ending stays as it was: a quotation mark and two brackets, however long the string grows.
-        ways = (way for way in (known[1:], known) if _ends(after, way))
-        self._found = next(ways, None) or self._table.shortest(after, scanner, _FARTHEST)
-        return self._found is None or len(self._found) < left
+        scanner.read(self._table.text(sampled))
+        known = self._last_completion or []
+        # The completion mostly stays the same: a quotation mark and two brackets, however long the string grows.
+        candidates = (tokens for tokens in (known[1:], known) if _ends(after, tokens))
+        self._last_completion = next(candidates, None) or self._table.find_completion(
+            after, scanner, _MAX_COMPLETION_TOKENS
+        )
+        return self._last_completion is None or len(self._last_completion) < tokens_left
 
 
-def _ends(matcher: LLMatcher, way: list[int]) -> bool:
-    trial = matcher.deep_copy()
-    return trial.try_consume_tokens(way) == len(way) and trial.is_accepting()
+def _ends(matcher: LLMatcher, tokens: list[int]) -> bool:
+    copy = matcher.deep_copy()
+    return copy.try_consume_tokens(tokens) == len(tokens) and copy.is_accepting()

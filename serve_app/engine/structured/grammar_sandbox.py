@@ -23,7 +23,7 @@ CPU_SECONDS = 1.0
 _MEMORY_BYTES = 2 * 2**30
 
 
-class Trial:
+class GrammarSandbox:
     """Says of grammars, one at a time, whether they can be compiled; any thread may ask."""
 
     def __init__(self, special: Iterable[str]) -> None:
@@ -31,7 +31,7 @@ class Trial:
         self._child: subprocess.Popen[str] | None = None
         self._lock = threading.Lock()
 
-    def flaw(self, grammar: str) -> str:
+    def check(self, grammar: str) -> str:
         """What is wrong with a grammar, "" if nothing is. Raises OSError if no process can be started."""
         with self._lock:
             child, self._child = self._child or _start(self._special), None
@@ -57,7 +57,7 @@ class Trial:
             child.communicate()  # the end of its input is its end
 
 
-def limits() -> LLParserLimits:
+def parser_limits() -> LLParserLimits:
     """What a grammar may cost in a step, as everyone in the batch waits for it: about 4 ms."""
     from llguidance import LLParserLimits
 
@@ -69,7 +69,7 @@ def limits() -> LLParserLimits:
     )
 
 
-class Tokens:
+class GuidanceVocabulary:
     """What llguidance's `TokenizerWrapper` reads of a tokenizer."""
 
     bos_token_id = None
@@ -90,18 +90,20 @@ def _start(special: list[str]) -> subprocess.Popen[str]:
 
 
 def main() -> None:
-    """Answer each line of standard input, a grammar, with a line, its flaw; both as JSON."""
+    """Answer each line of standard input, a grammar, with a line, its error; both as JSON."""
     sys.path[:] = json.loads(sys.argv[1])
     from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
     special = [name.encode() for name in json.loads(sys.argv[2])]
     tokens = [*(bytes([index]) for index in range(256)), *special, b"<end>"]
-    tokenizer = LLTokenizer(TokenizerWrapper(Tokens(tokens, list(range(256, len(tokens))), len(tokens) - 1)))
+    tokenizer = LLTokenizer(
+        TokenizerWrapper(GuidanceVocabulary(tokens, list(range(256, len(tokens))), len(tokens) - 1))
+    )
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     for line in sys.stdin:
         # Its signal is left to its default, which ends the process wherever it is.
         signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
-        matcher = LLMatcher(tokenizer, json.loads(line), log_level=0, limits=limits())
+        matcher = LLMatcher(tokenizer, json.loads(line), log_level=0, limits=parser_limits())
         matcher.compute_bitmask()  # the first step often costs most
         signal.setitimer(signal.ITIMER_PROF, 0)
         sys.stdout.write(json.dumps(matcher.get_error()) + "\n")

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.contracts import Picture, Prompt, Sampling
-from serve_app.engine.model.families.glm4v_9b import Glm4v9b
-from serve_app.engine.model.model_runner import Runner
+from serve_app.engine.model.families.glm4v_9b import Glm4v9bAdapter
+from serve_app.engine.model.model_runner import ModelRunner
 from serve_app.engine.model.weights import load_model
 from serve_app.errors import ContextTooLong, EngineFailed
 from serve_app.settings import ModelSettings
@@ -36,19 +36,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def adapter(folder: Path) -> Glm4v9b:
+def adapter(folder: Path) -> Glm4v9bAdapter:
     return read(folder)
 
 
-def read(folder: Path, **settings: Any) -> Glm4v9b:
+def read(folder: Path, **settings: Any) -> Glm4v9bAdapter:
     model = load_model(folder, ModelSettings(path=str(folder), device="cpu", **settings))
-    assert isinstance(model, Glm4v9b)
+    assert isinstance(model, Glm4v9bAdapter)
     return model
 
 
-def last_logits(adapter: Glm4v9b, one: Prompt, *cuts: int) -> torch.Tensor:
+def last_logits(adapter: Glm4v9bAdapter, one: Prompt, *cuts: int) -> torch.Tensor:
     """Logits (vocab,) after a prompt that is taken in as chunks that end at the cuts."""
-    runner = Runner(adapter, 1, 64)
+    runner = ModelRunner(adapter, 1, 64)
     positions, _ = runner.positions(one)
     features = torch.cat([runner.encode(picture) for picture in one.pictures]) if one.pictures else None
     ends = [*cuts, len(one.token_ids)]
@@ -68,7 +68,7 @@ def questions(config: dict[str, Any], count: int = 8, **sampling: Any) -> list[t
 
 
 def test_a_mixed_batch_gives_what_each_prompt_gives_alone_and_what_the_original_gives(
-    folder: Path, adapter: Glm4v9b
+    folder: Path, adapter: Glm4v9bAdapter
 ) -> None:
     asked = questions(SMALL, max_tokens=10, ignore_eos=True)
     together = answers(adapter, [one for one, _ in asked], context_tokens=64)
@@ -80,7 +80,7 @@ def test_a_mixed_batch_gives_what_each_prompt_gives_alone_and_what_the_original_
         assert answer == original.greedy(ids, features, 10)[0]
 
 
-def test_a_picture_is_normalised_and_encoded_as_the_original_does_it(folder: Path, adapter: Glm4v9b) -> None:
+def test_a_picture_is_normalised_and_encoded_as_the_original_does_it(folder: Path, adapter: Glm4v9bAdapter) -> None:
     (one, _), *_ = questions(SMALL)
     with torch.inference_mode():
         features = adapter.encode(one.pictures[0])
@@ -90,19 +90,19 @@ def test_a_picture_is_normalised_and_encoded_as_the_original_does_it(folder: Pat
 
 
 @pytest.mark.parametrize("cuts", [(1,), (3,), (4, 6), (2, 3, 4, 5, 6, 7, 8)])
-def test_a_chunk_may_end_within_the_picture(adapter: Glm4v9b, cuts: tuple[int, ...]) -> None:
+def test_a_chunk_may_end_within_the_picture(adapter: Glm4v9bAdapter, cuts: tuple[int, ...]) -> None:
     (one, _), *_ = questions(SMALL)
     assert torch.allclose(last_logits(adapter, one, *cuts), last_logits(adapter, one), atol=1e-4)
 
 
 @pytest.mark.parametrize("prefill_tokens", [1, 3, 7])
-def test_the_size_of_prefill_chunks_does_not_change_the_answer(adapter: Glm4v9b, prefill_tokens: int) -> None:
+def test_the_size_of_prefill_chunks_does_not_change_the_answer(adapter: Glm4v9bAdapter, prefill_tokens: int) -> None:
     asked = [one for one, _ in questions(SMALL, count=4)]
     whole = answers(adapter, asked, context_tokens=64)
     assert answers(adapter, asked, prefill_tokens=prefill_tokens, context_tokens=64) == whole
 
 
-def test_all_patches_of_a_picture_share_one_position(adapter: Glm4v9b) -> None:
+def test_all_patches_of_a_picture_share_one_position(adapter: Glm4v9bAdapter) -> None:
     """As in vLLM's pull request 5358: 0, 1, …, boi, the position after it for every patch, then the end mark."""
     one = marked([20, 21, 22, 23, BOI, *[PAD] * PATCHES, EOI, 30, 31])
     positions, delta = adapter.positions(one)
@@ -111,10 +111,12 @@ def test_all_patches_of_a_picture_share_one_position(adapter: Glm4v9b) -> None:
 
 
 @given(before=st.integers(0, 20), after=st.integers(0, 20))
-def test_positions_are_those_of_the_prompt_with_one_placeholder(adapter: Glm4v9b, before: int, after: int) -> None:
+def test_positions_are_those_of_the_prompt_with_one_placeholder(
+    adapter: Glm4v9bAdapter, before: int, after: int
+) -> None:
     one = marked([*[20] * before, BOI, *[PAD] * PATCHES, EOI, *[30] * after])
     positions, delta = adapter.positions(one)
-    places = adapter.image_places(one)
+    places = adapter.image_mask(one)
     assert sorted(set(positions[0].tolist())) == list(range(before + 3 + after))
     assert np.flatnonzero(places).tolist() == list(range(before, before + TOKENS))
     assert delta == 1 - PATCHES
@@ -135,18 +137,18 @@ def marked(ids: list[int], pictures: int = 1, max_tokens: int = 4) -> Prompt:
     ],
 )
 def test_a_prompt_that_does_not_mark_its_one_picture_fails(
-    adapter: Glm4v9b, ids: list[int], pictures: int, complaint: str
+    adapter: Glm4v9bAdapter, ids: list[int], pictures: int, complaint: str
 ) -> None:
     with pytest.raises(EngineFailed, match=complaint):
         adapter.positions(marked(ids, pictures))
 
 
-def test_a_picture_of_another_size_fails(adapter: Glm4v9b) -> None:
+def test_a_picture_of_another_size_fails(adapter: Glm4v9bAdapter) -> None:
     with pytest.raises(EngineFailed, match="56x56"):
         adapter.encode(Picture(np.zeros((56, 70, 3), dtype=np.uint8), "wide", TOKENS, (70, 56)))
 
 
-def test_a_picture_leaves_more_of_the_context_to_text_than_its_tokens(adapter: Glm4v9b) -> None:
+def test_a_picture_leaves_more_of_the_context_to_text_than_its_tokens(adapter: Glm4v9bAdapter) -> None:
     assert adapter.max_context_tokens == 128 + PATCHES - 1
     picture = [BOI, *[PAD] * PATCHES, EOI]
     adapter.positions(marked([*picture, *[30] * 121], max_tokens=4))

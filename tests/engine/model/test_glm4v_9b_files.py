@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from serve_app.engine.model.families.glm4v_9b import Glm4v9b, empty_network
-from serve_app.engine.model.model_runner import Runner
+from serve_app.engine.model.families.glm4v_9b import Glm4v9bAdapter, empty_network
+from serve_app.engine.model.model_runner import ModelRunner
 from serve_app.engine.model.quantization import count_parameters
 from serve_app.engine.model.weights import load
 from serve_app.errors import InvalidRequest
@@ -28,13 +28,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def adapter(folder: Path) -> Glm4v9b:
+def adapter(folder: Path) -> Glm4v9bAdapter:
     return read(folder)
 
 
 @pytest.mark.parametrize("index", [True, False])
 def test_a_sharded_checkpoint_gives_the_same_numbers(
-    folder: Path, adapter: Glm4v9b, tmp_path: Path, index: bool
+    folder: Path, adapter: Glm4v9bAdapter, tmp_path: Path, index: bool
 ) -> None:
     sharded = copied(folder, tmp_path, shards=5, index=index)
     assert len(list(sharded.glob("*.safetensors"))) == 5
@@ -165,7 +165,7 @@ def test_all_weights_have_the_one_type_that_was_asked_for(folder: Path, dtype: s
 @pytest.mark.parametrize("quantization", ["nf4", "int8"])
 @pytest.mark.parametrize("vision", [False, True])
 def test_a_quantized_model_answers_and_head_and_tower_stay_whole_unless_asked(
-    folder: Path, adapter: Glm4v9b, quantization: str, vision: bool
+    folder: Path, adapter: Glm4v9bAdapter, quantization: str, vision: bool
 ) -> None:
     model = read(folder, quantization=quantization, quantize_vision=vision)
     kinds = {
@@ -201,12 +201,12 @@ def test_numbers_that_float16_does_not_have_are_noticed_before_the_first_request
     name = "transformer.encoder.layers.1.mlp.dense_4h_to_h.weight"
     large = load_file(folder / "model.safetensors")[name] * 60000
     copied(folder, tmp_path, added={name: large})
-    Runner(read(tmp_path), 1, 64).check_numbers()
+    ModelRunner(read(tmp_path), 1, 64).check_numbers()
     with pytest.raises(InvalidRequest, match=r"text layers needs larger numbers than float16 has.*bfloat16"):
-        Runner(read(tmp_path, dtype="float16"), 1, 64).check_numbers()
+        ModelRunner(read(tmp_path, dtype="float16"), 1, 64).check_numbers()
 
 
 def test_damaged_weights_are_noticed_before_the_first_request(folder: Path, tmp_path: Path) -> None:
     copied(folder, tmp_path, added={"transformer.vision.conv.bias": torch.full((64,), torch.nan)})
     with pytest.raises(InvalidRequest, match="vision tower gives values that are not numbers"):
-        Runner(read(tmp_path), 1, 64).check_numbers()
+        ModelRunner(read(tmp_path), 1, 64).check_numbers()

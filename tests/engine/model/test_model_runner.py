@@ -9,10 +9,10 @@ from transformers import Glm4vForConditionalGeneration
 
 from serve_app.contracts import Prompt, Sampling
 from serve_app.engine.loop import EngineLoop
-from serve_app.engine.model.families.family import Family
-from serve_app.engine.model.families.glm4v import Glm4v, multiply_instead_of_convolving
+from serve_app.engine.model.families.adapter import ModelAdapter
+from serve_app.engine.model.families.glm4v import Glm4vAdapter, replace_convolution_by_matmul
 from serve_app.engine.model.feature_cache import FeatureCache
-from serve_app.engine.model.model_runner import Runner
+from serve_app.engine.model.model_runner import ModelRunner
 from serve_app.engine.output.detokenizer import Vocabulary
 from serve_app.engine.scheduler import Scheduler
 from serve_app.metrics import SilentMeter
@@ -22,9 +22,9 @@ NEW_TOKENS = 20
 
 
 @pytest.fixture(scope="module")
-def adapter(tiny_model: Path) -> Glm4v:
+def adapter(tiny_model: Path) -> Glm4vAdapter:
     model = Glm4vForConditionalGeneration.from_pretrained(tiny_model).eval()
-    return Glm4v(model, tiny_model, torch.float32, torch.device("cpu"))
+    return Glm4vAdapter(model, tiny_model, torch.float32, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +33,10 @@ def reference(tiny_model: Path) -> Glm4vForConditionalGeneration:
 
 
 def answers(
-    adapter: Family, prompts: list[Prompt], slots: int = 8, prefill_tokens: int = 64, context_tokens: int = 1024
+    adapter: ModelAdapter, prompts: list[Prompt], slots: int = 8, prefill_tokens: int = 64, context_tokens: int = 1024
 ) -> list[list[int]]:
     loop = EngineLoop(
-        Runner(adapter, slots, context_tokens),
+        ModelRunner(adapter, slots, context_tokens),
         Vocabulary([b"x"] * adapter.vocab_size),
         Scheduler(slots, prefill_tokens, len(prompts)),
         FeatureCache(2**20),
@@ -44,13 +44,13 @@ def answers(
     )
     for one in prompts:
         loop.submit(one, lambda event: None)
-    sequences = list(loop._notes)
+    sequences = list(loop._inbox)
     while loop.step():
         pass
     return [sequence.generated for sequence in sequences if not isinstance(sequence, str)]
 
 
-def generated(reference: Glm4vForConditionalGeneration, adapter: Glm4v, one: Prompt) -> list[int]:
+def generated(reference: Glm4vForConditionalGeneration, adapter: Glm4vAdapter, one: Prompt) -> list[int]:
     ids = torch.from_numpy(one.token_ids[None].astype(np.int64))
     pictures = {}
     if one.pictures:
@@ -76,7 +76,7 @@ def mixed_prompts(sampling: Sampling, count: int = 12) -> list[Prompt]:
 
 
 def test_a_mixed_batch_gives_what_each_prompt_gives_alone_and_what_generate_gives(
-    adapter: Glm4v, reference: Glm4vForConditionalGeneration
+    adapter: Glm4vAdapter, reference: Glm4vForConditionalGeneration
 ) -> None:
     prompts = mixed_prompts(Sampling(max_tokens=NEW_TOKENS, temperature=0.0))
     together = answers(adapter, prompts)
@@ -85,23 +85,23 @@ def test_a_mixed_batch_gives_what_each_prompt_gives_alone_and_what_generate_give
     assert together == [generated(reference, adapter, one) for one in prompts]
 
 
-def test_seeded_answers_are_the_same_alone_and_in_the_batch(adapter: Glm4v) -> None:
+def test_seeded_answers_are_the_same_alone_and_in_the_batch(adapter: Glm4vAdapter) -> None:
     prompts = mixed_prompts(Sampling(max_tokens=NEW_TOKENS, temperature=0.9, top_p=0.95, seed=11))
     assert answers(adapter, prompts) == [answers(adapter, [one])[0] for one in prompts]
 
 
 @pytest.mark.parametrize("prefill_tokens", [5, 17, 1000])
-def test_the_size_of_prefill_chunks_does_not_change_the_answer(adapter: Glm4v, prefill_tokens: int) -> None:
+def test_the_size_of_prefill_chunks_does_not_change_the_answer(adapter: Glm4vAdapter, prefill_tokens: int) -> None:
     prompts = mixed_prompts(Sampling(max_tokens=8, temperature=0.0), count=6)
     assert answers(adapter, prompts, prefill_tokens=prefill_tokens) == answers(adapter, prompts)
 
 
-def test_a_reused_slot_knows_nothing_of_its_former_owner(adapter: Glm4v) -> None:
+def test_a_reused_slot_knows_nothing_of_its_former_owner(adapter: Glm4vAdapter) -> None:
     prompts = mixed_prompts(Sampling(max_tokens=8, temperature=0.0), count=6)
     assert answers(adapter, prompts, slots=1) == answers(adapter, prompts)
 
 
-def test_positions_are_those_of_transformers(adapter: Glm4v, reference: Glm4vForConditionalGeneration) -> None:
+def test_positions_are_those_of_transformers(adapter: Glm4vAdapter, reference: Glm4vForConditionalGeneration) -> None:
     for one in mixed_prompts(Sampling(max_tokens=1)):
         ids = torch.from_numpy(one.token_ids[None].astype(np.int64))
         grids = [[1, p.pixels.shape[0] // 14, p.pixels.shape[1] // 14] for p in one.pictures]
@@ -115,11 +115,11 @@ def test_positions_are_those_of_transformers(adapter: Glm4v, reference: Glm4vFor
         assert own_delta == int(delta)
 
 
-def test_the_probe_of_a_sound_model_gives_finite_numbers(adapter: Glm4v) -> None:
-    Runner(adapter, 1, 64).check_numbers()
+def test_the_probe_of_a_sound_model_gives_finite_numbers(adapter: Glm4vAdapter) -> None:
+    ModelRunner(adapter, 1, 64).check_numbers()
 
 
-def test_the_modules_shared_rope_deltas_are_never_touched(adapter: Glm4v) -> None:
+def test_the_modules_shared_rope_deltas_are_never_touched(adapter: Glm4vAdapter) -> None:
     answers(adapter, mixed_prompts(Sampling(max_tokens=4, temperature=0.0), count=4))
     assert adapter.model.model.rope_deltas is None
 
@@ -132,5 +132,5 @@ def test_a_convolution_over_its_whole_input_is_a_matrix_product(
     convolution = kind(5, 7, kernel_size=2, stride=2)
     patches = torch.randn(9, 5, *(2,) * dimensions)
     expected = convolution(patches)
-    multiply_instead_of_convolving(convolution)
+    replace_convolution_by_matmul(convolution)
     assert torch.allclose(convolution(patches), expected, atol=1e-6)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 
 from serve_app.contracts import Box, Picture
-from serve_app.engine.output.boxes import boxed
+from serve_app.engine.output.boxes import parse_box
 
 PICTURE = Picture(np.zeros((28, 56, 3), dtype=np.uint8), "a", 2, original_size=(2000, 500))
 
@@ -31,26 +31,26 @@ PICTURE = Picture(np.zeros((28, 56, 3), dtype=np.uint8), "a", 2, original_size=(
     ],
 )
 def test_regions_are_found_in_whatever_brackets(text: str, regions: list[tuple[int, int, int, int]]) -> None:
-    assert [box.thousandths for box in boxed(text, ()).boxes] == regions
+    assert [box.thousandths for box in parse_box(text, ()).boxes] == regions
 
 
 def test_the_only_picture_gives_pixels_of_its_uploaded_size() -> None:
-    found = boxed("[[250, 500, 1000, 999]]", (PICTURE,))
+    found = parse_box("[[250, 500, 1000, 999]]", (PICTURE,))
     assert found.boxes == (Box((250, 500, 1000, 999), (500, 250, 2000, 500), 0),)
 
 
 @pytest.mark.parametrize("pictures", [(), (PICTURE, PICTURE)])
 def test_without_or_with_several_pictures_it_is_not_known_whose_region_it_is(pictures: tuple[Picture, ...]) -> None:
-    assert boxed("[1,2,3,4]", pictures).boxes == (Box((1, 2, 3, 4), None, None),)
+    assert parse_box("[1,2,3,4]", pictures).boxes == (Box((1, 2, 3, 4), None, None),)
 
 
 def test_the_text_is_kept_without_the_space_around_it() -> None:
-    assert boxed("\n[1,2,3,4] \n", ()).text == "[1,2,3,4]"
+    assert parse_box("\n[1,2,3,4] \n", ()).text == "[1,2,3,4]"
 
 
 @given(st.text(alphabet="[]()<> ,.-0123456789\n", max_size=200))
 def test_whatever_is_boxed_regions_are_ordered_and_inside(text: str) -> None:
-    for box in boxed(text, (PICTURE,)).boxes:
+    for box in parse_box(text, (PICTURE,)).boxes:
         left, top, right, bottom = box.thousandths
         assert 0 <= left <= right <= 1000
         assert 0 <= top <= bottom <= 1000
@@ -61,4 +61,4 @@ def test_whatever_is_boxed_regions_are_ordered_and_inside(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["[1" + " " * 100_000, "[" * 100_000, "[1,2," + "1" * 100_000, "[1 " * 50_000])
 def test_no_text_takes_long_to_search(text: str) -> None:
-    assert boxed(text, ()).boxes == ()
+    assert parse_box(text, ()).boxes == ()

@@ -6,12 +6,12 @@ import hypothesis.strategies as st
 from hypothesis import given
 from transformers import AutoTokenizer
 
-from serve_app.engine.output.detokenizer import Characters, StopStrings, Vocabulary
+from serve_app.engine.output.detokenizer import StopStrings, Utf8Decoder, Vocabulary
 from tests.engine.conftest import write_tiny_model
 
 
 def stream(content: bytes, stop: tuple[str, ...] = ()) -> tuple[list[str], bool]:
-    characters, strings = Characters(), StopStrings(stop)
+    characters, strings = Utf8Decoder(), StopStrings(stop)
     pieces = []
     for byte in content:
         pieces.append(strings.push(characters.push(bytes([byte]))))
@@ -52,7 +52,7 @@ def test_an_unfinished_character_at_the_end_is_dropped() -> None:
 
 
 def test_a_character_that_was_given_up_does_not_spoil_the_next() -> None:
-    characters = Characters()
+    characters = Utf8Decoder()
     characters.push("灯".encode()[:2])
     characters.reset()
     assert characters.push("灯".encode()) == "灯"
@@ -66,9 +66,9 @@ def test_of_several_stop_strings_the_earliest_in_the_text_cuts() -> None:
     assert "".join(stream(b"one two", ("two", "ne"))[0]) == "o"
 
 
-def test_text_that_is_not_armed_passes_whatever_it_holds() -> None:
+def test_text_that_is_not_active_passes_whatever_it_holds() -> None:
     strings = StopStrings(("stop",))
-    assert strings.push("a stop, ", armed=False) == "a stop, "
+    assert strings.push("a stop, ", active=False) == "a stop, "
     assert strings.push("a stop") == "a "
     assert strings.found
 

@@ -24,7 +24,7 @@ from serve_app.contracts import (
 )
 from serve_app.engine.output.deltas import Piece
 from serve_app.engine.output.detokenizer import Vocabulary
-from serve_app.engine.output.parser import Reply
+from serve_app.engine.output.parser import OutputParser
 from tests.engine.conftest import MARKED, NAMES, ids_of
 
 THINKING = Thinking(enabled=True)
@@ -53,14 +53,14 @@ WITHOUT_TOKENS = Vocabulary(MARKED.token_bytes, {"<|assistant|>": NAMES["<|assis
 
 @dataclass
 class Said:
-    """What came out of a reply."""
+    """What came out of a parser."""
 
     text: str = ""
     reasoning: str = ""
     calls: list[list[str]] = field(default_factory=list)
     boxed: list[str] = field(default_factory=list)
     pieces: list[Piece] = field(default_factory=list)
-    reply: Reply | None = None
+    parser: OutputParser | None = None
 
     @property
     def arguments(self) -> list[Any]:
@@ -85,14 +85,14 @@ def read(
     rng: random.Random | None = None,
     **fields: Any,
 ) -> Said:
-    reply = Reply(vocabulary, prompt(**fields))
-    said = Said(reply=reply)
+    parser = OutputParser(vocabulary, prompt(**fields))
+    said = Said(parser=parser)
     token_ids = ids_of(answer, rng) if isinstance(answer, str) else answer
     for token_id in token_ids:
-        said.pieces += reply.push(token_id)
-        if reply.stopped:
+        said.pieces += parser.push(token_id)
+        if parser.stopped:
             break
-    said.pieces += reply.cut() if cut else reply.end()
+    said.pieces += parser.truncate() if cut else parser.finish()
     for piece in said.pieces:
         if isinstance(piece, ToolCallDelta):
             if piece.name is not None:
@@ -106,7 +106,7 @@ def read(
         else:
             assert piece.text
             said.reasoning += piece.text
-    said.boxed = [one.text for one in reply.boxed]
+    said.boxed = [one.text for one in parser.boxed]
     assert sum(piece.tokens for piece in said.pieces) <= len(token_ids)
     return said
 
@@ -193,11 +193,11 @@ def test_without_thinking_marks_written_as_text_are_text() -> None:
 
 def test_reasoning_tokens_are_counted_with_their_marks() -> None:
     said = read("<think>abc</think>d", thinking=THINKING)
-    assert said.reply is not None
-    assert (said.reply.reasoning_tokens, said.reply.thought) == (5, 3)
+    assert said.parser is not None
+    assert (said.parser.reasoning_tokens, said.parser.thinking_tokens) == (5, 3)
     spelled = read([*b"<think>abc</think>d"], WITHOUT_TOKENS, thinking=THINKING)
-    assert spelled.reply is not None
-    assert spelled.reply.reasoning_tokens == len(b"<think>abc</think>")
+    assert spelled.parser is not None
+    assert spelled.parser.reasoning_tokens == len(b"<think>abc</think>")
 
 
 # -- text
@@ -254,8 +254,8 @@ def test_what_is_boxed_stays_in_the_text_and_is_told_apart() -> None:
         pictures=(picture,),
     )
     assert said.text == "The answer is [[1,2,3,4]],  so ."
-    assert said.reply is not None
-    first, second = said.reply.boxed
+    assert said.parser is not None
+    first, second = said.parser.boxed
     assert (first.text, second.text, second.boxes) == ("[[1,2,3,4]]", "so", ())
     assert [(box.thousandths, box.pixels, box.picture) for box in first.boxes] == [((1, 2, 3, 4), (1, 4, 3, 8), 0)]
 
@@ -293,16 +293,16 @@ def test_without_tools_what_stands_in_a_call_is_text() -> None:
 def test_without_parallel_calls_the_answer_ends_after_the_first() -> None:
     said = read(call("weather") + call("weather"), tools=ToolUse((WEATHER,), parallel=False))
     assert said.calls == [["weather", "{}"]]
-    assert said.reply is not None
-    assert said.reply.stopped
+    assert said.parser is not None
+    assert said.parser.stopped
 
 
 def test_a_string_argument_is_told_while_it_is_drawn() -> None:
-    reply = Reply(MARKED, prompt(tools=TOOLS))
-    told: list[str] = []
+    parser = OutputParser(MARKED, prompt(tools=TOOLS))
+    emitted: list[str] = []
     for token_id in ids_of('<tool_call>weather\n<arg_key>city</arg_key>\n<arg_value>a"灯'):
-        told += [piece.arguments for piece in reply.push(token_id) if isinstance(piece, ToolCallDelta)]
-    assert told == ["", '{"city":"', "a", '\\"', "灯"]
+        emitted += [piece.arguments for piece in parser.push(token_id) if isinstance(piece, ToolCallDelta)]
+    assert emitted == ["", '{"city":"', "a", '\\"', "灯"]
 
 
 def test_a_call_that_is_cut_off_stays_open_and_one_that_the_model_left_is_closed() -> None:
@@ -322,14 +322,14 @@ def logprob(token_id: int) -> TokenLogprob:
     return TokenLogprob(token_id, MARKED.token_bytes[token_id], -1.0)
 
 
-def told_with_logprobs(answer: str, **fields: Any) -> list[tuple[str, str, bytes]]:
-    reply = Reply(MARKED, prompt(**fields))
+def emitted_with_logprobs(answer: str, **fields: Any) -> list[tuple[str, str, bytes]]:
+    parser = OutputParser(MARKED, prompt(**fields))
     pieces: list[Piece] = []
     for token_id in ids_of(answer, random.Random(3)):
-        pieces += reply.push(token_id, logprob(token_id))
-        if reply.stopped:
+        pieces += parser.push(token_id, logprob(token_id))
+        if parser.stopped:
             break
-    pieces += [] if reply.stopped else reply.end()
+    pieces += [] if parser.stopped else parser.finish()
     return [
         (piece.channel, piece.text, b"".join(one.token for one in piece.logprobs))
         for piece in pieces
@@ -338,15 +338,15 @@ def told_with_logprobs(answer: str, **fields: Any) -> list[tuple[str, str, bytes
 
 
 def test_logprobs_come_with_the_text_that_they_are_of() -> None:
-    told = told_with_logprobs("<think>why 灯</think>红灯 is on", thinking=THINKING)
+    emitted = emitted_with_logprobs("<think>why 灯</think>红灯 is on", thinking=THINKING)
     for channel, text in (("reasoning", "why 灯"), ("text", "红灯 is on")):
-        assert "".join(piece for name, piece, _ in told if name == channel) == text
-        assert b"".join(tokens for name, _, tokens in told if name == channel) == text.encode()
+        assert "".join(piece for name, piece, _ in emitted if name == channel) == text
+        assert b"".join(tokens for name, _, tokens in emitted if name == channel) == text.encode()
 
 
 def test_the_tokens_of_a_stop_string_are_not_told() -> None:
-    told = told_with_logprobs("one two three", sampling=Sampling(max_tokens=9, stop=(" two",)))
-    assert b"".join(tokens for _, _, tokens in told) == b"one"
+    emitted = emitted_with_logprobs("one two three", sampling=Sampling(max_tokens=9, stop=(" two",)))
+    assert b"".join(tokens for _, _, tokens in emitted) == b"one"
 
 
 # -- anything
@@ -393,7 +393,7 @@ def test_whatever_the_answer_each_channel_gets_what_was_written(data: st.DataObj
         if number == 0 and not text:
             piece = piece.lstrip() if reasoning or answer else "x" + piece
         if data.draw(st.booleans()) and piece.strip():
-            piece = piece.rstrip()  # space at the end of a box is told with it, also before a call
+            piece = piece.rstrip()  # space at the end of a box is emitted with it, also before a call
             boxes.append(piece.strip())
             answer += f"<|begin_of_box|>{piece}<|end_of_box|>"
         else:

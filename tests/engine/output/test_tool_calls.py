@@ -6,29 +6,40 @@ from typing import Any
 import pytest
 
 from serve_app.contracts import Tool, ToolUse
-from serve_app.engine.output.control_tokens import Mark
-from serve_app.engine.output.tool_calls import CallParser, CallPiece
+from serve_app.engine.output.control_tokens import ControlToken
+from serve_app.engine.output.tool_calls import CallPiece, ToolCallParser
 from serve_app.engine.output.tool_schema import argument_types
 
 
-def parser(schema: Any = None) -> CallParser:
+def parser(schema: Any = None) -> ToolCallParser:
     parameters = {"type": "object", "properties": {"k": schema} if schema is not None else {}}
-    return CallParser(ToolUse((Tool("f", {"type": "function", "function": {"name": "f", "parameters": parameters}}),)))
+    return ToolCallParser(
+        ToolUse((Tool("f", {"type": "function", "function": {"name": "f", "parameters": parameters}}),))
+    )
 
 
-def told(one: CallParser, *written: Mark | str) -> list[CallPiece]:
+def pushed(one: ToolCallParser, *written: ControlToken | str) -> list[CallPiece]:
     pieces: list[CallPiece] = []
     for part in written:
-        pieces += one.mark(part) if isinstance(part, Mark) else one.text(part)
+        pieces += one.push_token(part) if isinstance(part, ControlToken) else one.push_text(part)
     return pieces
 
 
-def argument(value: str, key: str = "k") -> tuple[Mark | str, ...]:
-    return (Mark.ARG_KEY, key, Mark.END_ARG_KEY, "\n", Mark.ARG_VALUE, value, Mark.END_ARG_VALUE, "\n")
+def argument(value: str, key: str = "k") -> tuple[ControlToken | str, ...]:
+    return (
+        ControlToken.ARG_KEY,
+        key,
+        ControlToken.END_ARG_KEY,
+        "\n",
+        ControlToken.ARG_VALUE,
+        value,
+        ControlToken.END_ARG_VALUE,
+        "\n",
+    )
 
 
 def read(value: str, schema: Any = None) -> Any:
-    pieces = told(parser(schema), Mark.TOOL_CALL, "f\n", *argument(value), Mark.END_TOOL_CALL)
+    pieces = pushed(parser(schema), ControlToken.TOOL_CALL, "f\n", *argument(value), ControlToken.END_TOOL_CALL)
     assert [piece.name for piece in pieces if piece.name is not None] == ["f"]
     return json.loads("".join(piece.arguments for piece in pieces))["k"]
 
@@ -72,41 +83,60 @@ def test_a_value_is_what_its_schema_says_or_what_it_looks_like(value: str, schem
 
 def test_a_value_that_may_be_null_is_told_once_it_can_not_be() -> None:
     one = parser({"type": ["string", "null"]})
-    told(one, Mark.TOOL_CALL, "f\n", Mark.ARG_KEY, "k", Mark.END_ARG_KEY, Mark.ARG_VALUE)
-    assert told(one, "nu") == []
-    assert told(one, "m") == [CallPiece(0, None, '"num')]
+    pushed(
+        one, ControlToken.TOOL_CALL, "f\n", ControlToken.ARG_KEY, "k", ControlToken.END_ARG_KEY, ControlToken.ARG_VALUE
+    )
+    assert pushed(one, "nu") == []
+    assert pushed(one, "m") == [CallPiece(0, None, '"num')]
 
 
 def test_a_name_is_told_as_soon_as_it_is_whole() -> None:
     one = parser()
-    assert told(one, Mark.TOOL_CALL, "\nwea", "ther") == []
-    assert told(one, "\n") == [CallPiece(0, "weather", "")]
-    assert told(one, Mark.END_TOOL_CALL) == [CallPiece(0, None, "{}")]
+    assert pushed(one, ControlToken.TOOL_CALL, "\nwea", "ther") == []
+    assert pushed(one, "\n") == [CallPiece(0, "weather", "")]
+    assert pushed(one, ControlToken.END_TOOL_CALL) == [CallPiece(0, None, "{}")]
 
 
 def test_a_tool_nobody_offered_is_told_as_a_call() -> None:
-    pieces = told(parser(), Mark.TOOL_CALL, "unheard_of", *argument("1"), Mark.END_TOOL_CALL)
+    pieces = pushed(parser(), ControlToken.TOOL_CALL, "unheard_of", *argument("1"), ControlToken.END_TOOL_CALL)
     assert pieces[0] == CallPiece(0, "unheard_of", "")
     assert "".join(piece.arguments for piece in pieces) == '{"k":1}'
 
 
 def test_a_call_without_a_name_is_none() -> None:
     one = parser()
-    assert told(one, Mark.TOOL_CALL, "\n", *argument("1"), Mark.END_TOOL_CALL) == []
+    assert pushed(one, ControlToken.TOOL_CALL, "\n", *argument("1"), ControlToken.END_TOOL_CALL) == []
     assert one.calls == 0
-    assert told(one, Mark.TOOL_CALL, "f\n", Mark.END_TOOL_CALL)[0] == CallPiece(0, "f", "")
+    assert pushed(one, ControlToken.TOOL_CALL, "f\n", ControlToken.END_TOOL_CALL)[0] == CallPiece(0, "f", "")
 
 
 def test_the_second_argument_of_one_name_is_left_out() -> None:
-    pieces = told(
-        parser(), Mark.TOOL_CALL, "f\n", *argument("1"), *argument("2"), *argument("3", "j"), Mark.END_TOOL_CALL
+    pieces = pushed(
+        parser(),
+        ControlToken.TOOL_CALL,
+        "f\n",
+        *argument("1"),
+        *argument("2"),
+        *argument("3", "j"),
+        ControlToken.END_TOOL_CALL,
     )
     assert "".join(piece.arguments for piece in pieces) == '{"k":1,"j":3}'
 
 
 def test_marks_that_the_model_forgot_are_understood() -> None:
-    written = (Mark.TOOL_CALL, "f", Mark.ARG_KEY, "k", Mark.ARG_VALUE, "1", Mark.ARG_KEY, "j", Mark.ARG_VALUE, "2")
-    pieces = told(parser(), *written, Mark.TOOL_CALL, "g\n", Mark.END_TOOL_CALL)
+    written = (
+        ControlToken.TOOL_CALL,
+        "f",
+        ControlToken.ARG_KEY,
+        "k",
+        ControlToken.ARG_VALUE,
+        "1",
+        ControlToken.ARG_KEY,
+        "j",
+        ControlToken.ARG_VALUE,
+        "2",
+    )
+    pieces = pushed(parser(), *written, ControlToken.TOOL_CALL, "g\n", ControlToken.END_TOOL_CALL)
     assert [(piece.index, piece.name) for piece in pieces if piece.name] == [(0, "f"), (1, "g")]
     assert "".join(piece.arguments for piece in pieces) == '{"k":1,"j":2}{}'
 

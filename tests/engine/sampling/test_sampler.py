@@ -15,8 +15,8 @@ from transformers import (
 )
 
 from serve_app.contracts import Sampling
-from serve_app.engine.sampling.noise import draw_key, gumbel
-from serve_app.engine.sampling.sampler import Drawn, Sampler, forbidden_tokens, restrict, unpacked
+from serve_app.engine.sampling.noise import gumbel, noise_key
+from serve_app.engine.sampling.sampler import SampledToken, Sampler, filter_top, forbidden_tokens, unpacked
 from serve_app.errors import EngineFailed
 from tests.engine.conftest import new_sequence
 
@@ -33,8 +33,8 @@ def sampler(slots: int = 8, stop_ids: frozenset[int] = frozenset()) -> Sampler:
     return Sampler(slots, VOCAB, torch.device("cpu"), stop_ids)
 
 
-def ids(drawn: list[Drawn | EngineFailed]) -> list[int | None]:
-    return [one.token_id if isinstance(one, Drawn) else None for one in drawn]
+def ids(sampled: list[SampledToken | EngineFailed]) -> list[int | None]:
+    return [one.token_id if isinstance(one, SampledToken) else None for one in sampled]
 
 
 rules = st.builds(
@@ -58,15 +58,15 @@ def test_a_row_draws_the_same_alone_and_in_company(mixed: list[Sampling], seed: 
     together = sampler(stop_ids=frozenset([4, 9]))
     rows = [sequence(slot, rule, seed + slot) for slot, rule in enumerate(mixed)]
     for row in rows:
-        together.begin(row)
-    drawn = together.draw(logits, rows)
+        together.prepare_row(row)
+    sampled = together.draw(logits, rows)
     for slot, rule in enumerate(mixed):
         alone = sampler(stop_ids=frozenset([4, 9]))
         row = sequence(0, rule, seed + slot)
-        alone.begin(row)
+        alone.prepare_row(row)
         (one,) = alone.draw(logits[slot : slot + 1], [row])
-        assert isinstance(one, Drawn)
-        assert one == drawn[slot]
+        assert isinstance(one, SampledToken)
+        assert one == sampled[slot]
 
 
 def test_temperature_zero_takes_the_likeliest() -> None:
@@ -80,19 +80,19 @@ def test_draws_follow_the_distribution() -> None:
     probabilities = torch.tensor([0.5, 0.3, 0.15, 0.05])
     logits = torch.full((VOCAB,), -torch.inf)
     logits[:4] = probabilities.log()
-    keys = torch.tensor([draw_key(seed, 3) for seed in range(20_000)])
-    drawn = (logits[None] + gumbel(keys, VOCAB)).argmax(-1)
-    frequencies = torch.bincount(drawn, minlength=4)[:4] / len(keys)
+    keys = torch.tensor([noise_key(seed, 3) for seed in range(20_000)])
+    sampled = (logits[None] + gumbel(keys, VOCAB)).argmax(-1)
+    frequencies = torch.bincount(sampled, minlength=4)[:4] / len(keys)
     assert torch.allclose(frequencies, probabilities, atol=0.02)
 
 
 def test_neighbouring_steps_of_a_seed_are_independent() -> None:
-    first, second = (gumbel(torch.tensor([draw_key(seed, step) for seed in range(5000)]), 1)[:, 0] for step in (0, 1))
+    first, second = (gumbel(torch.tensor([noise_key(seed, step) for seed in range(5000)]), 1)[:, 0] for step in (0, 1))
     assert abs(float(torch.corrcoef(torch.stack([first, second]))[0, 1])) < 0.06
 
 
 def testgumbel_noise_is_finite_and_has_the_right_mean() -> None:
-    noise = gumbel(torch.tensor([draw_key(seed, 0) for seed in range(200)]), 1000)
+    noise = gumbel(torch.tensor([noise_key(seed, 0) for seed in range(200)]), 1000)
     assert torch.isfinite(noise).all()
     assert math.isclose(float(noise.mean()), 0.5772, abs_tol=0.02)  # Euler's constant
 
@@ -101,7 +101,7 @@ def testgumbel_noise_is_finite_and_has_the_right_mean() -> None:
 def test_top_k_keeps_what_transformers_keeps(top_k: int) -> None:
     logits = torch.randn(1, VOCAB)
     expected = TopKLogitsWarper(top_k)(None, logits.clone())
-    restrict(logits, [Sampling(top_k=top_k)])
+    filter_top(logits, [Sampling(top_k=top_k)])
     assert torch.equal(logits, expected)
 
 
@@ -109,7 +109,7 @@ def test_top_k_keeps_what_transformers_keeps(top_k: int) -> None:
 def test_top_p_keeps_what_transformers_keeps(top_p: float) -> None:
     logits = torch.randn(1, VOCAB) * 3
     expected = TopPLogitsWarper(top_p)(None, logits.clone())
-    restrict(logits, [Sampling(top_p=top_p)])
+    filter_top(logits, [Sampling(top_p=top_p)])
     assert torch.equal(logits, expected)
 
 
@@ -117,7 +117,7 @@ def test_top_p_keeps_what_transformers_keeps(top_p: float) -> None:
 def test_min_p_keeps_what_transformers_keeps(min_p: float) -> None:
     logits = torch.randn(1, VOCAB) * 3
     expected = MinPLogitsWarper(min_p)(None, logits.clone())
-    restrict(logits, [Sampling(min_p=min_p)])
+    filter_top(logits, [Sampling(min_p=min_p)])
     assert torch.equal(logits, expected)
 
 
@@ -144,7 +144,7 @@ def test_rows_restricted_together_equal_rows_restricted_alone(mixed: list[Sampli
     if grain:
         logits = (logits / grain).round() * grain  # many equal values
     expected = torch.stack([restricted_alone(row, rule) for row, rule in zip(logits, mixed, strict=True)])
-    restrict(logits, mixed)
+    filter_top(logits, mixed)
     assert torch.equal(logits, expected)
 
 
@@ -153,7 +153,7 @@ def test_the_repetition_penalty_counts_prompt_and_answer_as_transformers_does() 
     rule = Sampling(temperature=0.0, repetition_penalty=50.0)
     row = sequence(0, rule, ids=(3, 7))
     penalizing = sampler()
-    penalizing.begin(row)
+    penalizing.prepare_row(row)
     (first,) = ids(penalizing.draw(logits, [row]))
     assert first is not None
     expected = RepetitionPenaltyLogitsProcessor(50.0)(torch.tensor([[3, 7]]), logits.clone())
@@ -169,13 +169,13 @@ def test_presence_is_charged_once_and_frequency_every_time() -> None:
     presence = sequence(0, Sampling(temperature=0.0, presence_penalty=0.6))
     frequency = sequence(1, Sampling(temperature=0.0, frequency_penalty=0.6))
     both = sampler()
-    drawn: list[list[int | None]] = []
+    sampled: list[list[int | None]] = []
     for row in (presence, frequency):
-        both.begin(row)
+        both.prepare_row(row)
     for _ in range(4):
-        drawn.append(ids(both.draw(logits.repeat(2, 1), [presence, frequency])))
-    assert [step[0] for step in drawn] == [5, 5, 5, 5]
-    assert [step[1] for step in drawn] == [5, 5, 9, 5]
+        sampled.append(ids(both.draw(logits.repeat(2, 1), [presence, frequency])))
+    assert [step[0] for step in sampled] == [5, 5, 5, 5]
+    assert [step[1] for step in sampled] == [5, 5, 9, 5]
 
 
 def test_penalties_of_a_slots_former_owner_do_not_reach_the_next() -> None:
@@ -185,7 +185,7 @@ def test_penalties_of_a_slots_former_owner_do_not_reach_the_next() -> None:
     shared = sampler(slots=1)
     for _ in range(2):
         row = sequence(0, rule)
-        shared.begin(row)
+        shared.prepare_row(row)
         assert [ids(shared.draw(logits, [row])) for _ in range(2)] == [[5], [9]]
 
 
@@ -193,10 +193,10 @@ def test_a_row_that_is_not_finite_draws_nothing_and_others_are_untouched() -> No
     logits = torch.randn(3, VOCAB)
     logits[1, 4] = torch.nan
     rows = [sequence(slot, Sampling(temperature=temperature)) for slot, temperature in enumerate((0.0, 1.0, 1.0))]
-    drawn = ids(sampler().draw(logits, rows))
-    assert drawn[1] is None
-    assert drawn[0] == int(logits[0].argmax())
-    assert drawn[2] is not None
+    sampled = ids(sampler().draw(logits, rows))
+    assert sampled[1] is None
+    assert sampled[0] == int(logits[0].argmax())
+    assert sampled[2] is not None
 
 
 def test_a_bias_is_added_to_a_tokens_logit() -> None:
@@ -206,7 +206,7 @@ def test_a_bias_is_added_to_a_tokens_logit() -> None:
     plain = sequence(1, Sampling(temperature=0.0))
     biased = sampler()
     for row in (liked, plain):
-        biased.begin(row)
+        biased.prepare_row(row)
     assert ids(biased.draw(logits, [liked, plain])) == [9, 5]
     assert logits[0, 9] == 0
 
@@ -215,9 +215,9 @@ def test_a_bias_of_a_slots_former_owner_does_not_reach_the_next() -> None:
     logits = torch.zeros(1, VOCAB)
     logits[0, 5] = 3.0
     shared = sampler(slots=1)
-    shared.begin(sequence(0, Sampling(temperature=0.0, logit_bias=((9, 100.0),))))
+    shared.prepare_row(sequence(0, Sampling(temperature=0.0, logit_bias=((9, 100.0),))))
     row = sequence(0, Sampling(temperature=0.0, min_tokens=1))
-    shared.begin(row)
+    shared.prepare_row(row)
     assert ids(shared.draw(logits, [row])) == [5]
 
 
@@ -227,7 +227,7 @@ def test_no_end_token_is_drawn_before_min_tokens(temperature: float) -> None:
     logits[0, 7], logits[0, 9] = 50.0, 40.0
     row = sequence(0, Sampling(temperature=temperature, min_tokens=2))
     early = sampler(stop_ids=frozenset([7, 8]))
-    early.begin(row)
+    early.prepare_row(row)
     for expected in (9, 9, 7):
         (token_id,) = ids(early.draw(logits, [row]))
         assert token_id == expected
@@ -256,11 +256,11 @@ def test_logprobs_are_the_models_own_whatever_the_rules() -> None:
     ]
     asked = sampler()
     for row in rows:
-        asked.begin(row)
+        asked.prepare_row(row)
     first, second, third = asked.draw(logits, rows)
-    assert isinstance(first, Drawn)
-    assert isinstance(second, Drawn)
-    assert isinstance(third, Drawn)
+    assert isinstance(first, SampledToken)
+    assert isinstance(second, SampledToken)
+    assert isinstance(third, SampledToken)
     assert first.logprob is not None
     assert third.logprob is not None
     assert first.token_id == first.logprob.token_id == 11

@@ -397,7 +397,7 @@ def test_reasoning_marked_by_text_is_free_too() -> None:
 def test_padding_of_the_head_is_never_drawn_in_a_constraint() -> None:
     b = Bench(RandomModel(MARKED), vocabulary=MARKED)
     b.ask("a", max_tokens=200, temperature=5.0, seed=1, prompt={"constraint": Constraint("regex", "(?s:.*)")})
-    sequence = b.loop._notes[0]
+    sequence = b.loop._inbox[0]
     b.run()
     assert not isinstance(sequence, str)
     drawn = set(sequence.generated) - ScriptedModel.stop_ids

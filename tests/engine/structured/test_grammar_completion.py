@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
 from serve_app.engine.output.detokenizer import Vocabulary
-from serve_app.engine.structured.grammar_completion import Ending, EndingTable, StringScanner
+from serve_app.engine.structured.grammar_completion import CompletionTable, GrammarCompletion, StringScanner
 
 WORDS = [
     b'"}',
@@ -70,7 +70,7 @@ class Tokenizer:
 
 
 TOKENIZER = LLTokenizer(TokenizerWrapper(Tokenizer()))
-TABLE = EndingTable(Vocabulary(TOKENS), len(TOKENS))
+TABLE = CompletionTable(Vocabulary(TOKENS), len(TOKENS))
 
 
 def matcher_of(schema: dict[str, Any]) -> LLMatcher:
@@ -79,18 +79,18 @@ def matcher_of(schema: dict[str, Any]) -> LLMatcher:
 
 def written(schema: dict[str, Any], most: int, rng: random.Random, liked: str) -> tuple[str, bool]:
     """An answer by a model that draws what it likes wherever the grammar lets it."""
-    matcher, ending = matcher_of(schema), Ending(TABLE)
+    matcher, completion = matcher_of(schema), GrammarCompletion(TABLE)
     text = b""
     for left in range(most, 0, -1):
         bits = np.unpackbits(np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8), bitorder="little")
         allowed = [token_id for token_id in np.flatnonzero(bits[: len(TOKENS)]) if token_id != END]
         wanted = [token_id for token_id in allowed if any(letter in liked.encode() for letter in TOKENS[token_id])]
-        token_id = ending.take(matcher, int(rng.choice(wanted or allowed)), left)
+        token_id = completion.next_token(matcher, int(rng.choice(wanted or allowed)), left)
         assert matcher.consume_token(token_id)
         text += TOKENS[token_id]
-        if matcher.is_stopped() or ending.written:
+        if matcher.is_stopped() or completion.done:
             break
-    return text.decode(errors="replace"), ending.begun
+    return text.decode(errors="replace"), completion.started
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
@@ -132,8 +132,8 @@ def test_a_scanner_is_outside_of_strings_when_json_ends(value: Any) -> None:
 def test_where_no_ending_is_found_the_model_goes_on() -> None:
     """The way to a pattern's end leads through letters that the search does not prefer."""
     matcher = LLMatcher(TOKENIZER, LLMatcher.grammar_from_regex(r"(7|<(?s:.*)>!)"))
-    ending = Ending(TABLE)
+    completion = GrammarCompletion(TABLE)
     for left, letter in zip(range(30, 0, -1), "<a long way to the end>!", strict=False):
-        assert ending.take(matcher, ord(letter), left) == ord(letter)
+        assert completion.next_token(matcher, ord(letter), left) == ord(letter)
         assert matcher.consume_token(ord(letter))
-    assert not ending.begun
+    assert not completion.started

@@ -25,8 +25,8 @@ from serve_app.engine.output.detokenizer import Vocabulary
 from serve_app.errors import EngineFailed, InvalidRequest
 
 
-class Glm4v:
-    """The family's adapter over a loaded model; `Family` says what its methods do."""
+class Glm4vAdapter:
+    """The family's adapter over a loaded model; `ModelAdapter` says what its methods do."""
 
     position_axes = 3  # time, height, width
 
@@ -37,8 +37,8 @@ class Glm4v:
         text, vision = model.config.text_config, model.config.vision_config
         # Only the text trunk attends over slots; the tower keeps the library's own attention.
         model.set_attn_implementation({"text_config": SLOT_ATTENTION, "vision_config": "sdpa"})
-        multiply_instead_of_convolving(model.model.visual.patch_embed.proj)
-        multiply_instead_of_convolving(model.model.visual.downsample)
+        replace_convolution_by_matmul(model.model.visual.patch_embed.proj)
+        replace_convolution_by_matmul(model.model.visual.downsample)
         self.family: str = model.config.model_type
         self.vocab_size: int = text.vocab_size
         self.max_context_tokens: int = text.max_position_embeddings
@@ -60,15 +60,18 @@ class Glm4v:
     @classmethod
     def load(
         cls, folder: Path, config: dict[str, Any], dtype: torch.dtype, device: torch.device, quantization: Quantization
-    ) -> Glm4v:
+    ) -> Glm4vAdapter:
         """Read a folder of `transformers`' layout, whole or quantized; `InvalidRequest` says what is wrong with it."""
         if config.get("quantization_config") is not None and quantization.kind != "none":
             raise InvalidRequest(
                 "the checkpoint is quantized already; leave model.quantization at none", param="model.quantization"
             )
-        kept_whole = quantization.kept_whole("lm_head", "model.visual")
+        unquantized_modules = quantization.unquantized_modules("lm_head", "model.visual")
         return cls(
-            _read(folder, dtype, device, quantization.for_transformers(dtype, kept_whole)), folder, dtype, device
+            _read(folder, dtype, device, quantization.for_transformers(dtype, unquantized_modules)),
+            folder,
+            dtype,
+            device,
         )
 
     @staticmethod
@@ -100,21 +103,21 @@ class Glm4v:
         flat = blocks.reshape(rows * columns * merge * merge, channels, 1, patch * patch)
         return flat.expand(-1, -1, self._temporal, -1).reshape(flat.shape[0], -1)
 
-    def image_places(self, prompt: Prompt) -> NDArray[np.bool_]:
+    def image_mask(self, prompt: Prompt) -> NDArray[np.bool_]:
         return np.equal(prompt.token_ids, self._image_token_id)
 
     def positions(self, prompt: Prompt) -> tuple[NDArray[np.int64], int]:
         """Text advances all axes by one; a picture starts where the text stands, counts its rows and
         columns on two axes, and the text goes on after its longer side.
         """
-        places = self.image_places(prompt)
-        if int(places.sum()) != prompt.image_tokens:
+        image_mask = self.image_mask(prompt)
+        if int(image_mask.sum()) != prompt.image_tokens:
             raise EngineFailed(
-                f"the prompt holds {int(places.sum())} image tokens for pictures of {prompt.image_tokens} tokens"
+                f"the prompt holds {int(image_mask.sum())} image tokens for pictures of {prompt.image_tokens} tokens"
             )
-        positions = np.empty((3, len(places)), dtype=np.int64)
+        positions = np.empty((3, len(image_mask)), dtype=np.int64)
         at, following = 0, 0  # token index, next position
-        for start, picture in zip(_picture_starts(places, prompt.pictures), prompt.pictures, strict=True):
+        for start, picture in zip(_image_starts(image_mask, prompt.pictures), prompt.pictures, strict=True):
             text = start - at
             positions[:, at:start] = np.arange(following, following + text)
             following += text
@@ -124,9 +127,9 @@ class Glm4v:
             positions[1, start:stop] = following + np.repeat(np.arange(rows), columns)
             positions[2, start:stop] = following + np.tile(np.arange(columns), rows)
             at, following = stop, following + max(rows, columns)
-        tail = len(places) - at
+        tail = len(image_mask) - at
         positions[:, at:] = np.arange(following, following + tail)
-        return positions, following + tail - len(places)
+        return positions, following + tail - len(image_mask)
 
     def probe(self) -> Prompt:
         side = 4 * self._patch * self._merge
@@ -150,7 +153,7 @@ class Glm4v:
         return self.model.lm_head(hidden)  # type: ignore[no-any-return]
 
 
-def multiply_instead_of_convolving(convolution: torch.nn.Conv2d | torch.nn.Conv3d) -> None:
+def replace_convolution_by_matmul(convolution: torch.nn.Conv2d | torch.nn.Conv3d) -> None:
     """Compute a convolution whose kernel covers its whole input as the matrix product it is.
 
     The tower's patch embedding and downsampling are of this kind: (patches, channels, *kernel) to
@@ -191,9 +194,9 @@ def _read(folder: Path, dtype: torch.dtype, device: torch.device, quantization_c
     return model.eval()
 
 
-def _picture_starts(places: NDArray[np.bool_], pictures: tuple[Picture, ...]) -> list[int]:
+def _image_starts(image_mask: NDArray[np.bool_], pictures: tuple[Picture, ...]) -> list[int]:
     """Index of each picture's first placeholder; every picture owns as many as it has tokens."""
-    indices = np.flatnonzero(places)
+    indices = np.flatnonzero(image_mask)
     first = np.cumsum([0, *(picture.tokens for picture in pictures)])[:-1]
     return [int(indices[offset]) for offset in first]
 

@@ -25,7 +25,7 @@ from serve_app.contracts import Picture, Prompt, Sampling
 from serve_app.engine.model.attention import SLOT_ATTENTION
 from serve_app.engine.model.families.eva_clip import EvaClip, EvaClipShape
 from serve_app.engine.model.quantization import Quantization
-from serve_app.engine.model.shards import fill, read_json
+from serve_app.engine.model.shards import fill_weights, read_json
 from serve_app.engine.model.slots import CacheShape
 from serve_app.engine.output.detokenizer import Vocabulary
 from serve_app.errors import ContextTooLong, EngineFailed, InvalidRequest
@@ -50,7 +50,7 @@ _ORIGINAL_NAMES = (
 )
 
 # What the original code can also do, and no published checkpoint does.
-_ONLY = {
+_SUPPORTED_VALUES = {
     "rmsnorm": True,
     "post_layer_norm": True,
     "original_rope": True,
@@ -71,8 +71,8 @@ class Glm4v9bNetwork(nn.Module):
         self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=False)
 
 
-class Glm4v9b:
-    """The family's adapter over a loaded network; `Family` says what its methods do."""
+class Glm4v9bAdapter:
+    """The family's adapter over a loaded network; `ModelAdapter` says what its methods do."""
 
     family = "chatglm"
     position_axes = 1
@@ -80,7 +80,7 @@ class Glm4v9b:
     def __init__(self, network: Glm4v9bNetwork, config: dict[str, Any], dtype: torch.dtype) -> None:
         self.model = network
         self.dtype = dtype
-        self.marks = int(config["boi_token_id"]), int(config["eoi_token_id"])  # before and after a picture
+        self.image_marker_ids = int(config["boi_token_id"]), int(config["eoi_token_id"])  # before and after a picture
         eos = config.get("eos_token_id")
         self.stop_ids = frozenset([eos] if isinstance(eos, int) else eos or [])
         text, vision = network.language_model.config, network.visual.shape
@@ -98,12 +98,12 @@ class Glm4v9b:
     @classmethod
     def load(
         cls, folder: Path, config: dict[str, Any], dtype: torch.dtype, device: torch.device, quantization: Quantization
-    ) -> Glm4v9b:
+    ) -> Glm4v9bAdapter:
         """Read a folder in the original layout; `InvalidRequest` says what is wrong with it."""
         network = empty_network(config)
-        kept_whole = quantization.kept_whole("lm_head", "visual")
-        quantization.replace_linears(network, dtype, kept_whole)
-        fill(network, folder, original_name, IGNORED, dtype, device)
+        unquantized_modules = quantization.unquantized_modules("lm_head", "visual")
+        quantization.replace_linears(network, dtype, unquantized_modules)
+        fill_weights(network, folder, original_name, IGNORED, dtype, device)
         # Its frequencies are no weights, and on the meta device they had no values.
         trunk = network.language_model
         trunk.rotary_emb = type(trunk.rotary_emb)(trunk.config).to(device)
@@ -144,10 +144,10 @@ class Glm4v9b:
         """Features (pictures, tokens, hidden) of float pictures (pictures, 3, side, side)."""
         return self.model.visual(pixels.to(self.device, self.dtype))  # type: ignore[no-any-return]
 
-    def image_places(self, prompt: Prompt) -> NDArray[np.bool_]:
+    def image_mask(self, prompt: Prompt) -> NDArray[np.bool_]:
         places = np.zeros(len(prompt.token_ids), dtype=np.bool_)
         if prompt.pictures:
-            start = self._picture_start(prompt)
+            start = self._image_start(prompt)
             places[start : start + self._picture_tokens] = True
         return places
 
@@ -155,7 +155,7 @@ class Glm4v9b:
         tokens = len(prompt.token_ids)
         positions, delta = np.arange(tokens, dtype=np.int64), 0
         if prompt.pictures:
-            patches = self._picture_start(prompt) + 1
+            patches = self._image_start(prompt) + 1
             after = patches + self._picture_tokens - 2  # the end mark
             positions[patches:after] = patches
             positions[after:] -= self._shared
@@ -169,11 +169,11 @@ class Glm4v9b:
             )
         return positions[None], delta
 
-    def _picture_start(self, prompt: Prompt) -> int:
+    def _image_start(self, prompt: Prompt) -> int:
         """Index of the begin mark of the prompt's only picture."""
         if len(prompt.pictures) > 1:
             raise EngineFailed("GLM-4V-9B takes one picture a conversation")
-        begins, ends = (np.flatnonzero(prompt.token_ids == mark) for mark in self.marks)
+        begins, ends = (np.flatnonzero(prompt.token_ids == mark) for mark in self.image_marker_ids)
         if len(begins) != 1 or ends.tolist() != [begins[0] + self._picture_tokens - 1]:
             raise EngineFailed(
                 f"the prompt marks pictures from {begins.tolist()} to {ends.tolist()}; "
@@ -185,7 +185,7 @@ class Glm4v9b:
         pixels = np.full((self._side, self._side, 3), 128, dtype=np.uint8)
         picture = Picture(pixels, "probe", self._picture_tokens, (self._side, self._side))
         text = max(self.stop_ids, default=0)
-        begin, end = self.marks
+        begin, end = self.image_marker_ids
         token_ids = np.array([text, begin, *[text] * (self._picture_tokens - 2), end, text], dtype=np.int32)
         return Prompt("probe", token_ids, (picture,), Sampling(max_tokens=3, temperature=0.0), deadline_s=600.0)
 
@@ -210,7 +210,7 @@ def empty_network(config: dict[str, Any]) -> Glm4v9bNetwork:
         raise InvalidRequest(
             "config.json has no vision_config: of the chatglm models GLM-4V-9B alone is served", param="model.path"
         )
-    for key, value in _ONLY.items():
+    for key, value in _SUPPORTED_VALUES.items():
         if config.get(key, value) != value:
             raise InvalidRequest(f"config.json has {key} {config[key]!r}; only {value!r} is served", param="model.path")
     try:

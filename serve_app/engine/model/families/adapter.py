@@ -13,10 +13,10 @@ from serve_app.contracts import Picture, Prompt
 from serve_app.engine.model.slots import CacheShape
 
 
-class Family(Protocol):
+class ModelAdapter(Protocol):
     """A loaded model and the rules of its family.
 
-    A prompt's token ids hold a run of placeholders for every picture; `image_places` says which tokens
+    A prompt's token ids hold a run of placeholders for every picture; `image_mask` says which tokens
     these are, and the features of `encode` take their place, in order.
     """
 
@@ -36,7 +36,7 @@ class Family(Protocol):
         """Image features (tokens, hidden) of a picture."""
         ...
 
-    def image_places(self, prompt: Prompt) -> NDArray[np.bool_]:
+    def image_mask(self, prompt: Prompt) -> NDArray[np.bool_]:
         """Which prompt tokens (tokens,) stand for image features.
 
         Raises `EngineFailed` if they are not those of the prompt's pictures.
