@@ -351,11 +351,12 @@ def test_the_tokens_of_a_stop_string_are_not_told() -> None:
 
 # -- anything
 
+# Hypothesis also draws string constants of the modules that it finds, so control tokens are filtered out.
 plain = st.text(
     alphabet=st.one_of(
         st.characters(exclude_categories=["Cs"], exclude_characters="\ufffd"), st.sampled_from("红灯 \n<>/[]\"'\\")
     )
-).map(lambda text: text.replace("<think>", ""))
+).filter(lambda text: not any(name in text for name in NAMES))
 
 
 @st.composite
