@@ -45,7 +45,7 @@ class Scheduler:
 
     @property
     def sequences(self) -> list[Sequence]:
-        """All sequences sequences in, running and waiting; may be read from any thread."""
+        """All sequences, running and waiting, running and waiting; may be read from any thread."""
         return [*self.running, *self.waiting]
 
     @property
@@ -56,7 +56,7 @@ class Scheduler:
         """Queue a sequence; `Overloaded` if it would neither find a slot nor a place in the queue."""
         if len(self.waiting) >= self._max_waiting + len(self._free):
             raise Overloaded(
-                f"all {self.slots} slots are sequences and {self._max_waiting} requests are waiting; try again shortly"
+                f"All {self.slots} slots are taken and {self._max_waiting} requests are waiting. Try again shortly."
             )
         self.waiting.append(sequence)
 
