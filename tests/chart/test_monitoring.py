@@ -113,7 +113,7 @@ def test_counters_are_queried_for_their_rate_or_since_their_start() -> None:
 def test_failures_are_the_errors_that_are_no_fault_of_the_caller() -> None:
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.ServiceError)]
     failures = {kind.code for kind in kinds if kind.status >= 500}
-    expressions = [query["expr"] for _, panel, query in panel_queries() if panel == "Failed"]
+    expressions = [query["expr"] for _, panel, query in panel_queries() if panel == "Failed requests"]
     expressions += [rule["expr"] for rule in rules() if rule["alert"] == "GlmErrors"]
     assert len(expressions) == 2
     for expression in expressions:
