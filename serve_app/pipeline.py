@@ -24,10 +24,10 @@ SMALL_BYTES = 100_000  # encoded; pixels of such pictures are faster as a messag
 
 
 class Pipeline:
-    """`answer` returns events, `tokenize` token ids, `describe` the served model; the only way to the stages."""
+    """Calls the stages: `answer` returns events, `tokenize` token ids, `describe` the served model."""
 
     def __init__(self, preprocess: DeploymentHandle, engine: DeploymentHandle) -> None:
-        # Why prompts have two ways: docs/decisions/0003-prompt-transport.md
+        # Why there are two methods: docs/decisions/0003-prompt-transport.md
         self._prepare_small = preprocess.options(method_name="prepare", _by_reference=False)
         self._prepare_large = preprocess.options(method_name="prepare", _by_reference=True)
         self._generate = engine.options(method_name="generate", stream=True, _by_reference=False)

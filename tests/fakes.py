@@ -94,6 +94,18 @@ class FakeAnswer:
             self.running -= 1
 
 
+class FakeAnswers:
+    """An `Answer` whose n-th request gets the n-th of the answers."""
+
+    def __init__(self, *answers: FakeAnswer) -> None:
+        self.answers = answers
+        self.requests: list[ChatRequest] = []
+
+    def __call__(self, request: ChatRequest) -> Events:
+        self.requests.append(request)
+        return self.answers[len(self.requests) - 1](request)
+
+
 class FakeTokenize:
     """A `Tokenize` that returns ids or fails, and records its requests."""
 

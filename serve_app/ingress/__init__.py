@@ -1,1 +1,1 @@
-"""The HTTP door: OpenAI's API, questions sent as a form, status; Ray in one file only."""
+"""The HTTP app: OpenAI's APIs, /v1/ask, health and metrics; Ray in deployment.py only."""

@@ -1,4 +1,4 @@
-"""Bodies that callers send, the door over fakes, and how to read its streams."""
+"""Request bodies, the app over fakes, and a parser of its streams."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from serve_app.settings import Settings
 from tests.fakes import FakeAnswer, FakeDescribe, FakeMeter, FakeTokenize
 
 MakeClient: TypeAlias = Callable[..., httpx.AsyncClient]
-Connect: TypeAlias = Callable[..., Any]  # OpenAI's client, connected to the door
+Connect: TypeAlias = Callable[..., Any]  # OpenAI's client, connected to the app
 
 MODEL = "glm-vision-demo"
 PNG = base64.b64decode(
@@ -34,8 +34,8 @@ def chat(content: Any = "Which number?", **fields: Any) -> dict[str, Any]:
     return {"model": MODEL, "messages": [{"role": "user", "content": content}], **fields}
 
 
-def text(words: str) -> dict[str, Any]:
-    return {"type": "text", "text": words}
+def text(content: str) -> dict[str, Any]:
+    return {"type": "text", "text": content}
 
 
 def picture(url: str = PICTURE_URL, **more: Any) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def make_app(
 
 
 def parse_chat(body: dict[str, Any]) -> ChatRequest:
-    """What the pipeline would be asked."""
+    """The request that the pipeline would get."""
     return chat_request(ChatBody.read(dict(body)), id="one", deadline_s=9.0)
 
 

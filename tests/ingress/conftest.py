@@ -1,4 +1,4 @@
-"""The door in this process for most tests, and on a real port where timing matters."""
+"""The app in this process for most tests, and on a real port where timing matters."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.ingress.client import Connect, MakeClient, make_app
 
 @pytest.fixture
 async def make_client() -> AsyncIterator[MakeClient]:
-    """Opens the door over an answer; an exception that leaves the app fails the test."""
+    """Makes a client of the app over an answer; an exception that the app raises fails the test."""
     clients: list[httpx.AsyncClient] = []
 
     def make(*given: Any, **more: Any) -> httpx.AsyncClient:
@@ -30,7 +30,7 @@ async def make_client() -> AsyncIterator[MakeClient]:
 
 @pytest.fixture
 async def serving() -> AsyncIterator[Callable[..., Any]]:
-    """The door on a real uvicorn and a free port, in this event loop; gives its URL."""
+    """The app on a real uvicorn and a free port, in this event loop; returns its URL."""
     running: list[uvicorn.Server] = []
 
     async def serve(*given: Any, http: str = "auto", **more: Any) -> str:

@@ -34,17 +34,17 @@ async def test_a_declared_length_over_the_limit_is_refused(make_client: MakeClie
 
 
 async def test_a_body_without_a_length_is_refused_at_the_limit(make_client: MakeClient) -> None:
-    taken = 0
+    sent = 0
 
     async def endless() -> AsyncIterator[bytes]:
-        nonlocal taken
+        nonlocal sent
         while True:
-            taken += 1024
+            sent += 1024
             yield b"x" * 1024
 
     response = await make_client(settings=LIMIT).post(URL, content=endless())
     assert (response.status_code, response.json()["error"]) == (413, TOO_LARGE)
-    assert taken <= 2 * 2**20 + 2048
+    assert sent <= 2 * 2**20 + 2048
 
 
 async def test_an_upload_is_limited_the_same_way(make_client: MakeClient) -> None:

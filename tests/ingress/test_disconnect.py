@@ -86,7 +86,7 @@ async def test_a_connection_closed_after_the_end_is_not_a_cancellation(serving: 
     assert answer.closed_early == 0
 
 
-async def test_a_caller_who_leaves_during_the_upload_asks_nothing(serving: Callable[..., Any]) -> None:
+async def test_a_client_that_disconnects_during_the_upload_starts_no_answer(serving: Callable[..., Any]) -> None:
     answer, meter = FakeAnswer("Two "), FakeMeter()
     url = httpx.URL(await serving(answer, meter=meter))
     _, writer = await asyncio.open_connection(url.host, url.port)
@@ -100,7 +100,7 @@ async def test_a_caller_who_leaves_during_the_upload_asks_nothing(serving: Calla
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_work_that_is_stopped_from_inside_is_a_failure_not_a_departure(
+async def test_work_that_is_stopped_from_inside_is_an_error_not_a_disconnect(
     make_client: MakeClient, stream: bool
 ) -> None:
     meter = FakeMeter()

@@ -1,4 +1,4 @@
-"""One shape of error from every door."""
+"""One shape of error from every route."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ async def ask_form_streamed(client: httpx.AsyncClient) -> httpx.Response:
     return await client.post("/v1/ask", data={"question": "?", "stream": "true"}, files={"image": PNG})
 
 
-DOORS = [ask_chat, ask_streamed, ask_form, ask_form_streamed]
+ROUTES = [ask_chat, ask_streamed, ask_form, ask_form_streamed]
 Asking = Callable[[httpx.AsyncClient], Awaitable[httpx.Response]]
 
 
-@pytest.mark.parametrize("ask", DOORS)
+@pytest.mark.parametrize("ask", ROUTES)
 @pytest.mark.parametrize("error", ERRORS)
 async def test_every_error_has_the_openai_shape(
     make_client: MakeClient, ask: Asking, error: type[ServiceError]
@@ -52,8 +52,8 @@ async def test_every_error_has_the_openai_shape(
     assert response.headers.get("retry-after") == ("1" if error.retry_after_s else None)
 
 
-@pytest.mark.parametrize("ask", DOORS)
-async def test_an_error_that_crossed_ray_is_told_as_ours(make_client: MakeClient, ask: Asking) -> None:
+@pytest.mark.parametrize("ask", ROUTES)
+async def test_an_error_that_crossed_ray_is_mapped_as_ours(make_client: MakeClient, ask: Asking) -> None:
     """Ray raises it as a subclass of its own error and ours, with the remote traceback as its text."""
 
     class RayTaskError(Exception):
@@ -73,8 +73,8 @@ async def test_an_error_that_crossed_ray_is_told_as_ours(make_client: MakeClient
     }
 
 
-@pytest.mark.parametrize("ask", DOORS)
-async def test_an_unforeseen_failure_is_told_without_its_words_and_logged_with_the_id(
+@pytest.mark.parametrize("ask", ROUTES)
+async def test_an_unexpected_error_has_a_fixed_message_and_is_logged_with_the_request_id(
     make_client: MakeClient, ask: Asking, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = make_client(FakeAnswer("x", error=ZeroDivisionError("a secret")))
@@ -92,7 +92,7 @@ async def test_an_unforeseen_failure_is_told_without_its_words_and_logged_with_t
     assert record.exc_info is not None
 
 
-async def test_the_time_to_come_back_is_the_errors_own(make_client: MakeClient) -> None:
+async def test_retry_after_is_the_errors_own_time(make_client: MakeClient) -> None:
     error = Overloaded("Full.")
     error.retry_after_s = 2.2
     response = await ask_chat(make_client(FakeAnswer("x", error=error)))
@@ -109,7 +109,7 @@ async def test_the_time_to_come_back_is_the_errors_own(make_client: MakeClient) 
         ("POST", "/healthz", 405, "method_not_allowed"),
     ],
 )
-async def test_an_unknown_way_has_the_same_envelope(
+async def test_an_unknown_route_has_the_same_envelope(
     make_client: MakeClient, method: str, path: str, status: int, code: str
 ) -> None:
     response = await make_client().request(method, path)
@@ -121,7 +121,7 @@ async def test_an_unknown_way_has_the_same_envelope(
         assert response.headers["allow"] in error["message"]
 
 
-async def test_the_door_answers_normally_after_each_failure(make_client: MakeClient) -> None:
+async def test_the_app_answers_normally_after_each_error(make_client: MakeClient) -> None:
     client = make_client(FakeAnswer("Two ", "cats"))
     for body in (b"{", b"[]", b'{"messages": []}', b'{"messages": [{"role": "user", "content": []}]}'):
         assert (await client.post("/v1/chat/completions", content=body)).status_code == 400
@@ -138,7 +138,9 @@ async def test_the_door_answers_normally_after_each_failure(make_client: MakeCli
         (b"[" * 100_000, "The body is not JSON: recursion limit exceeded at line 1 column 202."),
     ],
 )
-async def test_what_is_not_json_is_told_with_its_place(make_client: MakeClient, body: bytes, message: str) -> None:
+async def test_a_body_that_is_not_json_is_refused_with_the_position(
+    make_client: MakeClient, body: bytes, message: str
+) -> None:
     response = await make_client().post("/v1/chat/completions", content=body)
     assert response.status_code == 400
     assert response.json()["error"] == {

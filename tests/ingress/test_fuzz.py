@@ -1,4 +1,4 @@
-"""Whatever comes, the door keeps standing: it answers, or refuses with a sentence, and never fails."""
+"""Random requests: the app answers or refuses with a sentence, and never fails."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ async def sent(path: str, content: str | bytes) -> httpx.Response:
 @pytest.mark.parametrize("path", ROUTES)
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
-async def test_no_json_body_makes_the_door_fail(path: str, data: st.DataObject) -> None:
+async def test_no_json_body_makes_the_app_fail(path: str, data: st.DataObject) -> None:
     raw = json.dumps(data.draw(bodies(path)))  # NaN and lone surrogates too: not JSON, but sent
     response = await sent(path, raw)
     assert response.status_code in (200, 400, 404), response.text
@@ -92,7 +92,7 @@ async def test_no_json_body_makes_the_door_fail(path: str, data: st.DataObject) 
 @pytest.mark.parametrize("path", ROUTES)
 @settings(max_examples=50, deadline=None)
 @given(raw=st.binary(max_size=200))
-async def test_no_bytes_make_the_door_fail(path: str, raw: bytes) -> None:
+async def test_no_bytes_make_the_app_fail(path: str, raw: bytes) -> None:
     response = await sent(path, raw)
     assert response.status_code == 400
     assert response.json()["error"]["code"] == "invalid_request"
@@ -124,7 +124,7 @@ async def test_extremes_are_refused_with_a_sentence(path: str, raw: bytes) -> No
     path=st.text(max_size=30).map(quote) | st.binary(max_size=30).map(quote_from_bytes),
     method=st.sampled_from(["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD", "TRACE", "QUERY"]),
 )
-async def test_no_way_makes_the_door_fail(path: str, method: str) -> None:
+async def test_no_path_or_method_makes_the_app_fail(path: str, method: str) -> None:
     async with httpx.AsyncClient(transport=httpx.ASGITransport(APP), base_url="http://test") as client:
         response = await client.request(method, f"/v1/{path}")
     assert response.status_code in (400, 404, 405, 415), response.text

@@ -1,4 +1,4 @@
-"""The OpenAPI document says what the door does, and so does the page made of it."""
+"""The OpenAPI document describes what the app does, and so does the page rendered from it."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_every_route_is_documented() -> None:
     }
 
 
-def test_every_reference_leads_somewhere() -> None:
+def test_every_reference_has_a_schema() -> None:
     for reference in references(DOCUMENT):
         *_, name = reference.split("/")
         assert reference == f"#/components/schemas/{name}"
@@ -128,7 +128,7 @@ def test_every_field_that_a_route_looks_at_is_documented(body: type[RequestBody]
     assert schema["additionalProperties"] is False
 
 
-def test_what_is_particular_to_this_service_is_filled_in() -> None:
+def test_the_services_own_limits_and_model_are_filled_in() -> None:
     document = make_app(settings={"max_choices": 3}).openapi()
     (count,) = [each for each in SCHEMAS["ChatBody"]["properties"]["n"]["anyOf"] if each["type"] == "integer"]
     assert count["maximum"] == 8
@@ -195,7 +195,7 @@ async def test_the_page_shows_every_route_and_every_example(make_client: MakeCli
     assert response.text.count("curl -sN $URL/") == len(list(examples()))
 
 
-async def test_the_page_needs_nothing_from_elsewhere(make_client: MakeClient) -> None:
+async def test_the_page_loads_nothing_from_other_hosts(make_client: MakeClient) -> None:
     response = await make_client().get("/docs")
     assert "<script" not in response.text
     assert re.findall(r"(?:src|href)='([^']*)'", response.text) == ["/openapi.json"]

@@ -46,7 +46,7 @@ async def test_the_header_is_left_to_a_server_that_writes_it_by_itself(make_clie
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_a_request_leaves_one_record_of_counts_and_times(
+async def test_a_request_has_one_log_record_of_counts_and_times(
     make_client: MakeClient, caplog: pytest.LogCaptureFixture, stream: bool
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -107,7 +107,7 @@ async def test_requests_are_measured_by_route_and_status(make_client: MakeClient
     assert len(meter.observed["glm_request_seconds", URL]) == 2
 
 
-async def test_a_probe_that_is_told_to_wait_is_no_rejection(make_client: MakeClient) -> None:
+async def test_a_probe_of_a_service_that_is_not_ready_is_not_a_rejection(make_client: MakeClient) -> None:
     meter = FakeMeter()
     client = make_client(meter=meter, describe=FakeDescribe(error=OSError()))
     await client.get("/readyz")

@@ -53,7 +53,7 @@ async def test_several_pictures_come_before_the_question_in_their_order(make_cli
     assert request.sampling == Sampling(max_tokens=9, temperature=0.5)
 
 
-async def test_a_streamed_answer_ends_with_the_whole_reply(make_client: MakeClient) -> None:
+async def test_a_streamed_answer_ends_with_the_complete_reply(make_client: MakeClient) -> None:
     form: dict[str, Any] = {"data": {"question": "What?", "stream": "true"}, "files": {"image": PNG}}
     response = await make_client(FakeAnswer("两只", "猫")).post(URL, **form)
     assert response.headers["content-type"].startswith("text/event-stream")
@@ -63,7 +63,7 @@ async def test_a_streamed_answer_ends_with_the_whole_reply(make_client: MakeClie
     assert last["answer"] == "两只猫"
 
 
-async def test_reasoning_boxes_and_pictures_are_told_too(make_client: MakeClient) -> None:
+async def test_reasoning_boxes_and_pictures_are_in_the_response(make_client: MakeClient) -> None:
     answer = FakeAnswer(
         Delta("Hm.", 1, "reasoning"),
         "There.",
@@ -177,7 +177,7 @@ async def test_an_unknown_model_is_a_404(make_client: MakeClient) -> None:
 
 
 @pytest.mark.parametrize("charset", ["hex", "rot13", "nonsense", "utf-16", "idna"])
-async def test_no_charset_of_a_form_makes_the_door_fail(make_client: MakeClient, charset: str) -> None:
+async def test_no_charset_of_a_form_makes_the_app_fail(make_client: MakeClient, charset: str) -> None:
     body = (
         b'--b\r\nContent-Disposition: form-data; name="question"\r\n\r\n\xff\xfe\x00\r\n'
         b'--b\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\nx\r\n--b--\r\n'
@@ -199,7 +199,7 @@ LINES = st.lists(st.sampled_from([b"--b", b"--b--", b""]) | HEADS | st.binary(ma
 
 @settings(max_examples=200, deadline=None)
 @given(lines=LINES)
-async def test_no_form_makes_the_door_fail(lines: list[bytes]) -> None:
+async def test_no_form_makes_the_app_fail(lines: list[bytes]) -> None:
     headers = {"content-type": "multipart/form-data; boundary=b"}
     async with httpx.AsyncClient(transport=httpx.ASGITransport(APP), base_url="http://test") as client:
         response = await client.post(URL, content=b"\r\n".join(lines), headers=headers)

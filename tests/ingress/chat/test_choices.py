@@ -1,4 +1,4 @@
-"""Several answers to one question: asked at once, told together, failing together."""
+"""Several answers to one question: generated at once, merged in one response, failing together."""
 
 from __future__ import annotations
 
@@ -11,25 +11,11 @@ from typing import Any
 import httpx
 import pytest
 
-from serve_app.answers import merge
-from serve_app.contracts import ChatRequest, Events, Finished, Usage
 from serve_app.errors import Overloaded
-from tests.fakes import FakeAnswer, FakeMeter
+from tests.fakes import FakeAnswer, FakeAnswers, FakeMeter
 from tests.ingress.client import MakeClient, chat, events_of, soon
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
-
-
-class FakeAnswers:
-    """An `Answer` whose n-th request gets the n-th of the answers."""
-
-    def __init__(self, *answers: FakeAnswer) -> None:
-        self.answers = answers
-        self.requests: list[ChatRequest] = []
-
-    def __call__(self, request: ChatRequest) -> Events:
-        self.requests.append(request)
-        return self.answers[len(self.requests) - 1](request)
 
 
 def chunks_of(response: httpx.Response) -> list[dict[str, Any]]:
@@ -76,16 +62,16 @@ async def test_more_answers_than_the_service_gives_are_refused(make_client: Make
     assert response.json()["error"]["message"] == "'n' is 4; this service gives 3 answers at most."
 
 
-async def test_streamed_answers_say_which_they_are(make_client: MakeClient) -> None:
+async def test_streamed_answers_have_their_index(make_client: MakeClient) -> None:
     answers = FakeAnswers(FakeAnswer("a", "b"), FakeAnswer("c", reason="length"), FakeAnswer())
     body = chat(n=3, stream=True, stream_options={"include_usage": True})
     chunks = chunks_of(await make_client(answers).post(CHAT, json=body))
     *pieces, last = chunks
-    said = {index: "" for index in range(3)}
+    texts = {index: "" for index in range(3)}
     for chunk in pieces:
         (choice,) = chunk["choices"]
-        said[choice["index"]] += choice["delta"].get("content", "")
-    assert said == {0: "ab", 1: "c", 2: ""}
+        texts[choice["index"]] += choice["delta"].get("content", "")
+    assert texts == {0: "ab", 1: "c", 2: ""}
     roles = Counter(c["choices"][0]["index"] for c in pieces if "role" in c["choices"][0]["delta"])
     assert roles == {0: 1, 1: 1, 2: 1}
     ends = {c["choices"][0]["index"]: c["choices"][0]["finish_reason"] for c in pieces}
@@ -121,7 +107,7 @@ async def test_one_refused_answer_refuses_all_and_stops_the_others(make_client: 
     assert (waiting.running, waiting.closed_early) == (0, 1)
 
 
-async def test_a_late_failure_of_one_is_told_in_the_stream_and_stops_the_others(make_client: MakeClient) -> None:
+async def test_a_late_error_of_one_answer_is_sent_in_the_stream_and_stops_the_others(make_client: MakeClient) -> None:
     waiting = FakeAnswer("x", "y", hold_after=2)
     failing = FakeAnswer("a", "b", error=Overloaded("No memory left."), fail_after=2)
     response = await make_client(FakeAnswers(waiting, failing)).post(CHAT, json=chat(n=2, stream=True))
@@ -146,7 +132,7 @@ async def test_an_answer_that_breaks_off_fails_all(make_client: MakeClient, stre
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_a_caller_who_leaves_stops_all_answers(serving: Callable[..., Any], stream: bool) -> None:
+async def test_a_client_that_disconnects_stops_all_answers(serving: Callable[..., Any], stream: bool) -> None:
     first, second, meter = FakeAnswer("x", "y", hold_after=2), FakeAnswer("z", hold_after=1), FakeMeter()
     url = await serving(FakeAnswers(first, second), meter=meter)
     async with httpx.AsyncClient() as client:
@@ -166,12 +152,3 @@ async def test_several_answers_are_measured_as_one_request(make_client: MakeClie
     assert len(meter.observed["glm_first_token_seconds",]) == 1
     assert len(meter.observed["glm_output_token_seconds",]) == 1
     assert meter.counts["glm_requests_total", CHAT, "200"] == 1
-
-
-def test_the_end_of_several_answers_has_the_longest_of_each_stage() -> None:
-    ends = [
-        Finished("stop", Usage(10, 3, 4, 2), {"prefill": 1.0, "decode_steps": 9.0}),
-        Finished("length", Usage(10, 5, 4, 1), {"prefill": 2.0, "decode_steps": 7.0, "encode": 3.0}),
-    ]
-    assert merge(ends) == Finished("stop", Usage(10, 8, 4, 3), {"prefill": 2.0, "decode_steps": 9.0, "encode": 3.0})
-    assert list(merge(ends).stages_ms) == ["prefill", "decode_steps", "encode"]

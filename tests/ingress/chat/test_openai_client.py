@@ -36,7 +36,7 @@ MESSAGES: Any = [
 ]
 
 
-async def test_a_whole_answer_about_a_picture(connect: Connect) -> None:
+async def test_a_non_streaming_answer_about_a_picture(connect: Connect) -> None:
     answer = FakeAnswer("Deep ", "red.")
     client = await connect(answer)
     completion = await client.chat.completions.create(
@@ -60,7 +60,7 @@ async def test_a_streamed_answer_with_its_usage(connect: Connect) -> None:
     assert chunks[-1].usage.completion_tokens == 2
 
 
-async def test_the_accumulating_stream_helper_ends_with_a_whole_completion(connect: Connect) -> None:
+async def test_the_accumulating_stream_helper_ends_with_a_complete_completion(connect: Connect) -> None:
     client = await connect(FakeAnswer("Deep ", "red."))
     async with client.chat.completions.stream(model=MODEL, messages=MESSAGES) as stream:
         async for _ in stream:
@@ -84,10 +84,10 @@ async def test_the_blocking_client_works_too(serving: Callable[..., Any]) -> Non
 
     def ask() -> tuple[str | None, str]:
         with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
-            whole = client.chat.completions.create(model=MODEL, messages=MESSAGES)
+            complete = client.chat.completions.create(model=MODEL, messages=MESSAGES)
             chunks = client.chat.completions.create(model=MODEL, messages=MESSAGES, stream=True)
             streamed = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
-            return whole.choices[0].message.content, streamed
+            return complete.choices[0].message.content, streamed
 
     assert await asyncio.to_thread(ask) == ("Deep red.", "Deep red.")
 
@@ -124,7 +124,7 @@ async def test_an_error_is_the_clients_own_class_with_our_code(
     assert caught.value.status_code == error.status
 
 
-async def test_what_the_door_refuses_is_a_bad_request_with_its_param(connect: Connect) -> None:
+async def test_a_refused_request_is_a_bad_request_error_with_its_param(connect: Connect) -> None:
     client = await connect(FakeAnswer("x"))
     with pytest.raises(openai.BadRequestError) as caught:
         await client.chat.completions.create(model=MODEL, messages=MESSAGES, n=9)
@@ -143,7 +143,7 @@ async def test_a_failure_amid_the_stream_raises_in_the_client(connect: Connect) 
 
 
 @pytest.mark.parametrize("error", [RateLimited, Overloaded])
-async def test_the_client_comes_back_after_the_time_it_was_told(connect: Connect, error: type[ServiceError]) -> None:
+async def test_the_client_retries_after_the_time_of_the_header(connect: Connect, error: type[ServiceError]) -> None:
     attempts: list[float] = []
 
     def answer(request: ChatRequest) -> Events:

@@ -63,14 +63,14 @@ async def test_chat_parses_a_streamed_answer(connect: Connect) -> None:
 @pytest.mark.parametrize("streamed", [True, False])
 async def test_chat_parses_the_arguments_of_a_call(connect: Connect, streamed: bool) -> None:
     client = await connect(CALL)
-    asked: dict[str, Any] = {"model": MODEL, "messages": MESSAGES, "tools": [pydantic_function_tool(Weather)]}
+    question: dict[str, Any] = {"model": MODEL, "messages": MESSAGES, "tools": [pydantic_function_tool(Weather)]}
     if streamed:
-        async with client.chat.completions.stream(**asked) as stream:
+        async with client.chat.completions.stream(**question) as stream:
             kinds = [event.type async for event in stream]
             completion = await stream.get_final_completion()
         assert "tool_calls.function.arguments.done" in kinds
     else:
-        completion = await client.chat.completions.parse(**asked)
+        completion = await client.chat.completions.parse(**question)
     (choice,) = completion.choices
     assert choice.finish_reason == "tool_calls"
     assert choice.message.tool_calls[0].function.parsed_arguments == Weather(city="杭州")
@@ -138,7 +138,7 @@ async def test_a_response_is_parsed_into_a_model(connect: Connect) -> None:
     assert response.output_parsed == Label(colour="red", square=True)
 
 
-async def test_a_streamed_response_ends_with_the_whole(connect: Connect) -> None:
+async def test_a_streamed_response_ends_with_the_complete_one(connect: Connect) -> None:
     client = await connect(LABEL)
     async with client.responses.stream(model=MODEL, input="Describe it.", text_format=Label) as stream:
         kinds = [event.type async for event in stream]
@@ -153,24 +153,24 @@ async def test_a_streamed_response_ends_with_the_whole(connect: Connect) -> None
 async def test_a_response_calls_functions_and_goes_on(connect: Connect) -> None:
     client = await connect(CALL)
     tools: Any = [openai.pydantic_function_tool(Weather)["function"] | {"type": "function"}]
-    asked: list[Any] = [{"role": "user", "content": "Weather in Hangzhou?"}]
-    async with client.responses.stream(model=MODEL, input=asked, tools=tools) as stream:
+    question: list[Any] = [{"role": "user", "content": "Weather in Hangzhou?"}]
+    async with client.responses.stream(model=MODEL, input=question, tools=tools) as stream:
         kinds = [event.type async for event in stream]
         final = await stream.get_final_response()
     assert "response.function_call_arguments.done" in kinds
     assert "response.reasoning_text.delta" in kinds
-    whole = await client.responses.create(model=MODEL, input=asked, tools=tools)
-    for response in (final, whole):
+    complete = await client.responses.create(model=MODEL, input=question, tools=tools)
+    for response in (final, complete):
         call = response.output[-1]
         assert (call.type, json.loads(call.arguments)) == ("function_call", {"city": "杭州"})
         result = {"type": "function_call_output", "call_id": call.call_id, "output": "18 °C"}
-        await client.responses.create(model=MODEL, input=[*asked, *response.output, result], tools=tools)
+        await client.responses.create(model=MODEL, input=[*question, *response.output, result], tools=tools)
         again = CALL.requests[-1].messages
         assert [message.role for message in again] == ["user", "assistant", "tool"]
         assert again[1].reasoning == "Rain?"
 
 
-async def test_a_raw_response_stream_tells_a_late_failure(connect: Connect) -> None:
+async def test_a_raw_response_stream_has_a_late_error(connect: Connect) -> None:
     client = await connect(FakeAnswer("Two ", "cats", error=Overloaded("No memory left."), fail_after=2))
     stream = await client.responses.create(model=MODEL, input="?", stream=True)
     *_, error, failed = [event async for event in stream]

@@ -1,4 +1,4 @@
-"""What a chat request may say; everything else is refused with its place and a sentence."""
+"""Chat requests; an invalid field is refused with its name and a sentence."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def test_an_unsupported_field_is_refused_by_name(name: str) -> None:
     ("name", "value"),
     [(name, value) for name, refused in ChatBody.unsupported.items() for value in (None, *refused.allowed)],
 )
-def test_an_unsupported_field_that_asks_for_nothing_is_let_through(name: str, value: Any) -> None:
+def test_an_unsupported_field_with_a_value_that_changes_nothing_is_accepted(name: str, value: Any) -> None:
     assert parse_chat(chat(**{name: value})) == parse_chat(chat())
 
 
@@ -200,11 +200,11 @@ def test_an_ignored_field_changes_nothing_and_is_documented(name: str, value: An
     assert ChatBody.model_json_schema()["properties"][name]["description"].startswith("Accepted and ignored.")
 
 
-def test_a_question_of_pictures_alone_is_chat_taken() -> None:
+def test_a_question_of_pictures_only_is_accepted() -> None:
     assert parse_chat(chat([picture()])).messages[0].parts
 
 
-def test_a_callers_own_words_are_clipped_in_messages() -> None:
+def test_a_callers_own_text_is_truncated_in_messages() -> None:
     error = refused(chat(**{"x" * 5000: 1}))
     assert len(error.message) < 300
     assert len(error.param or "") < 300

@@ -1,4 +1,4 @@
-"""Chat, answered whole."""
+"""Chat without streaming."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.ingress.client import MODEL, PICTURE_URL, MakeClient, chat, picture, 
 URL = "/v1/chat/completions"
 
 
-async def test_a_whole_answer_is_openais_chat_completion(make_client: MakeClient) -> None:
+async def test_a_non_streaming_answer_is_openais_chat_completion(make_client: MakeClient) -> None:
     response = await make_client(FakeAnswer("Two ", "cats")).post(URL, json=chat())
     assert response.status_code == 200
     reply = response.json()
@@ -53,7 +53,7 @@ async def test_stage_timings_travel_in_the_server_timing_header(make_client: Mak
     assert float(stages["decode_steps"]) == 8.0
 
 
-async def test_an_answer_cut_at_its_limit_says_length(make_client: MakeClient) -> None:
+async def test_an_answer_that_reaches_its_limit_has_the_finish_reason_length(make_client: MakeClient) -> None:
     response = await make_client(FakeAnswer("Two", reason="length")).post(URL, json=chat(max_tokens=1))
     assert response.json()["choices"][0]["finish_reason"] == "length"
 
@@ -86,7 +86,7 @@ async def test_the_pipeline_gets_the_conversation_in_the_callers_order(make_clie
     )
 
 
-async def test_what_is_left_out_or_null_has_openais_defaults(make_client: MakeClient) -> None:
+async def test_a_field_that_is_missing_or_null_has_openais_default(make_client: MakeClient) -> None:
     answer = FakeAnswer("x")
     client = make_client(answer)
     await client.post(URL, json=chat())

@@ -1,4 +1,4 @@
-"""A text gone on with, whole or streamed."""
+"""/v1/completions, streaming or not."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LIKELY = (
 )
 
 
-async def test_a_whole_completion_is_openais(make_client: MakeClient) -> None:
+async def test_a_non_streaming_completion_is_openais(make_client: MakeClient) -> None:
     answer = FakeAnswer(" Par", "is")
     response = await make_client(answer).post(URL, json={"model": MODEL, "prompt": "The capital of France is"})
     assert response.status_code == 200
@@ -122,7 +122,7 @@ async def test_a_wrong_field_is_named_with_a_sentence(
     assert error["message"].startswith(message)
 
 
-async def test_what_asks_for_nothing_is_let_through(make_client: MakeClient) -> None:
+async def test_values_that_change_nothing_are_accepted(make_client: MakeClient) -> None:
     body = {"prompt": "x", "echo": False, "suffix": None, "best_of": 1, "n": 1, "user": "u"}
     assert (await make_client().post(URL, json=body)).status_code == 200
 
@@ -132,7 +132,7 @@ async def test_another_model_is_a_404(make_client: MakeClient) -> None:
     assert (response.status_code, response.json()["error"]["code"]) == (404, "model_not_found")
 
 
-async def test_failures_keep_their_status_or_are_told_in_the_stream(make_client: MakeClient) -> None:
+async def test_errors_keep_their_status_or_are_sent_in_the_stream(make_client: MakeClient) -> None:
     early = FakeAnswer(error=ImageRejected("No."))
     assert (await make_client(early).post(URL, json={"prompt": "x", "stream": True})).status_code == 400
     late = FakeAnswer("a", error=Overloaded("No memory left."), fail_after=2)

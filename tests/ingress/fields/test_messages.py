@@ -1,4 +1,4 @@
-"""The conversation: what each role may say, and what the pipeline is told of it."""
+"""The conversation: the messages of each role, and what the pipeline gets."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ CALLING = {"role": "assistant", "content": None, "tool_calls": [CALL]}
 RESULT = {"role": "tool", "tool_call_id": "call_1", "content": "rain"}
 
 
-def taken(*messages: dict[str, Any]) -> tuple[Message, ...]:
+def parsed(*messages: dict[str, Any]) -> tuple[Message, ...]:
     return parse_chat({"messages": list(messages)}).messages
 
 
 def refused(*messages: dict[str, Any]) -> tuple[str | None, str]:
     with pytest.raises(InvalidRequest) as raised:
-        taken(*messages)
+        parsed(*messages)
     return raised.value.param, raised.value.message
 
 
 def test_a_tools_result_may_be_the_last_message() -> None:
-    assert taken(QUESTION, CALLING, RESULT) == (
+    assert parsed(QUESTION, CALLING, RESULT) == (
         Message("user", (TextPart("Weather?"),)),
         Message("assistant", (), tool_calls=(ToolCall("call_1", "weather", '{"city": "杭州"}'),)),
         Message("tool", (TextPart("rain"),), tool_call_id="call_1"),
@@ -35,30 +35,30 @@ def test_a_tools_result_may_be_the_last_message() -> None:
 
 
 def test_each_message_knows_its_place_in_the_request() -> None:
-    assert [message.param for message in taken(QUESTION, CALLING, RESULT)] == [
+    assert [message.param for message in parsed(QUESTION, CALLING, RESULT)] == [
         f"messages[{index}]" for index in range(3)
     ]
 
 
 def test_a_tools_result_may_be_empty_or_a_picture() -> None:
-    assert taken(QUESTION, CALLING, {**RESULT, "content": ""})[2].parts == (TextPart(""),)
-    shown = taken(QUESTION, CALLING, {**RESULT, "content": [text("Radar:"), picture()]})[2]
-    assert shown.parts == (TextPart("Radar:"), ImagePart(PICTURE_URL, "messages[2].content[1].image_url"))
+    assert parsed(QUESTION, CALLING, {**RESULT, "content": ""})[2].parts == (TextPart(""),)
+    message = parsed(QUESTION, CALLING, {**RESULT, "content": [text("Radar:"), picture()]})[2]
+    assert message.parts == (TextPart("Radar:"), ImagePart(PICTURE_URL, "messages[2].content[1].image_url"))
 
 
 @pytest.mark.parametrize("content", [None, "", [], "Let me look."])
 def test_an_answer_that_calls_may_have_text_or_none(content: Any) -> None:
-    answer = taken(QUESTION, {**CALLING, "content": content}, RESULT)[1]
+    answer = parsed(QUESTION, {**CALLING, "content": content}, RESULT)[1]
     assert "".join(part.text for part in answer.parts if isinstance(part, TextPart)) == (content or "")
 
 
 def test_an_answer_that_calls_may_leave_its_content_out() -> None:
-    assert taken(QUESTION, {"role": "assistant", "tool_calls": [CALL]}, RESULT)[1].tool_calls
+    assert parsed(QUESTION, {"role": "assistant", "tool_calls": [CALL]}, RESULT)[1].tool_calls
 
 
 @pytest.mark.parametrize("name", ["reasoning", "reasoning_content"])
 def test_earlier_reasoning_reaches_the_template(name: str) -> None:
-    messages = taken(QUESTION, {"role": "assistant", "content": "Rain.", name: "Clouds."}, QUESTION)
+    messages = parsed(QUESTION, {"role": "assistant", "content": "Rain.", name: "Clouds."}, QUESTION)
     assert messages[1].reasoning == "Clouds."
 
 
@@ -70,17 +70,17 @@ def test_earlier_reasoning_reaches_the_template(name: str) -> None:
     ],
 )
 def test_an_earlier_refusal_stays_in_the_conversation(answer: dict[str, Any]) -> None:
-    assert taken(QUESTION, answer, QUESTION)[1].parts == (TextPart("No."),)
+    assert parsed(QUESTION, answer, QUESTION)[1].parts == (TextPart("No."),)
 
 
 def test_a_call_without_arguments_has_an_empty_object() -> None:
     call = {**CALL, "function": {"name": "now", "arguments": ""}}
-    assert taken(QUESTION, {**CALLING, "tool_calls": [call]}, RESULT)[1].tool_calls[0].arguments == "{}"
+    assert parsed(QUESTION, {**CALLING, "tool_calls": [call]}, RESULT)[1].tool_calls[0].arguments == "{}"
 
 
 @pytest.mark.parametrize("detail", ["auto", "low", "high", "original"])
 def test_each_detail_reaches_the_pipeline(detail: str) -> None:
-    (part,) = taken({"role": "user", "content": [picture(detail=detail)]})[0].parts
+    (part,) = parsed({"role": "user", "content": [picture(detail=detail)]})[0].parts
     assert isinstance(part, ImagePart)
     assert part.detail == detail
 

@@ -1,4 +1,4 @@
-"""What the text of an answer has to match, in all the words that are used for it."""
+"""What the text of an answer must match, in all fields of it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SCHEMA = {"type": "object", "properties": {"颜色": {"enum": ["红", "绿"]}}}
 WRITTEN = '{"type":"object","properties":{"颜色":{"enum":["红","绿"]}}}'
 
 
-def taken(**fields: Any) -> Constraint | None:
+def parsed(**fields: Any) -> Constraint | None:
     return parse_chat(chat(**fields)).constraint
 
 
@@ -50,8 +50,8 @@ def as_format(**json_schema: Any) -> dict[str, Any]:
         ({"structured_outputs": {"choice": ["a"]}}, Constraint("choice", '["a"]', "structured_outputs.choice")),
     ],
 )
-def test_every_way_of_saying_it_reaches_the_pipeline(fields: dict[str, Any], constraint: Constraint | None) -> None:
-    assert taken(**fields) == constraint
+def test_every_field_for_it_reaches_the_pipeline(fields: dict[str, Any], constraint: Constraint | None) -> None:
+    assert parsed(**fields) == constraint
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_every_way_of_saying_it_reaches_the_pipeline(fields: dict[str, Any], con
 )
 def test_a_wrong_constraint_is_named_with_a_sentence(fields: dict[str, Any], param: str, message: str) -> None:
     with pytest.raises(InvalidRequest) as raised:
-        taken(**fields)
+        parsed(**fields)
     assert (raised.value.param, raised.value.message) == (param, message)
 
 
@@ -128,6 +128,6 @@ JSON = st.recursive(
 
 @given(schema=st.dictionaries(st.text(max_size=3), JSON, max_size=3))
 def test_a_schema_arrives_as_it_was_sent(schema: dict[str, Any]) -> None:
-    held = taken(**as_format(name="any", schema=schema))
+    held = parsed(**as_format(name="any", schema=schema))
     assert held is not None
     assert json.loads(held.value) == schema

@@ -1,4 +1,4 @@
-"""Whether and how long the model reasons first, in all the words that are used for it."""
+"""Whether and how long the model reasons, in all fields of it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.ingress.client import chat, parse_chat
         ({"chat_template_kwargs": {"enable_thinking": True}, "thinking_token_budget": 300}, Thinking(True, 300)),
     ],
 )
-def test_every_way_of_saying_it_reaches_the_pipeline(fields: dict[str, Any], thinking: Thinking) -> None:
+def test_every_field_for_it_reaches_the_pipeline(fields: dict[str, Any], thinking: Thinking) -> None:
     assert parse_chat(chat(**fields)).thinking == thinking
 
 

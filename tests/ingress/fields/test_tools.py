@@ -16,19 +16,19 @@ TIME = {"type": "function", "function": {"name": "time"}}
 NAMED = {"type": "function", "function": {"name": "time"}}
 
 
-def taken(**fields: Any) -> ToolUse | None:
+def parsed(**fields: Any) -> ToolUse | None:
     return parse_chat(chat(**fields)).tools
 
 
 def refused(**fields: Any) -> tuple[str | None, str]:
     with pytest.raises(InvalidRequest) as raised:
-        taken(**fields)
+        parsed(**fields)
     return raised.value.param, raised.value.message
 
 
 def test_tools_reach_the_pipeline_as_their_caller_described_them() -> None:
     strict = {"type": "function", "function": {**WEATHER["function"], "strict": True}}  # type: ignore[dict-item]
-    used = taken(tools=[strict, TIME])
+    used = parsed(tools=[strict, TIME])
     assert used == ToolUse((Tool("weather", WEATHER, strict=True), Tool("time", TIME)))
     assert used.tools[1].parameters == {"type": "object", "properties": {}}
 
@@ -37,23 +37,23 @@ def test_tools_reach_the_pipeline_as_their_caller_described_them() -> None:
     ("choice", "required", "only"),
     [(None, False, None), ("auto", False, None), ("required", True, None), (NAMED, True, "time")],
 )
-def test_the_choice_says_whether_a_tool_has_to_be_called(choice: Any, required: bool, only: str | None) -> None:
-    used = taken(tools=[WEATHER, TIME], tool_choice=choice)
+def test_tool_choice_decides_whether_a_tool_must_be_called(choice: Any, required: bool, only: str | None) -> None:
+    used = parsed(tools=[WEATHER, TIME], tool_choice=choice)
     assert used is not None
     assert (used.required, used.only, used.parallel) == (required, only, True)
 
 
 def test_tools_that_may_not_be_called_are_left_out() -> None:
-    assert taken(tools=[WEATHER], tool_choice="none") is None
+    assert parsed(tools=[WEATHER], tool_choice="none") is None
 
 
 @pytest.mark.parametrize("fields", [{"tools": []}, {"tool_choice": "auto"}, {"tool_choice": "none", "tools": None}])
 def test_no_tools_are_no_tools(fields: dict[str, Any]) -> None:
-    assert taken(**fields) is None
+    assert parsed(**fields) is None
 
 
-def test_one_call_at_a_time_is_told() -> None:
-    used = taken(tools=[WEATHER], parallel_tool_calls=False)
+def test_a_request_for_one_call_at_a_time_reaches_the_pipeline() -> None:
+    used = parsed(tools=[WEATHER], parallel_tool_calls=False)
     assert used is not None
     assert not used.parallel
 
@@ -121,12 +121,12 @@ def test_one_call_at_a_time_is_told() -> None:
     ],
 )  # fmt: skip
 def test_wrong_tools_are_named_with_a_sentence(fields: dict[str, Any], param: str, message: str) -> None:
-    told = refused(**fields)
-    assert told[0] == param
-    assert told[1].startswith(message)
+    error_param, error_message = refused(**fields)
+    assert error_param == param
+    assert error_message.startswith(message)
 
 
 @pytest.mark.parametrize("choice", ["auto", "none", "required"])
-def test_the_text_may_be_held_to_a_form_beside_tools(choice: str) -> None:
+def test_a_constraint_and_tools_may_be_combined(choice: str) -> None:
     request = parse_chat(chat(tools=[TIME], tool_choice=choice, response_format={"type": "json_object"}))
     assert request.constraint is not None

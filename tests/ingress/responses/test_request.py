@@ -1,4 +1,4 @@
-"""What /v1/responses may say, and what the pipeline is told of it."""
+"""Requests of /v1/responses, and what the pipeline gets."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from tests.ingress.client import PICTURE_URL
 CALL = {"type": "function_call", "call_id": "c1", "name": "weather", "arguments": '{"city": "Ulm"}'}
 RESULT = {"type": "function_call_output", "call_id": "c1", "output": "rain"}
 CALLED = ToolCall("c1", "weather", '{"city": "Ulm"}')
-ASKED = Message("user", (TextPart("Weather?"),))
+QUESTION = Message("user", (TextPart("Weather?"),))
 
 
-def taken(input: Any, **fields: Any) -> ChatRequest:
+def parsed(input: Any, **fields: Any) -> ChatRequest:
     return response_request(ResponseBody.read({"input": input, **fields}), id="one", deadline_s=9.0)
 
 
@@ -43,12 +43,12 @@ def user(*parts: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def test_a_text_is_the_users_message() -> None:
-    assert taken("Weather?") == ChatRequest("one", (ASKED,), Sampling(), 9.0, False)
+    assert parsed("Weather?") == ChatRequest("one", (QUESTION,), Sampling(), 9.0, False)
 
 
 def test_instructions_are_a_system_message_put_first() -> None:
     system = Message("system", (TextPart("Be brief."),))
-    assert taken("Weather?", instructions="Be brief.").messages == (system, ASKED)
+    assert parsed("Weather?", instructions="Be brief.").messages == (system, QUESTION)
 
 
 @pytest.mark.parametrize(
@@ -70,13 +70,13 @@ def test_instructions_are_a_system_message_put_first() -> None:
 )
 def test_errors_name_the_fields_that_the_caller_sent(input: Any, params: list[str]) -> None:
     """They named `messages[2]` and `chat_template_kwargs`, which no caller of /v1/responses sends."""
-    request = taken(input, instructions="Be brief.", reasoning={"effort": "none"})
+    request = parsed(input, instructions="Be brief.", reasoning={"effort": "none"})
     assert [message.param for message in request.messages] == params
     assert (request.param, request.thinking.param) == ("input", "reasoning.effort")
 
 
-def test_messages_of_every_role_and_part_are_taken_in_order() -> None:
-    messages = taken(
+def test_messages_of_every_role_and_part_keep_their_order() -> None:
+    messages = parsed(
         [
             {"type": "message", "role": "developer", "content": "Be brief."},
             {
@@ -114,12 +114,12 @@ def test_calls_belong_to_the_answer_before_them_and_reasoning_to_the_one_after()
         "summary": [],
         "content": [{"type": "reasoning_text", "text": "Hm."}],
     }
-    said = {"role": "assistant", "content": "I look."}
-    messages = taken(
-        [*user({"type": "input_text", "text": "Weather?"}), reasoning, said, CALL, second, RESULT]
+    message = {"role": "assistant", "content": "I look."}
+    messages = parsed(
+        [*user({"type": "input_text", "text": "Weather?"}), reasoning, message, CALL, second, RESULT]
     ).messages
     assert messages == (
-        ASKED,
+        QUESTION,
         Message("assistant", (TextPart("I look."),), "Hm.", (CALLED, ToolCall("c2", "weather", '{"city": "Ulm"}'))),
         Message("tool", (TextPart("rain"),), tool_call_id="c1"),
     )
@@ -127,13 +127,13 @@ def test_calls_belong_to_the_answer_before_them_and_reasoning_to_the_one_after()
 
 def test_a_call_may_be_an_answer_of_its_own() -> None:
     reasoning = {"type": "reasoning", "summary": [{"type": "summary_text", "text": "Hm."}], "encrypted_content": None}
-    messages = taken([{"role": "user", "content": "Weather?"}, reasoning, CALL, RESULT]).messages
+    messages = parsed([{"role": "user", "content": "Weather?"}, reasoning, CALL, RESULT]).messages
     assert messages[1] == Message("assistant", (), "Hm.", (CALLED,))
 
 
 def test_a_tools_result_may_be_a_picture() -> None:
     result = {**RESULT, "output": [{"type": "input_image", "image_url": PICTURE_URL}]}
-    messages = taken([{"role": "user", "content": "?"}, CALL, result]).messages
+    messages = parsed([{"role": "user", "content": "?"}, CALL, result]).messages
     assert messages[2].parts == (ImagePart(PICTURE_URL, "input[2].output[0].image_url"),)
 
 
@@ -141,9 +141,9 @@ def test_functions_are_flat_and_their_choice_too() -> None:
     flat = {"type": "function", "name": "f", "description": "F.", "parameters": {"type": "object"}, "strict": True}
     deep = {"name": "f", "description": "F.", "parameters": {"type": "object"}}
     tool = Tool("f", {"type": "function", "function": deep}, strict=True)
-    assert taken("x", tools=[flat]).tools == ToolUse((tool,))
-    assert taken("x", tools=[flat], tool_choice="none").tools is None
-    named = taken("x", tools=[flat], tool_choice={"type": "function", "name": "f"}, parallel_tool_calls=False)
+    assert parsed("x", tools=[flat]).tools == ToolUse((tool,))
+    assert parsed("x", tools=[flat], tool_choice="none").tools is None
+    named = parsed("x", tools=[flat], tool_choice={"type": "function", "name": "f"}, parallel_tool_calls=False)
     assert named.tools == ToolUse((tool,), required=True, only="f", parallel=False)
 
 
@@ -160,31 +160,31 @@ def test_functions_are_flat_and_their_choice_too() -> None:
     ],
 )
 def test_the_form_of_the_text_reaches_the_pipeline(fields: dict[str, Any], constraint: Constraint | None) -> None:
-    assert taken("x", **fields).constraint == constraint
+    assert parsed("x", **fields).constraint == constraint
 
 
 def test_every_other_field_reaches_the_pipeline() -> None:
-    request = taken(
+    request = parsed(
         "x", max_output_tokens=9, temperature=0.5, top_p=0.25, seed=3, stop="END", stream=True,
         reasoning={"effort": "low", "summary": "auto"}, top_logprobs=2,
     )  # fmt: skip
     assert request.sampling == Sampling(9, 0.5, 0.25, stop=("END",), seed=3, logprobs=2)
     assert request.thinking == Thinking(True, 1024)
     assert request.stream
-    assert taken("x", include=["message.output_text.logprobs"]).sampling.logprobs == 0
-    assert taken("x", include=["reasoning.encrypted_content"]).sampling.logprobs is None
+    assert parsed("x", include=["message.output_text.logprobs"]).sampling.logprobs == 0
+    assert parsed("x", include=["reasoning.encrypted_content"]).sampling.logprobs is None
 
 
-def test_hints_change_nothing() -> None:
+def test_ignored_fields_change_nothing() -> None:
     hints = {
         "store": True, "truncation": "auto", "service_tier": "flex", "metadata": {"a": "b"}, "user": "u",
         "max_tool_calls": 3, "background": False, "previous_response_id": None, "prompt_cache_key": "k",
     }  # fmt: skip
-    assert taken("x", **hints) == taken("x")
+    assert parsed("x", **hints) == parsed("x")
 
 
 @pytest.mark.parametrize("name", ResponseBody.unsupported)
-def test_what_needs_a_store_or_openais_platform_is_refused_by_name(name: str) -> None:
+def test_a_field_that_needs_a_store_or_openais_platform_is_refused_by_name(name: str) -> None:
     param, message = refused({"input": "x", name: "something"})
     assert param == name
     assert message.startswith(f"'{name}' is not supported by this service")

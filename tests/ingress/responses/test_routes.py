@@ -1,4 +1,4 @@
-"""OpenAI's newer API: output items, whole and as the events that tell how they grow."""
+"""/v1/responses: output items, and the events of a stream."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ EVERYTHING = (
 )
 
 
-async def whole(make_client: MakeClient, answer: FakeAnswer, **fields: Any) -> dict[str, Any]:
+async def complete(make_client: MakeClient, answer: FakeAnswer, **fields: Any) -> dict[str, Any]:
     response = await make_client(answer).post(URL, json={"input": "?", **fields})
     assert response.status_code == 200, response.text
     reply: dict[str, Any] = response.json()
@@ -55,8 +55,8 @@ async def streamed(make_client: MakeClient, answer: FakeAnswer, **fields: Any) -
     return events
 
 
-async def test_a_whole_response_is_openais(make_client: MakeClient) -> None:
-    reply = await whole(make_client, FakeAnswer("Two ", "cats"), model=MODEL, metadata={"job": "7"}, temperature=0)
+async def test_a_non_streaming_response_is_openais(make_client: MakeClient) -> None:
+    reply = await complete(make_client, FakeAnswer("Two ", "cats"), model=MODEL, metadata={"job": "7"}, temperature=0)
     assert reply.pop("timings")["prefill_ms"] == 4.0
     assert reply == {
         "id": "resp_id2",
@@ -109,20 +109,20 @@ async def test_a_whole_response_is_openais(make_client: MakeClient) -> None:
     }
 
 
-async def test_what_was_asked_is_echoed(make_client: MakeClient) -> None:
+async def test_the_requests_settings_are_echoed(make_client: MakeClient) -> None:
     tool = {"type": "function", "name": "f", "parameters": {"type": "object"}, "strict": True}
     choice = {"type": "function", "name": "f"}
-    reply = await whole(
+    reply = await complete(
         make_client, FakeAnswer("x"), tools=[tool], tool_choice=choice, reasoning={"effort": "low"}, user="u"
     )
     assert (reply["tools"], reply["tool_choice"], reply["reasoning"]["effort"]) == ([tool], choice, "low")
     form = {"format": {"type": "json_schema", "name": "n", "schema": {"type": "object"}, "strict": True}}
-    reply = await whole(make_client, FakeAnswer("{}"), text=form, instructions="Brief.", max_output_tokens=9)
+    reply = await complete(make_client, FakeAnswer("{}"), text=form, instructions="Brief.", max_output_tokens=9)
     assert (reply["text"], reply["instructions"], reply["max_output_tokens"]) == (form, "Brief.", 9)
 
 
 async def test_reasoning_text_and_calls_are_items_in_their_order(make_client: MakeClient) -> None:
-    reasoning, message, first, second = (await whole(make_client, FakeAnswer(*EVERYTHING)))["output"]
+    reasoning, message, first, second = (await complete(make_client, FakeAnswer(*EVERYTHING)))["output"]
     assert reasoning["content"] == [{"type": "reasoning_text", "text": "Rain is wet."}]
     assert (reasoning["type"], reasoning["summary"]) == ("reasoning", [])
     assert message["content"][0]["text"] == "I look."
@@ -175,10 +175,10 @@ async def test_the_events_of_reasoning_and_calls_are_in_openais_order(make_clien
     assert done[2]["arguments"] == '{"city": "Ulm"}'
 
 
-async def test_a_stream_ends_with_what_a_whole_reply_says(make_client: MakeClient) -> None:
+async def test_a_stream_ends_with_the_non_streaming_response(make_client: MakeClient) -> None:
     answer = FakeAnswer(*EVERYTHING, pictures=(PictureSeen((9, 9), (28, 28), 1),))
     last = (await streamed(make_client, answer))[-1]["response"]
-    reply = await whole(make_client, answer)
+    reply = await complete(make_client, answer)
     for each in (last, reply):
         del each["timings"]
         for item in each["output"]:
@@ -187,17 +187,17 @@ async def test_a_stream_ends_with_what_a_whole_reply_says(make_client: MakeClien
     assert last == reply
 
 
-@pytest.mark.parametrize("said", [(), ("Two",), (ToolCallDelta(0, "f", "{", 1),), (Delta("Hm", 1, "reasoning"),)])
-async def test_an_answer_cut_at_its_limit_is_incomplete(make_client: MakeClient, said: tuple[Any, ...]) -> None:
-    reply = await whole(make_client, FakeAnswer(*said, reason="length"), max_output_tokens=1)
+@pytest.mark.parametrize("deltas", [(), ("Two",), (ToolCallDelta(0, "f", "{", 1),), (Delta("Hm", 1, "reasoning"),)])
+async def test_an_answer_that_reaches_its_limit_is_incomplete(make_client: MakeClient, deltas: tuple[Any, ...]) -> None:
+    reply = await complete(make_client, FakeAnswer(*deltas, reason="length"), max_output_tokens=1)
     assert (reply["status"], reply["incomplete_details"]) == ("incomplete", {"reason": "max_output_tokens"})
     assert (reply["output"][-1]["status"], reply["completed_at"]) == ("incomplete", None)
-    last = (await streamed(make_client, FakeAnswer(*said, reason="length")))[-1]
+    last = (await streamed(make_client, FakeAnswer(*deltas, reason="length")))[-1]
     assert last["type"] == "response.incomplete"
 
 
-async def test_an_answer_of_no_words_is_an_empty_message(make_client: MakeClient) -> None:
-    (item,) = (await whole(make_client, FakeAnswer()))["output"]
+async def test_an_answer_without_text_is_an_empty_message(make_client: MakeClient) -> None:
+    (item,) = (await complete(make_client, FakeAnswer()))["output"]
     assert item["content"][0]["text"] == ""
     assert (await streamed(make_client, FakeAnswer()))[-1]["type"] == "response.completed"
 
@@ -205,32 +205,32 @@ async def test_an_answer_of_no_words_is_an_empty_message(make_client: MakeClient
 async def test_logprobs_are_with_their_text(make_client: MakeClient) -> None:
     likely = (TokenLogprob(7, "两".encode()[:1], -0.5, ((7, "两".encode()[:1], -0.5),)), TokenLogprob(8, b"", -1.0))
     answer = FakeAnswer(Delta("两", 2, "text", likely))
-    told = [
+    expected = [
         {
             "token": "\\xe4", "logprob": -0.5, "bytes": [0xE4],
             "top_logprobs": [{"token": "\\xe4", "logprob": -0.5, "bytes": [0xE4]}],
         },
         {"token": "token_id:8", "logprob": -1.0, "bytes": [], "top_logprobs": []},
     ]  # fmt: skip
-    reply = await whole(make_client, answer, top_logprobs=1)
-    assert reply["output"][0]["content"][0]["logprobs"] == told
+    reply = await complete(make_client, answer, top_logprobs=1)
+    assert reply["output"][0]["content"][0]["logprobs"] == expected
     events = await streamed(make_client, answer, include=["message.output_text.logprobs"])
-    assert [event["logprobs"] for event in events if "logprobs" in event] == [told, told]
+    assert [event["logprobs"] for event in events if "logprobs" in event] == [expected, expected]
 
 
-async def test_boxes_and_pictures_are_told(make_client: MakeClient) -> None:
+async def test_boxes_and_pictures_are_in_the_response(make_client: MakeClient) -> None:
     answer = FakeAnswer(
         "There.",
         pictures=(PictureSeen((4032, 3024), (1120, 840), 1200),),
         boxed=(Boxed("[[1,2,3,4]]", (Box((1, 2, 3, 4), (4, 6, 12, 12), 0),)),),
     )
-    for reply in (await whole(make_client, answer), (await streamed(make_client, answer))[-1]["response"]):
+    for reply in (await complete(make_client, answer), (await streamed(make_client, answer))[-1]["response"]):
         assert reply["images"][0]["scaled"]
         assert reply["boxes"][0]["boxes"] == [{"box_1000": [1, 2, 3, 4], "box_pixels": [4, 6, 12, 12], "image": 0}]
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_an_early_failure_keeps_its_status(make_client: MakeClient, stream: bool) -> None:
+async def test_an_early_error_keeps_its_status(make_client: MakeClient, stream: bool) -> None:
     answer = FakeAnswer("x", error=ImageRejected("Not a picture.", "input[0].content[0].image_url"))
     response = await make_client(answer).post(URL, json={"input": "?", "stream": stream})
     assert response.status_code == 400
@@ -246,7 +246,7 @@ async def test_an_early_failure_keeps_its_status(make_client: MakeClient, stream
         (ImageRejected("No memory left."), "invalid_image"),
     ],
 )
-async def test_a_late_failure_is_told_as_an_error_and_a_failed_response(
+async def test_a_late_error_is_an_error_event_and_a_failed_response(
     make_client: MakeClient, error: ServiceError, code: str
 ) -> None:
     meter = FakeMeter()
@@ -254,8 +254,12 @@ async def test_a_late_failure_is_told_as_an_error_and_a_failed_response(
     response = await make_client(answer, meter=meter).post(URL, json={"input": "?", "stream": True})
     events = [json.loads(line) for line in events_of(response)]
     assert [event["sequence_number"] for event in events] == list(range(len(events)))
-    told, failed = events[-2:]
-    assert (told["type"], told["code"], told["message"]) == ("error", error.code, "No memory left.")
+    error_event, failed = events[-2:]
+    assert (error_event["type"], error_event["code"], error_event["message"]) == (
+        "error",
+        error.code,
+        "No memory left.",
+    )
     assert (failed["type"], failed["response"]["status"]) == ("response.failed", "failed")
     assert failed["response"]["error"] == {"code": code, "message": "No memory left."}
     assert failed["response"]["output"][0]["content"][0]["text"] == "Two "
@@ -264,13 +268,13 @@ async def test_a_late_failure_is_told_as_an_error_and_a_failed_response(
 
 async def test_an_answers_items_can_be_sent_back_as_they_came(make_client: MakeClient) -> None:
     answer = FakeAnswer(*EVERYTHING)
-    items = (await whole(make_client, answer))["output"]
+    items = (await complete(make_client, answer))["output"]
     results = [
         {"type": "function_call_output", "call_id": item["call_id"], "output": "x"}
         for item in items
         if item["type"] == "function_call"
     ]
-    await whole(make_client, answer, input=[{"role": "user", "content": "?"}, *items, *results])
+    await complete(make_client, answer, input=[{"role": "user", "content": "?"}, *items, *results])
     earlier = answer.requests[-1].messages[1]
     assert (earlier.reasoning, [call.name for call in earlier.tool_calls]) == ("Rain is wet.", ["weather", "time"])
 

@@ -15,19 +15,19 @@ DEAD = FakeDescribe(error=EngineFailed("The replica died."))
 SILENT = FakeDescribe(silent=True)
 
 
-class Sleeper:
-    """An engine that scales to zero: it describes itself while awake, and counts how often it was asked."""
+class ScaledToZero:
+    """An engine that scales to zero: it describes itself while it runs, and counts the calls."""
 
     def __init__(self) -> None:
-        self.awake = True
-        self.asked = 0
+        self.running = True
+        self.calls = 0
 
     async def __call__(self) -> ModelCard:
-        self.asked += 1
-        return await (FakeDescribe() if self.awake else SILENT)()
+        self.calls += 1
+        return await (FakeDescribe() if self.running else SILENT)()
 
 
-async def test_the_door_is_alive_whatever_the_engine_does(make_client: MakeClient) -> None:
+async def test_the_app_is_alive_whatever_the_engine_does(make_client: MakeClient) -> None:
     response = await make_client(describe=DEAD).get("/healthz")
     assert (response.status_code, response.json()) == (200, {"status": "ok"})
 
@@ -39,7 +39,7 @@ async def test_the_service_is_ready_when_a_replica_answers(make_client: MakeClie
 
 @pytest.mark.parametrize("describe", [DEAD, SILENT], ids=["dead", "silent"])
 @pytest.mark.parametrize("path", ["/readyz", "/v1/models", "/v1/models/glm-vision-demo"])
-async def test_without_a_replica_the_service_says_why_it_is_not_ready(
+async def test_without_a_replica_the_service_is_not_ready_and_has_a_reason(
     make_client: MakeClient, describe: FakeDescribe, path: str
 ) -> None:
     response = await make_client(describe=describe, ready_within_s=0.05).get(path)
@@ -62,51 +62,51 @@ async def test_models_lists_the_served_model_with_its_context(make_client: MakeC
     assert (await client.get(f"/v1/models/{CARD.name}")).json() == model
 
 
-async def test_models_that_are_known_are_told_without_waking_the_engine(make_client: MakeClient) -> None:
-    engine = Sleeper()
+async def test_known_models_are_listed_without_starting_the_engine(make_client: MakeClient) -> None:
+    engine = ScaledToZero()
     client = make_client(describe=engine, ready_within_s=0.05)
     models = (await client.get("/v1/models")).json()
-    engine.awake = False
+    engine.running = False
     for _ in range(3):
         assert (await client.get("/v1/models")).json() == models
         assert (await client.get(f"/v1/models/{CARD.name}")).json() == models["data"][0]
         assert (await client.get("/v1/models/another")).status_code == 404
-    assert engine.asked == 1
+    assert engine.calls == 1
 
 
-async def test_models_become_known_by_any_route_that_asked(make_client: MakeClient) -> None:
-    engine = Sleeper()
+async def test_any_route_that_describes_the_models_makes_them_known(make_client: MakeClient) -> None:
+    engine = ScaledToZero()
     client = make_client(describe=engine, ready_within_s=0.05)
     await client.get("/readyz")
-    engine.awake = False
+    engine.running = False
     assert (await client.get("/v1/models")).status_code == 200
 
 
-async def test_models_that_are_not_known_yet_are_asked_for_until_they_are(make_client: MakeClient) -> None:
-    engine = Sleeper()
-    engine.awake = False
+async def test_models_that_are_not_known_yet_are_requested_each_time(make_client: MakeClient) -> None:
+    engine = ScaledToZero()
+    engine.running = False
     client = make_client(describe=engine, ready_within_s=0.05)
     assert (await client.get("/v1/models")).status_code == 503
-    engine.awake = True
+    engine.running = True
     assert (await client.get("/v1/models")).status_code == 200
 
 
-async def test_ready_is_asked_for_each_time(make_client: MakeClient) -> None:
-    engine = Sleeper()
+async def test_readiness_is_checked_each_time(make_client: MakeClient) -> None:
+    engine = ScaledToZero()
     client = make_client(describe=engine, ready_within_s=0.05)
     assert [(await client.get("/readyz")).status_code for _ in range(3)] == [200] * 3
-    engine.awake = False
+    engine.running = False
     assert (await client.get("/readyz")).status_code == 503
-    assert engine.asked == 4
+    assert engine.calls == 4
 
 
-async def test_nothing_else_asks_the_engine(make_client: MakeClient) -> None:
-    engine = Sleeper()
+async def test_no_other_route_calls_the_engine(make_client: MakeClient) -> None:
+    engine = ScaledToZero()
     client = make_client(describe=engine)
     for path in ("/", "/healthz", "/docs", "/openapi.json", "/metrics"):
         await client.get(path)
     await client.post("/tokenize", json={"prompt": "a"})
-    assert engine.asked == 0
+    assert engine.calls == 0
 
 
 @pytest.mark.parametrize("name", ["gpt-4o", "zai-org/GLM-4.6V-Flash"])
@@ -126,7 +126,7 @@ async def test_metrics_gives_the_nodes_page_as_it_is(make_client: MakeClient) ->
     assert response.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
 
 
-async def test_metrics_that_do_not_come_are_a_503(make_client: MakeClient) -> None:
+async def test_metrics_that_cannot_be_read_are_a_503(make_client: MakeClient) -> None:
     async def page() -> bytes:
         raise OSError("refused")
 

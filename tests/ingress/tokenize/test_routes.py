@@ -16,7 +16,7 @@ from tests.ingress.client import MODEL, PICTURE_URL, MakeClient, chat, picture, 
 URL = "/tokenize"
 
 
-async def test_a_texts_tokens_are_vllms_reply_with_the_pictures_beside(make_client: MakeClient) -> None:
+async def test_a_texts_tokens_are_vllms_response_with_the_image_tokens(make_client: MakeClient) -> None:
     tokenize = FakeTokenize(5, 6, 7, image_tokens=2)
     response = await make_client(tokenize=tokenize).post(URL, json={"model": MODEL, "prompt": "Good morning"})
     assert response.status_code == 200

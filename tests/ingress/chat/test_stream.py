@@ -1,4 +1,4 @@
-"""Chat, answered as server-sent events."""
+"""Chat as server-sent events."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ async def test_stages_known_at_the_start_are_in_the_header(make_client: MakeClie
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_a_failure_before_the_first_event_keeps_its_status(make_client: MakeClient, stream: bool) -> None:
+async def test_an_error_before_the_first_event_keeps_its_status(make_client: MakeClient, stream: bool) -> None:
     answer = FakeAnswer("x", error=ImageRejected("Not a picture.", "messages[0].content[0].image_url"))
     response = await make_client(answer).post(URL, json=chat(stream=stream))
     assert response.status_code == 400
@@ -77,7 +77,7 @@ async def test_a_failure_before_the_first_event_keeps_its_status(make_client: Ma
 
 
 @pytest.mark.parametrize("fail_after", [1, 2, 3])
-async def test_a_failure_after_the_first_event_is_told_in_the_stream(make_client: MakeClient, fail_after: int) -> None:
+async def test_an_error_after_the_first_event_is_sent_in_the_stream(make_client: MakeClient, fail_after: int) -> None:
     answer = FakeAnswer("Two ", "cats", error=Overloaded("No memory left."), fail_after=fail_after)
     response = await make_client(answer).post(URL, json=chat(stream=True))
     assert response.status_code == 200
@@ -88,7 +88,7 @@ async def test_a_failure_after_the_first_event_is_told_in_the_stream(make_client
     }
 
 
-async def test_a_late_failure_of_unknown_kind_tells_a_fixed_sentence(make_client: MakeClient) -> None:
+async def test_a_late_unexpected_error_is_a_fixed_sentence(make_client: MakeClient) -> None:
     answer = FakeAnswer("Two ", error=KeyError("secret"), fail_after=2)
     last = events_of(await make_client(answer).post(URL, json=chat(stream=True)))[-1]
     assert json.loads(last)["error"]["code"] == "internal_error"
@@ -102,7 +102,7 @@ async def test_an_answer_without_a_terminal_event_is_a_failure(make_client: Make
     assert error["code"] == EngineFailed.code
 
 
-async def test_text_arrives_when_it_is_drawn_not_at_the_end(serving: Callable[..., Any]) -> None:
+async def test_text_arrives_when_it_is_generated_not_at_the_end(serving: Callable[..., Any]) -> None:
     answer = FakeAnswer("Two ", "cats", hold_after=2)
     url = await serving(answer)
     async with httpx.AsyncClient() as client, client.stream("POST", url + URL, json=chat(stream=True)) as response:

@@ -1,4 +1,4 @@
-"""What a chat's answer tells besides text: reasoning, tool calls, likelihoods, boxes, pictures as they were seen."""
+"""A chat response besides its text: reasoning, tool calls, log probabilities, boxes and pictures."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SEEN = (PictureSeen((4032, 3024), (1120, 840), 1200), PictureSeen((56, 28), (56,
 BOXED = (Boxed("[[100,200,300,400]]", (Box((100, 200, 300, 400), (403, 605, 1210, 1210), 0),)), Boxed("42"))
 
 
-async def whole(make_client: MakeClient, answer: FakeAnswer, **fields: Any) -> dict[str, Any]:
+async def complete(make_client: MakeClient, answer: FakeAnswer, **fields: Any) -> dict[str, Any]:
     response = await make_client(answer).post(URL, json=chat(**fields))
     assert response.status_code == 200, response.text
     reply: dict[str, Any] = response.json()
@@ -41,14 +41,14 @@ async def chunks(make_client: MakeClient, answer: FakeAnswer, **fields: Any) -> 
     response = await make_client(answer).post(URL, json=chat(stream=True, **fields))
     *lines, done = events_of(response)
     assert done == "[DONE]"
-    told = [json.loads(line) for line in lines]
-    for chunk in told:
+    received = [json.loads(line) for line in lines]
+    for chunk in received:
         TypeAdapter(ChatCompletionChunk).validate_python(chunk, strict=True)
-    return told
+    return received
 
 
-def deltas(told: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [chunk["choices"][0]["delta"] for chunk in told if chunk["choices"]]
+def deltas(received: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [chunk["choices"][0]["delta"] for chunk in received if chunk["choices"]]
 
 
 # -- reasoning --------------------------------------------------------------------------------------
@@ -56,7 +56,7 @@ def deltas(told: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 async def test_reasoning_has_both_names_and_is_counted(make_client: MakeClient) -> None:
     answer = FakeAnswer(Delta("7 × 13 ", 4, "reasoning"), Delta("= 91.", 3, "reasoning"), "No.")
-    reply = await whole(make_client, answer)
+    reply = await complete(make_client, answer)
     message = reply["choices"][0]["message"]
     assert message["content"] == "No."
     assert message["reasoning_content"] == message["reasoning"] == "7 × 13 = 91."
@@ -66,26 +66,26 @@ async def test_reasoning_has_both_names_and_is_counted(make_client: MakeClient) 
 
 async def test_reasoning_streams_before_the_text(make_client: MakeClient) -> None:
     answer = FakeAnswer(Delta("Hm.", 2, "reasoning"), "No.")
-    told = await chunks(make_client, answer, stream_options={"include_usage": True, "continuous_usage_stats": True})
-    assert deltas(told) == [
+    received = await chunks(make_client, answer, stream_options={"include_usage": True, "continuous_usage_stats": True})
+    assert deltas(received) == [
         {"role": "assistant", "content": ""},
         {"reasoning_content": "Hm.", "reasoning": "Hm."},
         {"content": "No."},
         {},
     ]
-    assert [c["usage"]["completion_tokens_details"]["reasoning_tokens"] for c in told] == [0, 2, 2, 2, 2]
+    assert [c["usage"]["completion_tokens_details"]["reasoning_tokens"] for c in received] == [0, 2, 2, 2, 2]
 
 
 async def test_an_answer_without_reasoning_has_no_field_for_it(make_client: MakeClient) -> None:
-    message = (await whole(make_client, FakeAnswer("No.")))["choices"][0]["message"]
+    message = (await complete(make_client, FakeAnswer("No.")))["choices"][0]["message"]
     assert set(message) == {"role", "content", "refusal", "annotations"}
 
 
 # -- tool calls -------------------------------------------------------------------------------------
 
 
-async def test_calls_are_told_with_ids_and_no_content(make_client: MakeClient) -> None:
-    choice = (await whole(make_client, FakeAnswer(*CALLS, reason="tool_calls")))["choices"][0]
+async def test_tool_calls_have_ids_and_no_content(make_client: MakeClient) -> None:
+    choice = (await complete(make_client, FakeAnswer(*CALLS, reason="tool_calls")))["choices"][0]
     assert choice["finish_reason"] == "tool_calls"
     assert choice["message"]["content"] is None
     first, second = choice["message"]["tool_calls"]
@@ -96,22 +96,22 @@ async def test_calls_are_told_with_ids_and_no_content(make_client: MakeClient) -
 
 
 async def test_text_beside_calls_is_kept(make_client: MakeClient) -> None:
-    message = (await whole(make_client, FakeAnswer("I look.", *CALLS)))["choices"][0]["message"]
+    message = (await complete(make_client, FakeAnswer("I look.", *CALLS)))["choices"][0]["message"]
     assert message["content"] == "I look."
     assert len(message["tool_calls"]) == 2
 
 
 async def test_streamed_calls_begin_with_id_and_name(make_client: MakeClient) -> None:
-    told = [
+    received = [
         delta["tool_calls"][0]
         for delta in deltas(await chunks(make_client, FakeAnswer(*CALLS)))
         if "tool_calls" in delta
     ]
-    first, *_, last = told
+    first, *_, last = received
     assert first == {
         "index": 0, "id": first["id"], "type": "function", "function": {"name": "weather", "arguments": ""},
     }  # fmt: skip
-    assert told[1:3] == [
+    assert received[1:3] == [
         {"index": 0, "function": {"arguments": '{"city": '}},
         {"index": 0, "function": {"arguments": '"杭州"}'}},
     ]
@@ -121,7 +121,7 @@ async def test_streamed_calls_begin_with_id_and_name(make_client: MakeClient) ->
 
 async def test_an_answers_calls_can_be_sent_back_as_they_came(make_client: MakeClient) -> None:
     answer = FakeAnswer(Delta("Hm.", 1, "reasoning"), *CALLS, boxed=BOXED)
-    message = (await whole(make_client, answer))["choices"][0]["message"]
+    message = (await complete(make_client, answer))["choices"][0]["message"]
     results = [{"role": "tool", "tool_call_id": call["id"], "content": "x"} for call in message["tool_calls"]]
     again = {"messages": [{"role": "user", "content": "?"}, message, *results]}
     assert (await make_client(answer).post(URL, json=again)).status_code == 200
@@ -129,12 +129,12 @@ async def test_an_answers_calls_can_be_sent_back_as_they_came(make_client: MakeC
     assert (earlier.reasoning, [call.name for call in earlier.tool_calls]) == ("Hm.", ["weather", "time"])
 
 
-# -- likelihoods ------------------------------------------------------------------------------------
+# -- logprobs ---------------------------------------------------------------------------------------
 
 
 async def test_logprobs_show_parts_of_characters_with_their_exact_bytes(make_client: MakeClient) -> None:
     answer = FakeAnswer(Delta("Hm.", 1, "reasoning", (TokenLogprob(1, b"Hm.", -1.0),)), Delta("你", 2, "text", LIKELY))
-    choice = (await whole(make_client, answer, logprobs=True, top_logprobs=2))["choices"][0]
+    choice = (await complete(make_client, answer, logprobs=True, top_logprobs=2))["choices"][0]
     assert choice["logprobs"] == {
         "content": [
             {
@@ -164,16 +164,16 @@ async def test_logprobs_show_parts_of_characters_with_their_exact_bytes(make_cli
 
 async def test_streamed_logprobs_are_on_the_chunk_whose_text_they_made(make_client: MakeClient) -> None:
     answer = FakeAnswer(Delta("你", 2, "text", LIKELY), "!")
-    told = await chunks(make_client, answer, logprobs=True)
-    likely = [chunk["choices"][0]["logprobs"] for chunk in told]
+    received = await chunks(make_client, answer, logprobs=True)
+    likely = [chunk["choices"][0]["logprobs"] for chunk in received]
     assert [None if each is None else len(each["content"]) for each in likely] == [None, 2, None, None]
     assert answer.requests[0].sampling.logprobs == 0
 
 
 @pytest.mark.parametrize("fields", [{}, {"logprobs": False}, {"logprobs": None, "top_logprobs": None}])
-async def test_logprobs_are_told_only_if_asked_for(make_client: MakeClient, fields: dict[str, Any]) -> None:
+async def test_logprobs_are_returned_only_if_requested(make_client: MakeClient, fields: dict[str, Any]) -> None:
     answer = FakeAnswer("x")
-    assert (await whole(make_client, answer, **fields))["choices"][0]["logprobs"] is None
+    assert (await complete(make_client, answer, **fields))["choices"][0]["logprobs"] is None
     assert answer.requests[0].sampling.logprobs is None
 
 
@@ -192,28 +192,28 @@ IMAGES = [
 ]
 
 
-async def test_boxes_and_pictures_are_told_in_whole_answers(make_client: MakeClient) -> None:
-    reply = await whole(make_client, FakeAnswer("There.", pictures=SEEN, boxed=BOXED))
+async def test_boxes_and_pictures_are_in_non_streaming_answers(make_client: MakeClient) -> None:
+    reply = await complete(make_client, FakeAnswer("There.", pictures=SEEN, boxed=BOXED))
     assert reply["choices"][0]["message"]["boxes"] == BOXES
     assert reply["images"] == IMAGES
 
 
-async def test_boxes_and_pictures_are_told_at_the_end_of_streams(make_client: MakeClient) -> None:
-    told = await chunks(
+async def test_boxes_and_pictures_are_at_the_end_of_streams(make_client: MakeClient) -> None:
+    received = await chunks(
         make_client, FakeAnswer("There.", pictures=SEEN, boxed=BOXED), stream_options={"include_usage": True}
     )
-    assert deltas(told)[-1] == {"boxes": BOXES}
-    assert [chunk.get("images") for chunk in told] == [None, None, IMAGES, IMAGES]
+    assert deltas(received)[-1] == {"boxes": BOXES}
+    assert [chunk.get("images") for chunk in received] == [None, None, IMAGES, IMAGES]
 
 
 async def test_a_box_in_no_known_picture_has_no_pixels(make_client: MakeClient) -> None:
     boxed = (Boxed("[1,2,3,4]", (Box((1, 2, 3, 4), None, None),)),)
-    (told,) = (await whole(make_client, FakeAnswer("x", boxed=boxed)))["choices"][0]["message"]["boxes"]
-    assert told["boxes"] == [{"box_1000": [1, 2, 3, 4], "box_pixels": None, "image": None}]
+    (received,) = (await complete(make_client, FakeAnswer("x", boxed=boxed)))["choices"][0]["message"]["boxes"]
+    assert received["boxes"] == [{"box_1000": [1, 2, 3, 4], "box_pixels": None, "image": None}]
 
 
-async def test_an_asked_for_service_tier_is_the_default_one(make_client: MakeClient) -> None:
-    assert (await whole(make_client, FakeAnswer("x"), service_tier="priority"))["service_tier"] == "default"
-    assert "service_tier" not in await whole(make_client, FakeAnswer("x"))
-    told = await chunks(make_client, FakeAnswer("x"), service_tier="auto")
-    assert {chunk["service_tier"] for chunk in told} == {"default"}
+async def test_a_requested_service_tier_is_the_default_one(make_client: MakeClient) -> None:
+    assert (await complete(make_client, FakeAnswer("x"), service_tier="priority"))["service_tier"] == "default"
+    assert "service_tier" not in await complete(make_client, FakeAnswer("x"))
+    received = await chunks(make_client, FakeAnswer("x"), service_tier="auto")
+    assert {chunk["service_tier"] for chunk in received} == {"default"}
