@@ -1,7 +1,7 @@
 """How many pictures a second does one core prepare: this service and the Hugging Face PIL processor?
 
 The same JPEG bytes (`photograph.py`) go through
-- ours: `serve_app.preprocess.images`, bytes to uint8 pixels at the family's grid, with the content digest;
+- ours: `serve_app.preprocess`, bytes to uint8 pixels at the family's grid, with the content digest;
 - theirs: `Image.open(...).convert("RGB")`, then `Glm46VImageProcessorPil` to pixel_values (float32 patches).
 Ours leaves normalizing and patchifying to the engine's device, so these are not in its figures. `difference` compares
 the two after both are normalized.
@@ -28,23 +28,25 @@ from transformers.models.glm46v.image_processing_pil_glm46v import Glm46VImagePr
 
 from benchmarks.photograph import photograph
 from benchmarks.report import header, save
-from serve_app.preprocess import images
+from serve_app.preprocess.decode import decode_picture, read_header
 from serve_app.preprocess.glm4v import Glm4vGrid
-from serve_app.preprocess.resample import simd
+from serve_app.preprocess.picture_limits import ImageLabel
+from serve_app.preprocess.prepare import picture_digest
+from serve_app.preprocess.resize import resize_picture, simd
 
 SIZES = ((640, 480), (1920, 1080), (4000, 3000))
 BUDGET = {"shortest_edge": 12544, "longest_edge": 9633792}  # GLM-4.1V's and GLM-4.6V's preprocessor_config.json
 GRID = Glm4vGrid(**BUDGET)
 PROCESSOR = Glm46VImageProcessorPil(size=BUDGET)
-NAME = images.Name(1, "image")
+LABEL = ImageLabel(1, "image")
 PACKAGES = ["pillow", "numpy", "transformers", "cykooz.resizer"]
 
 
 def ours(data: bytes) -> NDArray[np.uint8]:
-    header = images.read_header(data, NAME, 20 * 2**20, 50_000_000)
-    image = images.decode(data, header, NAME, 50_000_000)
-    pixels = images.resize(image, *GRID.size(header.width, header.height))
-    images.content_digest(pixels)
+    header = read_header(data, LABEL, 20 * 2**20, 50_000_000)
+    image = decode_picture(data, header, LABEL, 50_000_000)
+    pixels = resize_picture(image, *GRID.size(header.width, header.height))
+    picture_digest(pixels)
     return pixels
 
 

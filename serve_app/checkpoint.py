@@ -1,4 +1,4 @@
-"""Where a checkpoint's files are: a local folder as it is, a hub id downloaded with progress."""
+"""The checkpoint's folder: a local one as it is, a Hugging Face id after its download."""
 
 import json
 from pathlib import Path
@@ -11,14 +11,14 @@ _FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "tokenizer.model"]  # n
 
 
 def checkpoint_folder(model: ModelSettings) -> Path:
-    """The folder of the checkpoint; a local one is used without any network call."""
+    """The folder of the checkpoint, without any network call if it is local; raises InvalidRequest."""
     folder = Path(model.source).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise InvalidRequest(f"the model folder {folder} has no config.json", param="model.path")
+            raise InvalidRequest(f"The model folder {folder} has no config.json.", param="model.path")
         return folder
     if folder.is_absolute() or model.source.startswith((".", "~")):
-        raise InvalidRequest(f"the model folder {folder} does not exist", param="model.path")
+        raise InvalidRequest(f"The model folder {folder} does not exist.", param="model.path")
 
     from huggingface_hub import snapshot_download  # imported late: local folders never need it
 
@@ -26,17 +26,17 @@ def checkpoint_folder(model: ModelSettings) -> Path:
         return Path(snapshot_download(model.source, revision=model.revision, allow_patterns=_FILES))
     except Exception as error:
         raise InvalidRequest(
-            f"the model {model.source!r} is neither a folder here nor could it be downloaded: {error}",
+            f"The model {model.source!r} is not a local folder, and its download failed: {error}",
             param="model.path",
         ) from error
 
 
 def image_processor_settings(folder: Path) -> dict[str, Any]:
-    """What the checkpoint says of its pictures: sizes, patches, mean and deviation; InvalidRequest if nothing."""
+    """The checkpoint's settings for pictures: sizes, patches, mean, deviation; raises InvalidRequest if it has none."""
     for name in ("preprocessor_config.json", "processor_config.json"):
         if (folder / name).is_file():
             found = json.loads((folder / name).read_text(encoding="utf-8"))
-            # newer checkpoints keep all processors in one file, each under its own key
+            # newer checkpoints have all processors in one file, each under its own key
             settings: dict[str, Any] = found.get("image_processor", found)
             return settings
-    raise InvalidRequest(f"the model folder {folder} has no preprocessor_config.json", param="model.path")
+    raise InvalidRequest(f"The model folder {folder} has no preprocessor_config.json.", param="model.path")

@@ -50,7 +50,7 @@ class ToolCall:
 
     id: str
     name: str
-    arguments: str  # a JSON object
+    arguments: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

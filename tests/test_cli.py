@@ -87,7 +87,7 @@ def test_the_doctor_finds_that_the_demo_model_can_be_served(capsys: pytest.Captu
 def test_the_doctor_says_what_is_wrong_and_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert doctor("--model", str(tmp_path)) == 1
     told = capsys.readouterr().out
-    assert f"the model folder {tmp_path} has no config.json" in " ".join(told.split())
+    assert f"The model folder {tmp_path} has no config.json." in " ".join(told.split())
     assert told.splitlines()[-1].startswith("✗ Can't serve: 1 problem")
 
 

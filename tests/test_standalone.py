@@ -68,7 +68,7 @@ def test_a_missing_model_is_reported_before_ray_starts(tmp_path: Path):
     said: list[str] = []
     settings = Settings.model_validate({"model": {"path": str(tmp_path / "nowhere")}, **free_ports()})
     assert up(settings, said.append) == 1
-    assert said[-1] == f"glm-serve: the model folder {tmp_path / 'nowhere'} does not exist"
+    assert said[-1] == f"glm-serve: The model folder {tmp_path / 'nowhere'} does not exist."
 
 
 def free_ports() -> dict[str, dict[str, int]]:

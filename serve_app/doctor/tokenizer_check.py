@@ -9,8 +9,8 @@ from typing import Any
 
 from serve_app.doctor.report import CheckEnded, Finding, ok, problem, warning
 from serve_app.errors import ServiceError
-from serve_app.preprocess.families import family_of
-from serve_app.preprocess.images import Name
+from serve_app.preprocess.family_processor import load_processor
+from serve_app.preprocess.picture_limits import ImageLabel
 from serve_app.settings import Settings
 
 # field of config.json -> the marker that it numbers; the second row is GLM-4V-9B's
@@ -97,7 +97,7 @@ def _ends(ids: dict[str, int], stop_ids: frozenset[int]) -> Finding:
 def check_conversation(folder: Path, settings: Settings) -> Iterator[Finding]:
     """Build what writes prompts: it reads all these files, and refuses now what would go wrong later."""
     try:
-        family = family_of(folder, settings.model, settings.preprocess)
+        family = load_processor(folder, settings.model, settings.preprocess)
     except ServiceError as error:
         yield problem("chat", str(error), f"Tokenizer, template and processor go together. {_ONE_REVISION}")
         return
@@ -109,8 +109,8 @@ def check_conversation(folder: Path, settings: Settings) -> Iterator[Finding]:
             "preprocessor_config.json gives no size.longest_edge; the library's default is more than models know",
             _ONE_REVISION,
         )
-    size = family.seen_size(*_PHOTO, "auto", Name(1, ""))
-    tokens = family.tokens(*size)
+    size = family.target_size(*_PHOTO, "auto", ImageLabel(1, ""))
+    tokens = family.picture_tokens(*size)
     most = "" if family.max_pictures is None else f"; at most {family.max_pictures} in a conversation"
     yield ok("pictures", f"a photo of {_sides(_PHOTO)} is seen at {_sides(size)} and takes {tokens:,} tokens{most}")
 

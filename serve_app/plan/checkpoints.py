@@ -18,7 +18,7 @@ from serve_app.engine.model.footprint import Sizes
 from serve_app.engine.model.slots import CacheShape
 from serve_app.engine.model.weights import ADAPTERS, checkpoint_dtype
 from serve_app.errors import InvalidRequest
-from serve_app.preprocess.glm4v import AspectTooLong, Glm4vGrid
+from serve_app.preprocess.glm4v import AspectRatioTooLarge, Glm4vGrid
 
 CONFIGS: Final = {file.stem: file for file in sorted(Path(__file__).with_name("configs").glob("*.json"))}
 PATCHES_PER_TOKEN: Final = 4  # in both families 2 x 2 patches become one token
@@ -48,7 +48,7 @@ class Checkpoint:
             return self.square_tokens
         try:
             return self.grid.tokens(*self.grid.size(width, height, most))
-        except AspectTooLong as error:
+        except AspectRatioTooLarge as error:
             raise InvalidRequest(
                 f"A picture of {width} x {height} is refused, because one side is more than 200 times the other.",
                 param="--picture",

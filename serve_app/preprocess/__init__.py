@@ -1,1 +1,1 @@
-"""Preprocess: a caller's request becomes a prompt of token ids and uint8 pictures (CPU)."""
+"""Preprocess (CPU): a request becomes a prompt of token ids and uint8 pictures."""

@@ -1,8 +1,8 @@
-"""Plain text -> token ids by byte-level BPE, by a vocabulary that knows no special tokens.
+"""Plain text -> token ids by byte-level BPE, with a vocabulary that has no special tokens.
 
-Two libraries read the two files that checkpoints come with: `tokenizers` a tokenizer.json, `tiktoken` a
-tokenizer.model. Neither hangs on hostile text: their merges take n log n steps, and the one thing that
-fails, tiktoken's pattern on a million white-space characters in a row, is cut before it.
+Checkpoints have one of two files: `tokenizers` reads a tokenizer.json, `tiktoken` a tokenizer.model.
+Neither hangs on hostile text: their merges take n log n steps. tiktoken's pattern fails on a million
+white-space characters in a row, so longer runs are cut before.
 """
 
 import base64
@@ -59,7 +59,7 @@ class TiktokenBpe:
         self.ranks = _ranks(path)
         missing = [byte for byte in range(256) if bytes([byte]) not in self.ranks]
         if missing:
-            raise InvalidRequest(f"{path} has no token for {len(missing)} of the 256 bytes", param="model.path")
+            raise InvalidRequest(f"{path} has no token for {len(missing)} of the 256 bytes.", param="model.path")
         self.longest_token = max(map(len, self.ranks))
         self._encoding = tiktoken.Encoding("glm-4", pat_str=PATTERN, mergeable_ranks=self.ranks, special_tokens={})
 
@@ -70,10 +70,12 @@ class TiktokenBpe:
 
 
 def encode_within(bpe: Bpe, texts: Sequence[str], limit: int, param: str) -> list[list[int]]:
-    """Ids of each text; raises ContextTooLong as soon as it is plain that they are far more than `limit`."""
+    """Ids of each text; raises ContextTooLong as soon as they are clearly far more than `limit`."""
     least = sum(-(-len(text.encode("utf-8")) // bpe.longest_token) for text in texts)
     if least > limit:
-        raise ContextTooLong(f"the text is at least {least} tokens; the context is {limit} tokens", param=param)
+        raise ContextTooLong(
+            f"The text is at least {least} tokens; the context is {limit} tokens. Shorten the prompt.", param
+        )
     encoded: list[list[int]] = []
     count = 0
     for text in texts:
@@ -88,18 +90,21 @@ def encode_within(bpe: Bpe, texts: Sequence[str], limit: int, param: str) -> lis
 def check_sample(bpe: Bpe, text: str, limit: int, param: str) -> None:
     """Raises ContextTooLong if the beginning of a very long text is more than twice `limit` tokens already.
 
-    A token may be 128 spaces, so bytes alone say little: this spares megabytes of any other text.
+    A token may be 128 spaces, so the number of bytes alone is a weak bound: this saves the tokenization of
+    megabytes of any other text.
     """
     if len(text) > _SAMPLES[-1] * limit and any(len(bpe.encode(text[: s * limit])) > 2 * limit for s in _SAMPLES):
         raise _too_long(limit, param)
 
 
 def _too_long(limit: int, param: str) -> ContextTooLong:
-    return ContextTooLong(f"the text is more than twice the context, which is {limit} tokens", param=param)
+    return ContextTooLong(
+        f"The text is more than twice as long as the context; the context is {limit} tokens. Shorten the prompt.", param
+    )
 
 
 def _cut(text: str) -> Iterator[str]:
-    """The text in pieces that have no longer run of white space than the pattern can match."""
+    """The text in pieces whose runs of white space are short enough for the pattern."""
     start = 0
     for run in _WHITE.finditer(text):
         for cut in range(run.start() + _LONGEST_WHITE, run.end(), _LONGEST_WHITE):
@@ -113,6 +118,8 @@ def _ranks(path: Path) -> dict[bytes, int]:
         lines = [line.split() for line in path.read_bytes().splitlines() if line.strip()]
         return {base64.b64decode(token, validate=True): int(rank) for token, rank in lines}
     except FileNotFoundError as error:
-        raise InvalidRequest(f"the model folder {path.parent} has no {path.name}", param="model.path") from error
+        raise InvalidRequest(f"The model folder {path.parent} has no {path.name}.", param="model.path") from error
     except (ValueError, binascii.Error) as error:
-        raise InvalidRequest(f"{path} is not lines of a base64 token and its rank", param="model.path") from error
+        raise InvalidRequest(
+            f"{path} must have one base64 token and its rank in each line.", param="model.path"
+        ) from error

@@ -1,4 +1,4 @@
-"""The preprocess stage as a Ray Serve deployment; the only file here that knows Ray."""
+"""The preprocess stage as a Ray Serve deployment; the only file of this package that imports Ray."""
 
 from ray import serve
 
@@ -11,7 +11,7 @@ from serve_app.settings import ModelSettings, PreprocessSettings
 
 @serve.deployment(name="preprocess", ray_actor_options={"num_cpus": 1}, max_ongoing_requests=16)
 class PreprocessDeployment:
-    """One CPU process that prepares requests; more replicas are more throughput."""
+    """One CPU process that prepares requests; throughput grows with the replicas."""
 
     def __init__(self, model: ModelSettings, settings: PreprocessSettings) -> None:
         join_serve_log()
@@ -24,7 +24,7 @@ class PreprocessDeployment:
         return await self._preprocessor.tokenize(request)
 
     async def abilities(self) -> tuple[str, ...]:
-        """What the served model's template and tokenizer can express; answering says that the replica is ready."""
+        """What the served model's template and tokenizer can express; an answer means that the replica is ready."""
         return self._preprocessor.abilities
 
     def check_health(self) -> None:

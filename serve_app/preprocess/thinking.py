@@ -1,21 +1,27 @@
-"""Whether the answer to a prompt begins with reasoning: what is asked, against what the model can."""
+"""Whether the answer begins with reasoning: request, a typed `/nothink`, and the model's ability.
 
-from dataclasses import dataclass
+`/nothink` at the very end of the user's last question switches thinking off, as GLM-4.5V and 4.6V document
+it, if the request itself does not set thinking. The template then writes the token. Anywhere else, and for
+models without a thinking switch, `/nothink` is text.
+"""
 
-from serve_app.contracts import Thinking
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from serve_app.contracts import Message, TextPart, Thinking
 from serve_app.errors import InvalidRequest
+from serve_app.preprocess.normalize_messages import join_texts
 
-# Named in errors, whichever of the doors' words for thinking a caller used.
-PARAM = "chat_template_kwargs"
+NO_THINKING = "/nothink"
 
 
 @dataclass(frozen=True, slots=True)
 class ThinkingAbility:
-    """What the served model can: never think, think if it is told to, or always think."""
+    """What the served model can do: never think, think on request, or always think."""
 
     always: bool = False
     switch: bool = False
-    default: bool = False  # with a switch: if nothing is said
+    default: bool = False  # with a switch: if the request does not set it
     budget: bool = False  # the end of reasoning is one token, so it can be forced
 
     @property
@@ -23,24 +29,53 @@ class ThinkingAbility:
         return self.always or self.switch
 
 
-def resolve(asked: Thinking, ability: ThinkingAbility, asked_not_to: bool = False) -> Thinking:
-    """What the engine goes by; `asked_not_to`: the user typed `/nothink`, which holds if the request says nothing.
+def resolve_thinking(requested: Thinking, ability: ThinkingAbility, typed_nothink: bool = False) -> Thinking:
+    """The thinking that the engine applies; `typed_nothink` counts only where the request does not set thinking.
 
-    Raises InvalidRequest for what the served model can't do.
+    Raises InvalidRequest for what the served model does not support.
     """
-    if asked.budget_tokens is not None and asked.enabled is False:
-        raise InvalidRequest("a thinking budget goes only with thinking switched on", param=PARAM)
+    budget, param = requested.budget_tokens, requested.param
+    if budget is not None and requested.enabled is False:
+        raise InvalidRequest("A thinking budget needs thinking to be enabled.", param)
     if not ability.possible:
-        if asked.enabled or asked.budget_tokens is not None:
-            raise InvalidRequest("the served model can't think before it answers", param=PARAM)
+        if requested.enabled or budget is not None:
+            raise InvalidRequest("The served model does not support thinking. Send the request without it.", param)
         return Thinking(enabled=False)
-    if ability.always and asked.enabled is False:
-        raise InvalidRequest("this model always thinks; that can't be switched off", param=PARAM)
-    if asked.budget_tokens is not None and not ability.budget:
-        raise InvalidRequest("the served model's thinking can't be held to a budget", param=PARAM)
-    if asked.enabled is not None or ability.always:
-        enabled = asked.enabled is not False
+    if ability.always and requested.enabled is False:
+        raise InvalidRequest("The served model always thinks; thinking cannot be disabled.", param)
+    if budget is not None and not ability.budget:
+        raise InvalidRequest("The served model does not support a thinking budget. Send the request without it.", param)
+    if requested.enabled is not None or ability.always:
+        enabled = requested.enabled is not False
     else:
-        # a budget asks for thinking, whatever the template does of itself
-        enabled = not asked_not_to and (ability.default or asked.budget_tokens is not None)
-    return Thinking(enabled, asked.budget_tokens if enabled else None)
+        # a budget implies thinking, whatever the template's default is
+        enabled = not typed_nothink and (ability.default or budget is not None)
+    return Thinking(enabled, budget if enabled else None)
+
+
+def ends_with_nothink(messages: Sequence[Message]) -> bool:
+    """Whether the user's last question ends with a typed `/nothink`."""
+    question = next((message for message in reversed(messages) if message.role == "user" and message.parts), None)
+    if question is None:
+        return False
+    last = join_texts(question.parts)[-1]
+    return isinstance(last, TextPart) and last.text.rstrip().endswith(NO_THINKING)
+
+
+def remove_nothink(messages: Sequence[Message]) -> list[Message]:
+    """Normalized messages without `/nothink` at the end of questions, where the template writes its own.
+
+    Raises InvalidRequest for a question that is nothing else.
+    """
+    return [_remove_nothink(message) if message.role == "user" else message for message in messages]
+
+
+def _remove_nothink(message: Message) -> Message:
+    *before, last = message.parts
+    text = last.text.rstrip() if isinstance(last, TextPart) else ""
+    if not text.endswith(NO_THINKING):
+        return message
+    text = text.removesuffix(NO_THINKING)
+    if not before and not text.strip():
+        raise InvalidRequest(f"{message.param} is only {NO_THINKING}, so there is no question.", message.param)
+    return replace(message, parts=(*before, TextPart(text)) if text else tuple(before))

@@ -89,7 +89,7 @@ def test_a_model_of_a_strange_family_ends_with_that(demo: Path):
 
 def test_a_folder_that_is_not_there_is_a_problem(tmp_path: Path):
     report = examined(tmp_path / "nowhere")
-    assert problems(report)[0].seen == f"the model folder {tmp_path / 'nowhere'} does not exist"
+    assert problems(report)[0].seen == f"The model folder {tmp_path / 'nowhere'} does not exist."
 
 
 def test_a_model_that_is_still_to_be_downloaded_keeps_nobody_from_starting():

@@ -77,6 +77,7 @@ def write_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> WriteCheckpoin
             "model_type": "glm4v",
             "image_token_id": tokenizer.convert_tokens_to_ids("<|image|>"),
             "text_config": {"max_position_embeddings": 65536},
+            "vision_config": {},
         }
         (folder / "config.json").write_text(json.dumps({**own, **config}))
         return folder

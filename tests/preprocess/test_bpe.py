@@ -93,10 +93,10 @@ def test_of_a_text_far_too_long_only_a_sample_is_read(tmp_path: Path) -> None:
     write_tokenizer_model(tmp_path / "tokenizer.model", ranks)
     vocabulary = TiktokenBpe(tmp_path / "tokenizer.model")
     began = time.monotonic()
-    with pytest.raises(ContextTooLong, match="more than twice the context"):
+    with pytest.raises(ContextTooLong, match="more than twice as long as the context"):
         encode_within(vocabulary, ["q?" * 8_000_000], 131_072, "messages")
     assert time.monotonic() - began < 10
-    with pytest.raises(ContextTooLong, match="more than twice the context"):
+    with pytest.raises(ContextTooLong, match="more than twice as long as the context"):
         encode_within(vocabulary, ["q?" * 3] * 90, 100, "messages")
 
 
@@ -108,9 +108,9 @@ def test_a_prompt_that_just_does_not_fit_is_counted(either: Bpe) -> None:
     ("content", "reason"),
     [
         (None, "has no tokenizer.model"),
-        (b"YQ== 0\nYg==\n", "not lines of a base64 token and its rank"),
-        (b"YQ== zero\n", "not lines of a base64 token and its rank"),
-        (b"Y*Q 0\n", "not lines of a base64 token and its rank"),
+        (b"YQ== 0\nYg==\n", "must have one base64 token and its rank"),
+        (b"YQ== zero\n", "must have one base64 token and its rank"),
+        (b"Y*Q 0\n", "must have one base64 token and its rank"),
         (b"YQ== 0\nYg== 1\n", "no token for 254 of the 256 bytes"),
     ],
 )

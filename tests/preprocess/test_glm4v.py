@@ -9,7 +9,7 @@ from transformers.models.glm46v.image_processing_pil_glm46v import Glm46VImagePr
 from transformers.models.glm46v.image_processing_pil_glm46v import smart_resize as theirs
 
 from serve_app.errors import InvalidRequest
-from serve_app.preprocess.glm4v import AspectTooLong, Glm4vGrid, expand, smart_resize
+from serve_app.preprocess.glm4v import AspectRatioTooLarge, Glm4vGrid, expand_placeholders, smart_resize
 from tests.preprocess.conftest import PROCESSOR, WriteCheckpoint
 
 GRID = Glm4vGrid(shortest_edge=12544, longest_edge=9633792)
@@ -22,7 +22,7 @@ def test_sizes_equal_the_familys_own(width: int, height: int) -> None:
     try:
         expected = theirs(2, height, width, 2, 28, 12544, 9633792)
     except ValueError:
-        with pytest.raises(AspectTooLong):
+        with pytest.raises(AspectRatioTooLarge):
             smart_resize(height, width, 28, 2, 12544, 9633792)
         return
     assert smart_resize(height, width, 28, 2, 12544, 9633792) == expected
@@ -59,8 +59,8 @@ def test_a_cap_on_tokens_holds(width: int, height: int, most: int) -> None:
 
 def test_placeholders_are_repeated_in_order() -> None:
     token_ids = np.asarray([5, 9, 6, 9, 7], np.int32)
-    assert expand(token_ids, 9, [3, 1]).tolist() == [5, 9, 9, 9, 6, 9, 7]
-    assert expand(token_ids[:1], 9, []).tolist() == [5]
+    assert expand_placeholders(token_ids, 9, [3, 1]).tolist() == [5, 9, 9, 9, 6, 9, 7]
+    assert expand_placeholders(token_ids[:1], 9, []).tolist() == [5]
 
 
 def test_the_grid_is_read_from_either_processor_file(write_checkpoint: WriteCheckpoint) -> None:

@@ -4,11 +4,11 @@ from pathlib import Path
 import pytest
 import tiktoken
 
-from serve_app.contracts import ChatRequest, ImagePart, Message, Part, TextPart, Thinking, Tool, ToolCall, ToolUse
-from serve_app.errors import ImageRejected, InvalidRequest
-from serve_app.preprocess.glm4v_9b import Glm4v9b
-from serve_app.preprocess.images import Name
-from serve_app.settings import ModelSettings
+from serve_app.contracts import ChatRequest, ImagePart, Message, Part, TextPart, Thinking
+from serve_app.errors import ContextTooLong, ImageRejected, InvalidRequest
+from serve_app.preprocess.glm4v_9b import Glm4v9bProcessor
+from serve_app.preprocess.picture_limits import ImageLabel
+from serve_app.settings import ModelSettings, PreprocessSettings
 from tests.preprocess.conftest import WriteCheckpoint
 from tests.preprocess.vocabulary import PATTERN, SPECIALS_9B, random_texts, trained
 
@@ -18,9 +18,11 @@ PICTURE = ImagePart(b"", "messages[0].content[0]")
 LIMIT = 8192
 
 
-def own(folder: Path, context: int = LIMIT) -> Glm4v9b:
+def own(folder: Path, context: int = LIMIT) -> Glm4v9bProcessor:
     config = json.loads((folder / "config.json").read_text())
-    return Glm4v9b(folder, config, ModelSettings(path=str(folder), context_tokens=context))
+    return Glm4v9bProcessor(
+        folder, config, ModelSettings(path=str(folder), context_tokens=context), PreprocessSettings()
+    )
 
 
 def asking(*messages: Message, **more: object) -> ChatRequest:
@@ -72,29 +74,29 @@ def original(conversation: list[tuple[str, str, bool]]) -> list[int]:
 def test_ids_equal_the_original_tokenizers(
     checkpoint_9b: Path, messages: list[Message], conversation: list[tuple[str, str, bool]]
 ) -> None:
-    reading = own(checkpoint_9b).read(asking(*messages), [1602], LIMIT)
-    assert reading.token_ids.tolist() == original(conversation)
-    assert reading.thinking == Thinking(enabled=False)
+    tokenized = own(checkpoint_9b).tokenize(asking(*messages), [1602], LIMIT)
+    assert tokenized.token_ids.tolist() == original(conversation)
+    assert tokenized.thinking == Thinking(enabled=False)
 
 
 def test_any_text_is_encoded_as_by_the_original(checkpoint_9b: Path) -> None:
     family = own(checkpoint_9b)
     for text in random_texts(500, seed=2):
-        reading = family.read(asking(user(f"{text}?")), [], LIMIT)
-        assert reading.token_ids.tolist() == original([("user", f"{text}?", False)])
+        tokenized = family.tokenize(asking(user(f"{text}?")), [], LIMIT)
+        assert tokenized.token_ids.tolist() == original([("user", f"{text}?", False)])
 
 
 def test_every_picture_becomes_one_square(checkpoint_9b: Path) -> None:
     family = own(checkpoint_9b)
     for detail in ("auto", "low", "high", "original"):
-        assert family.seen_size(1120, 3, detail, Name(1, "image")) == (1120, 1120)
-    assert family.seen_size(4000, 3, "high", Name(1, "image")) == (1120, 1120)
-    assert family.tokens(1120, 1120) == 1602
+        assert family.target_size(1120, 3, detail, ImageLabel(1, "image")) == (1120, 1120)
+    assert family.target_size(4000, 3, "high", ImageLabel(1, "image")) == (1120, 1120)
+    assert family.picture_tokens(1120, 1120) == 1602
 
 
 def test_a_picture_larger_than_the_square_cannot_be_seen_as_it_is(checkpoint_9b: Path) -> None:
-    with pytest.raises(ImageRejected, match=r"picture 1 is 1121 x 900; .* 1120 x 1120 \(1602 tokens\)") as refused:
-        own(checkpoint_9b).seen_size(1121, 900, "original", Name(1, "image"))
+    with pytest.raises(ImageRejected, match=r"Picture 1 is 1121 x 900; .* 1120 x 1120 \(1602 tokens\)") as refused:
+        own(checkpoint_9b).target_size(1121, 900, "original", ImageLabel(1, "image"))
     assert refused.value.param == "image"
 
 
@@ -112,34 +114,19 @@ def test_a_picture_larger_than_the_square_cannot_be_seen_as_it_is(checkpoint_9b:
 def test_the_context_is_the_models_positions_or_the_services_tokens(
     checkpoint_9b: Path, context: int, pictures: int, expected: str
 ) -> None:
-    assert str(own(checkpoint_9b, context).context(pictures)) == expected
+    assert str(own(checkpoint_9b, context).context_limit(pictures)) == expected
 
 
-TOOLS = ToolUse((Tool("look", {"type": "function", "function": {"name": "look"}}),))
+@pytest.mark.parametrize("thinking", [Thinking(True), Thinking(None, 100)])
+def test_thinking_is_refused(checkpoint_9b: Path, thinking: Thinking) -> None:
+    with pytest.raises(InvalidRequest, match="does not support thinking"):
+        own(checkpoint_9b).tokenize(asking(user("Q"), thinking=thinking), [], LIMIT)
 
 
-@pytest.mark.parametrize(
-    ("request_", "reason", "param"),
-    [
-        (asking(user("Q"), tools=TOOLS), "can't use tools", "tools"),
-        (
-            asking(user("Q"), Message("assistant", (), tool_calls=(ToolCall("1", "look", "{}"),))),
-            "can't use tools",
-            "messages[1]",
-        ),
-        (asking(user("Q"), Message("tool", (TextPart("R"),))), "can't use tools", "messages[1]"),
-        (asking(user("Q"), thinking=Thinking(True)), "can't think", "chat_template_kwargs"),
-        (asking(user("Q"), thinking=Thinking(None, 100)), "can't think", "chat_template_kwargs"),
-        (asking(user(PICTURE, " ")), "no question", "messages[0].content"),
-        (asking(user("x" * 10_000_000)), "the context is 8192 tokens", "messages"),
-    ],
-)
-def test_what_the_model_was_not_made_for_is_refused(
-    checkpoint_9b: Path, request_: ChatRequest, reason: str, param: str
-) -> None:
-    with pytest.raises(InvalidRequest, match=reason) as refused:
-        own(checkpoint_9b).read(request_, [1602], LIMIT)
-    assert refused.value.param == param
+def test_a_text_that_cannot_fit_is_refused_with_its_field(checkpoint_9b: Path) -> None:
+    with pytest.raises(ContextTooLong, match="the context is 8192 tokens") as refused:
+        own(checkpoint_9b).tokenize(asking(user("x" * 10_000_000), param="input"), [], LIMIT)
+    assert refused.value.param == "input"
 
 
 def test_its_abilities_are_those_of_every_model(checkpoint_9b: Path) -> None:
@@ -156,7 +143,7 @@ def test_the_tokenizers_own_ids_of_special_tokens_win(write_checkpoint_9b: Write
     )
     added = {str(number): {"content": token, "special": True} for token, number in moved.items()}
     (folder / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": added, "image_size": 1120}))
-    token_ids = own(folder).read(asking(user(PICTURE, "Q")), [1602], LIMIT).token_ids.tolist()
+    token_ids = own(folder).tokenize(asking(user(PICTURE, "Q")), [1602], LIMIT).token_ids.tolist()
     there = {FIRST + index: moved[token] for index, token in enumerate(SPECIALS_9B)}
     assert token_ids == [there.get(token_id, token_id) for token_id in original([("user", "Q", True)])]
 
@@ -203,6 +190,6 @@ def test_the_tiny_reference_shape_is_read(write_checkpoint_9b: WriteCheckpoint) 
     added = {index: {"content": token} for index, token in enumerate(SPECIALS_9B)}
     (folder / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": added}))
     family = own(folder)
-    token_ids = family.read(asking(user(PICTURE, "a")), [6], LIMIT).token_ids.tolist()
+    token_ids = family.tokenize(asking(user(PICTURE, "a")), [6], LIMIT).token_ids.tolist()
     assert token_ids == [2, 4, 7, 14 + 10, 10, 0, 0, 0, 0, 11, 14 + 97, 8]
-    assert family.context(1).tokens == 131
+    assert family.context_limit(1).tokens == 131

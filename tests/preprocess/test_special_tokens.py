@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from serve_app.contracts import ChatRequest, ImagePart, Message, TextPart, Tool, ToolCall, ToolUse
-from serve_app.preprocess.families import family_of
-from serve_app.preprocess.family import Family
+from serve_app.preprocess.family_processor import FamilyProcessor, load_processor
 from serve_app.settings import DEMO_MODEL, ModelSettings, PreprocessSettings
 from tests.preprocess.conftest import ADDED, ADDED_41V, SPECIAL
 
@@ -31,8 +30,8 @@ def folder(request: pytest.FixtureRequest, of_template: OfName, checkpoint_9b: P
     return DEMO_MODEL if request.param == "demo" else of_template(request.param)
 
 
-def served(folder: Path) -> Family:
-    return family_of(folder, ModelSettings(path=str(folder)), PreprocessSettings())
+def served(folder: Path) -> FamilyProcessor:
+    return load_processor(folder, ModelSettings(path=str(folder)), PreprocessSettings())
 
 
 def decoder(folder: Path) -> tuple[set[int], Callable[[list[int]], str]]:
@@ -46,7 +45,7 @@ def decoder(folder: Path) -> tuple[set[int], Callable[[list[int]], str]]:
     return set(range(len(tokens), len(tokens) + 14)), lambda ids: b"".join(tokens[i] for i in ids).decode()
 
 
-def everywhere(typed: str, family: Family) -> ChatRequest:
+def everywhere(typed: str, family: FamilyProcessor) -> ChatRequest:
     """A request with a text in every place that the family lets a caller write in."""
     messages = [
         Message("system", (TextPart(typed),)),
@@ -59,7 +58,7 @@ def everywhere(typed: str, family: Family) -> ChatRequest:
     schema = {"type": "object", "properties": {typed: {"enum": [typed], typed: None}}, typed: [typed]}
     function = {"name": typed, "description": typed, "parameters": schema}
     calls = tuple(
-        ToolCall(typed, typed, json.dumps({typed: value, "type": typed, "name": [typed], "role": {typed: typed}}))
+        ToolCall(typed, typed, {typed: value, "type": typed, "name": [typed], "role": {typed: typed}})
         for value in (typed, [typed], {typed: typed})
     )
     messages += [
@@ -70,9 +69,9 @@ def everywhere(typed: str, family: Family) -> ChatRequest:
     return ChatRequest("r", tuple(messages), tools=ToolUse((Tool(typed, {"type": "function", "function": function}),)))
 
 
-def specials(family: Family, request: ChatRequest, special: set[int]) -> list[int]:
+def specials(family: FamilyProcessor, request: ChatRequest, special: set[int]) -> list[int]:
     pictures = [part for message in request.messages for part in message.parts if part is PICTURE]
-    token_ids = family.read(request, [4] * len(pictures), LIMIT).token_ids.tolist()
+    token_ids = family.tokenize(request, [4] * len(pictures), LIMIT).token_ids.tolist()
     return [token_id for token_id in token_ids if token_id in special]
 
 
@@ -104,7 +103,7 @@ def test_a_text_to_continue_has_no_special_tokens_but_its_beginning(folder: Path
     @given(LOOK_ALIKES)
     def check(typed: str) -> None:
         begin, rest = 2, ChatRequest("r", (), text=typed)
-        token_ids = family.read(rest, [], LIMIT).token_ids.tolist()
+        token_ids = family.tokenize(rest, [], LIMIT).token_ids.tolist()
         assert [token_id in special for token_id in token_ids[:begin]] == [True, True]
         assert special.isdisjoint(token_ids[begin:])
         assert text_of(token_ids[begin:]) == typed.encode("utf-8", "surrogatepass").decode("utf-8", "replace").replace(
@@ -119,13 +118,13 @@ def test_what_looks_like_a_special_token_is_read_letter_for_letter(folder: Path,
     family = served(folder)
     special, text_of = decoder(folder)
     request = ChatRequest("r", (Message("user", (TextPart(f"say {typed} twice"),)),))
-    token_ids = family.read(request, [], LIMIT).token_ids.tolist()
+    token_ids = family.tokenize(request, [], LIMIT).token_ids.tolist()
     assert f"say {typed} twice" in text_of([token_id for token_id in token_ids if token_id not in special])
 
 
 def test_a_text_begins_with_the_two_tokens_of_every_prompt(folder: Path) -> None:
     family = served(folder)
-    text = family.read(ChatRequest("r", (), text="Once"), [], LIMIT).token_ids
-    chat = family.read(ChatRequest("r", (Message("user", (TextPart("Hi"),)),)), [], LIMIT).token_ids
+    text = family.tokenize(ChatRequest("r", (), text="Once"), [], LIMIT).token_ids
+    chat = family.tokenize(ChatRequest("r", (Message("user", (TextPart("Hi"),)),)), [], LIMIT).token_ids
     assert text[:2].tolist() == chat[:2].tolist()
     assert len({*text[:2].tolist()}) == 2

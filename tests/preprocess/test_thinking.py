@@ -1,9 +1,13 @@
+from dataclasses import replace
+
 import pytest
 
-from serve_app.contracts import Thinking
+from serve_app.contracts import ImagePart, Message, Part, TextPart, Thinking, ToolCall
 from serve_app.errors import InvalidRequest
-from serve_app.preprocess.thinking import ThinkingAbility, resolve
+from serve_app.preprocess.normalize_messages import normalize_messages
+from serve_app.preprocess.thinking import ThinkingAbility, ends_with_nothink, remove_nothink, resolve_thinking
 
+PICTURE = ImagePart(b"")
 NEVER = ThinkingAbility()
 ALWAYS = ThinkingAbility(always=True, budget=True)
 SWITCH = ThinkingAbility(switch=True, default=True, budget=True)
@@ -29,7 +33,7 @@ UNMARKED = ThinkingAbility(switch=True, default=True, budget=False)
     ],
 )
 def test_what_is_asked_meets_what_the_model_can(asked: Thinking, ability: ThinkingAbility, expected: Thinking) -> None:
-    assert resolve(asked, ability) == expected
+    assert resolve_thinking(asked, ability) == expected
 
 
 @pytest.mark.parametrize(
@@ -45,20 +49,47 @@ def test_what_is_asked_meets_what_the_model_can(asked: Thinking, ability: Thinki
 def test_a_typed_switch_holds_where_the_request_says_nothing(
     asked: Thinking, ability: ThinkingAbility, expected: Thinking
 ) -> None:
-    assert resolve(asked, ability, asked_not_to=True) == expected
+    assert resolve_thinking(asked, ability, typed_nothink=True) == expected
 
 
 @pytest.mark.parametrize(
     ("asked", "ability", "reason"),
     [
-        (Thinking(True), NEVER, "can't think"),
-        (Thinking(None, 7), NEVER, "can't think"),
-        (Thinking(False), ALWAYS, "this model always thinks"),
-        (Thinking(False, 7), SWITCH, "only with thinking switched on"),
+        (Thinking(True), NEVER, "does not support thinking"),
+        (Thinking(None, 7), NEVER, "does not support thinking"),
+        (Thinking(False), ALWAYS, "always thinks"),
+        (Thinking(False, 7), SWITCH, "needs thinking to be enabled"),
         (Thinking(None, 7), UNMARKED, "budget"),
     ],
 )
 def test_what_the_model_cannot_do_is_refused(asked: Thinking, ability: ThinkingAbility, reason: str) -> None:
     with pytest.raises(InvalidRequest, match=reason) as refused:
-        resolve(asked, ability)
-    assert refused.value.param == "chat_template_kwargs"
+        resolve_thinking(replace(asked, param="reasoning_effort"), ability)
+    assert refused.value.param == "reasoning_effort"
+
+
+@pytest.mark.parametrize(
+    ("parts", "switched", "remaining"),
+    [
+        ((TextPart("Q/nothink"),), True, (TextPart("Q"),)),
+        ((TextPart("Q /nothink \n"),), True, (TextPart("Q "),)),
+        ((TextPart("Q/no"), TextPart("think")), True, (TextPart("Q"),)),
+        ((PICTURE, TextPart("/nothink")), True, (PICTURE,)),
+        ((TextPart("Q/nothink"), PICTURE), False, (TextPart("Q/nothink"), PICTURE)),
+        ((TextPart("/nothink Q"),), False, (TextPart("/nothink Q"),)),
+        ((TextPart("Q/think"),), False, (TextPart("Q/think"),)),
+    ],
+)
+def test_a_typed_switch_counts_at_the_very_end_only(
+    parts: tuple[Part, ...], switched: bool, remaining: tuple[Part, ...]
+) -> None:
+    called = Message("assistant", (), tool_calls=(ToolCall("1", "look", {}),))
+    messages = [Message("user", parts), called, Message("tool", ())]
+    assert ends_with_nothink(messages) is switched
+    assert remove_nothink(normalize_messages(messages))[0].parts == remaining
+
+
+def test_a_question_that_is_only_the_switch_is_refused_with_its_field() -> None:
+    with pytest.raises(InvalidRequest, match=r"input\[2\] is only /nothink") as refused:
+        remove_nothink([Message("user", (TextPart(" /nothink"),), param="input[2]")])
+    assert refused.value.param == "input[2]"

@@ -15,12 +15,11 @@ from serve_app.engine.model.quantization import Quantization, count_parameters
 from serve_app.engine.model.shards import read_json
 from serve_app.engine.output.detokenizer import Vocabulary
 from serve_app.errors import InvalidRequest
+from serve_app.model_families import MODEL_FAMILIES, model_family
 from serve_app.settings import ModelSettings
 
 ADAPTERS: dict[str, type[Glm4vAdapter | Glm4v9bAdapter]] = {
-    "glm4v": Glm4vAdapter,
-    "glm46v": Glm4vAdapter,
-    "chatglm": Glm4v9bAdapter,
+    model_type: family.adapter_class() for family in MODEL_FAMILIES for model_type in family.model_types
 }
 
 
@@ -84,13 +83,8 @@ def find_dtype(wanted: str, device: torch.device, checkpoint: torch.dtype) -> to
 
 
 def _adapter_class(folder: Path, config: dict[str, Any]) -> type[Glm4vAdapter | Glm4v9bAdapter]:
-    family = ADAPTERS.get(config.get("model_type", ""))
-    if family is None:
-        raise InvalidRequest(
-            f"{folder.name} is of type {config.get('model_type')!r}; served types are {', '.join(sorted(ADAPTERS))}",
-            param="model.path",
-        )
-    return family
+    adapter: type[Glm4vAdapter | Glm4v9bAdapter] = model_family(config, folder).adapter_class()
+    return adapter
 
 
 def checkpoint_dtype(config: dict[str, Any]) -> torch.dtype:

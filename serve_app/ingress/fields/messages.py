@@ -184,15 +184,15 @@ def _part(part: AssistantPartBody, param: str) -> Part:
             return ImagePart(part.image_url.url, f"{param}.image_url", part.image_url.detail or "auto")
 
 
-def json_arguments(arguments: str, param: str) -> str:
-    """A tool call's arguments, checked to be a JSON object; some clients send an empty text for no arguments."""
+def json_arguments(arguments: str, param: str) -> dict[str, Any]:
+    """A tool call's arguments, which must be a JSON object; some clients send an empty text for no arguments."""
     try:
         parsed = from_json(arguments or "{}", allow_inf_nan=False)
     except ValueError as error:
         raise InvalidRequest(f"'{param}' is not JSON: {error}.", param) from None
     if not isinstance(parsed, dict):
         raise InvalidRequest(f"'{param}' must be a JSON object.", param)
-    return arguments or "{}"
+    return parsed
 
 
 def check_messages(messages: Sequence[Message], call_field: str) -> tuple[Message, ...]:

@@ -29,7 +29,7 @@ def refused(*messages: dict[str, Any]) -> tuple[str | None, str]:
 def test_a_tools_result_may_be_the_last_message() -> None:
     assert parsed(QUESTION, CALLING, RESULT) == (
         Message("user", (TextPart("Weather?"),)),
-        Message("assistant", (), tool_calls=(ToolCall("call_1", "weather", '{"city": "杭州"}'),)),
+        Message("assistant", (), tool_calls=(ToolCall("call_1", "weather", {"city": "杭州"}),)),
         Message("tool", (TextPart("rain"),), tool_call_id="call_1"),
     )
 
@@ -75,7 +75,7 @@ def test_an_earlier_refusal_stays_in_the_conversation(answer: dict[str, Any]) ->
 
 def test_a_call_without_arguments_has_an_empty_object() -> None:
     call = {**CALL, "function": {"name": "now", "arguments": ""}}
-    assert parsed(QUESTION, {**CALLING, "tool_calls": [call]}, RESULT)[1].tool_calls[0].arguments == "{}"
+    assert parsed(QUESTION, {**CALLING, "tool_calls": [call]}, RESULT)[1].tool_calls[0].arguments == {}
 
 
 @pytest.mark.parametrize("detail", ["auto", "low", "high", "original"])

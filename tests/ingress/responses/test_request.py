@@ -24,7 +24,7 @@ from tests.ingress.client import PICTURE_URL
 
 CALL = {"type": "function_call", "call_id": "c1", "name": "weather", "arguments": '{"city": "Ulm"}'}
 RESULT = {"type": "function_call_output", "call_id": "c1", "output": "rain"}
-CALLED = ToolCall("c1", "weather", '{"city": "Ulm"}')
+CALLED = ToolCall("c1", "weather", {"city": "Ulm"})
 QUESTION = Message("user", (TextPart("Weather?"),))
 
 
@@ -120,7 +120,7 @@ def test_calls_belong_to_the_answer_before_them_and_reasoning_to_the_one_after()
     ).messages
     assert messages == (
         QUESTION,
-        Message("assistant", (TextPart("I look."),), "Hm.", (CALLED, ToolCall("c2", "weather", '{"city": "Ulm"}'))),
+        Message("assistant", (TextPart("I look."),), "Hm.", (CALLED, ToolCall("c2", "weather", {"city": "Ulm"}))),
         Message("tool", (TextPart("rain"),), tool_call_id="c1"),
     )
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from serve_app.errors import InvalidRequest
-from serve_app.preprocess.prompt import ChatTokenizer
-from serve_app.preprocess.template import ChatTemplate, Traits, holds_in_order
+from serve_app.preprocess.chat_template import ChatTemplate, TemplateFeatures, holds_in_order
+from serve_app.preprocess.chat_tokenizer import ChatTokenizer
 from serve_app.preprocess.thinking import ThinkingAbility
 from serve_app.settings import DEMO_MODEL
 from tests.preprocess.conftest import ADDED, GLM45V_TEMPLATE, TOOL_MARKS, WriteCheckpoint
@@ -21,16 +21,16 @@ def as_it_is(data: object) -> object:
 @pytest.mark.parametrize(
     ("name", "traits"),
     [
-        ("plain", Traits(False, True, False, False)),
-        ("glm-4.1v", Traits(False, False, False, False)),
-        ("glm-4.5v", Traits(True, False, True, True)),
-        ("glm-4.6v", Traits(True, True, True, True)),
+        ("plain", TemplateFeatures(False, True, False, False)),
+        ("glm-4.1v", TemplateFeatures(False, False, False, False)),
+        ("glm-4.5v", TemplateFeatures(True, False, True, True)),
+        ("glm-4.6v", TemplateFeatures(True, True, True, True)),
     ],
 )
 def test_what_a_template_can_express_is_found_out(
-    of_template: Callable[[str], Path], name: str, traits: Traits
+    of_template: Callable[[str], Path], name: str, traits: TemplateFeatures
 ) -> None:
-    assert ChatTemplate(of_template(name)).probe(as_it_is, PICTURE) == traits
+    assert ChatTemplate(of_template(name)).find_features(as_it_is, PICTURE) == traits
 
 
 @pytest.mark.parametrize(
@@ -88,8 +88,8 @@ def test_a_switch_may_be_off_by_default(write_checkpoint: WriteCheckpoint) -> No
 
 def test_what_a_template_refuses_is_the_callers_mistake(write_checkpoint: WriteCheckpoint) -> None:
     template = ChatTemplate(write_checkpoint("{{ raise_exception('no ' + messages[0].content) }}"))
-    with pytest.raises(InvalidRequest, match="refuses this: no \ufffd") as refused:
-        template.render([{"role": "user", "content": "\udc00"}])  # veiled, and an error can't hold it
+    with pytest.raises(InvalidRequest, match="refuses this conversation: no \ufffd") as refused:
+        template.render([{"role": "user", "content": "\udc00"}])  # escaped, and an error cannot contain it
     assert refused.value.param == "messages"
 
 

@@ -12,14 +12,16 @@ from PIL import Image, ImageOps
 from transformers.models.glm46v.image_processing_pil_glm46v import Glm46VImageProcessorPil
 
 from serve_app.errors import ImageRejected
-from serve_app.preprocess import images
+from serve_app.preprocess import sniff
+from serve_app.preprocess.decode import decode_picture, read_header
 from serve_app.preprocess.glm4v import Glm4vGrid
-from serve_app.preprocess.images import Name
-from serve_app.preprocess.resample import simd
+from serve_app.preprocess.picture_limits import ImageLabel
+from serve_app.preprocess.prepare import picture_digest
+from serve_app.preprocess.resize import resize_picture, simd
 from tests.preprocess.conftest import PROCESSOR
 from tests.preprocess.pictures import bomb, encoded, hollow, photo
 
-NAME = Name(2, "messages[0].content[1]")
+LABEL = ImageLabel(2, "messages[0].content[1]")
 MAX_BYTES, MAX_PIXELS = 20 * 2**20, 50_000_000
 GRID = Glm4vGrid(shortest_edge=12544, longest_edge=9633792)
 MEAN = np.asarray(PROCESSOR["image_mean"], np.float32)
@@ -27,10 +29,10 @@ STD = np.asarray(PROCESSOR["image_std"], np.float32)
 LEVEL = 1 / 255 / STD.min()  # of 255, in the model's units
 
 
-def seen(data: bytes) -> NDArray[np.uint8]:
-    header = images.read_header(data, NAME, MAX_BYTES, MAX_PIXELS)
-    image = images.decode(data, header, NAME, MAX_PIXELS)
-    return images.resize(image, *GRID.size(header.width, header.height))
+def prepared(data: bytes) -> NDArray[np.uint8]:
+    header = read_header(data, LABEL, MAX_BYTES, MAX_PIXELS)
+    image = decode_picture(data, header, LABEL, MAX_PIXELS)
+    return resize_picture(image, *GRID.size(header.width, header.height))
 
 
 def pixel_values(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -46,7 +48,7 @@ def pixel_values(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
 def check_equal(data: bytes, expected: Image.Image | None = None) -> None:
     reference = ImageOps.exif_transpose(Image.open(io.BytesIO(data))) if expected is None else expected
     theirs = Glm46VImageProcessorPil(**{k: v for k, v in PROCESSOR.items() if k != "processor_class"})(images=reference)
-    ours = pixel_values(seen(data))
+    ours = pixel_values(prepared(data))
     assert ours.shape == theirs["pixel_values"].shape
     differences = np.abs(ours - theirs["pixel_values"])
     if simd is None:
@@ -127,7 +129,7 @@ def test_a_rotated_photograph_is_seen_upright(orientation: int, file_format: str
     exif[0x0112] = orientation
     data = encoded(photo(300, 90), file_format, exif=exif)
     check_equal(data)
-    header = images.read_header(data, NAME, MAX_BYTES, MAX_PIXELS)
+    header = read_header(data, LABEL, MAX_BYTES, MAX_PIXELS)
     assert (header.width, header.height) == ((300, 90) if orientation < 5 else (90, 300))
 
 
@@ -138,7 +140,7 @@ def test_a_picture_larger_than_the_models_input_equals_the_familys_own_processor
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WebP", "GIF", "BMP", "TIFF"])
 def test_the_format_is_read_from_the_first_bytes(file_format: str) -> None:
     data = encoded(photo(40, 30), file_format)
-    assert images.read_header(data, NAME, MAX_BYTES, MAX_PIXELS).format.upper() == file_format.upper()
+    assert read_header(data, LABEL, MAX_BYTES, MAX_PIXELS).format.upper() == file_format.upper()
 
 
 @pytest.mark.parametrize(
@@ -157,11 +159,11 @@ def test_the_format_is_read_from_the_first_bytes(file_format: str) -> None:
 )
 def test_what_is_no_picture_is_refused_with_what_it_is(data: bytes, reason: str) -> None:
     with pytest.raises(ImageRejected, match=reason) as refused:
-        images.read_header(data, NAME, MAX_BYTES, MAX_PIXELS)
-    assert str(refused.value).startswith("picture 2 ")
-    assert refused.value.param == NAME.param
+        read_header(data, LABEL, MAX_BYTES, MAX_PIXELS)
+    assert str(refused.value).startswith("Picture 2 ")
+    assert refused.value.param == LABEL.param
     if "damaged" not in reason and data:
-        assert images.ACCEPTED in str(refused.value)
+        assert sniff.ACCEPTED in str(refused.value)
 
 
 def test_a_decompression_bomb_is_refused_by_its_header() -> None:
@@ -169,8 +171,8 @@ def test_a_decompression_bomb_is_refused_by_its_header() -> None:
     assert len(data) < 200_000
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(ImageRejected, match=r"picture 2 is 900 megapixels \(30000 x 30000\); the limit is 50"):
-            images.read_header(data, NAME, MAX_BYTES, MAX_PIXELS)
+        with pytest.raises(ImageRejected, match=r"Picture 2 is 900 megapixels \(30000 x 30000\); the limit is 50"):
+            read_header(data, LABEL, MAX_BYTES, MAX_PIXELS)
 
 
 def test_a_gif_frame_larger_than_its_screen_is_refused() -> None:
@@ -178,7 +180,7 @@ def test_a_gif_frame_larger_than_its_screen_is_refused() -> None:
     place = data.index(b",\0\0\0\0\x08\0\x08\0")
     data[place + 5 : place + 9] = struct.pack("<HH", 65535, 65535)
     with pytest.raises(ImageRejected, match="limit"):
-        images.read_header(bytes(data), NAME, MAX_BYTES, MAX_PIXELS)
+        read_header(bytes(data), LABEL, MAX_BYTES, MAX_PIXELS)
 
 
 def test_a_webp_that_claims_a_huge_canvas_is_refused() -> None:
@@ -187,12 +189,12 @@ def test_a_webp_that_claims_a_huge_canvas_is_refused() -> None:
     data = bytearray(b"RIFF" + struct.pack("<I", len(data) + 10) + b"WEBPVP8X" + struct.pack("<I", 10) + b"\0" * 4)
     data += canvas + canvas + encoded(photo(64, 64), "WebP", lossless=True)[12:]
     with pytest.raises(ImageRejected):
-        images.read_header(bytes(data), NAME, MAX_BYTES, MAX_PIXELS)
+        read_header(bytes(data), LABEL, MAX_BYTES, MAX_PIXELS)
 
 
 def test_a_file_over_the_size_limit_names_both_sizes() -> None:
-    with pytest.raises(ImageRejected, match=r"picture 2 is 2 MiB; the limit is 1"):
-        images.read_header(b"\xff\xd8\xff" + b"x" * 2**21, NAME, 2**20, MAX_PIXELS)
+    with pytest.raises(ImageRejected, match=r"Picture 2 is 2 MiB; the limit is 1"):
+        read_header(b"\xff\xd8\xff" + b"x" * 2**21, LABEL, 2**20, MAX_PIXELS)
 
 
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WebP", "GIF", "BMP", "TIFF"])
@@ -200,28 +202,28 @@ def test_a_truncated_file_is_refused(file_format: str) -> None:
     data = encoded(photo(200, 160) if file_format != "GIF" else photo(200, 160).quantize(64), file_format)
     data = data[: len(data) // 2]
     with pytest.raises(ImageRejected, match="damaged or incomplete"):
-        seen(data)
+        prepared(data)
 
 
 def test_a_header_without_pixels_is_measured_and_only_its_decoding_fails() -> None:
     data = hollow(640, 480)
-    header = images.read_header(data, NAME, MAX_BYTES, MAX_PIXELS)
+    header = read_header(data, LABEL, MAX_BYTES, MAX_PIXELS)
     assert (header.width, header.height) == (640, 480)
     with pytest.raises(ImageRejected):
-        images.decode(data, header, NAME, MAX_PIXELS)
+        decode_picture(data, header, LABEL, MAX_PIXELS)
 
 
 def test_32_bit_pixels_are_refused_with_what_to_do() -> None:
     data = encoded(Image.new("F", (40, 40)), "TIFF")
     with pytest.raises(ImageRejected, match="8 or 16 bits"):
-        seen(data)
+        prepared(data)
 
 
-def test_the_digest_names_size_and_pixels() -> None:
+def test_the_digest_depends_on_size_and_pixels() -> None:
     tall = np.zeros((4, 2, 3), np.uint8)
-    assert images.content_digest(tall) == images.content_digest(tall.copy())
-    assert images.content_digest(tall) != images.content_digest(tall.reshape(2, 4, 3))
-    assert images.content_digest(tall) != images.content_digest(tall + 1)
+    assert picture_digest(tall) == picture_digest(tall.copy())
+    assert picture_digest(tall) != picture_digest(tall.reshape(2, 4, 3))
+    assert picture_digest(tall) != picture_digest(tall + 1)
 
 
 SEEDS = [
@@ -263,8 +265,8 @@ def test_random_bytes_are_refused(head: bytes, tail: bytes) -> None:
 
 def read_or_refuse(data: bytes) -> None:
     with warnings.catch_warnings(), contextlib.suppress(ImageRejected):
-        warnings.simplefilter("ignore")  # Pillow tells of odd TIFF tags
-        header = images.read_header(data, NAME, MAX_BYTES, 4_000_000)
-        pixels = images.decode(data, header, NAME, 4_000_000)
+        warnings.simplefilter("ignore")  # Pillow warns of odd TIFF tags
+        header = read_header(data, LABEL, MAX_BYTES, 4_000_000)
+        pixels = decode_picture(data, header, LABEL, 4_000_000)
         assert pixels.mode in ("RGB", "L")
         assert pixels.size == (header.width, header.height)

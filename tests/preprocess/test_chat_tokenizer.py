@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from serve_app.contracts import ImagePart, Message, TextPart
-from serve_app.errors import ContextTooLong, InvalidRequest, ServiceError
-from serve_app.preprocess.prompt import ChatTokenizer
+from serve_app.errors import ContextTooLong, ServiceError
+from serve_app.preprocess.chat_tokenizer import ChatTokenizer
 from tests.preprocess.conftest import ADDED, GLM45V_TEMPLATE, SPECIAL, WriteCheckpoint
 
 LIMIT = 8192
@@ -130,30 +130,6 @@ def test_earlier_reasoning_is_not_repeated_to_the_model(any_checkpoint: Path) ->
     told = [user("a"), Message("assistant", (TextPart("<think>hm</think>\nyes"),)), user("b")]
     bare = [user("a"), Message("assistant", (TextPart("yes"),)), user("b")]
     np.testing.assert_array_equal(chat.encode(told, LIMIT), chat.encode(bare, LIMIT))
-
-
-@pytest.mark.parametrize(
-    "messages",
-    [
-        [],
-        [Message("system", (TextPart("x"),))],
-        [user()],
-        [user("")],
-        [user(" \n")],
-        [user(PICTURE, " ")],
-    ],
-    ids=["none", "system only", "no parts", "empty", "blank", "picture and empty question"],
-)
-def test_a_conversation_without_a_question_is_refused_with_its_field(checkpoint: Path, messages: list[Message]) -> None:
-    with pytest.raises(InvalidRequest) as refused:
-        own(checkpoint).encode(messages, LIMIT)
-    assert (refused.value.param or "").startswith("messages")
-
-
-def test_a_picture_outside_a_user_message_is_refused(checkpoint: Path) -> None:
-    with pytest.raises(InvalidRequest, match="only user messages") as refused:
-        own(checkpoint).encode([user("x"), Message("assistant", (PICTURE,))], LIMIT)
-    assert refused.value.param == PICTURE.param
 
 
 def test_a_text_that_cannot_fit_is_refused_before_it_is_tokenized(checkpoint: Path) -> None:

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.errors import ImageRejected
-from serve_app.preprocess.images import Name
-from serve_app.preprocess.sources import Fetcher, decode_data_url, is_public
+from serve_app.preprocess.fetch import Fetcher, decode_data_url, is_public
+from serve_app.preprocess.picture_limits import ImageLabel
 from serve_app.settings import PreprocessSettings
 
-NAME = Name(1, "messages[0].content[0].image_url")
+LABEL = ImageLabel(1, "messages[0].content[0].image_url")
 PUBLIC = "93.184.215.14"
 Respond = Callable[[str], bytes]  # the request's path -> the whole response
 
@@ -85,7 +85,7 @@ async def fetched(
         internet = Internet(port)
         fetcher = Fetcher(settings or PreprocessSettings(), names, internet)
         try:
-            return await fetcher.fetch(url, NAME), internet
+            return await fetcher.fetch(url, LABEL), internet
         finally:
             await fetcher.close()
 
@@ -93,8 +93,8 @@ async def fetched(
 async def refused(url: str, names: Names, respond: Respond = lambda _: ok(b"secret")) -> str:
     with pytest.raises(ImageRejected) as error:
         await fetched(url, names, respond)
-    assert error.value.param == NAME.param
-    assert str(error.value).startswith("picture 1 ")
+    assert error.value.param == LABEL.param
+    assert str(error.value).startswith("Picture 1 ")
     return str(error.value)
 
 
@@ -141,7 +141,7 @@ async def test_one_private_address_among_public_ones_is_refused() -> None:
 )
 async def test_loopback_is_refused_however_it_is_written(url: str) -> None:
     with pytest.raises(ImageRejected, match=r"not a public address|not known|not a valid URL"):
-        await Fetcher(PreprocessSettings()).fetch(url, NAME)
+        await Fetcher(PreprocessSettings()).fetch(url, LABEL)
 
 
 async def test_a_redirect_to_loopback_is_refused() -> None:
@@ -218,7 +218,7 @@ async def test_a_cookie_is_neither_kept_nor_sent() -> None:
         internet = Internet(port)
         fetcher = Fetcher(PreprocessSettings(), names, internet)
         for _ in range(2):
-            await fetcher.fetch("http://pics.example/", NAME)
+            await fetcher.fetch("http://pics.example/", LABEL)
         await fetcher.close()
     assert len(internet.connected) == 2
 
@@ -240,7 +240,7 @@ async def test_a_slow_server_is_given_up() -> None:
 
     fetcher = Fetcher(PreprocessSettings(fetch_timeout_s=0.05), never)
     with pytest.raises(ImageRejected, match=r"within 0.05 seconds"):
-        await fetcher.fetch("http://pics.example/", NAME)
+        await fetcher.fetch("http://pics.example/", LABEL)
     await fetcher.close()
 
 
@@ -249,7 +249,7 @@ async def test_a_slow_server_is_given_up() -> None:
     [
         (b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", "status 404"),
         (ok(b"x", "Content-Encoding: gzip\r\n"), "compressed"),
-        (ok(b"x", "Content-Length: 9\r\n"), "not be fetched whole"),
+        (ok(b"x", "Content-Length: 9\r\n"), "not be fetched completely"),
         (b"garbage\r\n\r\n", "could not be fetched"),
     ],
 )
@@ -264,7 +264,7 @@ async def test_an_unknown_host_is_named() -> None:
 async def test_private_addresses_are_fetched_where_that_is_allowed() -> None:
     async with serving(lambda _: ok(b"inside")) as port:
         fetcher = Fetcher(PreprocessSettings(fetch_private_addresses=True))
-        assert await fetcher.fetch(f"http://127.0.0.1:{port}/", NAME) == b"inside"
+        assert await fetcher.fetch(f"http://127.0.0.1:{port}/", LABEL) == b"inside"
         await fetcher.close()
 
 
@@ -272,7 +272,7 @@ def test_a_data_url_is_decoded() -> None:
     payload = bytes(range(256))
     plain = "data:image/png;base64," + base64.b64encode(payload).decode()
     lines = "DATA:;BASE64," + base64.encodebytes(payload).decode()
-    assert decode_data_url(plain, NAME, 256) == decode_data_url(lines, NAME, 256) == payload
+    assert decode_data_url(plain, LABEL, 256) == decode_data_url(lines, LABEL, 256) == payload
 
 
 @pytest.mark.parametrize(
@@ -289,10 +289,10 @@ def test_a_data_url_is_decoded() -> None:
 )
 def test_a_wrong_data_url_says_what_is_wrong(url: str, reason: str) -> None:
     with pytest.raises(ImageRejected, match=reason):
-        decode_data_url(url, NAME, 2048)
+        decode_data_url(url, LABEL, 2048)
 
 
 @given(st.text())
 def test_any_data_url_is_decoded_or_refused(payload: str) -> None:
     with contextlib.suppress(ImageRejected):
-        decode_data_url("data:;base64," + payload, NAME, 100)
+        decode_data_url("data:;base64," + payload, LABEL, 100)

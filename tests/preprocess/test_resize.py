@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serve_app.preprocess.resample import bicubic, simd
+from serve_app.preprocess.resize import bicubic, simd
 
 SIZES = [
     ((1920, 1080), (1932, 1092)),

@@ -1,0 +1,148 @@
+"""Picture file -> upright RGB image: size read from the header first, then decoded.
+
+The bytes are not trusted: the size is known from the header before a pixel is decoded, and every failure of
+Pillow on hostile bytes becomes an `ImageRejected` that names the picture.
+"""
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+
+from serve_app.errors import ServiceError
+from serve_app.preprocess.picture_limits import ImageLabel, check_bytes, check_pixels, megapixels
+from serve_app.preprocess.sniff import sniff
+
+# The plugins are called directly, not through Image.open: its decompression bomb check is a process-wide
+# limit that warns on stderr. Our own limit is checked right after the header instead.
+_PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
+    "JPEG": JpegImagePlugin.JpegImageFile,
+    "PNG": PngImagePlugin.PngImageFile,
+    "WebP": WebPImagePlugin.WebPImageFile,
+    "GIF": GifImagePlugin.GifImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile,
+    "TIFF": TiffImagePlugin.TiffImageFile,
+}
+_UPRIGHT = {  # EXIF orientation -> what turns the stored pixels upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ORIENTATION = 0x0112
+_STRIP_ROWS = 256  # rows flattened at once: a full RGBA copy of a large picture costs 200 MB
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """Properties of a file that are known before it is decoded; the size is that of the upright picture."""
+
+    format: str
+    width: int
+    height: int
+    orientation: int  # EXIF, 1 to 8
+    animated: bool  # the first frame is used
+
+
+def read_header(data: bytes, label: ImageLabel, max_bytes: int, max_pixels: int) -> Header:
+    """Measure a picture without decoding it.
+
+    Raises ImageRejected if it is not a picture, larger than `max_bytes`, or would be more than
+    `max_pixels` once decoded.
+    """
+    check_bytes(len(data), max_bytes, label)
+    file_format = sniff(data, label)
+    with _pillow_errors_rejected(label, file_format, max_pixels):
+        image = _PLUGINS[file_format](io.BytesIO(data))
+        width, height = image.size
+        check_pixels(width, height, max_pixels, label)
+        orientation = _orientation(image, file_format)
+        if orientation >= 5:
+            width, height = height, width
+        return Header(file_format, width, height, orientation, bool(getattr(image, "is_animated", False)))
+
+
+def decode_picture(data: bytes, header: Header, label: ImageLabel, max_pixels: int) -> Image.Image:
+    """Decode the first frame, upright: mode RGB with transparency on white, or L if it has no colour.
+
+    Raises ImageRejected if the file is damaged, cut off, or has a pixel type without an 8-bit equivalent.
+    """
+    with _pillow_errors_rejected(label, header.format, max_pixels):
+        image: Image.Image = _PLUGINS[header.format](io.BytesIO(data))
+        image.load()
+        image = _eight_bit(image, label)
+        if header.orientation in _UPRIGHT:
+            image = image.transpose(_UPRIGHT[header.orientation])
+        if image.size != (header.width, header.height):
+            raise label.rejected(
+                f"is a damaged {header.format} file: its size differs between header and pixels. Save it again"
+            )
+        return image
+
+
+def _orientation(image: ImageFile.ImageFile, file_format: str) -> int:
+    if file_format == "TIFF":  # Pillow rotates TIFF itself and reports the upright size
+        return 1
+    if file_format == "PNG" and "exif" not in image.info:
+        return 1  # getexif() would decode the picture to look behind the pixels
+    try:
+        orientation = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # a picture with broken EXIF data is still a picture
+        return 1
+    return orientation if orientation in _UPRIGHT else 1
+
+
+def _eight_bit(image: Image.Image, label: ImageLabel) -> Image.Image:
+    transparent = "A" in image.getbands() or image.info.get("transparency") is not None
+    if transparent and not image.mode.startswith("I"):  # one transparent grey of 65,536 is ignored
+        return _on_white(image)
+    match image.mode:
+        case "RGB" | "L":
+            return image
+        case "1":
+            return image.convert("L")
+        case mode if mode.startswith("I;16"):
+            wide = np.asarray(image).astype(np.uint32)  # (height, width)
+            return Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8))
+        case "I" | "F":
+            raise label.rejected("has 32-bit pixels. Send 8 or 16 bits per channel")
+        case _:
+            return image.convert("RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """Transparency flattened on white with Pillow's own rounding, a strip at a time."""
+    width, height = image.size
+    flat = Image.new("RGB", image.size)
+    for top in range(0, height, _STRIP_ROWS):
+        strip = image.crop((0, top, width, min(top + _STRIP_ROWS, height))).convert("RGBA")
+        white = Image.new("RGBA", strip.size, (255, 255, 255, 255))
+        flat.paste(Image.alpha_composite(white, strip).convert("RGB"), (0, top))
+    return flat
+
+
+@contextmanager
+def _pillow_errors_rejected(label: ImageLabel, file_format: str, max_pixels: int) -> Iterator[None]:
+    try:
+        yield
+    except ServiceError:
+        raise
+    except Image.DecompressionBombError as error:  # only far above our own limit
+        raise label.rejected(f"has more pixels than the limit of {megapixels(max_pixels)} megapixels") from error
+    except Exception as error:  # Pillow's parsers raise any exception type on hostile bytes
+        raise label.rejected(f"is a damaged or incomplete {file_format} file. Send the complete file") from error

@@ -1,0 +1,67 @@
+"""Limits of pictures: how many in a request, their bytes and pixels; errors that name the picture.
+
+The limit of tokens depends on the model family (`FamilyProcessor.target_size`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from serve_app.contracts import ImagePart
+from serve_app.errors import ImageRejected, InvalidRequest
+
+
+@dataclass(frozen=True, slots=True)
+class ImageLabel:
+    """How errors name a picture: its number in the request, from 1, and its field."""
+
+    number: int
+    param: str
+
+    def rejected(self, reason: str) -> ImageRejected:
+        """The error "Picture 2 {reason}."."""
+        return ImageRejected(f"Picture {self.number} {reason}.", self.param)
+
+
+def label_of(part: ImagePart, index: int) -> ImageLabel:
+    """The label of a request's picture, `index` from 0."""
+    return ImageLabel(index + 1, part.param)
+
+
+def check_number(pictures: Sequence[ImagePart], model_limit: int | None, request_limit: int) -> None:
+    """Raises InvalidRequest for more pictures than the model takes in a conversation or the service in a request."""
+    if model_limit is not None and len(pictures) > model_limit:
+        raise InvalidRequest(
+            f"The conversation has {len(pictures)} pictures; the served model takes {model_limit} in a whole"
+            " conversation. Remove the others.",
+            param=pictures[model_limit].param,
+        )
+    if len(pictures) > request_limit:
+        raise InvalidRequest(
+            f"The request has {len(pictures)} pictures; the limit is {request_limit}. Send fewer pictures.",
+            param=pictures[request_limit].param,
+        )
+
+
+def check_bytes(size: int, limit: int, label: ImageLabel) -> None:
+    """Raises ImageRejected for a file of more than `limit` bytes."""
+    if size > limit:
+        raise label.rejected(f"is {_mebibytes(size)} MiB; the limit is {_mebibytes(limit)} MiB. Send a smaller file")
+
+
+def check_pixels(width: int, height: int, limit: int, label: ImageLabel) -> None:
+    """Raises ImageRejected for a picture without pixels or with more than `limit`."""
+    if width < 1 or height < 1:
+        raise label.rejected(f"has no pixels ({width} x {height})")
+    if width * height > limit:
+        raise label.rejected(
+            f"is {megapixels(width * height)} megapixels ({width} x {height}); the limit is {megapixels(limit)}."
+            " Send a smaller picture"
+        )
+
+
+def megapixels(pixels: int) -> str:
+    return f"{pixels / 1e6:.3g}" if pixels < 100_000_000 else f"{pixels / 1e6:.0f}"
+
+
+def _mebibytes(size: int) -> str:
+    return f"{size / 2**20:.3g}" if size < 100 * 2**20 else f"{size / 2**20:.0f}"

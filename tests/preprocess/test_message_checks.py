@@ -1,0 +1,114 @@
+from typing import Any
+
+import pytest
+
+from serve_app.contracts import ChatRequest, ImagePart, Message, Part, TextPart, Thinking, Tool, ToolCall, ToolUse
+from serve_app.errors import ContextTooLong, InvalidRequest
+from serve_app.preprocess.message_checks import check_length, check_request
+from serve_app.preprocess.normalize_messages import normalize_messages
+
+PICTURE = ImagePart(b"", "input[1].content[0]")
+QUESTION = Message("user", (TextPart("Q"),))
+EVERYTHING = {"tools", "tool_images"}
+LOOK = {"type": "function", "function": {"name": "look"}}
+
+
+def calling(arguments: dict[str, Any]) -> list[Message]:
+    calls = (ToolCall("1", "look", {}), ToolCall("2", "look", arguments))
+    return [QUESTION, Message("assistant", (), tool_calls=calls, param="input[1]")]
+
+
+def second(role: str, *parts: Part) -> list[Message]:
+    return [QUESTION, Message(role, parts, param="input[1]")]  # type: ignore[arg-type]
+
+
+def check(messages: list[Message], abilities: set[str], limit: int = 100, **more: Any) -> None:
+    check_request(ChatRequest("r", tuple(messages), param="input", **more), abilities, limit)
+
+
+@pytest.mark.parametrize(
+    ("messages", "abilities", "reason", "param"),
+    [
+        (calling({}), set(), r"input\[1\] calls a tool, and the served model does not support tools", "input[1]"),
+        (second("tool"), set(), r"input\[1\] is the result of a tool, and the served model does not", "input[1]"),
+        (second("tool", PICTURE), {"tools"}, "cannot see pictures in results of tools", PICTURE.param),
+        (second("system", PICTURE), EVERYTHING, "Only user messages and results of tools", PICTURE.param),
+        (second("assistant", PICTURE), EVERYTHING, "Only user messages and results of tools", PICTURE.param),
+        (second("user"), EVERYTHING, r"input\[1\] has no text, so there is no question", "input[1]"),
+        (second("user", TextPart("")), EVERYTHING, "no question", "input[1]"),
+        (second("user", TextPart(" \n")), EVERYTHING, "no question", "input[1]"),
+        (second("user", PICTURE, TextPart(" ")), EVERYTHING, "no question", "input[1]"),
+        ([], EVERYTHING, "no question", "input"),
+        (second("system", TextPart("x"))[1:], EVERYTHING, "no question", "input"),
+    ],
+)
+def test_what_the_model_cannot_express_is_refused_with_the_field_of_the_message(
+    messages: list[Message], abilities: set[str], reason: str, param: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=reason) as refused:
+        check(messages, abilities)
+    assert refused.value.param == param
+
+
+def test_tools_are_refused_where_the_model_has_none() -> None:
+    with pytest.raises(InvalidRequest, match="does not support tools") as refused:
+        check([QUESTION], set(), tools=ToolUse((Tool("look", LOOK),)))
+    assert refused.value.param == "tools"
+    check([QUESTION], {"tools"}, tools=ToolUse((Tool("look", LOOK),)))
+
+
+def test_the_last_message_may_be_a_tools_result_and_a_question_may_be_a_picture() -> None:
+    check([*calling({}), Message("tool", (TextPart("R"), PICTURE)), Message("tool", ())], EVERYTHING)
+    check(second("user", PICTURE), EVERYTHING)
+
+
+@pytest.mark.parametrize("more", [{"thinking": Thinking(True)}, {"thinking": Thinking(False)}, {"tools": ToolUse(())}])
+def test_a_text_without_template_goes_without_what_only_a_template_writes(more: dict[str, Any]) -> None:
+    check([], set(), text="Once")
+    for messages, others in (([QUESTION], {}), ([], more)):
+        with pytest.raises(InvalidRequest, match="without messages, tools and thinking") as refused:
+            check(messages, EVERYTHING, text="Once", **others)
+        assert refused.value.param == "input"
+
+
+def test_more_messages_than_tokens_are_refused_at_once() -> None:
+    with pytest.raises(ContextTooLong, match="has 101 messages; the context is 100 tokens") as refused:
+        check([QUESTION] * 101, EVERYTHING)
+    assert refused.value.param == "input"
+
+
+def tools(parameters: object) -> ToolUse:
+    return ToolUse((Tool("look", {"type": "function", "function": {"name": "look", "parameters": parameters}}),))
+
+
+@pytest.mark.parametrize(
+    ("messages", "offered"),
+    [
+        ([Message("user", (TextPart("x" * 10_000),))], None),
+        ([QUESTION] * 101, None),
+        ([QUESTION, Message("assistant", (), "x" * 10_000)], None),
+        (calling({"a": "x" * 10_000}), None),
+        (calling({"a": [1] * 101}), None),
+        (calling({"a": [{}] * 101}), None),
+        ([QUESTION], tools({"description": "x" * 10_000})),
+        ([QUESTION], tools({str(number): True for number in range(60)})),
+    ],
+    ids=["text", "messages", "reasoning", "argument", "numbers", "objects", "description", "keys"],
+)
+def test_whatever_cannot_fit_is_refused_before_it_is_rendered(messages: list[Message], offered: ToolUse | None) -> None:
+    normalized = normalize_messages(messages)
+    with pytest.raises(ContextTooLong, match="the context is 100 tokens") as refused:
+        check_length(normalized, offered, 64, 100, "input")
+    assert refused.value.param == "input"
+    check_length(normalized, offered, 64, 1000, "input")
+
+
+@pytest.mark.parametrize("field", ["tools", "input[1]"])
+def test_json_nested_without_end_is_refused(field: str) -> None:
+    deep: dict[str, Any] = {"a": 1}
+    for _ in range(500):
+        deep = {"a": deep}
+    messages, offered = ([QUESTION], tools(deep)) if field == "tools" else (calling(deep), None)
+    with pytest.raises(InvalidRequest, match="deeper than 100 levels") as refused:
+        check_length(normalize_messages(messages), offered, 64, 10_000, "input")
+    assert refused.value.param == field
