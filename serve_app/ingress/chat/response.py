@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from typing import Any, Literal, NotRequired
 
 from typing_extensions import TypedDict
 
-from serve_app.answers import Answers, CollectedAnswer
+from serve_app.answers import CollectedAnswer
 from serve_app.contracts import Delta, Event, Finished, FinishReason, Started, ToolCallDelta
 from serve_app.ingress.chat.request import ChatBody
 from serve_app.ingress.context import ServingContext
+from serve_app.ingress.fields.completion import CompletionsResponder
 from serve_app.ingress.fields.logprobs import ChoiceLogprobs, chat_logprobs
-from serve_app.ingress.fields.usage import BoxedReply, ImageReply, UsageReply, boxes_json, images_json, usage_json
-from serve_app.ingress.respond import Responder, timings_json
-from serve_app.ingress.sse import DONE
+from serve_app.ingress.fields.usage import BoxedReply, ImageReply, UsageReply, boxes_json
 
 
 class FunctionReply(TypedDict):
@@ -124,51 +121,17 @@ class ChatCompletionChunk(TypedDict):
 # -- from events ----------------------------------------------------------------------------------
 
 
-class ChatResponder(Responder):
-    """Writes answers as a chat completion, or as its chunks."""
+class ChatResponder(CompletionsResponder):
+    """Writes answers as a ChatCompletion, or as ChatCompletionChunks."""
+
+    body_type = "chat.completion"
+    chunk_type = "chat.completion.chunk"
 
     def __init__(self, context: ServingContext, id: str, request: ChatBody) -> None:
-        self._context = context
-        self._id = id
-        self._created = int(context.now())
-        self._request = request
+        super().__init__(context, id, request, request.service_tier)
+        self._logprobs = request.logprobs
 
-    async def body(self, answers: Answers) -> ChatCompletion:
-        choices = await answers.collect()
-        body: ChatCompletion = {
-            "id": self._id,
-            "object": "chat.completion",
-            "created": self._created,
-            "model": self._context.served,
-            "system_fingerprint": self._context.fingerprint,
-            "choices": [self._choice(index, choice) for index, choice in enumerate(choices)],
-            "usage": usage_json(answers.usage),
-            "timings": timings_json(answers),
-        }
-        if self._request.service_tier is not None:
-            body["service_tier"] = "default"
-        if answers.pictures:
-            body["images"] = images_json(answers.pictures)
-        return body
-
-    async def chunks(self, answers: Answers) -> AsyncGenerator[Any, None]:
-        usage = self._request.include_usage
-        async with aclosing(answers.events()) as events:
-            async for index, event in events:
-                chunk = self._chunk([self._piece(index, event)])
-                if usage:
-                    chunk["usage"] = usage_json(answers.usage) if usage == "continuous" else None
-                if answers.finished is not None:
-                    self._add_summary(chunk, answers)
-                yield chunk
-        if usage:
-            last = self._chunk([])
-            last["usage"] = usage_json(answers.usage)
-            self._add_summary(last, answers)
-            yield last
-        yield DONE
-
-    def _choice(self, index: int, answer: CollectedAnswer) -> Choice:
+    def choice(self, answer: CollectedAnswer) -> dict[str, Any]:
         message: AnswerMessage = {
             "role": "assistant",
             "content": answer.text if answer.texts or not answer.calls else None,
@@ -188,42 +151,19 @@ class ChatResponder(Responder):
             ]
         if answer.end.boxed:
             message["boxes"] = boxes_json(answer.end.boxed)
-        return {
-            "index": index,
-            "message": message,
-            "logprobs": chat_logprobs(answer.logprobs) if self._request.logprobs else None,
-            "finish_reason": answer.end.reason,
-        }
+        logprobs = chat_logprobs(answer.logprobs) if self._logprobs else None
+        return {"message": message, "logprobs": logprobs, "finish_reason": answer.end.reason}
 
-    def _call_id(self) -> str:
-        return f"call_{self._context.new_id()}"
-
-    def _chunk(self, choices: list[ChunkChoice]) -> ChatCompletionChunk:
-        chunk: ChatCompletionChunk = {
-            "id": self._id,
-            "object": "chat.completion.chunk",
-            "created": self._created,
-            "model": self._context.served,
-            "system_fingerprint": self._context.fingerprint,
-            "choices": choices,
-        }
-        if self._request.service_tier is not None:
-            chunk["service_tier"] = "default"
-        return chunk
-
-    def _add_summary(self, chunk: ChatCompletionChunk, answers: Answers) -> None:
-        chunk["timings"] = timings_json(answers)
-        if answers.pictures:
-            chunk["images"] = images_json(answers.pictures)
-
-    def _piece(self, index: int, event: Event) -> ChunkChoice:
+    def piece(self, index: int, event: Event) -> dict[str, Any]:
         logprobs = event.logprobs if isinstance(event, Delta) and event.channel == "text" else ()
         return {
-            "index": index,
             "delta": self._delta(event),
             "logprobs": chat_logprobs(logprobs) if logprobs else None,
             "finish_reason": event.reason if isinstance(event, Finished) else None,
         }
+
+    def _call_id(self) -> str:
+        return f"call_{self._new_id()}"
 
     def _delta(self, event: Event) -> AnswerDelta:
         match event:

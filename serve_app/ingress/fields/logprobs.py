@@ -69,11 +69,7 @@ def _finite(logprob: float) -> float:
 
 
 def _top(token_id: int, token: bytes, logprob: float) -> TopLogprob:
-    return {
-        "token": token_text(token_id, token),
-        "logprob": _finite(logprob),
-        "bytes": list(token) if token else None,
-    }
+    return {"token": token_text(token_id, token), "logprob": _finite(logprob), "bytes": list(token) or None}
 
 
 def chat_logprobs(logprobs: Sequence[TokenLogprob]) -> ChoiceLogprobs:

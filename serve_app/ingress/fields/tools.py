@@ -84,49 +84,34 @@ class ToolFields(StrictModel):
 
 def tool_use(fields: ToolFields) -> ToolUse | None:
     """The contract's ToolUse; None if no tool may be called."""
-    functions = [tool.function for tool in fields.tools or ()]
     choice = fields.tool_choice
     named = choice.function.name if isinstance(choice, NamedToolChoice) else None
-    return combine_tools(
-        tuple(tool(each.name, each.description, each.parameters, each.strict) for each in functions),
-        [f"tools[{index}].function.name" for index in range(len(functions))],
-        required=named is not None or choice == "required",
-        forbidden=choice == "none",
-        only=named,
-        only_param="tool_choice.function.name",
-        parallel=fields.parallel_tool_calls,
-    )
-
-
-def tool(name: str, description: str | None, parameters: dict[str, Any] | None, strict: bool | None) -> Tool:
-    function: dict[str, Any] = {"name": name}
-    if description is not None:
-        function["description"] = description
-    if parameters is not None:
-        function["parameters"] = parameters
-    return Tool(name, {"type": "function", "function": function}, bool(strict))
+    functions = [tool.function for tool in fields.tools or ()]
+    return combine_tools(functions, choice, named, fields.parallel_tool_calls, ".function.name")
 
 
 def combine_tools(
-    tools: tuple[Tool, ...],
-    name_params: Sequence[str],
-    *,
-    required: bool,
-    forbidden: bool,
-    only: str | None,
-    only_param: str,
-    parallel: bool | None,
+    functions: Sequence[Function], choice: Any, named: str | None, parallel: bool | None, name_field: str
 ) -> ToolUse | None:
-    """The tools of any API's request; `name_params` and `only_param` are the fields that errors name."""
+    """The tools of either API; `name_field` is where a tool and a named choice have the function's name."""
     names: set[str] = set()
-    for each, param in zip(tools, name_params, strict=True):
-        if each.name in names:
-            raise InvalidRequest(f"'{param}' is '{each.name}' for the second time; names must differ.", param)
-        names.add(each.name)
-    if required and not tools:
+    for index, function in enumerate(functions):
+        if function.name in names:
+            param = f"tools[{index}]{name_field}"
+            raise InvalidRequest(f"'{param}' is '{function.name}' for the second time; names must differ.", param)
+        names.add(function.name)
+    required = named is not None or choice == "required"
+    if required and not functions:
         raise InvalidRequest("'tool_choice' requires a call, but there are no 'tools'.", "tool_choice")
-    if only is not None and only not in names:
-        raise InvalidRequest(f"'{only_param}' names a function that is not in 'tools'.", only_param)
-    if not tools or forbidden:
+    if named is not None and named not in names:
+        param = f"tool_choice{name_field}"
+        raise InvalidRequest(f"'{param}' names a function that is not in 'tools'.", param)
+    if not functions or choice == "none":
         return None
-    return ToolUse(tools, required, only, parallel is not False)
+    return ToolUse(tuple(_tool(function) for function in functions), required, named, parallel is not False)
+
+
+def _tool(function: Function) -> Tool:
+    given = {"name": function.name, "description": function.description, "parameters": function.parameters}
+    definition = {name: value for name, value in given.items() if value is not None}
+    return Tool(function.name, {"type": "function", "function": definition}, bool(function.strict))

@@ -11,108 +11,92 @@ from serve_app.ingress.responses.output_items import OutputItem, OutputTextPart,
 from serve_app.ingress.responses.response import ResponseReply
 
 
-class ResponseEvent(TypedDict):
+class _Numbered(TypedDict):
+    sequence_number: int
+
+
+class _InItem(_Numbered):
+    item_id: str
+    output_index: int
+
+
+class _InPart(_InItem):
+    content_index: int
+
+
+class ResponseEvent(_Numbered):
     """The response started, continues, or ended."""
 
     type: Literal[
         "response.created", "response.in_progress", "response.completed", "response.incomplete", "response.failed"
     ]
-    sequence_number: int
     response: ResponseReply
 
 
-class ItemEvent(TypedDict):
+class ItemEvent(_Numbered):
     """An output item started or ended."""
 
     type: Literal["response.output_item.added", "response.output_item.done"]
-    sequence_number: int
     output_index: int
     item: OutputItem
 
 
-class PartEvent(TypedDict):
+class PartEvent(_InPart):
     """A part of an item started or ended."""
 
     type: Literal["response.content_part.added", "response.content_part.done"]
-    sequence_number: int
-    item_id: str
-    output_index: int
-    content_index: int
     part: OutputTextPart | ReasoningTextPart
 
 
-class TextDeltaEvent(TypedDict):
+class TextDeltaEvent(_InPart):
     """New text of the answer."""
 
     type: Literal["response.output_text.delta"]
-    sequence_number: int
-    item_id: str
-    output_index: int
-    content_index: int
     delta: str
     logprobs: list[OutputLogprob]
 
 
-class TextDoneEvent(TypedDict):
+class TextDoneEvent(_InPart):
     """The answer's complete text."""
 
     type: Literal["response.output_text.done"]
-    sequence_number: int
-    item_id: str
-    output_index: int
-    content_index: int
     text: str
     logprobs: list[OutputLogprob]
 
 
-class ReasoningDeltaEvent(TypedDict):
+class ReasoningDeltaEvent(_InPart):
     """New reasoning."""
 
     type: Literal["response.reasoning_text.delta"]
-    sequence_number: int
-    item_id: str
-    output_index: int
-    content_index: int
     delta: str
 
 
-class ReasoningDoneEvent(TypedDict):
+class ReasoningDoneEvent(_InPart):
     """The complete reasoning."""
 
     type: Literal["response.reasoning_text.done"]
-    sequence_number: int
-    item_id: str
-    output_index: int
-    content_index: int
     text: str
 
 
-class ArgumentsDeltaEvent(TypedDict):
+class ArgumentsDeltaEvent(_InItem):
     """A piece of a tool call's arguments."""
 
     type: Literal["response.function_call_arguments.delta"]
-    sequence_number: int
-    item_id: str
-    output_index: int
     delta: str
 
 
-class ArgumentsDoneEvent(TypedDict):
+class ArgumentsDoneEvent(_InItem):
     """A tool call's complete arguments."""
 
     type: Literal["response.function_call_arguments.done"]
-    sequence_number: int
-    item_id: str
-    output_index: int
     name: str
     arguments: str
 
 
-class ErrorEvent(TypedDict):
+class ErrorEvent(_Numbered):
     """An error after the stream started; `response.failed` follows it."""
 
     type: Literal["error"]
-    sequence_number: int
     code: str
     message: str
     param: str | None

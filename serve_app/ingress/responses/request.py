@@ -6,29 +6,26 @@ from typing import Annotated, ClassVar, Final, Literal, TypeAlias
 
 from pydantic import Discriminator, Field, Tag
 
-from serve_app.contracts import ChatRequest, Constraint, ToolUse
+from serve_app.contracts import ChatRequest, Constraint
 from serve_app.ingress.fields.sampling import MAX_TOP_LOGPROBS, SamplingFields, TokenCount, sampling
 from serve_app.ingress.fields.stream_options import check_stream_options
 from serve_app.ingress.fields.strict_model import (
     IGNORED,
     IgnoredFields,
-    JsonObject,
     RequestBody,
     StrictModel,
     UnsupportedField,
 )
-from serve_app.ingress.fields.structured_output import JsonObjectFormat, Name, TextFormat, schema_constraint
+from serve_app.ingress.fields.structured_output import JsonObjectFormat, JsonSchema, TextFormat, schema_constraint
 from serve_app.ingress.fields.thinking import EFFORT, Effort, thinking_of_effort
 from serve_app.ingress.fields.tools import (
     CHOICE,
     MAX_TOOLS,
-    STRICT,
     ChoiceWord,
-    FunctionName,
-    Parameters,
+    Function,
+    NamedFunction,
     choice_kind,
     combine_tools,
-    tool,
 )
 from serve_app.ingress.responses.input_items import Input, parse_input
 
@@ -36,31 +33,22 @@ LOGPROBS: Final = "message.output_text.logprobs"
 Includable: TypeAlias = Literal["message.output_text.logprobs", "reasoning.encrypted_content"]
 
 
-class FlatFunctionTool(StrictModel):
+class FlatFunctionTool(Function):
     """A function that the model may call."""
 
     type: Literal["function"]
-    name: FunctionName
-    description: str | None = None
-    parameters: Parameters | None = Field(None, description="JSON Schema of the arguments object.")
-    strict: bool | None = Field(None, description=STRICT)
 
 
-class FlatToolChoice(StrictModel):
+class FlatToolChoice(NamedFunction):
     """The one function that must be called."""
 
     type: Literal["function"]
-    name: str
 
 
-class FlatJsonSchemaFormat(StrictModel):
+class FlatJsonSchemaFormat(JsonSchema):
     """JSON that matches a schema, `strict` or not."""
 
     type: Literal["json_schema"]
-    name: Name
-    description: str | None = None
-    schema_: JsonObject = Field(alias="schema")
-    strict: bool | None = None
 
 
 class TextConfig(StrictModel):
@@ -140,6 +128,8 @@ class ResponseBody(RequestBody, SamplingFields, IgnoredFields):
 def response_request(body: ResponseBody, *, id: str, deadline_s: float) -> ChatRequest:
     """The request for the pipeline; raises InvalidRequest where fields contradict each other."""
     check_stream_options(body.stream, body.stream_options)
+    choice = body.tool_choice
+    named = choice.name if isinstance(choice, FlatToolChoice) else None
     with_logprobs = body.top_logprobs is not None or LOGPROBS in (body.include or ())
     return ChatRequest(
         id,
@@ -147,24 +137,10 @@ def response_request(body: ResponseBody, *, id: str, deadline_s: float) -> ChatR
         sampling(body, max_tokens=body.max_output_tokens, logprobs=(body.top_logprobs or 0) if with_logprobs else None),
         deadline_s,
         bool(body.stream),
-        _tools(body),
+        combine_tools(body.tools or (), choice, named, body.parallel_tool_calls, ".name"),
         _constraint(body),
         thinking_of_effort(body.reasoning.effort if body.reasoning else None, "reasoning.effort"),
         param="input",
-    )
-
-
-def _tools(body: ResponseBody) -> ToolUse | None:
-    choice, functions = body.tool_choice, body.tools or []
-    named = choice.name if isinstance(choice, FlatToolChoice) else None
-    return combine_tools(
-        tuple(tool(each.name, each.description, each.parameters, each.strict) for each in functions),
-        [f"tools[{index}].name" for index in range(len(functions))],
-        required=named is not None or choice == "required",
-        forbidden=choice == "none",
-        only=named,
-        only_param="tool_choice.name",
-        parallel=body.parallel_tool_calls,
     )
 
 
