@@ -101,11 +101,9 @@ def errors_page() -> str:
         retry = f"{error.retry_after_s:g} s" if error.retry_after_s else ""
         rows.append((str(error.status), f"`{error.code}`", f"`{error.__name__}`", (error.__doc__ or "").strip(), retry))
     return (
-        "# Errors\n\n"
-        + WRITTEN.format(source="errors.py")
-        + "\nEvery door and route answers a failure with OpenAI's body,\n"
-        '`{"error": {"message", "type", "param", "code"}}`; `param` names the field at fault, if there is one. A\n'
-        "failure before the first word has its own HTTP status; a later one is told inside the stream.\n\n"
+        "# Errors\n\n" + WRITTEN.format(source="errors.py") + "\nEvery route responds to an error with OpenAI's body,\n"
+        '`{"error": {"message", "type", "param", "code"}}`; `param` names the request field, if there is one. An\n'
+        "error before the first text has its own HTTP status; a later one is sent in the stream.\n\n"
         + table(*rows)
         + "\n"
     )
