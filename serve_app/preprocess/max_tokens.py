@@ -28,8 +28,8 @@ def resolve_max_tokens(
         raise InvalidRequest(f"max_tokens is {most}; it must be at least 1.", "max_tokens")
     if most > left:
         raise ContextTooLong(
-            f"The prompt is {prompt_tokens} tokens and max_tokens is {most}, together {prompt_tokens + most};"
-            f" {limit}. Shorten the prompt or lower max_tokens to {left}.",
+            f"The prompt is {prompt_tokens} tokens and the answer's limit is {most}, together {prompt_tokens + most};"
+            f" {limit}. Shorten the prompt or lower the answer's limit to {left}.",
             param,
         )
     if sampling.min_tokens > most:

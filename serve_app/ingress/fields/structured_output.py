@@ -39,10 +39,15 @@ class JsonSchema(StrictModel):
     strict: bool | None = None
 
 
-class JsonSchemaFormat(StrictModel):
-    """JSON that matches a schema."""
+class JsonSchemaType(StrictModel):
+    """The type of a format with a schema."""
 
     type: Literal["json_schema"]
+
+
+class JsonSchemaFormat(JsonSchemaType):
+    """JSON that matches a schema."""
+
     json_schema: JsonSchema
 
 

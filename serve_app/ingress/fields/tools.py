@@ -40,10 +40,15 @@ class Function(StrictModel):
     strict: bool | None = Field(None, description=STRICT)
 
 
-class FunctionTool(StrictModel):
-    """A function that the model may call."""
+class FunctionType(StrictModel):
+    """The type of a tool or of a tool choice."""
 
     type: Literal["function"]
+
+
+class FunctionTool(FunctionType):
+    """A function that the model may call."""
+
     function: Function
 
 
@@ -53,10 +58,9 @@ class NamedFunction(StrictModel):
     name: str
 
 
-class NamedToolChoice(StrictModel):
+class NamedToolChoice(FunctionType):
     """The one function that must be called."""
 
-    type: Literal["function"]
     function: NamedFunction
 
 

@@ -16,13 +16,20 @@ from serve_app.ingress.fields.strict_model import (
     StrictModel,
     UnsupportedField,
 )
-from serve_app.ingress.fields.structured_output import JsonObjectFormat, JsonSchema, TextFormat, schema_constraint
+from serve_app.ingress.fields.structured_output import (
+    JsonObjectFormat,
+    JsonSchema,
+    JsonSchemaType,
+    TextFormat,
+    schema_constraint,
+)
 from serve_app.ingress.fields.thinking import EFFORT, Effort, thinking_of_effort
 from serve_app.ingress.fields.tools import (
     CHOICE,
     MAX_TOOLS,
     ChoiceWord,
     Function,
+    FunctionType,
     NamedFunction,
     choice_kind,
     combine_tools,
@@ -33,22 +40,16 @@ LOGPROBS: Final = "message.output_text.logprobs"
 Includable: TypeAlias = Literal["message.output_text.logprobs", "reasoning.encrypted_content"]
 
 
-class FlatFunctionTool(Function):
+class FlatFunctionTool(Function, FunctionType):
     """A function that the model may call."""
 
-    type: Literal["function"]
 
-
-class FlatToolChoice(NamedFunction):
+class FlatToolChoice(NamedFunction, FunctionType):
     """The one function that must be called."""
 
-    type: Literal["function"]
 
-
-class FlatJsonSchemaFormat(JsonSchema):
+class FlatJsonSchemaFormat(JsonSchema, JsonSchemaType):
     """JSON that matches a schema, `strict` or not."""
-
-    type: Literal["json_schema"]
 
 
 class TextConfig(StrictModel):
