@@ -1,4 +1,4 @@
-"""The `glm-serve` command line: help, options as settings, quick to start; `doctor` tells and answers by its status."""
+"""The `glm-serve` command line: help, options as settings, quick to start; the report and exit status of `doctor`."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_every_option_of_up_is_a_setting():
 
 
 @pytest.mark.parametrize("option", cli.UP_OPTIONS, ids=lambda option: option[0])
-def test_the_defaults_told_are_the_settings_own(option: tuple[str, str, str, str]):
+def test_the_defaults_in_the_help_are_those_of_the_settings(option: tuple[str, str, str, str]):
     _, setting, _, what = option
     section, _, field = setting.partition(".")
     default = getattr(getattr(Settings(), section), field)
@@ -56,14 +56,14 @@ def test_the_defaults_told_are_the_settings_own(option: tuple[str, str, str, str
         assert f"default: {default}" in what
 
 
-def test_a_wrong_setting_is_told_by_its_name(capsys: pytest.CaptureFixture[str]):
+def test_a_wrong_setting_is_reported_by_its_name(capsys: pytest.CaptureFixture[str]):
     assert cli.main(["up", "--quantization", "int3", "--port", "http"]) == 2
-    told = capsys.readouterr().err
-    assert "model.quantization = 'int3': Input should be 'none', 'nf4' or 'int8'" in told
-    assert "http.port = 'http'" in told
+    shown = capsys.readouterr().err
+    assert "model.quantization = 'int3': Input should be 'none', 'nf4' or 'int8'" in shown
+    assert "http.port = 'http'" in shown
 
 
-def test_a_wrong_variable_is_told_by_its_name(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def test_a_wrong_variable_is_reported_by_its_name(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     monkeypatch.setenv("GLM_ENGINE__MAX_SLTS", "4")
     assert cli.main(["up"]) == 2
     assert "engine.max_slts" in capsys.readouterr().err
@@ -78,26 +78,26 @@ def doctor(*options: str) -> int:
 
 def test_the_doctor_finds_that_the_demo_model_can_be_served(capsys: pytest.CaptureFixture[str]):
     assert doctor() == 0
-    told = capsys.readouterr().out
-    assert "\nSoftware\n  ✓ Python" in told
-    assert told.splitlines()[-1].startswith("✓ Can serve glm-vision-demo")
-    assert "Traceback" not in told
+    shown = capsys.readouterr().out
+    assert "\nSoftware\n  ✓ Python" in shown
+    assert shown.splitlines()[-1].startswith("✓ Can serve glm-vision-demo")
+    assert "Traceback" not in shown
 
 
 def test_the_doctor_says_what_is_wrong_and_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert doctor("--model", str(tmp_path)) == 1
-    told = capsys.readouterr().out
-    assert f"The model folder {tmp_path} has no config.json." in " ".join(told.split())
-    assert told.splitlines()[-1].startswith("✗ Can't serve: 1 problem")
+    shown = capsys.readouterr().out
+    assert f"The model folder {tmp_path} has no config.json" in " ".join(shown.split())
+    assert shown.splitlines()[-1].startswith("✗ Can't serve: 1 problem")
 
 
 def test_the_doctors_object_is_json(capsys: pytest.CaptureFixture[str]):
     assert doctor("--json", "--quantization", "nf4", "--quantize-vision", "--slots", "2", "--context", "512") == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["can_serve"] is True
-    assert told["problems"] == 0
-    assert (told["plan"]["quantization"], told["plan"]["slots"], told["plan"]["context_tokens"]) == ("nf4", 2, 512)
-    assert {check["status"] for check in told["checks"]} <= {"ok", "warning"}
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["can_serve"] is True
+    assert shown["problems"] == 0
+    assert (shown["plan"]["quantization"], shown["plan"]["slots"], shown["plan"]["context_tokens"]) == ("nf4", 2, 512)
+    assert {check["status"] for check in shown["checks"]} <= {"ok", "warning"}
 
 
 def test_the_doctor_refuses_a_wrong_setting_as_up_does(capsys: pytest.CaptureFixture[str]):

@@ -1,1 +1,1 @@
-"""What `glm-serve doctor` does: looks at machine and model, says what is wrong and what to do."""
+"""`glm-serve doctor`: checks whether machine and model are ready, and says what to do"""

@@ -1,4 +1,4 @@
-"""What the machine has, as it says itself: asked once, frozen, and not judged here."""
+"""Collects facts of the machine: packages, driver, GPU, memory, ports; other modules judge them."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from packaging.requirements import Requirement
 from serve_app.settings import Settings
 
 _DISTRIBUTION = "glm-vision-serve"
-_KERNEL_DRIVER = Path("/proc/driver/nvidia/version")  # seen in a container too, even in one without the GPU
+_KERNEL_DRIVER = Path("/proc/driver/nvidia/version")  # also visible in a container without a GPU
 _SHARED_MEMORY = Path("/dev/shm")
 _CGROUP = Path("/sys/fs/cgroup")
 _TEMPORARY = Path("/tmp")  # where `up` keeps its run's files, see serve_app/standalone/up.py
-_ANSWER_S = 20.0  # nvidia-smi takes seconds where no process keeps the driver awake
+_ANSWER_S = 20.0  # nvidia-smi takes seconds if no process uses the driver
 _IMPORT_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """A distribution that this one needs."""
+    """A distribution that this one requires."""
 
     requirement: Requirement
     version: str | None  # None: not installed
@@ -42,15 +42,15 @@ class Software:
     """Python and the packages; `needs_python` and `packages` come from our own installed metadata."""
 
     python: str
-    needs_python: str | None  # None: this distribution is not installed, so there is nothing to compare with
+    needs_python: str | None  # None: this distribution is not installed
     packages: tuple[Package, ...]
     torchvision: str | None  # its version; None: not installed
-    torchvision_error: str = ""  # what importing it said
+    torchvision_error: str = ""  # the error of importing it
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A process that holds memory of the GPU."""
+    """A process that uses memory of the GPU."""
 
     pid: int
     name: str
@@ -59,12 +59,12 @@ class Holder:
 
 @dataclass(frozen=True, slots=True)
 class Driver:
-    """The NVIDIA driver as nvidia-smi tells it, or else the kernel."""
+    """The NVIDIA driver as nvidia-smi reports it, or else the kernel."""
 
     version: str | None = None  # None: there is no driver
     gpus: tuple[str, ...] = ()  # names of the cards
     holders: tuple[Holder, ...] = ()
-    hangs: bool = False  # nvidia-smi gave no answer
+    hangs: bool = False  # nvidia-smi did not answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class Torch:
     capability: tuple[int, int] = (0, 0)
     free_bytes: int = 0
     total_bytes: int = 0
-    error: str = ""  # why it sees none
+    error: str = ""  # why torch sees none
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ class Port:
     number: int
     setting: str
     flag: str
-    error: str = ""  # why it can't be had; empty: it is free
+    error: str = ""  # why it can't be used; empty: it is free
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +103,12 @@ class Host:
     shared_memory_bytes: int | None  # free; None: there is no /dev/shm
     temporary_bytes: int  # free
     temporary_share: float  # of the file system in use
-    open_files: int  # that Ray can raise the limit to
+    open_files: int  # the hard limit, to which Ray raises its own
     ports: tuple[Port, ...]
 
 
 def look_at_software() -> Software:
-    """Versions from the installed metadata; torchvision, if installed, by importing it in a process of its own."""
+    """Versions from the installed metadata; an installed torchvision is imported in another process."""
     needs_python, packages = None, []
     try:
         requirements = [Requirement(line) for line in requires(_DISTRIBUTION) or ()]
@@ -124,7 +124,7 @@ def look_at_software() -> Software:
 
 
 def look_at_driver() -> Driver:
-    """Ask nvidia-smi; a card in trouble makes it hang, so it is not waited for without end."""
+    """Ask nvidia-smi, with a time limit because it hangs if the card does."""
     found = re.search(r"\d{3,}\.\d+(\.\d+)?", _KERNEL_DRIVER.read_text()) if _KERNEL_DRIVER.is_file() else None
     in_kernel = found.group() if found else None
     try:
@@ -132,7 +132,7 @@ def look_at_driver() -> Driver:
         processes = _nvidia_smi("compute-apps=pid,process_name,used_memory")
     except subprocess.TimeoutExpired:
         return Driver(in_kernel, hangs=True)
-    except (OSError, subprocess.CalledProcessError):  # not installed, or not given to this container
+    except (OSError, subprocess.CalledProcessError):  # not installed, or not in this container
         return Driver(in_kernel)
     holders = [
         Holder(int(pid), Path(name).name, int(mib) * 2**20)
@@ -144,11 +144,11 @@ def look_at_driver() -> Driver:
 
 
 def look_at_torch(driver: Driver) -> Torch:
-    """Ask torch; raises ImportError (or whatever torch raises) where it can't be imported."""
+    """Ask torch. Raises what the import of torch raises."""
     import torch
 
     built = torch.__version__, torch.version.cuda
-    if driver.hangs:  # so would CUDA
+    if driver.hangs:  # CUDA would hang too
         return Torch(*built, error="the driver does not answer")
     try:
         torch.cuda.init()
@@ -167,7 +167,7 @@ def look_at_torch(driver: Driver) -> Torch:
 
 
 def look_at_host(settings: Settings) -> Host:
-    """Memory, files and ports as they are now."""
+    """Memory, files and ports at this moment."""
     ram_bytes, ram_free_bytes = container_memory() or _machine_memory()
     temporary = shutil.disk_usage(_TEMPORARY)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -188,9 +188,9 @@ def look_at_host(settings: Settings) -> Host:
 
 
 def container_memory(cgroup: Path = _CGROUP) -> tuple[int, int] | None:
-    """Limit and what is free of it, in bytes, where a container has less memory than the machine.
+    """(limit, free) in bytes if a container has less memory than the machine, else None.
 
-    Cached files count as free, as they do in the machine's own figure. First the files of cgroup v2, then of v1.
+    Cached files count as free, as they do for the machine. Reads the files of cgroup v2, else of v1.
     """
     total, free = _machine_memory()
     for limit, current, statistics, cached in (
@@ -214,7 +214,7 @@ def _machine_memory() -> tuple[int, int]:
 
 
 def import_error(module: str) -> str:
-    """The last words of importing `module` in a fresh process; empty if it can be imported."""
+    """The last line of the error of importing `module` in a new process; empty if the import works."""
     try:
         ended = subprocess.run(
             [sys.executable, "-c", f"import {module}"], capture_output=True, text=True, timeout=_IMPORT_S

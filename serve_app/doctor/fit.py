@@ -1,19 +1,19 @@
-"""Does it fit: weights, keys and values, and workspace, against the memory that the model will live in."""
+"""Checks whether weights, KV cache and workspace fit the free memory."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from serve_app.doctor.report import Finding, Plan, ok, problem, sized, warning
+from serve_app.doctor.report import Finding, MemoryFit, ok, problem, sized, warning
 from serve_app.engine.memory import WORKSPACE_BYTES
 from serve_app.engine.model.footprint import Sizes
 from serve_app.engine.model.quantization import Quantization
 
-_LEAST_CONTEXT = 2048  # tokens that are worth serving: a picture and an answer
+_LEAST_CONTEXT = 2048  # tokens, enough for a picture and an answer
 _CONTEXT_STEP = 256
-_LARGE = 10**9  # parameters that a CPU takes seconds a token for
-_SERVICE_BYTES = 3 * 2**30  # of Ray and the stages, which share the model's memory on a CPU; 2.3 GiB when idle
+_LARGE = 10**9  # parameters with which a CPU takes seconds a token
+_SERVICE_BYTES = 3 * 2**30  # of Ray and the other stages, 2.3 GiB when idle
 _NF4 = (
     (Quantization("nf4"), "--quantization nf4"),
     (Quantization("nf4", vision=True), "--quantization nf4 --quantize-vision"),
@@ -22,7 +22,7 @@ _NF4 = (
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """How the model is to be served, and in how much memory."""
+    """The settings that decide memory, and the memory that is free."""
 
     device: str
     quantization: Quantization
@@ -37,12 +37,12 @@ class Demand:
         return self.feature_bytes + (WORKSPACE_BYTES if self.device == "cuda" else 0)
 
 
-def plan(sizes: Sizes, demand: Demand) -> Plan:
-    """As many slots as are wanted and fit, at least one; whether that one fits, `Plan.fits` says."""
+def fit_slots(sizes: Sizes, demand: Demand) -> MemoryFit:
+    """The memory of as many slots as are set and fit, at least one; `MemoryFit.fits` is False if not even that fits."""
     weights = sizes.weight_bytes(demand.quantization)
     left = demand.free_bytes - weights - demand.other_bytes
     slots = min(demand.slots, max(1, sizes.cache.slots_that_fit(left, demand.context_tokens)))
-    return Plan(
+    return MemoryFit(
         device=demand.device,
         dtype=str(sizes.cache.dtype).removeprefix("torch."),
         quantization=demand.stored_as or demand.quantization.kind,
@@ -56,30 +56,30 @@ def plan(sizes: Sizes, demand: Demand) -> Plan:
 
 
 def check_fit(sizes: Sizes, demand: Demand) -> Iterator[Finding]:
-    """The sum, and settings that make it smaller where it is too much."""
-    planned, gpu = plan(sizes, demand), demand.device == "cuda"
-    slots = "1 slot" if planned.slots == 1 else f"{planned.slots} slots"
+    """Compare needed with free memory; if it is too much, name settings that need less."""
+    fit, gpu = fit_slots(sizes, demand), demand.device == "cuda"
+    slots = "1 slot" if fit.slots == 1 else f"{fit.slots} slots"
     memory, others = ("GPU memory", "workspace and picture cache") if gpu else ("RAM", "picture cache")
     parts = (
-        f"weights {sized(planned.weight_bytes)}",
-        f"{slots} of {demand.context_tokens:,} tokens {sized(planned.cache_bytes)}",
-        f"{others} {sized(planned.other_bytes)}",
+        f"weights {sized(fit.weight_bytes)}",
+        f"{slots} of {demand.context_tokens:,} tokens {sized(fit.cache_bytes)}",
+        f"{others} {sized(fit.other_bytes)}",
     )
-    needs = f"{sized(planned.needed_bytes)} of {sized(demand.free_bytes)} free {memory}: {', '.join(parts)}"
-    if not planned.fits:
-        yield problem("memory", f"not even one slot fits; it needs {needs}", _what_fits(sizes, demand))
-    elif planned.slots < demand.slots:
-        yield warning("memory", f"only {slots} of {demand.slots} fit, {needs}", _what_fits_all(sizes, demand))
-    elif not gpu and planned.needed_bytes + _SERVICE_BYTES > demand.free_bytes:
-        tight = f"and Ray with the service's own processes takes about {sized(_SERVICE_BYTES)} more: free some."
-        yield warning("memory", f"tight: needs {needs}", f"It may just fit, {tight}")
+    needs = f"{sized(fit.needed_bytes)} of {sized(demand.free_bytes)} free {memory}: {', '.join(parts)}"
+    if not fit.fits:
+        yield problem("memory", f"Not even one slot fits: it needs {needs}.", _what_fits(sizes, demand))
+    elif fit.slots < demand.slots:
+        yield warning("memory", f"Only {slots} of {demand.slots} fit: {needs}.", _what_fits_all(sizes, demand))
+    elif not gpu and fit.needed_bytes + _SERVICE_BYTES > demand.free_bytes:
+        remedy = f"Ray and the service's other processes need about {sized(_SERVICE_BYTES)} more: free some memory."
+        yield warning("memory", f"It may be too little: needs {needs}.", remedy)
     else:
         yield ok("memory", f"needs {needs}")
     if not gpu and sizes.parameters > _LARGE:
         yield warning(
             "speed",
-            f"{sizes.parameters / 1e9:.1f} billion parameters on a CPU: expect seconds a token and minutes a picture",
-            "Use a GPU; the demo model is the one for CPUs.",
+            f"{sizes.parameters / 1e9:.1f} billion parameters on a CPU take seconds a token and minutes a picture.",
+            "Use a GPU, or the demo model on a CPU.",
         )
 
 
@@ -88,19 +88,19 @@ def _what_fits(sizes: Sizes, demand: Demand) -> str:
     if context := _context_that_fits(sizes, demand, slots=1):
         ways.append(f"--slots 1 --context {context}")
     for quantization, flags in _smaller(sizes, demand):
-        planned = plan(sizes, replace(demand, quantization=quantization))
-        if planned.fits:
-            ways.append(f"{flags}, with {planned.slots} slots")
+        fit = fit_slots(sizes, replace(demand, quantization=quantization))
+        if fit.fits:
+            ways.append(f"{flags}, with {fit.slots} slots")
             break
     if ways:
-        return f"What would fit: {'; or '.join(ways)}."
+        return f"These options would fit: {'; or '.join(ways)}."
     least = replace(demand, slots=1, context_tokens=min(_LEAST_CONTEXT, demand.context_tokens))
     needed = min(
-        plan(sizes, replace(least, quantization=quantization)).needed_bytes
+        fit_slots(sizes, replace(least, quantization=quantization)).needed_bytes
         for quantization in (demand.quantization, *(quantization for quantization, _ in _smaller(sizes, demand)))
     )
     return (
-        f"No setting makes it fit: the least, with one slot of {least.context_tokens:,} tokens, is {sized(needed)}."
+        f"No setting fits: even one slot of {least.context_tokens:,} tokens needs {sized(needed)}."
         f" Free memory, or use a larger {'GPU' if demand.device == 'cuda' else 'machine'}."
     )
 
@@ -110,15 +110,15 @@ def _what_fits_all(sizes: Sizes, demand: Demand) -> str:
     if context := _context_that_fits(sizes, demand, demand.slots):
         ways.append(f"--context {context}")
     for quantization, flags in _smaller(sizes, demand):
-        if plan(sizes, replace(demand, quantization=quantization)).slots == demand.slots:
+        if fit_slots(sizes, replace(demand, quantization=quantization)).slots == demand.slots:
             ways.append(flags)
             break
-    unchanged = "`up` takes what fits; more requests than slots wait for their turn"
+    unchanged = "`up` uses what fits; further requests wait for a slot"
     return f"{unchanged}. For all {demand.slots} slots: {'; or '.join(ways)}." if ways else f"{unchanged}."
 
 
 def _context_that_fits(sizes: Sizes, demand: Demand, slots: int) -> int:
-    """The longest context, in round numbers, of so many slots; 0 if it is too short to be of use."""
+    """The longest context of so many slots, rounded down; 0 if it is shorter than `_LEAST_CONTEXT`."""
     left = demand.free_bytes - sizes.weight_bytes(demand.quantization) - demand.other_bytes
     tokens = left // (slots * sizes.cache.bytes_per_token) - 1  # one is the slot's trash token
     context = min(tokens // _CONTEXT_STEP * _CONTEXT_STEP, demand.context_tokens)
@@ -126,6 +126,6 @@ def _context_that_fits(sizes: Sizes, demand: Demand, slots: int) -> int:
 
 
 def _smaller(sizes: Sizes, demand: Demand) -> list[tuple[Quantization, str]]:
-    """Ways to hold the weights in less memory than now."""
+    """Weight formats that need less memory than the set one, with their options."""
     now = sizes.weight_bytes(demand.quantization)
     return [(quantization, flags) for quantization, flags in _NF4 if sizes.weight_bytes(quantization) < now]

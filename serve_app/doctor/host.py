@@ -1,4 +1,4 @@
-"""The machine around the GPU: memory, shared memory, open files, ports, room on disk."""
+"""Checks the machine: RAM, shared memory, disk, open files, ports."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from serve_app.doctor.facts import Host, Port
 from serve_app.doctor.report import Finding, ok, problem, sized, warning
 from serve_app.ray_flags import OBJECT_STORE_BYTES
 
-_RAY_BYTES = 3 * 2**30  # Ray's processes and the three stages without a model
+_RAY_BYTES = 3 * 2**30  # of Ray's processes and the three stages without a model
 _OPEN_FILES = 4096  # Ray warns below
 _FULL = 0.95  # of a file system; above, Ray refuses to write objects to it
 
 
 def check_host(host: Host) -> Iterator[Finding]:
-    """What Ray and the stages need whatever the model is."""
+    """Check what Ray and the stages need for any model."""
     free = f"{host.cores} CPU cores, {sized(host.ram_free_bytes)} of {sized(host.ram_bytes)} RAM free"
     if host.ram_free_bytes < _RAY_BYTES:
         yield warning(
-            "CPU and RAM", free, f"Ray and the service's own processes take about {sized(_RAY_BYTES)}: free some."
+            "CPU and RAM",
+            free,
+            f"Ray and the service's own processes need about {sized(_RAY_BYTES)}: free some memory.",
         )
     else:
         yield ok("CPU and RAM", free)
@@ -27,13 +29,13 @@ def check_host(host: Host) -> Iterator[Finding]:
     if host.temporary_share > _FULL:
         yield warning(
             "temporary files",
-            f"/tmp is {host.temporary_share:.0%} full, {sized(host.temporary_bytes)} are left",
-            f"Ray keeps its logs there and stores no more objects above {_FULL:.0%}: make room.",
+            f"/tmp is {host.temporary_share:.0%} full, {sized(host.temporary_bytes)} are free.",
+            f"Ray writes its logs there and stores no objects above {_FULL:.0%}: delete files.",
         )
     if host.open_files < _OPEN_FILES:
         yield warning(
             "open files",
-            f"at most {host.open_files:,}; every connection takes one",
+            f"At most {host.open_files:,} files can be open, and every connection needs one.",
             "Raise the hard limit: ulimit -Hn 65536, or LimitNOFILE= of the systemd unit.",
         )
     else:
@@ -47,7 +49,7 @@ def _shared_memory(free_bytes: int) -> Finding:
     if free_bytes < OBJECT_STORE_BYTES:
         return warning(
             "shared memory",
-            f"{seen}; Ray's object store of {sized(OBJECT_STORE_BYTES)} goes to disk, which is slow",
+            f"{seen}; Ray's object store of {sized(OBJECT_STORE_BYTES)} is on disk, which is slow.",
             "In Docker start with --shm-size=2g; in Kubernetes mount an emptyDir with medium: Memory at /dev/shm.",
         )
     return ok("shared memory", seen)
@@ -58,7 +60,7 @@ def _port(port: Port) -> Finding:
     if port.error:
         return problem(
             name,
-            f"can't listen on {port.host}:{port.number} ({port.error})",
-            f"Stop what uses it (this service itself, perhaps), or choose another with {port.flag} ({port.setting}).",
+            f"Can't listen on {port.host}:{port.number} ({port.error}).",
+            f"Stop what uses it (perhaps this service), or choose another port with {port.flag} ({port.setting}).",
         )
     return ok(name, f"free on {port.host}")

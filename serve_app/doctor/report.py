@@ -1,4 +1,4 @@
-"""What the doctor found, and how it is shown: grouped lines for people, one object for programs."""
+"""The findings of the checks, and how they are shown: as lines for people, as one object for programs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LEAST_WIDTH = 40  # of what stands beside the names
 
 
 class Status(StrEnum):
-    """How bad it is; only a problem keeps the service from starting."""
+    """Only a problem keeps the service from starting."""
 
     OK = "ok"
     WARNING = "warning"
@@ -29,7 +29,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One check: a sentence on what was seen and, unless all is well, one on what to do."""
+    """One check: what was seen and, for a warning or a problem, what to do."""
 
     name: str
     status: Status
@@ -39,15 +39,15 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Checks that belong together."""
+    """Findings under one title."""
 
     title: str
     findings: tuple[Finding, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """How the model would be served; bytes are of the memory that the model lives in."""
+class MemoryFit:
+    """How the model would fit; bytes of GPU memory, or of RAM on a CPU."""
 
     device: str
     dtype: str
@@ -70,13 +70,13 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All findings, and what follows from them."""
+    """All findings, and the verdict."""
 
     version: str
     model: str
     source: str
     groups: tuple[Group, ...]
-    plan: Plan | None  # None: what it depends on could not be found out
+    fit: MemoryFit | None  # None: a check before it did not succeed
 
     @property
     def can_serve(self) -> bool:
@@ -90,17 +90,17 @@ class Report:
         problems, warnings = self.count(Status.PROBLEM), self.count(Status.WARNING)
         if problems:
             return f"Can't serve: {_counted(problems, 'problem')}{_also(warnings)}."
-        if self.plan is None:
-            return f"Can serve, as far as can be seen without the model's files{_also(warnings)}."
-        how = f"{self.plan.dtype} on {self.plan.device}"
-        if self.plan.quantization != "none":
-            how = f"{self.plan.quantization}, {how}"
-        slots = f"{_counted(self.plan.slots, 'slot')} of {self.plan.context_tokens} tokens"
+        if self.fit is None:
+            return f"Can serve, as far as can be checked without the model's files{_also(warnings)}."
+        how = f"{self.fit.dtype} on {self.fit.device}"
+        if self.fit.quantization != "none":
+            how = f"{self.fit.quantization}, {how}"
+        slots = f"{_counted(self.fit.slots, 'slot')} of {self.fit.context_tokens} tokens"
         return f"Can serve {self.model}: {how}, with {slots}{_also(warnings)}."
 
     def as_object(self) -> dict[str, Any]:
         """The whole report as JSON types."""
-        plan = self.plan and {**asdict(self.plan), "needed_bytes": self.plan.needed_bytes, "fits": self.plan.fits}
+        fit = self.fit and {**asdict(self.fit), "needed_bytes": self.fit.needed_bytes, "fits": self.fit.fits}
         return {
             "version": self.version,
             "model": self.model,
@@ -109,7 +109,7 @@ class Report:
             "verdict": self.verdict,
             "problems": self.count(Status.PROBLEM),
             "warnings": self.count(Status.WARNING),
-            "plan": plan,
+            "plan": fit,
             "checks": [
                 {"group": group.title, **asdict(finding)} for group in self.groups for finding in group.findings
             ],
@@ -117,7 +117,7 @@ class Report:
 
 
 class CheckEnded(Exception):
-    """What was found leaves the rest of a check without a subject."""
+    """Ends a check early with this finding, because the rest of it has nothing to look at."""
 
     def __init__(self, finding: Finding) -> None:
         super().__init__(finding.seen)
@@ -137,29 +137,29 @@ def problem(name: str, seen: str, remedy: str) -> Finding:
 
 
 def guarded(name: str, check: Callable[[], Iterable[Finding]]) -> list[Finding]:
-    """The check's findings; its own failure is one more, after those that it made before."""
+    """The findings of a check; if it raises, that is one more finding."""
     findings: list[Finding] = []
     try:
         findings.extend(check())
     except CheckEnded as ended:
         findings.append(ended.finding)
-    except ServiceError as error:  # the sentence that `up` would end with
-        findings.append(problem(name, str(error), "`glm-serve up` would end with this sentence: mend what it names."))
+    except ServiceError as error:  # `up` would end with this message
+        findings.append(problem(name, str(error), "`glm-serve up` would end with this error: fix what it names."))
     except Exception as error:
         what = f"{type(error).__name__}: {' '.join(str(error).split())}"
         findings.append(
-            problem(name, f"could not be examined: {what}", "If nothing on this machine explains it, please report it.")
+            problem(name, f"The check failed: {what}", "If nothing on this machine explains it, report it as a bug.")
         )
     return findings
 
 
 def sized(count: int) -> str:
-    """Bytes as people say them."""
+    """Bytes as GiB or MiB."""
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
 
 
 def show(report: Report, stream: TextIO) -> None:
-    """Write the report as aligned lines; in colour if `stream` is a terminal."""
+    """Write the report as aligned lines, in colour if `stream` is a terminal."""
     signs = _SIGNS if _can_write(stream, "".join(_SIGNS.values())) else _PLAIN_SIGNS
     coloured = stream.isatty()
     width = shutil.get_terminal_size((_WIDTH, 24)).columns if coloured else _WIDTH

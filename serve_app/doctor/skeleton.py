@@ -1,7 +1,6 @@
-"""The model that config.json describes, built by the loader's own classes and held to the shards.
+"""Builds the model of config.json without weights, and compares its tensors with those of the shards.
 
-It has no weights: it lives on the meta device, where tensors have shapes only, so that a model of any
-size takes a second or two.
+It is on torch's meta device, where tensors have only shapes, so a model of any size takes a second or two.
 """
 
 from __future__ import annotations
@@ -23,38 +22,38 @@ from serve_app.engine.model.weights import ADAPTERS
 
 Shape = tuple[int, ...]
 
-# What bitsandbytes stores beside a quantized weight, under the weight's name.
+# Suffixes of the tensors that bitsandbytes stores beside a quantized weight.
 _QUANTIZED_PARTS = (".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map", ".SCB", ".weight_format")
 
 
 @dataclass(frozen=True, slots=True)
 class Skeleton:
-    """The family's adapter over an empty model, and where the stored weights differ from it."""
+    """The model without weights, and the differences of the stored tensors."""
 
     family: ModelAdapter
-    weights: int  # tensors, as the checkpoint's layout counts them
+    weights: int  # number of tensors
     missing: tuple[str, ...]
     misshapen: tuple[tuple[str, Shape, Shape], ...]  # name, as stored, as config.json has it
     unknown: tuple[str, ...]
-    unknown_refused: bool  # by the loader; else it leaves them out
+    unknown_refused: bool  # whether the loader refuses unknown tensors; else it ignores them
 
 
 def check_type(config: dict[str, Any]) -> Iterator[Finding]:
-    """Whether the family is one of the loader's; `CheckEnded` if not."""
+    """Check the family. Raises CheckEnded if it is not supported."""
     kind, architectures = config.get("model_type"), config.get("architectures") or ["unknown class"]
     if kind not in ADAPTERS:
         raise CheckEnded(
             problem(
                 "family",
-                f"model_type {kind!r} ({architectures[0]}) is not served; {', '.join(sorted(ADAPTERS))} are",
-                "Serve GLM-4.6V-Flash, GLM-4.1V-9B-Thinking (glm4v) or GLM-4V-9B (chatglm).",
+                f"model_type {kind!r} ({architectures[0]}) is not supported; {', '.join(sorted(ADAPTERS))} are.",
+                "Use GLM-4.6V-Flash, GLM-4.1V-9B-Thinking (glm4v) or GLM-4V-9B (chatglm).",
             )
         )
     if "vision_config" not in config:
         raise CheckEnded(
             problem(
                 "family",
-                f"model_type {kind!r} without a vision_config: a text model, which sees no pictures",
+                f"config.json has model_type {kind!r} but no vision_config: it is a model for text only.",
                 "Choose a GLM model with a V in its name.",
             )
         )
@@ -62,14 +61,14 @@ def check_type(config: dict[str, Any]) -> Iterator[Finding]:
 
 
 def needs_index(config: dict[str, Any]) -> bool:
-    """Whether the family's loader finds several shards by their index only."""
+    """Whether the family's loader finds several shards only by their index."""
     return ADAPTERS[config["model_type"]] is not Glm4v9bAdapter
 
 
 def build(folder: Path, config: dict[str, Any], tensors: dict[str, Stored], dtype: torch.dtype) -> Skeleton:
-    """The empty model and its differences from `tensors`.
+    """Build the model without weights and compare it with `tensors`.
 
-    Raises InvalidRequest for a config that can't be served, and CheckEnded for a file that the family needs.
+    Raises InvalidRequest for an invalid config, and CheckEnded for a missing file.
     """
     if ADAPTERS[config["model_type"]] is Glm4v9bAdapter:
         return _original_layout(folder, config, tensors, dtype)
@@ -77,34 +76,34 @@ def build(folder: Path, config: dict[str, Any], tensors: dict[str, Stored], dtyp
 
 
 def check_names(skeleton: Skeleton, tensors: dict[str, Stored]) -> Iterator[Finding]:
-    """Every weight there, of the right shape, and none that belongs to another model."""
-    again = "Download the folder again, all files at one revision; a fine-tune has to be merged and saved whole."
+    """Report missing tensors, wrong shapes and unknown tensors."""
+    again = "Download the folder again, all files at one revision; merge a fine-tuned adapter before saving."
     if missing := skeleton.missing:
         if len(missing) == skeleton.weights:
-            seen = f"none of the model's weights is there; the first stored one is {min(tensors, key=natural)}"
-            again = "The shards have another layout's names: get the revision that was published for this config.json."
+            seen = f"None of the model's weights is stored; the first stored tensor is {min(tensors, key=natural)}."
+            again = "The names are of another layout: use the revision that was published with this config.json."
         else:
-            seen = f"{len(missing)} of {skeleton.weights} are missing, {missing[0]} first"
+            seen = f"{len(missing)} of {skeleton.weights} are missing, {missing[0]} first."
         yield problem("names", seen, again)
     if skeleton.misshapen:
         name, stored, expected = skeleton.misshapen[0]
         yield problem(
             "shapes",
-            f"{len(skeleton.misshapen)} are not as config.json says, {name} first: {stored} instead of {expected}",
-            f"config.json is another model's or another revision's. {again}",
+            f"{len(skeleton.misshapen)} shapes differ from config.json, {name} first: {stored} instead of {expected}.",
+            f"config.json is of another model or revision. {again}",
         )
     if skeleton.unknown:
-        seen = f"{len(skeleton.unknown)} are no part of the model, {skeleton.unknown[0]} first"
+        seen = f"{len(skeleton.unknown)} tensors are not part of the model, {skeleton.unknown[0]} first"
         if skeleton.unknown_refused:
-            yield problem("names", seen, again)
+            yield problem("names", f"{seen}.", again)
         elif not skeleton.missing:
-            yield warning("names", f"{seen}; they are left out", "Nothing, if answers are good.")
+            yield warning("names", f"{seen}; they are ignored.", "If answers are good, nothing has to be done.")
     if not (skeleton.missing or skeleton.misshapen or skeleton.unknown):
-        yield ok("names", f"all {skeleton.weights} weights of the model are there, in its shapes")
+        yield ok("names", f"all {skeleton.weights} weights of the model are stored, with the right shapes")
 
 
 def _original_layout(folder: Path, config: dict[str, Any], tensors: dict[str, Stored], dtype: torch.dtype) -> Skeleton:
-    """GLM-4V-9B: what `engine.shards.fill` would refuse."""
+    """GLM-4V-9B: the names and shapes that engine/model/shards.py checks."""
     network = empty_network(config)
     expected = original_shapes(network, original_name)
     stored = {name: tensor.shape for name, tensor in tensors.items() if name not in IGNORED}
@@ -127,16 +126,16 @@ def _original_layout(folder: Path, config: dict[str, Any], tensors: dict[str, St
 
 
 def _transformers_layout(folder: Path, tensors: dict[str, Stored], dtype: torch.dtype) -> Skeleton:
-    """GLM-4.xV: `from_pretrained` itself, renaming included, fed with shapes."""
+    """GLM-4.xV: `from_pretrained` with empty tensors, which renames and compares them."""
     from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig
 
     if not (folder / "preprocessor_config.json").is_file():
-        seen = "there is no preprocessor_config.json, which says how pictures are cut and normalised"
-        raise CheckEnded(problem("pictures", seen, "Get it from the model's page, of the same revision."))
+        seen = "There is no preprocessor_config.json, which defines how pictures are resized and normalised."
+        raise CheckEnded(problem("pictures", seen, "Download it from the model's page, at the same revision."))
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     quantized = getattr(config, "quantization_config", None) is not None
     if quantized:
-        del config.quantization_config  # the meta device holds nothing to unpack
+        del config.quantization_config  # tensors on the meta device can't be unpacked
     with torch.device("meta"):
         kind = type(AutoModelForImageTextToText.from_config(config))
     model, report = kind.from_pretrained(
@@ -145,7 +144,7 @@ def _transformers_layout(folder: Path, tensors: dict[str, Stored], dtype: torch.
         state_dict={name: torch.empty(tensor.shape, dtype=dtype, device="meta") for name, tensor in tensors.items()},
         dtype=dtype,
         device_map={"": "meta"},
-        ignore_mismatched_sizes=True,  # told in the report instead of raised
+        ignore_mismatched_sizes=True,  # in the report instead of an exception
         output_loading_info=True,
     )
     if (folder / "generation_config.json").is_file():
@@ -153,7 +152,7 @@ def _transformers_layout(folder: Path, tensors: dict[str, Stored], dtype: torch.
     misshapen = [
         (name, tuple(stored), tuple(expected))
         for name, stored, expected in report["mismatched_keys"]
-        if not (quantized and name in tensors and not tensors[name].is_float)  # packed, two to a byte
+        if not (quantized and name in tensors and not tensors[name].is_float)  # packed, two elements in a byte
     ]
     unknown = [name for name in report["unexpected_keys"] if not (quantized and _is_quantized_part(name))]
     return Skeleton(
@@ -167,7 +166,7 @@ def _transformers_layout(folder: Path, tensors: dict[str, Stored], dtype: torch.
 
 
 def quantized_bytes(tensors: dict[str, Stored], dtype: torch.dtype) -> int:
-    """Memory of a checkpoint that is stored quantized: what is packed stays so, the rest is held in `dtype`."""
+    """Bytes of a checkpoint that is stored quantized: packed tensors unchanged, others in `dtype`."""
     return sum(
         tensor.elements * (dtype.itemsize if tensor.is_float and not _is_quantized_part(name) else tensor.itemsize)
         for name, tensor in tensors.items()

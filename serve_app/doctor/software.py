@@ -1,4 +1,4 @@
-"""Python, packages and bitsandbytes: are they the versions this distribution asks for, do they work."""
+"""Checks Python, packages and bitsandbytes: versions, and whether quantized products are right."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ Format = Literal["nf4", "int8"]
 
 
 def check_software(software: Software) -> Iterator[Finding]:
-    """Python, every package that the installed metadata names, and torchvision, which it does not."""
+    """Compare versions with the installed metadata; torchvision is not needed, but a wrong one breaks imports."""
     if software.needs_python is None:
         yield ok("Python", software.python)
         yield warning(
             "packages",
-            "this package is not installed, only importable, so versions can't be compared",
+            "This package is importable but not installed, so versions can't be compared.",
             "Install it into its own environment: pip install -e . (or make install).",
         )
     elif software.python in SpecifierSet(software.needs_python):
@@ -35,8 +35,8 @@ def check_software(software: Software) -> Iterator[Finding]:
     else:
         yield problem(
             "Python",
-            f"{software.python} is not served; {software.needs_python} is",
-            "Make the virtual environment anew with such a Python.",
+            f"Python {software.python} is not supported; {software.needs_python} is.",
+            "Create the virtual environment again with a supported Python.",
         )
     wrong = [package for package in software.packages if not _fits(package)]
     for package in wrong:
@@ -57,7 +57,7 @@ def check_software(software: Software) -> Iterator[Finding]:
     elif software.torchvision_error:
         yield problem(
             "torchvision",
-            f"{software.torchvision} does not match torch, every model's import fails: {software.torchvision_error}",
+            f"{software.torchvision} does not match torch, so no model can be imported: {software.torchvision_error}",
             "pip uninstall -y torchvision (nothing here needs it)",
         )
     else:
@@ -69,8 +69,8 @@ def _fits(package: Package) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
-    """What a small quantized product came out as: its relative error, or why there is none."""
+class FormatTest:
+    """The relative error of a small quantized product, or why it failed."""
 
     format: Format
     error: float = 0.0
@@ -81,35 +81,35 @@ class Trial:
         return not self.failure and self.error <= _LARGEST_ERROR  # false for NaN
 
 
-def check_bitsandbytes(trials: tuple[Trial, ...], wanted: str, where: str) -> Iterator[Finding]:
-    """A failed format is a problem only for those who want it; `wanted` is a format or none."""
-    if passed := [trial for trial in trials if trial.passed]:
-        figures = ", ".join(f"{trial.format.upper()} {trial.error:.2%}" for trial in passed)
-        yield ok("bitsandbytes", f"multiplies right on {where}; off from the dequantized product by: {figures}")
-    for trial in trials:
-        if trial.passed:
+def check_bitsandbytes(tests: tuple[FormatTest, ...], wanted: str, where: str) -> Iterator[Finding]:
+    """A failed format is a problem if it is `wanted` (a format, or none), else a warning."""
+    if passed := [test for test in tests if test.passed]:
+        figures = ", ".join(f"{test.format.upper()} {test.error:.2%}" for test in passed)
+        yield ok("bitsandbytes", f"correct on {where}; relative error of a product: {figures}")
+    for test in tests:
+        if test.passed:
             continue
-        seen = f"{trial.format.upper()} on {where}: " + (
-            trial.failure or f"a product is off by {trial.error:.0%} from the dequantized weights'"
+        seen = f"{test.format.upper()} on {where}: " + (
+            test.failure or f"a product has a relative error of {test.error:.0%}"
         )
-        if trial.format == wanted:
+        if test.format == wanted:
             yield problem(
                 "bitsandbytes",
                 seen,
-                "pip install --force-reinstall --no-deps bitsandbytes; if it stays so, python -m bitsandbytes tells"
-                " more, and --quantization none does without it.",
+                "pip install --force-reinstall --no-deps bitsandbytes. If that does not help, run python -m"
+                " bitsandbytes, or use --quantization none.",
             )
         else:
-            yield warning("bitsandbytes", seen, f"Don't set model.quantization to {trial.format} here.")
+            yield warning("bitsandbytes", seen, f"Do not set model.quantization to {test.format} on this machine.")
 
 
-def try_bitsandbytes(device: torch.device, dtype: torch.dtype) -> tuple[Trial, ...]:
-    """Quantize a small layer each way, multiply, and compare with the product of the dequantized weights."""
+def measure_formats(device: torch.device, dtype: torch.dtype) -> tuple[FormatTest, ...]:
+    """Quantize a small layer in each format, and compare its product with that of the dequantized weights."""
     formats: tuple[Format, ...] = ("nf4", "int8")
-    return tuple(_try(quantization, device, dtype) for quantization in formats)
+    return tuple(_measure_format(quantization, device, dtype) for quantization in formats)
 
 
-def _try(quantization: Format, device: torch.device, dtype: torch.dtype) -> Trial:
+def _measure_format(quantization: Format, device: torch.device, dtype: torch.dtype) -> FormatTest:
     import torch
 
     generator = torch.Generator().manual_seed(0)
@@ -123,18 +123,18 @@ def _try(quantization: Format, device: torch.device, dtype: torch.dtype) -> Tria
             layer = bitsandbytes.nn.Linear4bit(_INPUTS, _OUTPUTS, bias=False, compute_dtype=dtype, quant_type="nf4")
             layer.weight = bitsandbytes.nn.Params4bit(weight, requires_grad=False, quant_type="nf4")
             layer = layer.to(device)
-            # Before the first product: on some CPUs that repacks the weights in place.
-            whole = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+            # Before the first product, which repacks the weights in place on some CPUs.
+            dequantized = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
         else:
             layer = bitsandbytes.nn.Linear8bitLt(_INPUTS, _OUTPUTS, bias=False, has_fp16_weights=False, threshold=0.0)
             layer.weight = bitsandbytes.nn.Int8Params(weight, requires_grad=False, has_fp16_weights=False)
             layer = layer.to(device)
         with torch.inference_mode():
-            found = torch.cat((layer(inputs), layer(inputs[:1])))  # many rows and one go different ways
+            product = torch.cat((layer(inputs), layer(inputs[:1])))  # many rows and one row use different kernels
         if quantization == "int8":
-            whole = layer.state.CB * (layer.state.SCB[:, None] / 127)
-        right = torch.cat((inputs, inputs[:1])).float() @ whole.float().T
-        error = float((found.float() - right).norm() / right.norm())
-    except Exception as failure:  # whatever a library that does not fit its device raises
-        return Trial(quantization, failure=f"{type(failure).__name__}: {' '.join(str(failure).split())}")
-    return Trial(quantization, error)
+            dequantized = layer.state.CB * (layer.state.SCB[:, None] / 127)
+        expected = torch.cat((inputs, inputs[:1])).float() @ dequantized.float().T
+        error = float((product.float() - expected).norm() / expected.norm())
+    except Exception as failure:  # any class: a library that does not support the device
+        return FormatTest(quantization, failure=f"{type(failure).__name__}: {' '.join(str(failure).split())}")
+    return FormatTest(quantization, error)

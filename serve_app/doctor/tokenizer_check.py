@@ -1,4 +1,4 @@
-"""Tokenizer, chat template and picture settings: there, of one revision, and fit for a conversation."""
+"""Checks tokenizer, chat template and picture settings: present, and of one revision."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from serve_app.preprocess.family_processor import load_processor
 from serve_app.preprocess.picture_limits import ImageLabel
 from serve_app.settings import Settings
 
-# field of config.json -> the marker that it numbers; the second row is GLM-4V-9B's
+# field of config.json -> the special token with this id; the last two are GLM-4V-9B's
 _NUMBERED = {
     "image_token_id": "<|image|>",
     "image_start_token_id": "<|begin_of_image|>",
@@ -21,25 +21,25 @@ _NUMBERED = {
     "boi_token_id": "<|begin_of_image|>",
     "eoi_token_id": "<|end_of_image|>",
 }
-# What the releases' configs have together: image_token_id -> (release, rope theta, positions)
+# Values that belong together: image_token_id -> (release, rope theta, positions)
 _RELEASES = {
     151343: ("GLM-4.1V-9B-Thinking", 10_000, 65_536),
     151363: ("GLM-4.6V-Flash", 500_000, 131_072),
 }
-_PHOTO = (4000, 3000)  # of twelve megapixels, as phones take them
+_PHOTO = (4000, 3000)  # pixels of a phone's photo
 _ONE_REVISION = "Download all files again from one revision of the model."
 
 
 def check_ids(folder: Path, config: dict[str, Any], vocab_size: int, stop_ids: frozenset[int]) -> Iterator[Finding]:
-    """The numbers in the config against the tokenizer's; a mixture of revisions differs in them.
+    """Compare token ids of config and tokenizer, which differ if files of two revisions are mixed.
 
-    `CheckEnded` if they are of different models: the template would only fail of the same.
+    Raises CheckEnded if they are of different models.
     """
     ids = _added_tokens(folder)
-    if not ids:  # what is missing, the next check tells
+    if not ids:  # the next check reports a missing tokenizer
         return
     wrong = [
-        f"{field} is {config[field]}, the tokenizer's {marker} is {ids.get(marker, 'not there')}"
+        f"{field} is {config[field]}, the tokenizer's {marker} is {ids.get(marker, 'missing')}"
         for field, marker in _NUMBERED.items()
         if field in config and ids.get(marker) != config[field]
     ]
@@ -49,18 +49,18 @@ def check_ids(folder: Path, config: dict[str, Any], vocab_size: int, stop_ids: f
         if number >= vocab_size
     ]
     if wrong:
-        others = f" (and {len(wrong) - 1} more like it)" if len(wrong) > 1 else ""
-        seen = f"{wrong[0]}{others}: config.json and tokenizer are of different models"
+        others = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        seen = f"{wrong[0]}{others}: config.json and tokenizer are of different models."
         raise CheckEnded(problem("ids", seen, _ONE_REVISION))
     if mixture := _mixture(config):
-        yield warning("ids", mixture, f"Answers may be nonsense where they should not be. {_ONE_REVISION}")
+        yield warning("ids", mixture, f"Answers may be wrong. {_ONE_REVISION}")
     else:
-        yield ok("ids", "config and tokenizer agree on the picture's markers")
+        yield ok("ids", "config and tokenizer have the same ids for picture tokens")
     yield _ends(ids, stop_ids)
 
 
 def _mixture(config: dict[str, Any]) -> str:
-    """Fields of two releases in one config; empty if there are none."""
+    """A sentence on fields of two releases in one config; empty if there are none."""
     release, theta, positions = _RELEASES.get(config.get("image_token_id", -1), ("", 0, 0))
     text = config.get("text_config", {})
     found_theta = (text.get("rope_parameters") or text).get("rope_theta", theta)
@@ -71,7 +71,7 @@ def _mixture(config: dict[str, Any]) -> str:
         if found_theta == other_theta != theta or found_positions == other_positions != positions:
             return (
                 f"image_token_id is {release}'s, but rope_theta {found_theta:g} and max_position_embeddings"
-                f" {found_positions} are rather {other}'s"
+                f" {found_positions} belong to {other}."
             )
     return ""
 
@@ -80,43 +80,43 @@ def _ends(ids: dict[str, int], stop_ids: frozenset[int]) -> Finding:
     if not stop_ids:
         return warning(
             "end of answers",
-            "no eos_token_id in generation_config.json or config.json: answers end at max_tokens only",
-            "Get generation_config.json from the model's page.",
+            "There is no eos_token_id in generation_config.json or config.json: answers end only at max_tokens.",
+            "Download generation_config.json from the model's page.",
         )
     names = {number: marker for marker, number in ids.items()}
-    strangers = [number for number in sorted(stop_ids) if number not in names]
-    if strangers:
+    ordinary = [number for number in sorted(stop_ids) if number not in names]
+    if ordinary:
         return warning(
             "end of answers",
-            f"eos_token_id {strangers[0]} is an ordinary word to the tokenizer; answers may break off",
+            f"eos_token_id {ordinary[0]} is an ordinary token of the tokenizer; answers may end too early.",
             _ONE_REVISION,
         )
     return ok("end of answers", ", ".join(names[number] for number in sorted(stop_ids)))
 
 
 def check_conversation(folder: Path, settings: Settings) -> Iterator[Finding]:
-    """Build what writes prompts: it reads all these files, and refuses now what would go wrong later."""
+    """Build the family's preprocessing, which reads all these files and refuses what does not fit together."""
     try:
         family = load_processor(folder, settings.model, settings.preprocess)
     except ServiceError as error:
-        yield problem("chat", str(error), f"Tokenizer, template and processor go together. {_ONE_REVISION}")
+        yield problem("chat", str(error), f"Tokenizer, template and processor must be of one revision. {_ONE_REVISION}")
         return
-    yield ok("chat", "what callers write stays text, and every picture has its place in the prompt")
+    yield ok("chat", "the template keeps special tokens in user text as text, and places every picture")
     yield ok("abilities", ", ".join(ability.replace("_", " ") for ability in family.abilities))
     if _picture_limit_is_missing(folder):
         yield warning(
             "pictures",
-            "preprocessor_config.json gives no size.longest_edge; the library's default is more than models know",
+            "preprocessor_config.json has no size.longest_edge; the library's default exceeds the model's.",
             _ONE_REVISION,
         )
     size = family.target_size(*_PHOTO, "auto", ImageLabel(1, ""))
     tokens = family.picture_tokens(*size)
     most = "" if family.max_pictures is None else f"; at most {family.max_pictures} in a conversation"
-    yield ok("pictures", f"a photo of {_sides(_PHOTO)} is seen at {_sides(size)} and takes {tokens:,} tokens{most}")
+    yield ok("pictures", f"a photo of {_sides(_PHOTO)} is resized to {_sides(size)} and has {tokens:,} tokens{most}")
 
 
 def _picture_limit_is_missing(folder: Path) -> bool:
-    """Of a family whose pictures are as large as that file allows; the other one has no such file."""
+    """Whether the file that limits the size of pictures has no limit; GLM-4V-9B has no such file."""
     found = _json(folder / "preprocessor_config.json") or _json(folder / "processor_config.json")
     return bool(found) and "longest_edge" not in found.get("image_processor", found).get("size", {})
 
@@ -126,7 +126,7 @@ def _sides(size: tuple[int, int]) -> str:
 
 
 def _added_tokens(folder: Path) -> dict[str, int]:
-    """Marker -> id, from tokenizer.json, else from tokenizer_config.json; empty if neither tells."""
+    """Special token -> id from tokenizer.json, else from tokenizer_config.json; empty if both lack them."""
     added = _json(folder / "tokenizer.json").get("added_tokens")
     if added is not None:
         return {token["content"]: int(token["id"]) for token in added}

@@ -1,4 +1,4 @@
-"""Driver, torch and card against each other, on machines that are only told of."""
+"""Driver, torch and card against each other, on described machines."""
 
 from dataclasses import replace
 
@@ -47,7 +47,7 @@ def test_a_torch_without_cuda_beside_a_card_is_a_problem_also_for_auto():
     assert "torch 2.13.0+cpu is built without CUDA" in finding.seen
 
 
-def test_a_driver_too_old_is_told_with_the_one_that_is_needed():
+def test_a_driver_too_old_is_reported_with_the_one_that_is_needed():
     finding = the_one(check_gpu(replace(DRIVER, version="535.183.01"), BLIND, "auto"))
     assert finding.name == "driver"
     assert "NVIDIA 535.183.01 is too old for torch 2.13.0+cu130" in finding.seen
@@ -60,7 +60,7 @@ def test_a_driver_of_the_same_cuda_is_not_called_old():
     assert "CUDA_VISIBLE_DEVICES" in finding.remedy
 
 
-def test_a_container_without_the_machines_card_is_told_how_to_get_it():
+def test_a_container_without_the_machines_card_gets_advice():
     finding = the_one(check_gpu(Driver("580.95.05"), BLIND, "auto"))
     assert finding.status == Status.WARNING
     assert "--gpus all" in finding.remedy
@@ -111,16 +111,16 @@ def test_others_who_hold_the_cards_memory_are_named():
     assert "python (process 4711) 9.0 GiB, Xorg (process 1) 256 MiB" in finding.seen
 
 
-def test_memory_held_by_nobody_to_be_seen_is_told_as_well():
+def test_memory_of_processes_that_are_not_visible_is_reported():
     finding = named(check_gpu(DRIVER, replace(TORCH, free_bytes=4 * GIB), "auto"), "GPU memory")
     assert finding.status == Status.WARNING
-    assert "what holds 20.0 GiB can't be seen from here" in finding.seen
+    assert "processes that are not visible here use 20.0 GiB" in finding.seen
 
 
 def test_a_card_without_bfloat16_gets_float16_and_a_word_about_overflow():
     finding = check_dtype("float16", "bfloat16", "cuda", "auto")
     assert finding.status == Status.WARNING
-    assert finding.seen == "float16 for a checkpoint of bfloat16, which this GPU does not have"
+    assert finding.seen == "float16 for a bfloat16 checkpoint, because this GPU has no bfloat16"
     assert "overflow" in finding.remedy
     assert "compute capability 8.0 or newer" in finding.remedy
 
@@ -133,7 +133,7 @@ def test_float16_that_was_set_is_doubted_too():
 
 def test_a_dtype_of_the_checkpoint_or_the_cpu_needs_no_word():
     assert check_dtype("bfloat16", "bfloat16", "cuda", "auto").status == Status.OK
-    assert check_dtype("float32", "bfloat16", "cpu", "auto").seen.startswith("float32, as always on a CPU")
+    assert check_dtype("float32", "bfloat16", "cpu", "auto").seen.startswith("float32, the default on a CPU")
     assert check_dtype("bfloat16", "float32", "cuda", "bfloat16").seen == "bfloat16, as set"
 
 

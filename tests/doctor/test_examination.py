@@ -1,4 +1,4 @@
-"""The whole examination: a model that can be served, models that can't, and a machine that is what it is."""
+"""All checks together: a model that can be served, and models that can't."""
 
 import subprocess
 import sys
@@ -31,18 +31,18 @@ def findings(report: Report) -> list[Finding]:
 def test_the_demo_model_can_be_served_here():
     report = examined()
     assert problems(report) == []
-    assert named(findings(report), "GPU").seen == "not looked for: model.device is cpu"
+    assert named(findings(report), "GPU").seen == "not checked, because model.device is cpu"
     assert [group.title for group in report.groups] == ["Software", "Machine", "Device", "Model", "Memory"]
-    assert report.plan is not None
-    assert (report.plan.device, report.plan.dtype, report.plan.slots) == ("cpu", "float32", 16)
+    assert report.fit is not None
+    assert (report.fit.device, report.fit.dtype, report.fit.slots) == ("cpu", "float32", 16)
     assert report.verdict.startswith("Can serve glm-vision-demo: float32 on cpu, with 16 slots of 8192 tokens")
 
 
 def test_the_context_is_cut_to_the_models():
     report = examined(context_tokens=100_000)
-    assert report.plan is not None
-    assert report.plan.context_tokens == 8192
-    assert named(findings(report), "context").seen == "100,000 tokens are set, the model takes 8,192: cut to that"
+    assert report.fit is not None
+    assert report.fit.context_tokens == 8192
+    assert named(findings(report), "context").seen == "8,192 tokens, the model's most, instead of 100,000"
 
 
 @pytest.mark.parametrize("quantization", ["nf4", "int8"])
@@ -73,18 +73,18 @@ def test_what_is_broken_does_not_keep_the_rest_from_being_examined(demo: Path):
     assert names == ["shapes", "chat"]
 
 
-def test_a_missing_picture_processor_is_told_without_a_traceback(demo: Path):
+def test_a_missing_picture_processor_is_reported_without_a_traceback(demo: Path):
     (demo / "preprocessor_config.json").unlink()
-    told = problems(examined(demo))
-    assert [finding.name for finding in told] == ["pictures", "chat"]
-    assert all("no preprocessor_config.json" in finding.seen for finding in told)
+    shown = problems(examined(demo))
+    assert [finding.name for finding in shown] == ["pictures", "chat"]
+    assert all("no preprocessor_config.json" in finding.seen for finding in shown)
 
 
 def test_a_model_of_a_strange_family_ends_with_that(demo: Path):
     change(demo / "config.json", lambda config: config.update(model_type="llama"))
     report = examined(demo)
     assert [finding.name for finding in problems(report)] == ["family"]
-    assert report.plan is None
+    assert report.fit is None
 
 
 def test_a_folder_that_is_not_there_is_a_problem(tmp_path: Path):
@@ -95,10 +95,10 @@ def test_a_folder_that_is_not_there_is_a_problem(tmp_path: Path):
 def test_a_model_that_is_still_to_be_downloaded_keeps_nobody_from_starting():
     report = examined(Path("nobody/no-such-model"))
     assert problems(report) == []
-    assert report.verdict.startswith("Can serve, as far as can be seen without the model's files")
+    assert report.verdict.startswith("Can serve, as far as can be checked without the model's files")
 
 
-def test_settings_that_contradict_each_other_are_told_once():
+def test_settings_that_contradict_each_other_are_reported_once():
     report = examined(quantize_vision=True)
     assert [finding.seen for finding in problems(report)] == [
         "model.quantize_vision needs model.quantization to be nf4 or int8"
@@ -117,7 +117,7 @@ def test_a_checkpoint_quantized_by_others_is_doubted(demo: Path):
     change(demo / "config.json", lambda config: config.update(quantization_config={"quant_method": "fp8"}))
     finding = named(findings(examined(demo)), "quantization")
     assert finding.status == Status.WARNING
-    assert "by fp8; only bitsandbytes was tried" in finding.seen
+    assert "by fp8; only bitsandbytes was tested" in finding.seen
 
 
 def test_the_original_9b_is_examined_like_any_other(tmp_path: Path):
@@ -149,5 +149,5 @@ def test_a_missing_library_is_a_finding_and_no_traceback(tmp_path: Path):
     code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from serve_app.cli import main; sys.exit(main())"
     ended = subprocess.run([sys.executable, "-c", code, "doctor"], capture_output=True, text=True, timeout=100)
     assert ended.returncode == 1
-    assert "could not be examined: ImportError: operator torchvision::nms does not exist" in ended.stdout
+    assert "The check failed: ImportError: operator torchvision::nms does not exist" in ended.stdout
     assert "Traceback" not in ended.stdout + ended.stderr

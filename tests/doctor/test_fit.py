@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.doctor.fit import Demand, check_fit, plan
+from serve_app.doctor.fit import Demand, check_fit, fit_slots
 from serve_app.doctor.report import Finding, Status
 from serve_app.engine.model.families.glm4v_9b import empty_network
 from serve_app.engine.model.footprint import Sizes
@@ -18,7 +18,7 @@ from serve_app.engine.model.slots import CacheShape
 from tests.doctor.conftest import named, the_one
 
 GIB = 2**30
-WHOLE, NF4, INT8 = Quantization(), Quantization("nf4"), Quantization("int8")
+UNQUANTIZED, NF4, INT8 = Quantization(), Quantization("nf4"), Quantization("int8")
 NF4_ALL = Quantization("nf4", vision=True)
 CACHE = CacheShape(layers=40, kv_heads=2, head_dim=128, dtype=torch.bfloat16)
 FLASH = Sizes(text_linear=8_158_000_000, vision_linear=880_000_000, unquantized=1_254_777_472, cache=CACHE)
@@ -27,7 +27,11 @@ FULL_9B = json.loads((Path(__file__).parents[1] / "glm-4v-9b.config.json").read_
 
 
 def demand(
-    free_gib: float, quantization: Quantization = WHOLE, slots: int = 16, context: int = 8192, device: str = "cuda"
+    free_gib: float,
+    quantization: Quantization = UNQUANTIZED,
+    slots: int = 16,
+    context: int = 8192,
+    device: str = "cuda",
 ) -> Demand:
     return Demand(device, quantization, slots, context, feature_bytes=2**28, free_bytes=int(free_gib * GIB))
 
@@ -36,7 +40,7 @@ def fit(wanted: Demand, sizes: Sizes = FLASH) -> Finding:
     return named(check_fit(sizes, wanted), "memory")
 
 
-@pytest.mark.parametrize(("quantization", "gib"), [(WHOLE, 19.2), (NF4, 7.9), (INT8, 11.6), (NF4_ALL, 6.7)])
+@pytest.mark.parametrize(("quantization", "gib"), [(UNQUANTIZED, 19.2), (NF4, 7.9), (INT8, 11.6), (NF4_ALL, 6.7)])
 def test_weights_of_flash_take_what_was_measured(quantization: Quantization, gib: float):
     assert FLASH.weight_bytes(quantization) / GIB == pytest.approx(gib, abs=0.1)
 
@@ -44,19 +48,19 @@ def test_weights_of_flash_take_what_was_measured(quantization: Quantization, gib
 def test_the_original_9b_is_counted_from_its_config():
     sizes = Sizes.of(empty_network(FULL_9B), CACHE, None)
     assert sizes.parameters == 13_906_320_896
-    assert sizes.weight_bytes(WHOLE) / GIB == pytest.approx(25.9, abs=0.05)
+    assert sizes.weight_bytes(UNQUANTIZED) / GIB == pytest.approx(25.9, abs=0.05)
     assert sizes.weight_bytes(NF4_ALL) / GIB < 10.5
     assert sizes.weight_bytes(NF4) - sizes.weight_bytes(NF4_ALL) > 5 * GIB  # the tower
 
 
 def test_what_is_stored_quantized_takes_what_is_stored():
     stored = replace(FLASH, stored_bytes=8 * GIB)
-    planned = plan(stored, replace(demand(24), stored_as="bitsandbytes"))
+    planned = fit_slots(stored, replace(demand(24), stored_as="bitsandbytes"))
     assert planned.weight_bytes == 8 * GIB
     assert planned.quantization == "bitsandbytes"
 
 
-def test_a_model_that_fits_is_told_with_its_parts():
+def test_the_finding_of_a_model_that_fits_lists_the_parts():
     finding = fit(demand(23.5, NF4))
     assert finding.status == Status.OK
     assert finding.seen == (
@@ -68,33 +72,33 @@ def test_a_model_that_fits_is_told_with_its_parts():
 def test_fewer_slots_than_wanted_are_a_warning_with_ways_to_have_all():
     finding = fit(demand(23.5))
     assert finding.status == Status.WARNING
-    assert finding.seen.startswith("only 8 slots of 16 fit")
+    assert finding.seen.startswith("Only 8 slots of 16 fit")
     assert "For all 16 slots: --context 4096; or --quantization nf4." in finding.remedy
 
 
-def test_a_model_too_large_whole_is_told_the_quantization_that_fits():
+def test_a_model_too_large_unquantized_gets_the_quantization_that_fits():
     finding = fit(demand(15.5))
     assert finding.status == Status.PROBLEM
-    assert finding.remedy == "What would fit: --quantization nf4, with 16 slots."
+    assert finding.remedy == "These options would fit: --quantization nf4, with 16 slots."
 
 
-def test_a_small_card_is_told_to_quantize_the_tower():
+def test_a_small_card_gets_the_advice_to_quantize_the_tower():
     sizes = Sizes.of(empty_network(FULL_9B), CACHE, None)
     finding = fit(demand(12.5, NF4), sizes)
     assert finding.status == Status.PROBLEM
     assert "--quantization nf4 --quantize-vision, with" in finding.remedy
 
 
-def test_a_context_too_long_for_one_slot_is_told_one_that_fits():
+def test_a_context_too_long_for_one_slot_gets_one_that_fits():
     finding = fit(demand(11, NF4, slots=1, context=131_072))
     assert finding.status == Status.PROBLEM
-    assert finding.remedy.startswith("What would fit: --slots 1 --context ")
+    assert finding.remedy.startswith("These options would fit: --slots 1 --context ")
 
 
-def test_a_card_too_small_for_anything_is_told_the_least():
+def test_a_card_too_small_for_anything_gets_the_least_that_is_needed():
     finding = fit(demand(7.5))
     assert finding.status == Status.PROBLEM
-    assert "the least, with one slot of 2,048 tokens, is 8.5 GiB. Free memory, or use a larger GPU." in finding.remedy
+    assert "even one slot of 2,048 tokens needs 8.5 GiB. Free memory, or use a larger GPU." in finding.remedy
 
 
 def test_a_large_model_on_a_cpu_is_slow_and_that_is_said():
@@ -111,7 +115,7 @@ def test_a_small_model_on_a_cpu_is_not_called_slow():
 def test_a_cpu_has_to_hold_the_service_beside_the_model():
     finding = the_one(check_fit(SMALL, demand(7, device="cpu")))
     assert finding.status == Status.WARNING
-    assert finding.seen.startswith("tight: needs 5.3 GiB of 7.0 GiB free RAM")
+    assert finding.seen.startswith("It may be too little: needs 5.3 GiB of 7.0 GiB free RAM")
     assert "about 3.0 GiB more" in finding.remedy
 
 
@@ -119,13 +123,13 @@ def test_a_cpu_has_to_hold_the_service_beside_the_model():
     free_gib=st.floats(1, 200),
     slots=st.integers(1, 64),
     context=st.integers(64, 131_072),
-    quantization=st.sampled_from([WHOLE, NF4, INT8, NF4_ALL]),
+    quantization=st.sampled_from([UNQUANTIZED, NF4, INT8, NF4_ALL]),
 )
 def test_what_is_planned_fits_and_one_slot_more_would_not(
     free_gib: float, slots: int, context: int, quantization: Quantization
 ):
     wanted = demand(free_gib, quantization, slots, context)
-    planned = plan(FLASH, wanted)
+    planned = fit_slots(FLASH, wanted)
     assert 1 <= planned.slots <= slots
     a_slot = planned.cache_bytes // planned.slots
     if planned.fits and planned.slots < slots:
@@ -144,5 +148,5 @@ def test_every_context_that_is_advised_fits(free_gib: float, slots: int):
         context = int(remedy[remedy.index("--context") + 1])
         alone = "--slots" in remedy
         advised = replace(wanted, context_tokens=context, slots=1 if alone else slots)
-        assert plan(FLASH, advised).slots == advised.slots
-        assert plan(FLASH, advised).fits
+        assert fit_slots(FLASH, advised).slots == advised.slots
+        assert fit_slots(FLASH, advised).fits

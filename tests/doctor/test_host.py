@@ -35,7 +35,7 @@ def test_a_machine_that_has_enough_is_fine():
     [
         ({"ram_free_bytes": 2 * GIB}, "CPU and RAM", "free some"),
         ({"shared_memory_bytes": 64 * 2**20}, "shared memory", "--shm-size=2g"),
-        ({"temporary_share": 0.97}, "temporary files", "make room"),
+        ({"temporary_share": 0.97}, "temporary files", "delete files"),
         ({"open_files": 1024}, "open files", "ulimit -Hn 65536"),
     ],
 )

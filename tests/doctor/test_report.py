@@ -8,7 +8,7 @@ from serve_app.doctor.report import (
     CheckEnded,
     Finding,
     Group,
-    Plan,
+    MemoryFit,
     Report,
     Status,
     guarded,
@@ -25,11 +25,11 @@ GIB = 2**30
 FINE = ok("driver", "NVIDIA 580")
 TIGHT = warning("memory", "only 3 slots fit", "Set --context 4096.")
 BROKEN = problem("weights", "a shard is cut off", "Download it again.")
-PLAN = Plan("cuda", "bfloat16", "nf4", 16, 8192, 8 * GIB, 5 * GIB, 2 * GIB, 20 * GIB)
+FIT = MemoryFit("cuda", "bfloat16", "nf4", 16, 8192, 8 * GIB, 5 * GIB, 2 * GIB, 20 * GIB)
 
 
-def report(*findings: Finding, plan: Plan | None = PLAN) -> Report:
-    return Report("0.1.0", "flash", "/models/flash", (Group("Machine", findings),), plan)
+def report(*findings: Finding, fit: MemoryFit | None = FIT) -> Report:
+    return Report("0.1.0", "flash", "/models/flash", (Group("Machine", findings),), fit)
 
 
 def shown(one: Report, encoding: str = "utf-8") -> str:
@@ -51,11 +51,13 @@ def test_the_verdict_says_how_it_is_served():
 
 
 def test_the_verdict_counts_problems():
-    assert report(BROKEN, BROKEN, TIGHT, plan=None).verdict == "Can't serve: 2 problems (1 warning)."
+    assert report(BROKEN, BROKEN, TIGHT, fit=None).verdict == "Can't serve: 2 problems (1 warning)."
 
 
 def test_the_verdict_admits_what_was_not_seen():
-    assert report(TIGHT, plan=None).verdict == "Can serve, as far as can be seen without the model's files (1 warning)."
+    assert (
+        report(TIGHT, fit=None).verdict == "Can serve, as far as can be checked without the model's files (1 warning)."
+    )
 
 
 def test_lines_are_aligned_and_a_remedy_stands_under_its_finding():
@@ -97,10 +99,10 @@ def test_a_terminal_that_is_not_unicode_gets_plain_signs():
 
 
 def test_programs_get_one_object():
-    told = json.loads(json.dumps(report(FINE, BROKEN).as_object()))
-    assert told["can_serve"] is False
-    assert told["plan"]["needed_bytes"] == 15 * GIB
-    assert told["checks"][1] == {
+    shown = json.loads(json.dumps(report(FINE, BROKEN).as_object()))
+    assert shown["can_serve"] is False
+    assert shown["plan"]["needed_bytes"] == 15 * GIB
+    assert shown["checks"][1] == {
         "group": "Machine",
         "name": "weights",
         "status": "problem",
@@ -117,10 +119,10 @@ def test_a_check_that_fails_is_a_finding_after_those_it_made():
     first, second = guarded("files", check)
     assert first == FINE
     assert (second.name, second.status) == ("files", Status.PROBLEM)
-    assert second.seen == "could not be examined: OSError: no such thing"
+    assert second.seen == "The check failed: OSError: no such thing"
 
 
-def test_a_refusal_of_the_service_itself_is_told_in_its_own_words():
+def test_a_service_error_is_reported_with_its_own_message():
     def check() -> Iterator[Finding]:
         yield from ()
         raise InvalidRequest("the model folder /x does not exist", param="model.path")
@@ -138,6 +140,6 @@ def test_a_check_may_end_with_its_last_finding():
     assert guarded("weights", check) == [FINE, BROKEN]
 
 
-def test_sizes_are_told_in_the_unit_that_suits_them():
+def test_sizes_have_the_unit_that_suits_them():
     assert sized(31 * 2**20) == "31 MiB"
     assert sized(int(7.9 * GIB)) == "7.9 GiB"

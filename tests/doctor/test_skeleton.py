@@ -45,7 +45,7 @@ def original(tmp_path: Path) -> Path:
 
 
 def test_a_complete_checkpoint_has_every_weight(demo: Path):
-    assert the_one(names_of(demo)).seen == "all 136 weights of the model are there, in its shapes"
+    assert the_one(names_of(demo)).seen == "all 136 weights of the model are stored, with the right shapes"
 
 
 def test_a_complete_original_glm4v_9b_has_every_weight(original: Path):
@@ -65,14 +65,14 @@ def test_a_missing_weight_of_the_original_layout_has_the_original_name(original:
     assert "transformer.vision.boi first" in the_one(names_of(original)).seen
 
 
-def test_a_weight_of_another_shape_is_told_with_both(tiny: Path):
+def test_a_weight_of_another_shape_is_reported_with_both(tiny: Path):
     rewrite(tiny, lambda weights: weights.update({"lm_head.weight": torch.zeros(100, 128)}))
     finding = named(names_of(tiny), "shapes")
     assert finding.status == Status.PROBLEM
     assert "lm_head.weight first: (100, 128) instead of (320, 128)" in finding.seen
 
 
-def test_a_config_of_another_size_than_the_weights_is_told(original: Path):
+def test_a_config_of_another_size_than_the_weights_is_reported(original: Path):
     change(original / "config.json", lambda config: config.update(ffn_hidden_size=192))
     assert named(names_of(original), "shapes").status == Status.PROBLEM
 
@@ -98,12 +98,12 @@ def test_names_of_a_layout_that_the_loader_does_not_map_are_missing(tiny: Path):
         load(tiny, ModelSettings(path=str(tiny), device="cpu"))
 
 
-def test_weights_of_another_layout_altogether_are_told(tiny: Path, tmp_path: Path):
+def test_weights_of_another_layout_are_reported(tiny: Path, tmp_path: Path):
     other = write_folder(tmp_path / "original")
     (other / "model.safetensors").replace(tiny / "model.safetensors")
     finding = named(names_of(tiny), "names")
     assert finding.status == Status.PROBLEM
-    assert "none of the model's weights is there; the first stored one is transformer." in finding.seen
+    assert "None of the model's weights is stored; the first stored tensor is transformer." in finding.seen
 
 
 def test_weights_beyond_the_model_are_left_out_by_one_loader_and_refused_by_the_other(tiny: Path, tmp_path: Path):
@@ -140,17 +140,17 @@ def test_the_skeleton_knows_what_the_loaded_model_knows(tiny: Path):
 @pytest.mark.parametrize(
     ("config", "seen"),
     [
-        ({"model_type": "llama", "architectures": ["LlamaForCausalLM"]}, "'llama' (LlamaForCausalLM) is not served"),
-        ({"model_type": "chatglm", "architectures": ["ChatGLMModel"]}, "sees no pictures"),
-        ({}, "None (unknown class) is not served; chatglm, glm46v, glm4v are"),
+        ({"model_type": "llama", "architectures": ["LlamaForCausalLM"]}, "'llama' (LlamaForCausalLM) is not supported"),
+        ({"model_type": "chatglm", "architectures": ["ChatGLMModel"]}, "a model for text only"),
+        ({}, "None (unknown class) is not supported; chatglm, glm46v, glm4v are."),
     ],
 )
-def test_a_family_that_is_not_served_ends_the_check(config: dict[str, Any], seen: str):
+def test_a_family_that_is_not_supported_ends_the_check(config: dict[str, Any], seen: str):
     with pytest.raises(CheckEnded) as ended:
         list(check_type(config))
     assert seen in ended.value.finding.seen
 
 
-def test_a_served_family_is_named(demo: Path):
+def test_a_supported_family_is_named(demo: Path):
     finding = the_one(check_type(json.loads((demo / "config.json").read_text())))
     assert finding.seen == "glm4v, Glm4vForConditionalGeneration"

@@ -6,7 +6,7 @@ from packaging.requirements import Requirement
 
 from serve_app.doctor.facts import Package, Software, import_error, look_at_software
 from serve_app.doctor.report import Status
-from serve_app.doctor.software import Trial, check_bitsandbytes, check_software, try_bitsandbytes
+from serve_app.doctor.software import FormatTest, check_bitsandbytes, check_software, measure_formats
 from tests.doctor.conftest import named, the_one
 
 CPU = torch.device("cpu")
@@ -39,10 +39,10 @@ def test_the_extras_of_a_package_are_installed_with_it():
     assert named(check_software(software(ray="2.48.0")), "ray").remedy == 'pip install "ray[serve]==2.60.0"'
 
 
-def test_a_python_that_is_not_served_is_a_problem():
+def test_a_python_that_is_not_supported_is_a_problem():
     finding = named(check_software(software(python="3.13.0")), "Python")
     assert finding.status == Status.PROBLEM
-    assert "3.13.0 is not served; >=3.11,<3.13 is" in finding.seen
+    assert "Python 3.13.0 is not supported; >=3.11,<3.13 is." in finding.seen
 
 
 def test_a_package_that_is_only_importable_has_nothing_to_be_compared_with():
@@ -74,30 +74,30 @@ def test_an_import_is_tried_in_a_process_of_its_own():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_bitsandbytes_multiplies_right_on_this_cpu(dtype: torch.dtype):
-    trials = try_bitsandbytes(CPU, dtype)
-    assert [trial.format for trial in trials] == ["nf4", "int8"]
-    assert all(trial.passed for trial in trials), trials
+    tests = measure_formats(CPU, dtype)
+    assert [test.format for test in tests] == ["nf4", "int8"]
+    assert all(test.passed for test in tests), tests
 
 
-def test_a_device_that_bitsandbytes_can_not_use_is_told_in_its_words():
-    failed = try_bitsandbytes(torch.device("meta"), torch.float32)[0]
+def test_a_device_that_bitsandbytes_can_not_use_is_reported_with_its_error():
+    failed = measure_formats(torch.device("meta"), torch.float32)[0]
     assert not failed.passed
     assert failed.failure
 
 
 def test_a_wrong_product_is_a_problem_for_those_who_want_it():
-    finding = the_one(check_bitsandbytes((Trial("nf4", 1.4),), "nf4", "the GPU"))
+    finding = the_one(check_bitsandbytes((FormatTest("nf4", 1.4),), "nf4", "the GPU"))
     assert finding.status == Status.PROBLEM
-    assert "off by 140%" in finding.seen
+    assert "a relative error of 140%" in finding.seen
 
 
 def test_a_product_that_is_no_number_has_not_passed():
-    assert not Trial("int8", float("nan")).passed
+    assert not FormatTest("int8", float("nan")).passed
 
 
 def test_a_format_nobody_asked_for_may_fail():
-    trials = (Trial("nf4", 0.001), Trial("int8", failure="RuntimeError: no kernel image"))
-    works, fails = check_bitsandbytes(trials, "nf4", "the GPU")
+    tests = (FormatTest("nf4", 0.001), FormatTest("int8", failure="RuntimeError: no kernel image"))
+    works, fails = check_bitsandbytes(tests, "nf4", "the GPU")
     assert works.status == Status.OK
     assert fails.status == Status.WARNING
-    assert fails.remedy == "Don't set model.quantization to int8 here."
+    assert fails.remedy == "Do not set model.quantization to int8 on this machine."

@@ -1,4 +1,4 @@
-"""Tokenizer, template and picture settings: of one revision with the config, or told what is not."""
+"""Tokenizer, template and picture settings: of one revision with the config, or shown what is not."""
 
 import json
 from pathlib import Path
@@ -45,7 +45,7 @@ def test_an_image_token_that_the_tokenizer_has_elsewhere_ends_the_check(demo: Pa
 
 def test_several_differing_ids_are_counted_and_one_is_shown(demo: Path):
     change(demo / "config.json", lambda config: config.update(image_token_id=7, image_end_token_id=8))
-    assert "(and 1 more like it)" in the_one(ids_of(demo)).seen
+    assert "(and 1 more)" in the_one(ids_of(demo)).seen
 
 
 def test_a_tokenizer_with_more_ids_than_the_model_is_of_another_model(demo: Path):
@@ -55,13 +55,13 @@ def test_a_tokenizer_with_more_ids_than_the_model_is_of_another_model(demo: Path
 def test_a_model_without_end_tokens_never_ends_its_answers(demo: Path):
     finding = named(ids_of(demo, stop_ids=frozenset()), "end of answers")
     assert finding.status == Status.WARNING
-    assert "at max_tokens only" in finding.seen
+    assert "end only at max_tokens" in finding.seen
 
 
-def test_an_end_token_that_is_a_word_is_told(demo: Path):
+def test_an_end_token_that_is_an_ordinary_token_is_reported(demo: Path):
     finding = named(ids_of(demo, stop_ids=frozenset([1785, 42])), "end of answers")
     assert finding.status == Status.WARNING
-    assert "eos_token_id 42 is an ordinary word" in finding.seen
+    assert "eos_token_id 42 is an ordinary token" in finding.seen
 
 
 def test_without_any_tokenizer_file_there_is_nothing_to_compare(tmp_path: Path):
@@ -103,11 +103,11 @@ def test_a_config_with_fields_of_two_releases_is_doubted(tmp_path: Path, config:
     assert named(check_ids(tmp_path, config, 151_552, frozenset([5])), "ids").status == status
 
 
-def test_a_template_that_fits_tells_what_the_model_can(demo: Path):
+def test_a_template_that_fits_lists_the_abilities_of_the_model(demo: Path):
     findings = conversation_of(demo)
     assert {finding.status for finding in findings} == {Status.OK}
     assert "vision" in named(findings, "abilities").seen
-    assert named(findings, "pictures").seen == "a photo of 4000x3000 is seen at 588x448 and takes 336 tokens"
+    assert named(findings, "pictures").seen == "a photo of 4000x3000 is resized to 588x448 and has 336 tokens"
 
 
 @pytest.mark.parametrize(
