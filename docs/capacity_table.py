@@ -33,7 +33,7 @@ def table() -> str:
         loads = [Load(1, (picture,), TEXT_TOKENS, answer) for picture, answer in KINDS]
         plans = [plan_capacity(flash, card_named(name), load) for load in loads]
         formats = {plan.gpu_time.quantization for plan in plans}
-        measured = all(is_measured(name, flash.model_type, kind) for kind in formats)
+        measured = all(is_measured(name, flash.family.name, kind) for kind in formats)
         figures = [f"{1e3 * plan.request_s:,.0f}" for plan in plans]
         kinds = " or ".join(sorted({kind.kind for kind in formats}))
         lines.append([name, kinds, *figures, "measured on it" if measured else "estimate"])

@@ -18,6 +18,7 @@ from serve_app.doctor.device import check_dtype, check_gpu
 from serve_app.doctor.host import check_host
 from serve_app.doctor.report import Finding, Group, MemoryFit, Report, Status, guarded, ok, problem, warning
 from serve_app.doctor.software import check_bitsandbytes, check_software, measure_formats
+from serve_app.model_families import model_family
 from serve_app.settings import Settings
 
 if TYPE_CHECKING:
@@ -94,9 +95,9 @@ def _folder(context: ExamContext) -> Iterator[Finding]:
     files.check_pointers(folder)
     config = files.read_config(folder)
 
-    from serve_app.doctor.skeleton import check_type
+    from serve_app.doctor.skeleton import check_family
 
-    yield from check_type(config)
+    yield from check_family(config, folder)
     context.folder, context.config = folder, config
     yield from files.check_code(folder)
 
@@ -155,9 +156,8 @@ def _bitsandbytes(context: ExamContext) -> Iterator[Finding]:
 def _weights(context: ExamContext) -> Iterator[Finding]:
     if context.folder is None or context.config is None:
         return
-    from serve_app.doctor.skeleton import needs_index
-
-    context.tensors, findings = files.read_shards(context.folder, needs_index(context.config))
+    needs_index = model_family(context.config, context.folder).weight_layout == "transformers"
+    context.tensors, findings = files.read_shards(context.folder, needs_index)
     context.weights_are_complete = any(finding.status == Status.OK for finding in findings)
     yield from findings
 

@@ -18,7 +18,8 @@ from serve_app.engine.model.families.adapter import ModelAdapter
 from serve_app.engine.model.families.glm4v import Glm4vAdapter
 from serve_app.engine.model.families.glm4v_9b import IGNORED, Glm4v9bAdapter, empty_network, original_name
 from serve_app.engine.model.shards import original_shapes, read_json
-from serve_app.engine.model.weights import ADAPTERS
+from serve_app.errors import InvalidRequest
+from serve_app.model_families import model_family
 
 Shape = tuple[int, ...]
 
@@ -38,31 +39,13 @@ class Skeleton:
     unknown_refused: bool  # whether the loader refuses unknown tensors; else it ignores them
 
 
-def check_type(config: dict[str, Any]) -> Iterator[Finding]:
+def check_family(config: dict[str, Any], folder: Path) -> Iterator[Finding]:
     """Check the family. Raises CheckEnded if it is not supported."""
-    kind, architectures = config.get("model_type"), config.get("architectures") or ["unknown class"]
-    if kind not in ADAPTERS:
-        raise CheckEnded(
-            problem(
-                "family",
-                f"model_type {kind!r} ({architectures[0]}) is not supported; {', '.join(sorted(ADAPTERS))} are.",
-                "Use GLM-4.6V-Flash, GLM-4.1V-9B-Thinking (glm4v) or GLM-4V-9B (chatglm).",
-            )
-        )
-    if "vision_config" not in config:
-        raise CheckEnded(
-            problem(
-                "family",
-                f"config.json has model_type {kind!r} but no vision_config: it is a model for text only.",
-                "Choose a GLM model with a V in its name.",
-            )
-        )
-    yield ok("family", f"{kind}, {architectures[0]}")
-
-
-def needs_index(config: dict[str, Any]) -> bool:
-    """Whether the family's loader finds several shards only by their index."""
-    return ADAPTERS[config["model_type"]] is not Glm4v9bAdapter
+    try:
+        family = model_family(config, folder)
+    except InvalidRequest as error:
+        raise CheckEnded(problem("family", error.message, "Set --model to a supported model.")) from error
+    yield ok("family", f"{family.name}, as {' and '.join(family.checkpoints)}")
 
 
 def build(folder: Path, config: dict[str, Any], tensors: dict[str, Stored], dtype: torch.dtype) -> Skeleton:
@@ -70,7 +53,7 @@ def build(folder: Path, config: dict[str, Any], tensors: dict[str, Stored], dtyp
 
     Raises InvalidRequest for an invalid config, and CheckEnded for a missing file.
     """
-    if ADAPTERS[config["model_type"]] is Glm4v9bAdapter:
+    if model_family(config, folder).weight_layout == "original":
         return _original_layout(folder, config, tensors, dtype)
     return _transformers_layout(folder, tensors, dtype)
 

@@ -100,8 +100,10 @@ def plan_capacity(
     `quantization` is auto, none or nf4; `context_tokens` 0 lets the plan choose. Raises InvalidRequest if the model
     does not fit the card or the request does not fit the model.
     """
-    if checkpoint.grid is None and len(load.pictures) > 1:
-        raise InvalidRequest("GLM-4V-9B takes one picture in a conversation.", param="--picture")
+    allowed = checkpoint.family.max_pictures
+    if allowed is not None and len(load.pictures) > allowed:
+        name = checkpoint.family.checkpoints[0]
+        raise InvalidRequest(f"{name} takes at most {allowed} picture in a conversation.", param="--picture")
     most = PreprocessSettings().max_image_tokens
     pictures = tuple(checkpoint.picture_tokens(width, height, most) for width, height in load.pictures)
     request = RequestShape(pictures, load.text_tokens, load.answer_tokens)

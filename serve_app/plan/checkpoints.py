@@ -16,8 +16,9 @@ from torch import nn
 from serve_app.engine.model.families.glm4v_9b import Glm4v9bAdapter, empty_network
 from serve_app.engine.model.footprint import Sizes
 from serve_app.engine.model.slots import CacheShape
-from serve_app.engine.model.weights import ADAPTERS, checkpoint_dtype
+from serve_app.engine.model.weights import checkpoint_dtype
 from serve_app.errors import InvalidRequest
+from serve_app.model_families import ModelFamily, model_family
 from serve_app.preprocess.glm4v import AspectRatioTooLarge, Glm4vGrid
 
 CONFIGS: Final = {file.stem: file for file in sorted(Path(__file__).with_name("configs").glob("*.json"))}
@@ -30,7 +31,7 @@ _GRID: Final = Glm4vGrid(shortest_edge=12_544, longest_edge=9_633_792)
 class Checkpoint:
     """Sizes in elements and tokens; operations are floating-point operations (a multiply-add counts as two)."""
 
-    model_type: str
+    family: ModelFamily
     sizes: Sizes
     head: int  # elements of lm_head, which every step reads
     attention_width: int  # heads x head_dim of the text layers
@@ -70,7 +71,8 @@ def read_checkpoint(model: str) -> Checkpoint:
     folder = Path(model).expanduser()
     if (folder / "config.json").is_file():
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return of_config(config, None if config.get("model_type") == "chatglm" else Glm4vGrid.of_checkpoint(folder))
+        family = model_family(config, folder, param="--model")
+        return of_config(config, None if family.square_pictures else Glm4vGrid.of_checkpoint(folder))
     file = CONFIGS.get(folder.name.lower())
     if file is None:
         raise InvalidRequest(
@@ -83,27 +85,21 @@ def read_checkpoint(model: str) -> Checkpoint:
 
 def of_config(config: dict[str, Any], grid: Glm4vGrid | None) -> Checkpoint:
     """Count over the loader's own network, built without weights. Raises InvalidRequest."""
-    kind = config.get("model_type", "")
-    if kind not in ADAPTERS or "vision_config" not in config:
-        raise InvalidRequest(
-            f"The model_type {kind!r} is not supported. Supported are {', '.join(sorted(ADAPTERS))} with a"
-            " vision_config.",
-            param="--model",
-        )
+    family = model_family(config, "the plan", param="--model")
     if config.get("quantization_config"):
         raise InvalidRequest(
             "The checkpoint is stored quantized, and config.json does not give its sizes. Plan with the unquantized"
             " release and --quantization.",
             param="--model",
         )
-    return _glm_4v_9b(config) if ADAPTERS[kind] is Glm4v9bAdapter else _glm4v(config, grid or _GRID)
+    return _glm_4v_9b(family, config) if family.weight_layout == "original" else _glm4v(family, config, grid or _GRID)
 
 
-def _glm_4v_9b(config: dict[str, Any]) -> Checkpoint:
+def _glm_4v_9b(family: ModelFamily, config: dict[str, Any]) -> Checkpoint:
     adapter = Glm4v9bAdapter(empty_network(config), config, _dtype(config))
     vision = config["vision_config"]
     return Checkpoint(
-        model_type="chatglm",
+        family=family,
         sizes=Sizes.of(adapter.model, adapter.cache_shape, None),
         head=adapter.model.lm_head.weight.numel(),
         attention_width=int(config["num_attention_heads"]) * adapter.cache_shape.head_dim,
@@ -116,7 +112,7 @@ def _glm_4v_9b(config: dict[str, Any]) -> Checkpoint:
     )
 
 
-def _glm4v(config: dict[str, Any], grid: Glm4vGrid) -> Checkpoint:
+def _glm4v(family: ModelFamily, config: dict[str, Any], grid: Glm4vGrid) -> Checkpoint:
     from transformers import AutoConfig, AutoModelForImageTextToText  # the import takes seconds
 
     fields = {name: value for name, value in config.items() if name not in ("model_type", "architectures")}
@@ -127,7 +123,7 @@ def _glm4v(config: dict[str, Any], grid: Glm4vGrid) -> Checkpoint:
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     cache = CacheShape(text.num_hidden_layers, text.num_key_value_heads, head_dim, _dtype(config))
     return Checkpoint(
-        model_type=config["model_type"],
+        family=family,
         sizes=Sizes.of(network, cache, None),
         head=network.lm_head.weight.numel(),
         attention_width=text.num_attention_heads * head_dim,

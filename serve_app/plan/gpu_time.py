@@ -55,7 +55,7 @@ class GpuTime:
 
     def encode_s(self, request: RequestShape) -> float:
         """All pictures through the vision tower."""
-        share = FITTED.encode_share["chatglm" if self.checkpoint.model_type == "chatglm" else "glm4v"]
+        share = FITTED.encode_share[self.checkpoint.family.name]
         return sum(self._compute_s(self.checkpoint.encode_operations(tokens), share) for tokens in request.pictures)
 
     def piece_s(self, tokens: int) -> float:

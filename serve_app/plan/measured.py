@@ -17,7 +17,7 @@ class Fitted:
 
     card: str
     text_linear: int  # elements of the text layers that were measured
-    encode_share: dict[str, float]  # of the tensor rate, by model_type
+    encode_share: dict[str, float]  # of the tensor rate, by family
     prefill_share: float  # of the tensor rate
     piece_least_s: float  # of a prefill piece, however short: its kernels are launched one by one
     unpack_piece_s: float  # added to a piece if weights are 4-bit
@@ -31,7 +31,7 @@ class Fitted:
 FITTED: Final = Fitted(
     card="H200",
     text_linear=8_157_921_280,
-    encode_share={"glm4v": 0.30, "chatglm": 0.547},
+    encode_share={"glm4v": 0.30, "glm4v_9b": 0.547},
     prefill_share=0.44,
     piece_least_s=0.062,
     unpack_piece_s=0.032,
@@ -42,8 +42,8 @@ FITTED: Final = Fitted(
     unpack_rows_s=0.0142,
 )
 
-# (card, is GLM-4V-9B, weight format) of which requests per second were measured, with benchmarks/capacity.py
-_REQUESTS_MEASURED: Final = {("H200", False, "none"), ("H200", False, "nf4")}
+# (card, family, weight format) whose requests per second were measured with benchmarks/capacity.py
+_REQUESTS_MEASURED: Final = {("H200", "glm4v", "none"), ("H200", "glm4v", "nf4")}
 
 # (pixels, milliseconds of one core of an AMD EPYC) for a JPEG, from its bytes to the model's input
 # (benchmarks/results/preprocess-2026-11-21.json).
@@ -55,6 +55,6 @@ REQUEST_CPU_S: Final = 2 / 515.3
 EVENT_CPU_S: Final = 2 * (0.01933 - 0.00338) / 100
 
 
-def is_measured(card: str, model_type: str, quantization: Quantization) -> bool:
+def is_measured(card: str, family: str, quantization: Quantization) -> bool:
     """Whether requests per second were measured on this card with such a model in this weight format."""
-    return not quantization.vision and (card, model_type == "chatglm", quantization.kind) in _REQUESTS_MEASURED
+    return not quantization.vision and (card, family, quantization.kind) in _REQUESTS_MEASURED

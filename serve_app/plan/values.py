@@ -39,7 +39,7 @@ def summary(plan: CapacityPlan, model: str) -> str:
 
 def _basis(plan: CapacityPlan) -> str:
     gpu_time = plan.gpu_time
-    measured = is_measured(gpu_time.card.name, gpu_time.checkpoint.model_type, gpu_time.quantization)
+    measured = is_measured(gpu_time.card.name, gpu_time.checkpoint.family.name, gpu_time.quantization)
     return "calculated from measurements on this card" if measured else "estimated"
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from serve_app.doctor.files import read_shards
 from serve_app.doctor.report import CheckEnded, Finding, Status
-from serve_app.doctor.skeleton import build, check_names, check_type, quantized_bytes
+from serve_app.doctor.skeleton import build, check_family, check_names, quantized_bytes
 from serve_app.engine.model.weights import load
 from serve_app.errors import InvalidRequest
 from serve_app.settings import ModelSettings
@@ -140,17 +140,18 @@ def test_the_skeleton_knows_what_the_loaded_model_knows(tiny: Path):
 @pytest.mark.parametrize(
     ("config", "seen"),
     [
-        ({"model_type": "llama", "architectures": ["LlamaForCausalLM"]}, "'llama' (LlamaForCausalLM) is not supported"),
-        ({"model_type": "chatglm", "architectures": ["ChatGLMModel"]}, "a model for text only"),
-        ({}, "None (unknown class) is not supported; chatglm, glm46v, glm4v are."),
+        ({"model_type": "llama"}, "model_type 'llama'. This type is not supported. Use GLM-4.6V-Flash"),
+        ({"model_type": "chatglm"}, "no vision_config: it is a text model"),
+        ({"model_type": "glm4v_moe", "vision_config": {}}, "Its mixture-of-experts text model is not supported."),
+        ({}, "model_type None"),
     ],
 )
 def test_a_family_that_is_not_supported_ends_the_check(config: dict[str, Any], seen: str):
     with pytest.raises(CheckEnded) as ended:
-        list(check_type(config))
+        list(check_family(config, Path("model")))
     assert seen in ended.value.finding.seen
 
 
 def test_a_supported_family_is_named(demo: Path):
-    finding = the_one(check_type(json.loads((demo / "config.json").read_text())))
-    assert finding.seen == "glm4v, Glm4vForConditionalGeneration"
+    finding = the_one(check_family(json.loads((demo / "config.json").read_text()), demo))
+    assert finding.seen == "glm4v, as GLM-4.6V-Flash and GLM-4.1V-9B-Thinking"

@@ -112,5 +112,5 @@ def test_a_context_that_is_given_is_used(flash: Checkpoint):
 
 
 def test_glm_4v_9b_is_planned_for_one_picture_only(original: Checkpoint):
-    with pytest.raises(InvalidRequest, match="takes one picture in a conversation"):
+    with pytest.raises(InvalidRequest, match="takes at most 1 picture in a conversation"):
         plan_capacity(original, card_named("H200"), load(pictures=((100, 100), (100, 100))))

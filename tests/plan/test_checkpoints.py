@@ -116,8 +116,8 @@ def test_the_refusal_of_an_unknown_model_lists_the_known_ones():
 @pytest.mark.parametrize(
     ("config", "why"),
     [
-        ({"model_type": "llama"}, "model_type 'llama' is not supported"),
-        ({"model_type": "chatglm"}, "with a vision_config"),
+        ({"model_type": "llama"}, "This type is not supported"),
+        ({"model_type": "chatglm"}, "no vision_config"),
         ({**FLASH, "quantization_config": {"load_in_4bit": True}}, "stored quantized"),
     ],
 )
