@@ -56,7 +56,6 @@ class Header:
     width: int
     height: int
     orientation: int  # EXIF, 1 to 8
-    animated: bool  # the first frame is used
 
 
 def read_header(data: bytes, label: ImageLabel, max_bytes: int, max_pixels: int) -> Header:
@@ -74,7 +73,7 @@ def read_header(data: bytes, label: ImageLabel, max_bytes: int, max_pixels: int)
         orientation = _orientation(image, file_format)
         if orientation >= 5:
             width, height = height, width
-        return Header(file_format, width, height, orientation, bool(getattr(image, "is_animated", False)))
+        return Header(file_format, width, height, orientation)
 
 
 def decode_picture(data: bytes, header: Header, label: ImageLabel, max_pixels: int) -> Image.Image:

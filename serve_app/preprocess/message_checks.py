@@ -41,7 +41,7 @@ def _check_message(message: Message, abilities: Collection[str]) -> None:
     texts = [part.text for part in message.parts if isinstance(part, TextPart)]
     pictures = [part for part in message.parts if isinstance(part, ImagePart)]
     if message.role == "user" and not any(text.strip() for text in texts) and (texts or not pictures):
-        raise InvalidRequest(f"{message.param} has no text, so there is no question.", message.param)
+        raise InvalidRequest(f"The question is empty: {message.param} has no text.", message.param)
     if (message.role == "tool" or message.tool_calls) and "tools" not in abilities:
         what = "is the result of a tool" if message.role == "tool" else "calls a tool"
         raise InvalidRequest(

@@ -77,5 +77,5 @@ def _remove_nothink(message: Message) -> Message:
         return message
     text = text.removesuffix(NO_THINKING)
     if not before and not text.strip():
-        raise InvalidRequest(f"{message.param} is only {NO_THINKING}, so there is no question.", message.param)
+        raise InvalidRequest(f"The question is empty: {message.param} is only {NO_THINKING}.", message.param)
     return replace(message, parts=(*before, TextPart(text)) if text else tuple(before))

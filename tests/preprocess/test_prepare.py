@@ -301,7 +301,7 @@ def test_abilities_are_told_in_order(of_template: Callable[[str], Path], checkpo
         (asking(ImagePart("ftp://a.example/", "image"), "?"), ImageRejected, "must be a data: URL", "image"),
         (asking(ImagePart("http://127.0.0.1/", "image"), "?"), ImageRejected, "not a public address", "image"),
         (asking(*[PNG] * 17, "?"), InvalidRequest, "17 pictures; the limit is 16", "messages[0].content[16].image_url"),
-        (asking(PNG, ""), InvalidRequest, "no question", "messages"),
+        (asking(PNG, ""), InvalidRequest, "question is empty", "messages"),
         (asking("?", max_tokens=-1), InvalidRequest, "max_tokens is -1", "max_tokens"),
         (asking("?", max_tokens=5, min_tokens=6), InvalidRequest, "min_tokens is 6; .* at most 5", "min_tokens"),
         (asking("?", min_tokens=9000), InvalidRequest, "min_tokens is 9000; .* at most 81", "min_tokens"),
