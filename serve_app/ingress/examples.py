@@ -1,4 +1,4 @@
-"""Requests that work, for the OpenAPI document and the page made of it; a test sends every one."""
+"""Working example requests of the OpenAPI document and the /docs page; a test sends every one."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ CHAT: Final = {
         "value": _chat("How is the weather in Hangzhou?", tools=[_TOOL], tool_choice="auto"),
     },
     "tool result": {
-        "summary": "What the function gave back",
+        "summary": "The result of the function",
         "value": {
             "messages": [
                 {"role": "user", "content": "How is the weather in Hangzhou?"},
@@ -85,13 +85,13 @@ CHAT: Final = {
         "value": _chat("Is 91 a prime?", thinking={"type": "enabled", "budget_tokens": 256}),
     },
     "choices": {
-        "summary": "Two answers, with the likelihood of each token",
+        "summary": "Two answers, with the log probability of each token",
         "value": _chat("Name a colour.", n=2, logprobs=True, top_logprobs=2, seed=1, max_tokens=8),
     },
 }
 
 COMPLETION: Final = {
-    "text": {"summary": "Go on with a text", "value": {"prompt": "The capital of France is", "max_tokens": 8}},
+    "text": {"summary": "Continue a text", "value": {"prompt": "The capital of France is", "max_tokens": 8}},
     "stream": {
         "summary": "Streamed, with a stop string",
         "value": {"prompt": "1, 2, 3,", "max_tokens": 16, "stop": ["9"], "stream": True, "temperature": 0},
@@ -124,7 +124,7 @@ RESPONSE: Final = {
         },
     },
     "tool result": {
-        "summary": "A function, its call and what it gave back",
+        "summary": "A function, its call and its result",
         "value": {
             "input": [
                 {"role": "user", "content": "How is the weather in Hangzhou?"},

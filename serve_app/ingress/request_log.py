@@ -64,7 +64,7 @@ class RequestLog:
                     self.meter.observe(OUTPUT_TOKEN_SECONDS, (self.clock() - self.first_text_at) / later_tokens)
 
     def close(self, method: str, route: str) -> None:
-        """Write the log record and the metrics of the whole request."""
+        """Write the log record and the metrics of the finished request."""
         answers, started = self.answers, self.answers.started if self.answers else None
         cancelled = self.disconnected and not (answers and answers.finished)  # closing after the end loses nothing
         status = CLIENT_CLOSED_REQUEST if cancelled or self.status is None else self.status

@@ -1,1 +1,1 @@
-"""What callers may send, checked field by field, and what it means in the contracts."""
+"""Parts of requests and responses that several APIs share, and their mapping to the contracts."""
