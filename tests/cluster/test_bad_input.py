@@ -59,7 +59,7 @@ CASES: dict[str, tuple[Callable[[], Body], int, str, str]] = {
     "invalid base64": (lambda: with_picture("data:image/png;base64,@@@@"), 400, "invalid_image", "base64"),
     "a local address": (lambda: with_picture("http://127.0.0.1/x.png"), 400, "invalid_image", "127.0.0.1"),
     "a file path": (lambda: with_picture("file:///etc/passwd"), 400, "invalid_image", "http"),
-    "empty question": (lambda: with_text("  "), 400, "invalid_request", "no text"),
+    "empty question": (lambda: with_text("  "), 400, "invalid_request", "empty"),
     "too long context": (lambda: with_text("字" * 40_000), 400, "context_length_exceeded", "context"),
     "too long an answer": (lambda: with_text("Hi", max_tokens=1_000_000), 400, "context_length_exceeded", "1000000"),
     "negative max_tokens": (lambda: with_text("Hi", max_tokens=-1), 400, "invalid_request", "max_tokens"),
