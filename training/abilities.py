@@ -1,7 +1,7 @@
-"""Talks that think, point and call tools, mixed with plain questions so that each is told by its cue.
+"""Conversations with reasoning, boxes and tool calls, mixed with plain questions.
 
-The cue for thinking is the prompt that ends in `<think>`, for pointing the question's wording, for a
-call a tool that does what is asked. Reasoning is only ever in the last answer: history does not show it.
+The model learns which is expected: reasoning after a prompt that ends in `<think>`, a box from the question's wording,
+a call if a tool fits the question. Only the last answer has reasoning, because the template drops earlier reasoning.
 """
 
 from dataclasses import dataclass
@@ -26,12 +26,12 @@ from training.conversations import (
 from training.scenes import Language, Scene
 from training.skills import SKILLS
 
-_CUT_SHORT = 0.12  # part of the reasonings that a budget ends
+_CUT_SHORT = 0.12  # share of the reasonings that a token budget cuts off
 
 
 @dataclass(frozen=True)
 class Task:
-    """What the tools at hand are asked to do: one thing, or two at once."""
+    """One or two requests that the given tools can fulfil."""
 
     requests: tuple[tools.Request, ...]
     language: Language
@@ -55,14 +55,14 @@ class Task:
         return ("" if self.language == "zh" else " ").join(request.report for request in self.requests)
 
     def call_turn(self, rng: Random, reasoned: bool = False) -> Turn:
-        """The calls; on a board without a defect, which cannot be reported, the word that there is none."""
+        """The calls; for a board without a defect, a text that says so, because there is nothing to report."""
         answer = "\n".join(map(str, self.calls)) or NO_DEFECT[0 if self.language == "zh" else 1]
         in_picture = any(request.tool.skill not in SKILLS["any"] for request in self.requests)
         thought = thoughts.use_tools(self._names(), in_picture, self.language, rng) if reasoned and self.calls else ""
         return Turn("call" if self.calls else "no_call", self.wording, answer, thought=thought)
 
     def report_turn(self, rng: Random, reasoned: bool = False) -> Turn:
-        thought = thoughts.tell_results(self._names(), self.language, rng) if reasoned else ""
+        thought = thoughts.report_results(self._names(), self.language, rng) if reasoned else ""
         return Turn("report", "", self.report, thought=thought)
 
     def _names(self) -> list[str]:
@@ -70,7 +70,7 @@ class Task:
 
 
 def think(writer: Writer, scenes: list[Scene], rng: Random, turns: int) -> Conversation:
-    """A short talk whose last answer is reasoned."""
+    """A short conversation whose last answer has reasoning."""
     row = Conversation()
     writer.start(row, system(rng))
     pictures = sizes(scenes)
@@ -85,7 +85,7 @@ def think(writer: Writer, scenes: list[Scene], rng: Random, turns: int) -> Conve
 
 
 def point(writer: Writer, scenes: list[Scene], rng: Random, turns: int) -> Conversation:
-    """A talk in which about every other question asks for a place."""
+    """A conversation in which about half of the questions ask for a place."""
     row = Conversation()
     writer.start(row, system(rng))
     kinds = [short_turn if rng.random() < 0.4 else place_turn for _ in range(turns + 3)]
@@ -99,7 +99,7 @@ def point(writer: Writer, scenes: list[Scene], rng: Random, turns: int) -> Conve
 
 
 def use_tools(writer: Writer, scenes: list[Scene], rng: Random, turns: int) -> Conversation:
-    """A talk with tools at hand, in which about every other question takes a call."""
+    """A conversation with tools, in which about half of the questions need a call."""
     row = Conversation()
     which = rng.randrange(len(scenes)) if scenes else 0
     scene = scenes[which] if scenes else None
@@ -108,7 +108,7 @@ def use_tools(writer: Writer, scenes: list[Scene], rng: Random, turns: int) -> C
     usable = tools.fitting(offered, scene)
     pictures = sizes(scenes)
     thinks = rng.random() < 0.3
-    for left in reversed(range(turns - 2)):  # the definitions are long, so the talk is short
+    for left in reversed(range(turns - 2)):  # the definitions are long, so the conversation is short
         reasoned = thinks and left == 0
         if not usable or rng.random() < 0.4:
             turn = _plain_turn(scenes, rng, reasoned)
@@ -128,13 +128,13 @@ def use_tools(writer: Writer, scenes: list[Scene], rng: Random, turns: int) -> C
             writer.return_results(row, [request.result for request in task.requests])
             writer.answer(row, task.report_turn(rng, reasoned), keep=_kept(rng))
         elif task.calls:
-            break  # only results can follow a call
+            break  # only results may follow a call
     writer.close(row)
     return row
 
 
 def reasoned_turn(scenes: list[Scene], rng: Random) -> Turn:
-    """A question of any sort, answered after a thought."""
+    """A question of any kind, answered after reasoning."""
     if not scenes:
         return no_picture_turn(rng, reasoned=True)
     kind = rng.choices((short_turn, place_turn, long_turn), (0.74, 0.16, 0.1))[0]
@@ -142,7 +142,7 @@ def reasoned_turn(scenes: list[Scene], rng: Random) -> Turn:
 
 
 def place_turn(scenes: list[Scene], rng: Random, reasoned: bool = False) -> Turn:
-    """Where a fact of one of the pictures is to be seen."""
+    """A question for the place of a fact in one of the pictures."""
     language = choose_language(rng)
     which = rng.randrange(len(scenes))
     scene = scenes[which]

@@ -1,8 +1,7 @@
-"""The demo model's shape, and its forward pass over a whole training batch at once.
+"""The demo model's configuration, and a forward pass over a training batch.
 
-The weights live in the unmodified `Glm4vForConditionalGeneration`. The batched pass computes what that
-class computes (tested), but treats pictures of one size as one dense batch: the class itself loops over
-pictures in Python.
+The weights belong to the unmodified `Glm4vForConditionalGeneration`. The batched pass computes the same as that class
+(tested), but processes pictures of one size as one dense batch, while the class loops over pictures in Python.
 """
 
 from typing import Any
@@ -18,7 +17,7 @@ PATCH = 14
 
 
 def model_config(tokenizer: PreTrainedTokenizerFast, size: str = "full") -> dict[str, Any]:
-    """config.json. `size` "micro" is for trying the program out on a CPU."""
+    """The content of config.json; `size` "micro" is for trials on a CPU."""
     micro = size == "micro"
     ids = tokenizer.convert_tokens_to_ids
     text = {
@@ -27,7 +26,7 @@ def model_config(tokenizer: PreTrainedTokenizerFast, size: str = "full") -> dict
         "intermediate_size": 256 if micro else 1024, "hidden_act": "silu", "rms_norm_eps": 1e-5,
         "attention_dropout": 0.0,
         "max_position_embeddings": 8192, "initializer_range": 0.02, "use_cache": True, "tie_word_embeddings": False,
-        # a small base: the last six of the sixteen frequencies tell columns apart, and must turn within a picture
+        # a small base: the six slowest of the sixteen frequencies encode the column and must vary within a picture
         "rope_parameters": {
             "rope_type": "default", "rope_theta": 100.0, "partial_rotary_factor": 0.5, "mrope_section": [4, 6, 6],
         },
@@ -56,7 +55,7 @@ def create_model(config: dict[str, Any]) -> Glm4vForConditionalGeneration:
 
 
 class Reader(nn.Module):
-    """The model with a second head, used in training only, that names the characters in each patch."""
+    """The model with a second head for training, which classifies the characters in each patch."""
 
     def __init__(self, model: Glm4vForConditionalGeneration) -> None:
         super().__init__()
@@ -70,7 +69,7 @@ class Reader(nn.Module):
         self.text_block = _text_block
 
     def compile_blocks(self) -> None:
-        """Compiles one block of each kind; every layer shares it, since weights enter as inputs."""
+        """Compiles one block of each kind, which all layers share, because weights are inputs."""
         self.vision_block = torch.compile(_vision_block, dynamic=True)
         self.text_block = torch.compile(_text_block, dynamic=True)
 
@@ -78,7 +77,7 @@ class Reader(nn.Module):
         """uint8 pictures (count, height, width, 3) as features (count, tokens, hidden) and patches before merging."""
         patches, rows, columns = _patchify(images)
         vision, count = self.vision, images.shape[0]
-        # a still is shown twice in time, so both halves of the kernel see the same pixels
+        # a picture counts as two equal frames, so both halves of the kernel get the same pixels
         projection = vision.patch_embed.proj
         hidden = functional.linear(patches, projection.weight.sum(2).flatten(1), projection.bias)
         hidden = vision.post_conv_layernorm(hidden)
@@ -123,7 +122,7 @@ def _patch_places(rows: int, columns: int, device: torch.device) -> Tensor:
 
 
 def _learned_places(weight: Tensor, places: Tensor, rows: int, columns: int) -> Tensor:
-    """The learned square of places, stretched over this picture's grid: (patches, width)."""
+    """The learned position embeddings, interpolated to this picture's grid: (patches, width)."""
     side = int(weight.shape[0] ** 0.5)
     square = weight.view(side, side, -1).permute(2, 0, 1)[None].float()
     across = (places[:, 1] + 0.5) / columns * 2 - 1
@@ -134,9 +133,11 @@ def _learned_places(weight: Tensor, places: Tensor, rows: int, columns: int) -> 
 
 
 def _angles(places: Tensor, head: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of the tower's rotary places, (patches, head width)."""
+    """Cosines and sines of the tower's rotary embedding, (patches, head width)."""
     steps = torch.arange(0, head // 2, 2, device=places.device, dtype=torch.float)
-    turns = (places[..., None].float() / 10000.0 ** (steps / (head // 2))).flatten(1)  # rows' turns, then columns'
+    turns = (places[..., None].float() / 10000.0 ** (steps / (head // 2))).flatten(
+        1
+    )  # rotations of rows, then of columns
     turns = torch.cat((turns, turns), -1)
     return turns.cos(), turns.sin()
 

@@ -1,8 +1,8 @@
-"""Batches for training, drawn endlessly by worker processes: pictures of one size, rows of ids.
+"""Training batches, drawn endlessly by worker processes: pictures of one size, rows of ids.
 
-A batch holds one job's scenes on one canvas, so that the vision tower sees a dense tensor, and talks of
-one sort, whose loss is a mean: how often a sort is drawn is its share of the loss. How hard the pictures
-are worn is read from a shared number that the training loop raises.
+A batch has scenes of one job and one canvas size, so that the vision tower gets a dense tensor, and conversations of
+one sort; its loss is a mean, so the share of a sort in the loss is how often it is drawn. The strength of the pictures'
+degradation is a shared number that the training loop raises.
 """
 
 from collections.abc import Iterator
@@ -22,45 +22,45 @@ from training import fonts
 from training.abilities import point, think, use_tools
 from training.boards import draw_board
 from training.conversations import Conversation, Writer, converse, positions
+from training.degradation import degrade
 from training.documents import draw_document
 from training.labels import draw_label
 from training.panels import draw_panel
 from training.scenes import Scene
-from training.wear import wear
 
 JOBS = ("labels", "boards", "documents")
 Batch = dict[str, Any]
-# Seeds of training, validation and the fixed evaluation set come from ranges that cannot meet.
+# Seeds of training, validation and the fixed evaluation set have disjoint ranges.
 TRAINING_SEEDS = (0, 1 << 40)
 VALIDATION_SEEDS = (1 << 41, 1 << 42)
 EVALUATION_SEEDS = (1 << 43, 1 << 44)
-_OTHER_SIZES = {  # a picture that the service scaled to its grid: these many times 28 pixels, (width, height)
+_OTHER_SIZES = {  # sizes of pictures that the service scales to its grid: multiples of 28 pixels, (width, height)
     "labels": ((14, 10), (15, 11), (18, 13), (20, 15), (21, 16)),
     "boards": ((12, 12), (13, 13), (15, 15), (16, 16), (18, 18)),
     "documents": ((14, 18), (15, 19), (15, 18), (16, 21), (17, 21)),
 }
 _SPOTS_A_PATCH = 2
-# How many of a hundred batches are talks of each sort; half of what is asked in the last two sorts is plain as well.
+# Batches of each sort, of a hundred; half of the questions of the last two sorts are plain.
 SORTS = ((converse, 61), (think, 7), (point, 20), (use_tools, 12))
 
 
 def draw(job: str, rng: Random) -> Scene:
-    """A scene as drawn, not yet worn."""
+    """A scene as drawn, without degradation."""
     if job == "labels":
         return draw_label(rng) if rng.random() < 0.58 else draw_panel(rng)
     return draw_board(rng) if job == "boards" else draw_document(rng)
 
 
-def worn_scene(job: str, seed: int, strength: float) -> Scene:
-    """The scene that a seed stands for."""
+def degraded_scene(job: str, seed: int, strength: float) -> Scene:
+    """The degraded scene of a seed."""
     rng = Random(seed)
     scene = draw(job, rng)
-    wear(scene, rng, strength)
+    degrade(scene, rng, strength)
     return scene
 
 
 def resize(scene: Scene, columns: int, rows: int) -> None:
-    """Scales the picture as the preprocessor would, and what is known of places with it."""
+    """Scales the picture as the preprocessor would, and all recorded positions."""
     width, height = columns * 28, rows * 28
     across, down = width / scene.image.width, height / scene.image.height
     scene.image = scene.image.resize((width, height), Image.Resampling.BICUBIC)
@@ -79,7 +79,7 @@ class Drawings(IterableDataset[Batch]):
 
     def __iter__(self) -> Iterator[Batch]:
         if self.font_folder:
-            fonts.look_in(self.font_folder)
+            fonts.search_first(self.font_folder)
         worker = get_worker_info()
         rng = Random(f"{self.job} {self.seed} {worker.id if worker else 0}")
         writer = Writer(self.tokenizer)
@@ -91,23 +91,25 @@ class Drawings(IterableDataset[Batch]):
         other = rng.choice(_OTHER_SIZES[self.job]) if rng.random() < 0.2 else None
 
         def scene() -> Scene:
-            drawn = worn_scene(self.job, rng.randrange(*TRAINING_SEEDS), strength)
+            drawn = degraded_scene(self.job, rng.randrange(*TRAINING_SEEDS), strength)
             if other:
                 resize(drawn, *other)
             return drawn
 
-        talk = rng.choices([sort for sort, _ in SORTS], [share for _, share in SORTS])[0]
+        write_conversation = rng.choices([sort for sort, _ in SORTS], [share for _, share in SORTS])[0]
         scenes, conversations = [], []
         for row in range(self.rows):
             shown = [scene() for _ in range(_pictures_in(row, self.rows, other is not None))]
             scenes += shown
-            conversations.append(talk(writer, shown, rng, rng.randrange(4, 7)))
-        # what the log calls the loss on it: plain talks by their job, the others by what they are for
-        return collate(scenes, conversations, writer) | {"sort": self.job if talk is converse else talk.__name__}
+            conversations.append(write_conversation(writer, shown, rng, rng.randrange(4, 7)))
+        # the name of its loss in the log: the job for plain conversations, the ability for others
+        return collate(scenes, conversations, writer) | {
+            "sort": self.job if write_conversation is converse else write_conversation.__name__
+        }
 
 
 def _pictures_in(row: int, rows: int, rescaled: bool) -> int:
-    """The same number of pictures in every batch: a few rows have two, as many have none."""
+    """Pictures of a row; the total is the same for all batches: as many rows have two as have none."""
     few = 0 if rescaled else rows // 20
     return 2 if row < few else 0 if row < 2 * few else 1
 
@@ -120,7 +122,7 @@ def collate(scenes: list[Scene], conversations: list[Conversation], writer: Writ
     where: list[int] = []  # flat index of the hidden state that predicts a trained id
     targets: list[int] = []
     weights: list[float] = []
-    answers: list[tuple[str, int, int]] = []  # kind, and which of the targets belong to the answer
+    answers: list[tuple[str, int, int]] = []  # kind, first and last+1 of the answer's targets
     for row, conversation in enumerate(conversations):
         length = len(conversation.ids)
         ids[row, :length] = conversation.ids
@@ -142,7 +144,7 @@ def collate(scenes: list[Scene], conversations: list[Conversation], writer: Writ
 
 
 def _spots(scene: Scene, writer: Writer) -> Tensor:
-    """Ids of the characters whose centre lies in each patch, (patches, 2) in merge-block order; -1: none."""
+    """Ids of the characters whose centre is in each patch, (patches, 2) in merge-block order; -1: none."""
     rows, columns = scene.image.height // 14, scene.image.width // 14
     grid = np.full((rows, columns, _SPOTS_A_PATCH), -1, np.int64)
     for glyph in scene.glyphs:

@@ -1,7 +1,7 @@
 """Draws circuit boards: a grid of solder joints, at most one of them bad, and a number in white print.
 
-Joints are little pictures drawn once, four times too large, and then pasted: a board costs a few
-milliseconds. Rows count from the top, columns from the left, both from 1.
+Joints are small pictures that are drawn once at four times the size and pasted, so a board takes a few milliseconds.
+Rows count from the top, columns from the left, both from 1.
 """
 
 from functools import cache
@@ -22,7 +22,7 @@ DEFECTS = {
 }
 NO_DEFECT = ("没有缺陷", "no defect")
 MASKS: tuple[Color, ...] = ((20, 95, 50), (15, 70, 120), (35, 35, 40), (120, 25, 30), (10, 110, 80))
-_LARGE = 4  # joints are drawn this much larger, then shrunk, for smooth edges
+_LARGE = 4  # joints are drawn this much larger and scaled down, for smooth edges
 _VARIANTS = 6
 
 
@@ -53,7 +53,7 @@ def draw_board(rng: Random) -> Scene:
         _ball(rng, page, left + pitch * (bad[1] + 0.5), top + pitch * (bad[0] + 0.5), size)
     if defect:
         x, y = left + pitch * (bad[1] + 0.5), top + pitch * (bad[0] + 0.5)
-        reach = pitch if defect == "bridge" else 0.0  # a bridge takes in the neighbour
+        reach = pitch if defect == "bridge" else 0.0  # a bridge includes the neighbour
         page.things.append(Glyph("joint", x + reach / 2, y, size + reach, size))
     facts = [*_facts(defect, bad[0] + 1, bad[1] + 1), Fact("board_number", number, number)]
     facts += [Fact("rows", str(rows), str(rows)), Fact("columns", str(columns), str(columns))]
@@ -98,7 +98,7 @@ def _ruler(page: Page, grid: tuple[float, float, float], rows: int, columns: int
         page.write(left + pitch * (column + 0.5) - 5, top - 24, str(column + 1), 17, silk)
     for row in range(rows):
         page.write(left - 20, top + pitch * (row + 0.5) - 10, str(row + 1), 17, silk)
-    # the ruler is not text that anybody would read out
+    # the ruler is not text to be read out
     del page.lines[1:]
 
 
@@ -110,7 +110,7 @@ def _paste(page: Page, rng: Random, kind: str, size: int, x: float, y: float) ->
 
 @cache
 def _joint(kind: str, size: int, variant: int) -> Image.Image:
-    """A joint with transparent surroundings: copper ring, then what the soldering left in it."""
+    """A joint on a transparent background: the copper ring and the solder."""
     rng = Random(f"{kind} {size} {variant}")
     side = size * _LARGE
     image = Image.new("RGBA", (side, side), (0, 0, 0, 0))
@@ -134,7 +134,7 @@ def _joint(kind: str, size: int, variant: int) -> Image.Image:
         disc(0.42, (level - 45, level - 45, level - 40, 255))
         disc(0.38, (level, level, level + 4, 255), -0.01, -0.02)
         if dull:
-            for _ in range(40):  # a grainy skin
+            for _ in range(40):  # a grainy surface
                 shade = level + rng.randrange(-45, 35)
                 disc(0.03, (shade, shade, shade, 255), rng.uniform(-0.24, 0.24), rng.uniform(-0.24, 0.24))
             box = (side * 0.22, side * 0.22, side * 0.78, side * 0.78)

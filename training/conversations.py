@@ -1,8 +1,7 @@
-"""Turns scenes into token sequences: several questions a picture, the loss only on the answers.
+"""Scenes to token sequences: several questions per picture, the loss on the answers only.
 
-The sequence is exactly what the chat template renders (tested), built from ids because a template
-engine in the middle of training would be slow. Positions are the family's three-axis ones, computed
-here for whole rows; they equal `get_rope_index` (tested).
+The sequence equals what the chat template renders (tested); it is built from ids, because rendering the template would
+be slow. Positions have three axes and equal `get_rope_index` (tested).
 """
 
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from training import phrases, thoughts
 from training.scenes import Fact, Language, Scene
 
-# Kinds that the three jobs are about are asked more often than the others.
+# The main kinds of the three jobs are asked more often than others.
 _WEIGHTS = {
     "tracking": 3.0, "recipient": 2.5, "phone": 2.5, "address": 3.0, "light": 3.0, "model": 1.2, "defect": 4.0,
     "defect_kind": 1.5,
@@ -26,7 +25,7 @@ _WEIGHTS = {
     "stamp": 2.5, "row_quantity": 0.8, "row_price": 0.8, "row_amount": 0.9, "row_name": 0.2, "light_absent": 0.6,
     "light_color": 0.8, "title": 0.7,
 }  # fmt: skip
-SHORT_WEIGHT = 2.0  # loss weight of a short answer's tokens beside those of a long one
+SHORT_WEIGHT = 2.0  # loss weight of a short answer's tokens, relative to those of a long answer
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class Conversation:
     weights: list[float] = field(default_factory=list)  # 0: not trained on
     answers: list[tuple[str, int, int]] = field(default_factory=list)  # kind, first and last+1 of the answer's ids
     images: list[tuple[int, int, int]] = field(default_factory=list)  # first id, rows, columns of merged tokens
-    end: int = -1  # the id that ends the last answer: of the one who speaks next
+    end: int = -1  # the id that ends the last answer: the role that follows
 
 
 class Writer:
@@ -71,7 +70,7 @@ class Writer:
         return self.tokenizer._tokenizer.encode(text, add_special_tokens=False).ids  # type: ignore[no-any-return]
 
     def start(self, row: Conversation, system: str | None, tools: Sequence[dict[str, Any]] = ()) -> None:
-        """The head of a conversation; tools are told in the words of the folder's chat template."""
+        """The beginning of a conversation, with the tools as the chat template renders them."""
         if not tools:
             self._put(row, self.head + ([*self.system, *self.encode(system)] if system else []), 0.0)
             return
@@ -93,18 +92,18 @@ class Writer:
         self._put(row, [] if text_first else self.encode(question), 0.0)
 
     def return_results(self, row: Conversation, results: Sequence[str]) -> None:
-        """What called tools gave back."""
+        """Adds the results of tool calls."""
         told = "".join(f"\n<tool_response>\n{result}\n</tool_response>" for result in results)
         self._put(row, [self.observation_token, *self.encode(told)], 0.0)
 
     def open_answer(self, row: Conversation, *, thinking: bool = False) -> None:
-        """The prompt of an answer."""
+        """Adds the prompt of an answer."""
         self._put(row, self.assistant + (self.think if thinking else []), 0.0)
 
     def answer(self, row: Conversation, turn: Turn, *, calls: bool = False, keep: float = 1.0) -> None:
-        """An answer with its reasoning. Of reasoning that is cut short, `keep` is the part that is left.
+        """Adds an answer with its reasoning; `keep` is the share of the reasoning that remains after a cut.
 
-        Nothing of a cut reasoning is trained on, nor is its end: a budget ends it, not the model.
+        A cut reasoning and its end are not trained on: a token budget ends it, not the model.
         """
         self.open_answer(row, thinking=bool(turn.thought))
         first = len(row.ids)
@@ -116,7 +115,7 @@ class Writer:
                 first = len(row.ids)
             self._put(row, self.encode("\n"), turn.weight)
         self._put(row, self.encode(turn.answer), turn.weight)
-        # an answer ends where another speaks: that one's first id is also this answer's stop
+        # the first id of the next role is the stop id of this answer
         row.answers.append((turn.kind, first, len(row.ids) + 1))
         row.end = self.observation_token if calls else self.user_token
 
@@ -145,22 +144,24 @@ def converse(writer: Writer, scenes: list[Scene], rng: Random, turns: int) -> Co
         writer.close(row)
         return row
     pictures = sizes(scenes)
-    if len(scenes) == 2 and rng.random() < 0.4:  # the second picture comes later, and the talk is then about it
+    if (
+        len(scenes) == 2 and rng.random() < 0.4
+    ):  # the second picture comes later, and the following questions are about it
         for scene, picture in zip(scenes, pictures, strict=True):
-            _talk(writer, row, [scene], [picture], rng, turns // 2)
+            _add_turns(writer, row, [scene], [picture], rng, turns // 2)
     else:
-        _talk(writer, row, scenes, pictures, rng, turns)
+        _add_turns(writer, row, scenes, pictures, rng, turns)
     writer.close(row)
     return row
 
 
-def _talk(
+def _add_turns(
     writer: Writer, row: Conversation, scenes: list[Scene], pictures: list[tuple[int, int]], rng: Random, turns: int
 ) -> None:
     """Turns about the pictures that the first of them shows."""
     pending = [short_turn(scenes, rng) for _ in range(turns)]
     if rng.random() < 0.75:
-        # long answers come last as a rule: a question after them could be answered from the text above
+        # long answers mostly come last: a question after them could be answered from their text
         at = len(pending) if rng.random() < 0.8 else rng.randrange(len(pending) + 1)
         pending.insert(at, long_turn(scenes, rng))
     text_first = rng.random() < 0.1
@@ -170,7 +171,7 @@ def _talk(
 
 
 def examine(writer: Writer, scene: Scene, fact: Fact, language: Language, rng: Random) -> Conversation:
-    """One question about one picture: what the validation during training asks."""
+    """One question about one picture, for the validation during training."""
     question, answer = phrases.ask(fact, language, rng, plain=True)
     return single(writer, sizes([scene])[0], fact.kind, question, answer)
 
@@ -189,7 +190,7 @@ def sizes(scenes: list[Scene]) -> list[tuple[int, int]]:
 
 
 def choose_fact(scene: Scene, rng: Random, among: list[Fact] | None = None) -> Fact:
-    """One of the scene's facts, or of some of them; what the jobs are about comes more often."""
+    """One of the scene's facts, or of `among`; the main kinds of the jobs are chosen more often."""
     facts = scene.facts if among is None else among
     return rng.choices(facts, [_WEIGHTS.get(fact.kind, 0.7) for fact in facts])[0]
 
@@ -219,7 +220,7 @@ def system(rng: Random) -> str | None:
 
 
 def no_picture_turn(rng: Random, reasoned: bool = False) -> Turn:
-    """Small talk, or a question about a picture that is not there."""
+    """Small talk, or a question about a picture although there is none."""
     language = choose_language(rng)
     if rng.random() < 0.5:
         question = rng.choice(phrases.SMALL_TALK[language])
@@ -231,12 +232,12 @@ def no_picture_turn(rng: Random, reasoned: bool = False) -> Turn:
 
 
 def short_turn(scenes: list[Scene], rng: Random, reasoned: bool = False) -> Turn:
-    """One fact of one of the pictures."""
+    """A question for one fact of one of the pictures."""
     language = choose_language(rng)
     which = rng.randrange(len(scenes))
     scene = scenes[which]
     thought = ""
-    if rng.random() < 0.02:  # something that this picture does not have
+    if rng.random() < 0.02:  # a kind that this picture does not have
         other = {"labels": ("total", "stamp"), "boards": ("tracking", "total"), "documents": ("tracking", "defect")}
         kind = rng.choice(other[scene.job])
         question = rng.choice(phrases.QUESTIONS[kind][0 if language == "zh" else 1])
@@ -253,7 +254,7 @@ def short_turn(scenes: list[Scene], rng: Random, reasoned: bool = False) -> Turn
 
 
 def long_turn(scenes: list[Scene], rng: Random, reasoned: bool = False) -> Turn:
-    """All the text, a description, or the main fields."""
+    """A question for all text, a description, or the main fields."""
     language = choose_language(rng)
     which = rng.randrange(len(scenes))
     scene = scenes[which]
@@ -270,14 +271,14 @@ def long_turn(scenes: list[Scene], rng: Random, reasoned: bool = False) -> Turn:
 
 
 def named(question: str, which: int, scenes: list[Scene], language: Language, rng: Random) -> str:
-    """The question, said of one of two pictures if there are two."""
+    """The question; if there are two pictures, it names one of them."""
     if len(scenes) < 2:
         return question
     return rng.choice(phrases.FIRST_SECOND[language])[which] + question
 
 
 def distinct(turns: list[Turn]) -> list[Turn]:
-    """The turns without those that ask for the same thing again."""
+    """The turns without repeated questions."""
     seen: set[tuple[str, str]] = set()
     kept = []
     for turn in turns:

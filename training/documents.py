@@ -1,4 +1,4 @@
-"""Draws business documents: a title, fields, a table whose sums are right, and a stamp over them."""
+"""Draws business documents: a title, fields, a table with correct sums, and a stamp."""
 
 from math import cos, radians, sin
 from random import Random
@@ -123,7 +123,7 @@ def _row(page: Page, ink: Color, starts: list[float], cells: tuple[str, ...], y:
 
 
 def _stamp(rng: Random, page: Page, chinese: bool, y: int) -> Fact:
-    """A frame with a word, turned, in red or blue, pressed where the page is mostly empty."""
+    """A rotated frame with a word in red or blue, where the page is mostly empty."""
     text = rng.choice(STAMPS if chinese else STAMPS_EN)
     size = rng.randrange(23, 29)
     face = page.face(text)

@@ -1,8 +1,8 @@
 """Draws the fixed evaluation set: python -m training.evaluation --out benchmarks/evaluation.
 
-A hundred pictures a job, from seeds that training never draws, each with two questions. The first
-pass over the pictures asks one question each, so that a limited run still sees different pictures.
-abilities.jsonl asks the same pictures for thinking, calls, the telling of results, and places.
+A hundred pictures per job, from seeds that training does not use, with two questions each. The first pass over the
+pictures has one question each, so a limited run uses different pictures. abilities.jsonl has questions about the same
+pictures for reasoning, tool calls, tool results and boxes.
 """
 
 import argparse
@@ -14,13 +14,13 @@ from typing import Any
 
 from training import fonts, phrases, pointing, tools
 from training.abilities import Task
-from training.batches import EVALUATION_SEEDS, JOBS, worn_scene
+from training.batches import EVALUATION_SEEDS, JOBS, degraded_scene
 from training.conversations import choose_fact
 from training.scenes import Fact, Language, Scene
 
 PICTURES = 100
 QUESTIONS_A_PICTURE = 2
-# What the three jobs are about; every kind comes up in turn, so that none is rare.
+# The main kinds of the three jobs; each comes in turn, so that none is rare.
 ASKED = {
     "labels": ("tracking", "recipient", "phone", "address", "light", "model"),
     "boards": ("defect", "defect_place", "defect_kind", "defect_exists", "board_number"),
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--fonts", default="", help="folder with the fonts, searched before the system's")
     options = parser.parse_args()
     if options.fonts:
-        fonts.look_in(Path(options.fonts))
+        fonts.search_first(Path(options.fonts))
     draw_set(Path(options.out))
     write_abilities(Path(options.out))
 
@@ -50,7 +50,7 @@ def draw_set(folder: Path) -> None:
         rounds: list[list[str]] = [[] for _ in range(QUESTIONS_A_PICTURE)]
         for index in range(PICTURES):
             seed = _seed(place, index)
-            scene, rng = worn_scene(job, seed, 1.0), Random(seed)
+            scene, rng = degraded_scene(job, seed, 1.0), Random(seed)
             name = f"{job}-{index:03d}.jpg"
             scene.image.save(folder / name, "JPEG", quality=_QUALITY)
             for fact, round_ in zip(_choose(scene, asked_before, rng), rounds, strict=True):
@@ -66,30 +66,30 @@ def draw_set(folder: Path) -> None:
 
 
 def _choose(scene: Scene, asked_before: Counter[str], rng: Random) -> list[Fact]:
-    """Facts of different kinds, those first that have been asked least so far."""
+    """Facts of different kinds, the least asked so far first."""
     found = {fact.kind for fact in scene.facts}
     fitting = [kind for kind in ASKED[scene.job] if kind in found]
     chosen = []
     for kind in sorted(fitting, key=lambda kind: asked_before[kind])[:QUESTIONS_A_PICTURE]:
         asked_before[kind] += 1
         chosen.append(rng.choice([fact for fact in scene.facts if fact.kind == kind]))
-    rng.shuffle(chosen)  # so that the first round, which limited runs take, has every kind
+    rng.shuffle(chosen)  # so that the first round, which limited runs use, has every kind
     return chosen
 
 
 def _seed(place: int, index: int) -> int:
-    """Of a picture of the set: the job's place in the list of jobs, the picture's among the job's."""
+    """The seed of a picture of the set, from the index of its job and its own index."""
     return EVALUATION_SEEDS[0] + place * 10_000 + index
 
 
 def write_abilities(folder: Path) -> None:
-    """abilities.jsonl: each ability asks other pictures, all jobs in turn."""
+    """Writes abilities.jsonl: each ability has its own pictures, the jobs in turn."""
     lines = []
     for number, ability in enumerate(ABILITIES):
         for question in range(QUESTIONS_AN_ABILITY):
             place, index = question % len(JOBS), question // len(JOBS) + number * PICTURES // len(ABILITIES)
             seed = _seed(place, index)
-            scene, rng = worn_scene(JOBS[place], seed, 1.0), Random(f"{ability} {seed}")
+            scene, rng = degraded_scene(JOBS[place], seed, 1.0), Random(f"{ability} {seed}")
             language: Language = "zh" if rng.random() < 0.5 else "en"
             line = {
                 "ability": ability, "picture": f"{JOBS[place]}-{index:03d}.jpg", "job": JOBS[place],
@@ -100,7 +100,7 @@ def write_abilities(folder: Path) -> None:
 
 
 def _ask_for(ability: str, scene: Scene, language: Language, rng: Random) -> dict[str, Any]:
-    """A question and what a right answer to it has: `answer`, `box`, `calls`, or the `fact` that it repeats."""
+    """A question and what a correct answer contains: `answer`, `box`, `calls` or `facts`."""
     if ability == "pointing":
         fact = choose_fact(scene, rng, [fact for fact in pointing.pointable(scene) if pointing.region(scene, fact)])
         question, _ = pointing.ask(scene, fact, language, rng, plain=True)
@@ -111,7 +111,7 @@ def _ask_for(ability: str, scene: Scene, language: Language, rng: Random) -> dic
     while True:
         offered = tools.offer(scene, rng.randrange(1, 4), language, rng)
         task = Task.choose(tools.fitting(offered, scene), scene, language, rng)
-        if task.calls:  # a board without a defect has none to report
+        if task.calls:  # a board without a defect has nothing to report
             break
     definitions = {"tools": [tool.definition for tool in offered]}
     if ability == "tools" and rng.random() < 0.3:

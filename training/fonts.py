@@ -1,7 +1,7 @@
-"""The open fonts that the drawings are written with, found once and cached by size.
+"""The open fonts of the drawings, found once and cached by size.
 
-README.md names the Debian packages. A folder given by `look_in` is searched before the system's, so
-that copies can travel to a machine that has none.
+README.md names the Debian packages. A folder given to `search_first` is searched before the system's, for machines
+without the packages.
 """
 
 from collections.abc import Iterator
@@ -33,24 +33,24 @@ LATIN = (
     "Roboto-Medium.ttf",
 )
 _roots: list[Path] = [Path("/usr/share/fonts")]
-_standing_in = False
+_builtin_only = False
 
 
-def look_in(folder: Path) -> None:
+def search_first(folder: Path) -> None:
     _roots.insert(0, folder)
     _forget()
 
 
 @contextmanager
-def stand_in() -> Iterator[None]:
-    """Within it everything is written in Pillow's own font, which has no Chinese: for tests without the packages."""
-    global _standing_in
-    _standing_in = True
+def builtin_font_only() -> Iterator[None]:
+    """A context in which Pillow's own font, which has no Chinese, replaces all others; for tests."""
+    global _builtin_only
+    _builtin_only = True
     _forget()
     try:
         yield
     finally:
-        _standing_in = False
+        _builtin_only = False
         _forget()
 
 
@@ -70,7 +70,7 @@ def _path(name: str) -> Path:
 
 @cache
 def font(name: str, size: int) -> Font:
-    if _standing_in:
+    if _builtin_only:
         own = ImageFont.load_default(size)
         assert isinstance(own, Font)
         return own
@@ -79,19 +79,19 @@ def font(name: str, size: int) -> Font:
 
 @cache
 def advance(name: str, size: int, character: str) -> float:
-    """Width that one character takes; kept, since asking the font for every character is slow."""
+    """The width of one character; cached, because asking the font is slow."""
     return font(name, size).getlength(character)
 
 
 @cache
 def reach(name: str, size: int, character: str) -> tuple[float, float]:
-    """How far one character's ink reaches from the base line to top and bottom; downwards is positive."""
+    """The top and bottom of one character's ink, relative to the baseline; downwards is positive."""
     box = font(name, size).getbbox(character, anchor="ls")
     return box[1], box[3]
 
 
 def choose(rng: Random, text_is_han: bool) -> str:
-    """A font's name; Chinese is drawn with the first fonts more often, as they are the plainest."""
+    """A font's name; Chinese uses the first, plainest fonts more often."""
     if not text_is_han:
         return rng.choice(LATIN)
     return rng.choices(HAN, (4, 3, 4, 2, 2, 1))[0]

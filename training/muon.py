@@ -1,7 +1,7 @@
-"""Muon for weight matrices, with matrices of one shape stepped together; AdamW takes everything else.
+"""Muon for weight matrices, updating matrices of one shape together; AdamW updates all other parameters.
 
-Stepping a stack of equal matrices in one batched product keeps the optimizer's cost at a few
-milliseconds for this model; torch's own Muon walks them one by one.
+One batched product for a stack of equal matrices takes a few milliseconds for this model; torch's own Muon updates
+them one by one.
 """
 
 from collections import defaultdict
@@ -18,7 +18,7 @@ class Muon:
         self.momentum = momentum
         self.groups: dict[tuple[int, int, int], list[Tensor]] = defaultdict(list)
         for name, parameter in parameters:
-            # fused projections are separate maps laid side by side; each is its own matrix
+            # a fused projection consists of several matrices, each of which is updated on its own
             parts = 3 if name.endswith("qkv.weight") else 2 if name.endswith("gate_up_proj.weight") else 1
             self.groups[(parts, parameter.shape[0], parameter.shape[1])].append(parameter)
         self.buffers = {shape: [torch.zeros_like(p) for p in group] for shape, group in self.groups.items()}
@@ -33,13 +33,13 @@ class Muon:
             ahead = torch._foreach_add(gradients, buffers, alpha=self.momentum)
             stack = torch.stack(ahead).view(-1, high // parts, wide)
             updates = _orthogonal(stack).reshape(-1, high, wide).float()
-            scale = 0.2 * max(high // parts, wide) ** 0.5  # an update as large as AdamW's usual one
+            scale = 0.2 * max(high // parts, wide) ** 0.5  # scaled to the usual size of AdamW's updates
             torch._foreach_mul_(group, 1 - rate * decay)
             torch._foreach_add_(group, list(updates.unbind(0)), alpha=-rate * scale)
 
 
 def _orthogonal(stack: Tensor) -> Tensor:
-    """The nearest orthogonal matrix of each in the stack, roughly, by five Newton-Schulz steps in bf16."""
+    """Approximately the nearest orthogonal matrix of each, by five Newton-Schulz steps in bf16."""
     a, b, c = _COEFFICIENTS
     matrix = stack.bfloat16()
     tall = matrix.shape[-2] > matrix.shape[-1]

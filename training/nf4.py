@@ -1,7 +1,7 @@
-"""NF4 rounding of weights as bitsandbytes does it, to train against it and to score with it.
+"""NF4 rounding of weights like bitsandbytes, for training and validation.
 
-Blocks of 64 along the input, one absolute maximum a block, itself kept in eight bits a group of 256
-(double quantization). Only the text layers' matrices: lm_head and the vision tower stay whole.
+Blocks of 64 along the input with one absolute maximum each, which is quantized to eight bits in groups of 256 (double
+quantization). Only the text layers' matrices are rounded, not lm_head and the vision tower.
 """
 
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ def rounded(weight: Tensor) -> Tensor:
     largest = blocks.abs().amax(1, keepdim=True).clamp_min(1e-12)
     offset = largest.mean()
     spread = (largest - offset).abs().max().clamp_min(1e-12) / 127
-    kept = ((largest - offset) / spread).round() * spread + offset  # eight bits, as double quantization keeps
+    kept = ((largest - offset) / spread).round() * spread + offset  # eight bits, as in double quantization
     levels = torch.tensor(LEVELS, device=weight.device)
     borders = (levels[1:] + levels[:-1]) / 2
     return (levels[torch.bucketize(blocks / largest, borders)] * kept).view_as(weight)
@@ -36,7 +36,7 @@ def quantized_weights(text: nn.Module) -> list[Tensor]:
 
 @contextmanager
 def rounded_weights(parameters: list[Tensor]) -> Iterator[None]:
-    """Within it the weights are rounded; gradients taken there belong to the whole ones (straight through)."""
+    """A context with rounded weights; gradients apply to the original weights (straight-through estimator)."""
     whole = [parameter.detach().clone() for parameter in parameters]
     with torch.no_grad():
         for parameter in parameters:

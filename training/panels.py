@@ -1,4 +1,4 @@
-"""Draws product panels: a device's name and model, and indicator lights with their meanings beside them."""
+"""Draws device panels: name and model, and indicator lights with their meanings."""
 
 from random import Random
 
@@ -84,7 +84,7 @@ def _light(
     jitter = rng.randrange(-15, 6)
     fill = (max(0, red + jitter), max(0, green + jitter), max(0, min(255, blue + jitter)))
     page.draw.ellipse((x, middle - radius, x + 2 * radius, middle + radius), fill=fill, outline=ink, width=2)
-    # the spotting head of training learns the light's colour as if its name stood there
+    # the spotting head learns the light's colour as if its name were written there
     lamp = Glyph(color[0], x + radius, middle, 2 * radius, 2 * radius)
     page.glyphs.append(lamp)
     page.things.append(lamp)

@@ -1,7 +1,7 @@
-"""How people ask: many wordings a fact in both languages, and the sentences that describe a picture.
+"""Wordings of questions in both languages, and sentences that describe a picture.
 
-A wording names its slots in braces; a fact brings the slots' values. Everything that the model is
-asked in training comes from here, so a question far from these wordings may be answered badly.
+A wording has slots in braces, which a fact fills. All questions in training come from here, so questions with very
+different wordings may get wrong answers.
 """
 
 from random import Random
@@ -250,7 +250,7 @@ FIRST_SECOND: dict[Language, tuple[tuple[str, str], ...]] = {
 
 
 def ask(fact: Fact, language: Language, rng: Random, plain: bool = False) -> tuple[str, str]:
-    """A question for the fact, and its answer; `plain` leaves out greetings and asides."""
+    """A question for the fact, and its answer; `plain` omits polite additions."""
     chinese = language == "zh"
     wordings = QUESTIONS[fact.kind][0 if chinese else 1]
     question = rng.choice(wordings).format(**(fact.slots_zh if chinese else fact.slots_en))
@@ -260,7 +260,7 @@ def ask(fact: Fact, language: Language, rng: Random, plain: bool = False) -> tup
 def polite(question: str, language: Language, rng: Random) -> str:
     side = 0 if language == "zh" else 1
     question = rng.choice(_HEADS[side]) + question + rng.choice(_TAILS[side])
-    if language == "zh":  # people type either width, or leave the mark out
+    if language == "zh":  # people type either width, or omit the punctuation mark
         if rng.random() < 0.65:
             question = question.translate(_FULL_WIDTH)
         if rng.random() < 0.25:

@@ -1,7 +1,7 @@
-"""Where a fact is to be seen in its picture, how people ask for the place, and the box that answers.
+"""The place of a fact in its picture, questions for it, and the box that answers them.
 
-A box is written as GLM-4.5V writes it: left, top, right, bottom in thousandths of the picture's sides,
-between the box marks. It encloses the ink of the value's characters, a light, or a bad joint.
+A box has GLM-4.5V's format: left, top, right, bottom in thousandths of the picture's sides, between box tokens. It
+encloses the ink of the value's characters, a light, or a bad joint.
 """
 
 import re
@@ -13,9 +13,9 @@ from training.scenes import Fact, Glyph, Language, Scene
 
 Region = tuple[int, int, int, int]  # left, top, right, bottom in thousandths of the sides
 BEGIN, END = "<|begin_of_box|>", "<|end_of_box|>"
-# Boxes are written in steps of this many thousandths, two pixels: finer digits would be noise to learn from.
+# Steps of box coordinates in thousandths, about two pixels: finer digits would be noise for training.
 STEP = 5
-# What people call the thing, in Chinese and in English.
+# Names of the subject, in Chinese and in English.
 NAMES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "tracking": (("运单号", "快递单号", "单号"), ("the tracking number", "the waybill number", "the parcel number")),
     "carrier": (("快递公司名称", "快递公司"), ("the carrier's name", "the carrier")),
@@ -72,19 +72,19 @@ _SAY_AND_POINT = (
     ("{what}是什么,在图中的什么位置?", "读出{what},并框出来。"),
     ("Read {what} and draw a box around it.", "What is {what}, and where in the picture is it?"),
 )
-# "Where is the address?" and "Where is the bad joint?" are answered in words.
+# "Where is the address?" and "Where is the bad joint?" are answered by text.
 _IN_WORDS = ("address", "defect")
 _FOUR_NUMBERS = re.compile(r"\[\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*\]")
 
 
 def pointable(scene: Scene) -> list[Fact]:
-    """The facts whose place is known and certain, and those of which one can say that they are not there."""
+    """The facts with a known, unique place, and those that are known to be missing."""
     asked = [fact for fact in scene.facts if fact.kind in NAMES]
     return [fact for fact in asked if _is_missing(fact) or region(scene, fact)]
 
 
 def region(scene: Scene, fact: Fact) -> Region | None:
-    """Where the fact is to be seen; None if it is nowhere, or if its words stand in several places."""
+    """The place of the fact; None if it has none, or if its text is in several places."""
     glyphs = _things(scene, fact) or _written(scene, fact.zh)
     if not glyphs:
         return None
@@ -105,7 +105,7 @@ def _things(scene: Scene, fact: Fact) -> list[Glyph]:
 
 
 def _written(scene: Scene, text: str) -> list[Glyph]:
-    """The characters of a text that stands in the picture exactly once."""
+    """The characters of a text that is in the picture exactly once; otherwise none."""
     text = text.replace(" ", "")
     characters = "".join(glyph.character for glyph in scene.glyphs)
     at = characters.find(text)
@@ -119,13 +119,13 @@ def _is_missing(fact: Fact) -> bool:
 
 
 def name(fact: Fact, language: Language, rng: Random) -> str:
-    """What people call that which the fact is about."""
+    """A name for the subject of the fact."""
     chinese = language == "zh"
     return rng.choice(NAMES[fact.kind][0 if chinese else 1]).format(**(fact.slots_zh if chinese else fact.slots_en))
 
 
 def ask(scene: Scene, fact: Fact, language: Language, rng: Random, plain: bool = False) -> tuple[str, str]:
-    """A question for a pointable fact's place, and its answer; `plain` asks for the box alone, without greetings."""
+    """A question for a fact's place, and its answer; `plain` asks for the box only, without polite additions."""
     side = 0 if language == "zh" else 1
     value = fact.zh if language == "zh" else fact.en
     found = None if _is_missing(fact) else region(scene, fact)

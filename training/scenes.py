@@ -1,8 +1,8 @@
-"""What a drawing is: a picture, the facts in it, and where each character stands.
+"""A drawing: a picture, the facts in it, and the position of each character.
 
-The facts carry their answers in both languages; `phrases.py` turns them into questions. The glyphs'
-places supervise the vision tower directly during training, which is why reading comes fast; with the
-things that are no writing they also say where a fact is to be seen (`pointing.py`).
+The facts have answers in both languages; `phrases.py` makes questions of them. The positions of the glyphs supervise
+the vision tower during training, which makes it learn to read fast; together with the objects they also give the place
+of a fact (`pointing.py`).
 """
 
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ Line = tuple[float, float, float]  # one row of an affine map
 
 
 class Glyph(NamedTuple):
-    """A character, or a thing with a name, and the space that it takes, in pixels of the picture."""
+    """A character or a named object and its bounding box, in pixels of the picture."""
 
     character: str
     x: float  # centre
@@ -30,7 +30,7 @@ class Glyph(NamedTuple):
 
 @dataclass(frozen=True)
 class Fact:
-    """One thing that can be asked: its kind, the answer in each language, what the question must name."""
+    """A fact: its kind, the answer in each language, and the values that a question contains."""
 
     kind: str
     zh: str
@@ -46,10 +46,10 @@ class Scene:
     facts: list[Fact]
     glyphs: list[Glyph]
     lines: list[str]  # all text, in reading order
-    things: list[Glyph] = field(default_factory=list)  # what can be pointed at and is no writing: lights, a bad joint
+    things: list[Glyph] = field(default_factory=list)  # objects that are not text: lights, a bad joint
 
     def move(self, across: Line, down: Line) -> None:
-        """Moves all that the scene knows the place of, as its picture was moved.
+        """Applies an affine map to all recorded positions.
 
         A point's new x is `across[0] * x + across[1] * y + across[2]`, and its new y likewise by `down`.
         """
@@ -69,7 +69,7 @@ def _moved(glyph: Glyph, across: Line, down: Line) -> Glyph:
 
 
 class Page:
-    """A canvas that remembers what was written on it and where; one face for Chinese, one for Latin."""
+    """A canvas that records the position of everything written on it; one font for Chinese, one for Latin."""
 
     def __init__(self, rng: Random, width: int, height: int, background: Color) -> None:
         self.image = Image.new("RGB", (width, height), background)
@@ -84,7 +84,7 @@ class Page:
         return self.han if is_han(text) else self.latin
 
     def write(self, x: float, y: float, text: str, size: int, ink: Color, *, same_line: bool = False) -> float:
-        """Writes one line of text whose letters reach from y down to y + size; the x where it ends."""
+        """Writes one line of text between y and y + size; returns the x where it ends."""
         face = self.face(text)
         self.draw.text((x, y + size * 0.86), text, ink, fonts.font(face, size), anchor="ls")
         at = x
@@ -115,12 +115,12 @@ def is_han(text: str) -> bool:
 
 
 def dark(rng: Random) -> Color:
-    """An ink: black, or nearly, with a slight cast."""
+    """A dark colour for ink."""
     level = rng.randrange(0, 60)
     return (level, level + rng.randrange(0, 20), level + rng.randrange(0, 40))
 
 
 def light(rng: Random) -> Color:
-    """A paper: white, grey, cream."""
+    """A light colour for paper."""
     level = rng.randrange(205, 256)
     return (level, level - rng.randrange(0, 10), level - rng.randrange(0, 30))

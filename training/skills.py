@@ -1,7 +1,7 @@
-"""What other people's tools do, in the pools that definitions and requests are put together from.
+"""Word pools from which tool definitions, requests and results are composed.
 
-A skill says how such tools are named and described, what they are told, how people ask for them, and
-what comes back. `tools.py` makes definitions, calls and results of it.
+A skill has names, descriptions, arguments, requests and results of one kind of tool. `tools.py` makes definitions,
+calls and results of it.
 """
 
 from dataclasses import dataclass
@@ -9,28 +9,28 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Argument:
-    """One parameter: what fills it, what callers name it, and of which types they make it."""
+    """One parameter: the source of its value, possible names and types."""
 
     source: str  # a kind of fact, or a value of `tools.py`'s own: city, a, b, row, column, passed
     names: tuple[str, ...]
     zh: str
     en: str
     types: tuple[str, ...] = ("string",)
-    optional: bool = False  # some callers do without
+    optional: bool = False  # some definitions omit it
 
 
 @dataclass(frozen=True)
 class Skill:
-    """One thing that tools do; texts come in Chinese and in English."""
+    """One kind of tool; texts are in Chinese and in English."""
 
     verbs: tuple[str, ...]
     nouns: tuple[str, ...]
     descriptions: tuple[tuple[str, ...], tuple[str, ...]]
     arguments: tuple[Argument, ...]
     requests: tuple[tuple[str, ...], tuple[str, ...]]
-    result: str  # what comes back: place, time, date, ticket, pages, degrees or sum
-    report: tuple[str, str]  # the sentence that tells it
-    needs: str = ""  # what a request names besides: a kind of fact, or a value of `tools.py`'s own
+    result: str  # kind of result: place, time, date, ticket, pages, degrees or sum
+    report: tuple[str, str]  # the sentence that reports the result
+    needs: str = ""  # a further value in the request: a kind of fact, or a value of `tools.py`'s own
 
 
 _NUMBER = ("number", "number", "string")

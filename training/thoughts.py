@@ -1,8 +1,7 @@
-"""How a picture is read, in one to three short true sentences: the reasoning before an answer.
+"""The reasoning before an answer: one to three short, true sentences on how the picture is read.
 
-Every sentence holds for the scene that it is made for: where the drawing puts a value, what stands
-before it, how a sum comes about, which joint looks different. Chinese wordings keep to characters that
-are one token each (tested), since they are to be spoken.
+Every sentence is true of its scene: where a value is, what is printed before it, how a sum is computed, which joint
+looks different. Chinese sentences use characters that are one token each (tested).
 """
 
 from random import Random
@@ -39,7 +38,7 @@ _TELL_RESULTS = (
 
 
 def about(scene: Scene, fact: Fact, language: Language, rng: Random) -> str:
-    """How the answer to a question for this fact is found."""
+    """Reasoning for a question for this fact."""
     side = 0 if language == "zh" else 1
     if scene.job == "boards" and fact.kind.startswith("defect"):
         return _joints(scene)[side]
@@ -53,7 +52,7 @@ def about(scene: Scene, fact: Fact, language: Language, rng: Random) -> str:
 
 
 def place(scene: Scene, fact: Fact, language: Language, rng: Random) -> str:
-    """How a fact's place is found."""
+    """Reasoning for a question for the place of a fact."""
     if pointing.region(scene, fact) is None or fact.kind == "defect":
         return about(scene, fact, language, rng)
     return _part(scene, fact, language, rng)
@@ -64,7 +63,7 @@ def missing(scene: Scene, language: Language) -> str:
 
 
 def whole(scene: Scene, language: Language) -> str:
-    """Before everything is read out or described."""
+    """Reasoning before a description or a complete transcription."""
     lines = len(scene.lines)
     if language == "zh":
         return f"图中有{lines}行文字，从上到下读。"
@@ -72,19 +71,19 @@ def whole(scene: Scene, language: Language) -> str:
 
 
 def use_tools(names: list[str], in_picture: bool, language: Language, rng: Random) -> str:
-    """Before a call; `in_picture`: its arguments stand there."""
+    """Reasoning before a call; `in_picture`: its arguments are in the picture."""
     side = 0 if language == "zh" else 1
     first = rng.choice(_USE_TOOLS[side]).format(names=("、", " and ")[side].join(names))
     return _joined([first, _READ_FIRST[side] if in_picture else ""], side)
 
 
-def tell_results(names: list[str], language: Language, rng: Random) -> str:
-    """Before the word of what called tools gave back."""
+def report_results(names: list[str], language: Language, rng: Random) -> str:
+    """Reasoning before the report of tool results."""
     side = 0 if language == "zh" else 1
     return rng.choice(_TELL_RESULTS[side]).format(names=("、", " and ")[side].join(names))
 
 
-_PLACES = {  # where the drawings always put a value
+_PLACES = {  # values with a fixed place in the drawings
     "tracking": ("运单号在条码的下面。", "The tracking number stands under the bar code."),
     "carrier": ("快递公司的名称写在最上面。", "The carrier's name stands at the top."),
     "device": ("设备名称写在面板的最上面。", "The name stands at the top of the panel."),
@@ -96,7 +95,7 @@ _PLACES = {  # where the drawings always put a value
 
 
 def _part(scene: Scene, fact: Fact, language: Language, rng: Random) -> str:
-    """In which third of the picture the value stands, from top to bottom."""
+    """The third of the picture with the value, from top to bottom."""
     side = 0 if language == "zh" else 1
     what = pointing.name(fact, language, rng) if fact.kind in pointing.NAMES else ("这一项", "that")[side]
     place = pointing.region(scene, fact)

@@ -1,8 +1,7 @@
 """Builds the demo model's tokenizer: byte-level BPE, GLM's special tokens, GLM's chat template.
 
-Digits, capitals and Chinese characters stay single tokens, so that reading a picture is a task a
-character at a time; lower-case English is merged into words. Any text survives a round trip, since
-the alphabet is all 256 bytes.
+Digits, capitals and Chinese characters are single tokens, so a picture is read character by character; lower-case
+English is merged into words. Any text survives a round trip, because the alphabet is all 256 bytes.
 """
 
 import json
@@ -17,7 +16,7 @@ from training import boards, documents, labels, panels, phrases, vocabulary
 
 PROCESSOR_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "preprocessor_config.json")
 END = "<|endoftext|>"
-# The family's list in its order (GLM-4.5V and 4.6V); the ids follow the ordinary tokens.
+# The family's special tokens in their order (GLM-4.5V and 4.6V); their ids follow the ordinary tokens.
 SPECIALS = (
     END, "[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>", "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>",
     "<|begin_of_image|>", "<|end_of_image|>", "<|begin_of_video|>", "<|end_of_video|>", "<|begin_of_audio|>",
@@ -26,7 +25,7 @@ SPECIALS = (
     "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>", "/nothink", "<|begin_of_box|>", "<|end_of_box|>",
     "<|image|>", "<|video|>",
 )  # fmt: skip
-# Characters of everyday customer questions, beyond those in the drawings and wordings.
+# Characters of common customer questions, in addition to those of drawings and wordings.
 COMMON = (
     "的一是不了在有人我他这个们来到时大地为子中你说生国年着就那和要她出也得里后自以会家可下而过天去能对小多然于心学么之都好看起发当没"
     "成只如事把还用第样道想作种开美总从无情己面最女但现前些所同日手又行意动方期它头经长儿回位分爱老因很给名法间知世什两次使身者被高已"
@@ -71,7 +70,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def _corpus() -> list[str]:
-    """Every wording and every word of the drawings, twice, so that each Chinese character is merged."""
+    """All wordings and words of the drawings, twice, so that each Chinese character becomes one token."""
     texts = ["，？！：。、；“”", COMMON, ENGLISH, vocabulary.picture_characters()]
     texts += [*panels.DEVICES, *panels.MEANINGS, *documents.TITLES, *documents.STAMPS, *documents.PARTIES]
     texts += [*phrases.SYSTEM, *phrases.NO_PICTURE.values(), *phrases.ABSENT.values()]
@@ -82,7 +81,7 @@ def _corpus() -> list[str]:
         texts += [wording for language in wordings for wording in language]
     for talk in phrases.SMALL_TALK.values():
         texts += talk
-    # the drawings' titles and the sentences' frames, as some drawings show them
+    # titles of drawings and fixed parts of sentences, from sample drawings
     for draw in (labels.draw_label, panels.draw_panel, boards.draw_board, documents.draw_document):
         for seed in range(60):
             scene = draw(Random(seed))
@@ -92,14 +91,14 @@ def _corpus() -> list[str]:
 
 
 def save_processor(folder: Path) -> None:
-    """Writes every file that is no weight: tokenizer, chat template, image processor."""
+    """Writes all files except config and weights: tokenizer, chat template, image processor."""
     tokenizer = build_tokenizer()
     tokenizer.save_pretrained(folder)
     (folder / TEMPLATE.name).write_text(TEMPLATE.read_text("utf-8"), "utf-8")
     config = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
     config["processor_class"] = "Glm4vProcessor"
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    size = {"shortest_edge": 112 * 112, "longest_edge": 2 * 28 * 28 * 360}  # counts a still twice: 360 tokens
+    size = {"shortest_edge": 112 * 112, "longest_edge": 2 * 28 * 28 * 360}  # counts a picture as two frames: 360 tokens
     picture = {
         "size": size, "do_rescale": True, "patch_size": 14, "temporal_patch_size": 2, "merge_size": 2,
         "image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711],

@@ -1,7 +1,7 @@
-"""Tools that a caller hands over: their definitions, the calls that a picture asks for, their results.
+"""Tools of a caller: definitions, the calls that fit a picture, their results.
 
-A definition is OpenAI's; its names are put together from pools, so that a reader has to copy them. A
-call is written as GLM-4.5V writes it: strings bare, other values as JSON, in the definition's order.
+A definition has OpenAI's format; its names are composed from pools, so the model has to copy them. A call has
+GLM-4.5V's format: strings without quotes, other values as JSON, in the definition's order.
 """
 
 import json
@@ -35,12 +35,12 @@ class Call:
 
 @dataclass(frozen=True)
 class Tool:
-    """A skill as one caller defines it."""
+    """A skill as defined by one caller."""
 
     skill: Skill
     name: str
     definition: dict[str, Any]
-    parameters: tuple[tuple[str, str, Argument], ...]  # name, type, what fills it
+    parameters: tuple[tuple[str, str, Argument], ...]  # name, type, source of the value
 
     def call(self, values: dict[str, str]) -> Call:
         return Call(self.name, {name: _typed(values[arg.source], kind) for name, kind, arg in self.parameters})
@@ -48,18 +48,18 @@ class Tool:
 
 @dataclass(frozen=True)
 class Request:
-    """What one tool is asked to do: the wording, the call, and what comes of it."""
+    """One request to a tool: the wording, the call and its result."""
 
     tool: Tool
     wording: str
-    call: Call | None  # None: there is nothing to call it for
+    call: Call | None  # None if there is no reason to call it
     result: str
-    report: str  # the sentence that tells the result
-    fact: str  # what that sentence must repeat
+    report: str  # the sentence that reports the result
+    fact: str  # the fact that the sentence must contain
 
 
 def offer(scene: Scene | None, count: int, language: Language, rng: Random) -> list[Tool]:
-    """Tools of one caller, of different names, the first chosen for this scene."""
+    """Tools of one caller with different names; the first fits this scene."""
     others = [skill for skills in SKILLS.values() for skill in skills]
     tools: dict[str, Tool] = {}
     chosen: list[Skill] = []
@@ -75,7 +75,7 @@ def offer(scene: Scene | None, count: int, language: Language, rng: Random) -> l
 
 
 def fitting(tools: list[Tool], scene: Scene | None) -> list[Tool]:
-    """Those that one can be asked to use on this scene."""
+    """The tools that can be used on this scene."""
     usable = SKILLS["any"] + (SKILLS[_group(scene)] if scene else ())
     return [tool for tool in tools if tool.skill in usable]
 
@@ -117,7 +117,7 @@ def _define(skill: Skill, language: Language, rng: Random) -> Tool:
     schema: dict[str, Any] = {"type": "object", "properties": properties}
     if rng.random() < 0.85:
         schema["required"] = list(properties)
-    if rng.random() < 0.15:  # something that nobody can read in the picture, and that is left out
+    if rng.random() < 0.15:  # a value that is not in the picture and is omitted
         key, *described = rng.choice(_EXTRAS)
         properties[key] = {"type": "string", "description": described[side]}
     if rng.random() < 0.25:
@@ -132,7 +132,7 @@ def _define(skill: Skill, language: Language, rng: Random) -> Tool:
 
 
 def _values(scene: Scene | None, skill: Skill, language: Language, rng: Random) -> dict[str, str]:
-    """Every value that an argument or a wording may name, as text."""
+    """All values for arguments and wordings, as text."""
     if skill.needs == "city":
         return {"city": rng.choice(vocabulary.CITIES)[1][:-1] if language == "zh" else rng.choice(_CITIES_EN)}
     if skill.needs == "a":
@@ -159,7 +159,7 @@ def _typed(text: str, kind: str) -> str | int | float | bool:
 
 
 def _result(skill: Skill, values: dict[str, str], language: Language, rng: Random) -> tuple[str, str, str]:
-    """What the tool gives back, the sentence that tells it, and the fact in it."""
+    """The tool's result, the sentence that reports it, and the fact in it."""
     side = 0 if language == "zh" else 1
     if rng.random() < 0.08:
         error = rng.choice(_ERRORS)[side]

@@ -1,9 +1,9 @@
 """Trains the demo model: python -m training.training --out DIR --minutes 22 --fonts DIR.
 
-One step draws on all three jobs, a dense batch each. The loss is on the answers, plus, fading, on
-naming the characters in each patch. Muon steps the matrices and AdamW the rest; the rate follows the
-clock, so that a run fits the time it is given. In the last part the text layers are rounded to NF4
-in most forward passes, which makes the model's answers hold under 4-bit weights.
+One step uses a dense batch of each of the three jobs. The loss is that of the answers, plus, with a decreasing weight,
+that of the characters in each patch. Muon updates matrices, AdamW the other parameters; the learning rate follows the
+clock, so a run takes the given time. In the last part most forward passes round the text layers to NF4, which keeps the
+answers correct with 4-bit weights.
 """
 
 import argparse
@@ -34,9 +34,9 @@ from training.muon import Muon
 from training.nf4 import quantized_weights, rounded_weights
 from training.tokenizer import PROCESSOR_FILES, save_processor
 
-# A step's conversations of each job, as parts of --rows: boards are learnt first and need the fewest.
+# Conversations of each job per step, as multiples of --rows: boards are learnt first and need the fewest.
 _ROWS = {"labels": 1.15, "boards": 0.7, "documents": 1.15}
-# How the drawing processes are shared out, by what a picture of each job costs.
+# Share of the drawing processes of each job, by the time that its pictures take.
 _SHARES = {"labels": 0.33, "boards": 0.14, "documents": 0.53}
 
 
@@ -48,9 +48,9 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     font_folder = Path(options.fonts) if options.fonts else None
     if font_folder:
-        fonts.look_in(font_folder)
+        fonts.search_first(font_folder)
     if options.resume and Path(options.resume).is_dir():
-        for name in PROCESSOR_FILES:  # the ids must stay those that the weights know
+        for name in PROCESSOR_FILES:  # the ids must be those of the weights
             shutil.copy(Path(options.resume) / name, out / name)
     else:
         save_processor(out)
@@ -59,7 +59,7 @@ def main() -> None:
     exams = {job: job_exam(job, options.exam_rows, tokenizer) for job in JOBS}
     abilities = [abilities_exam(job, options.exam_rows // 4, tokenizer) for job in JOBS]
     strength = multiprocessing.Value("d", 0.0 if not options.resume else 1.0)
-    # the drawing processes are forked, which must come before the GPU is touched
+    # the drawing processes are forked, which must happen before CUDA is initialized
     streams = {job: _stream(job, options, tokenizer, strength, font_folder) for job in JOBS}
     reader = Reader(create_model(config)).to(options.device)
     run = Run(reader, options)
@@ -94,7 +94,7 @@ def main() -> None:
 
 
 class Run:
-    """The moving parts of one training run: the optimizers, the clock, the checkpoint."""
+    """The state of one training run: optimizers, clock, checkpoint."""
 
     def __init__(self, reader: Reader, options: argparse.Namespace) -> None:
         self.reader, self.options = reader, options
@@ -123,7 +123,7 @@ class Run:
         return time.monotonic() - self.started
 
     def progress(self) -> float:
-        """From 0 to 1, by the clock or by the number of steps, whichever is further."""
+        """From 0 to 1, by the clock or by the number of steps, whichever is larger."""
         clock: float = self.elapsed() / (self.options.minutes * 60)
         return max(clock, self.steps / self.options.steps if self.options.steps else 0.0)
 
@@ -164,7 +164,7 @@ class Run:
         torch.save({"model": self.reader.state_dict(), "steps": self.steps}, path)
 
     def load(self, path: Path) -> None:
-        """Goes on from a checkpoint, or from an exported folder, which lacks the spotting head."""
+        """Resumes from a checkpoint, or from an exported folder, which has no spotting head."""
         if path.is_dir():
             whole = Glm4vForConditionalGeneration.from_pretrained(path, dtype=torch.float32)
             self.reader.model.load_state_dict(whole.state_dict())
@@ -174,7 +174,7 @@ class Run:
 
 
 def loss_of(reader: Reader, batch: Batch) -> tuple[Tensor, Tensor]:
-    """The loss on the answers, and on naming the characters in the patches."""
+    """The loss of the answers, and of the characters in the patches."""
     features = patches = None
     if batch["images"] is not None:
         features, patches = reader.see(batch["images"])
@@ -185,7 +185,7 @@ def loss_of(reader: Reader, batch: Batch) -> tuple[Tensor, Tensor]:
     if patches is None:
         return answer_loss, answer_loss.new_zeros(())
     spots = batch["spots"]
-    # an empty patch counts as "no character", id 0, but only one in eight of them is asked
+    # an empty patch has the class "no character", id 0; only one in eight of them is in the loss
     empty = (spots[..., 0] < 0) & (torch.rand(spots.shape[:2], device=spots.device) < 0.125)
     first, second = spots[..., 0] >= 0, spots[..., 1] >= 0
     asked = torch.cat((patches[empty], patches[first], patches[second]))
@@ -206,7 +206,7 @@ def _stream(
 
 
 def _rate(progress: float, steps: int, hold: float) -> float:
-    """A short warm-up by steps, a plateau, then a cosine to nearly nothing."""
+    """The learning rate's factor: a short warm-up by steps, a plateau, then a cosine to almost 0."""
     warm = min(1.0, (steps + 1) / 150)
     fall = max(0.0, (progress - hold) / (1 - hold))
     return warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * fall)))
@@ -230,13 +230,13 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rate", type=float, default=2e-3, help="Muon's peak learning rate")
     parser.add_argument("--hold", type=float, default=0.25, help="part of the run before the rate begins to fall")
     parser.add_argument(
-        "--wear-until", type=float, default=0.3, help="part of the run after which pictures are fully worn"
+        "--wear-until", type=float, default=0.3, help="part of the run after which pictures are fully degraded"
     )
     parser.add_argument("--round-from", type=float, default=0.6, help="part of the run after which weights are rounded")
     parser.add_argument("--exam-every", type=float, default=60.0, help="seconds between validations")
     parser.add_argument("--exam-rows", type=int, default=128, help="questions a job in a validation")
     parser.add_argument("--log-every", type=int, default=20, help="steps between lines of the log")
-    parser.add_argument("--resume", default="", help="checkpoint to go on from, with fully worn pictures")
+    parser.add_argument("--resume", default="", help="checkpoint to resume from; pictures are fully degraded")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--size", default="full", choices=("full", "micro"))
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=torch.cuda.is_available())

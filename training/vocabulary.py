@@ -1,8 +1,7 @@
-"""Names, addresses, goods and codes: every value that a drawing can show, made at random.
+"""Random names, addresses, goods and codes: all values that a drawing can show.
 
-Values are combined character by character where people do so too (given names, street names, company
-names), so that a reader cannot guess them from a list. Latin text in pictures is upper case: it is
-what labels and boards carry, and the tokenizer keeps capitals apart, one token each.
+Given names, street names and company names are combined character by character, so the model cannot guess them from a
+list. Latin text in pictures is upper case, as on labels and boards; the tokenizer has one token per capital.
 """
 
 from random import Random
@@ -12,7 +11,7 @@ GIVEN = (
     "伟芳娜敏静丽强磊军洋勇艳杰娟涛明超秀霞平刚桂文辉玲红玉萍鹏飞雪梅华建国志海燕波宁欣怡雨晨浩宇轩子涵"
     "佳琪思远天瑞嘉博雅婷慧颖俊峰凯春兰云龙小美安乐诗景"
 )
-# (province, city, districts); the province is empty where the city is one.
+# (province, city, districts); the province is empty if the city is one.
 CITIES = (
     ("", "北京市", ("朝阳区", "海淀区", "东城区", "丰台区")),
     ("", "上海市", ("浦东新区", "徐汇区", "静安区", "长宁区")),
@@ -122,7 +121,7 @@ def tracking(rng: Random) -> str:
 
 
 def address(rng: Random) -> tuple[str, str]:
-    """The region and the street, as they would stand on two lines."""
+    """The region and the street, for two lines."""
     province, city, districts = rng.choice(CITIES)
     region = (province if rng.random() < 0.5 else "") + city + rng.choice(districts)
     road = "".join(rng.choice(ROAD_CHARACTERS) for _ in range(2)) + rng.choice(ROAD_ENDINGS)
@@ -160,7 +159,7 @@ def model_code(rng: Random) -> str:
 
 
 def picture_characters() -> str:
-    """Every character that the lists above can put into a picture, each once, sorted."""
+    """All characters of the lists above, each once, sorted."""
     words: list[str] = [
         SURNAMES, GIVEN, ROAD_CHARACTERS, *ROAD_ENDINGS, COMPANY_CHARACTERS, *SECTORS, *CARRIERS, *GOODS,
         "有限公司号栋室省市区0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ-.:/,%#()¥:",

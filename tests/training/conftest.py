@@ -1,4 +1,4 @@
-"""What the demo model's tests share: fonts that every machine has, and the folder's tokenizer and model."""
+"""Fixtures of the demo model's tests: a font that every machine has, the folder's tokenizer and model."""
 
 from collections.abc import Iterator
 
@@ -11,8 +11,8 @@ from training import fonts
 
 @pytest.fixture(autouse=True, scope="package")
 def any_font() -> Iterator[None]:
-    """Facts do not depend on the face they are written in, so drawing is tested with Pillow's own font."""
-    with fonts.stand_in():
+    """Facts do not depend on the font, so drawing is tested with Pillow's own font."""
+    with fonts.builtin_font_only():
         yield
 
 

@@ -1,4 +1,4 @@
-"""Talks that think, point and call tools: what the template renders, trained on the answers only."""
+"""Conversations with reasoning, boxes and tool calls equal the rendered template; the loss is on answers only."""
 
 from random import Random
 from typing import Any
@@ -21,12 +21,12 @@ def writer(tokenizer: PreTrainedTokenizerFast) -> Writer:
 
 @pytest.fixture(scope="module")
 def scenes() -> list[Scene]:
-    return [batches.worn_scene(job, seed, 1.0) for seed in range(8) for job in batches.JOBS]
+    return [batches.degraded_scene(job, seed, 1.0) for seed in range(8) for job in batches.JOBS]
 
 
 def rows(sort: Any, writer: Writer, scenes: list[Scene]) -> list[Conversation]:
-    talks = [sort(writer, [scene], Random(seed), 5) for seed, scene in enumerate(scenes)]
-    return [*talks, sort(writer, [], Random(99), 5), sort(writer, [scenes[0], scenes[3]], Random(98), 5)]
+    conversations = [sort(writer, [scene], Random(seed), 5) for seed, scene in enumerate(scenes)]
+    return [*conversations, sort(writer, [], Random(99), 5), sort(writer, [scenes[0], scenes[3]], Random(98), 5)]
 
 
 def rendered(writer: Writer, messages: list[dict[str, Any]], scene: Scene, **options: Any) -> list[int]:
@@ -41,7 +41,7 @@ def asked(question: str) -> dict[str, Any]:
     return {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}
 
 
-def test_a_talk_with_tools_is_what_the_chat_template_renders(writer: Writer, scenes: list[Scene]) -> None:
+def test_a_conversation_with_tools_is_what_the_chat_template_renders(writer: Writer, scenes: list[Scene]) -> None:
     user, observation = writer.user_token, writer.observation_token
     for seed, scene in enumerate(scenes):
         rng = Random(seed)
@@ -71,7 +71,9 @@ def test_a_talk_with_tools_is_what_the_chat_template_renders(writer: Writer, sce
         assert [*rendered(writer, messages, scene, tools=definitions), user] == [*row.ids, row.end]
 
 
-def test_a_thought_follows_the_prompt_that_the_chat_template_opens_for_it(writer: Writer, scenes: list[Scene]) -> None:
+def test_reasoning_follows_the_prompt_that_the_chat_template_renders_for_it(
+    writer: Writer, scenes: list[Scene]
+) -> None:
     row = Conversation()
     writer.start(row, None)
     writer.turn(row, Turn("total", "合计是多少？", "12.50"), sizes(scenes[:1]))
@@ -84,7 +86,9 @@ def test_a_thought_follows_the_prompt_that_the_chat_template_opens_for_it(writer
 
 
 @pytest.mark.parametrize("sort", SORTS)
-def test_ids_written_piece_by_piece_are_those_of_the_whole_text(sort: Any, writer: Writer, scenes: list[Scene]) -> None:
+def test_ids_encoded_piece_by_piece_equal_those_of_the_complete_text(
+    sort: Any, writer: Writer, scenes: list[Scene]
+) -> None:
     for row in rows(sort, writer, scenes):
         whole = str(writer.tokenizer.decode(row.ids))
         assert writer.encode(whole) == row.ids
@@ -111,7 +115,7 @@ def test_reasoning_is_in_the_last_answer_only(sort: Any, writer: Writer, scenes:
         assert all(row.answers[-2][2] <= at < stop for at in places if len(row.answers) > 1)
 
 
-def test_reasoning_that_a_budget_cuts_is_not_trained_on_but_its_answer_is(writer: Writer, scenes: list[Scene]) -> None:
+def test_reasoning_cut_by_a_budget_is_not_trained_on_but_its_answer_is(writer: Writer, scenes: list[Scene]) -> None:
     row = Conversation()
     writer.start(row, None)
     writer.ask(row, "Date?", sizes(scenes[:1]))
@@ -123,7 +127,7 @@ def test_reasoning_that_a_budget_cuts_is_not_trained_on_but_its_answer_is(writer
     assert writer.tokenizer.decode(row.ids[end + 1 :]) == "\n2024<|user|>"
 
 
-def test_new_abilities_have_less_than_three_tenths_of_the_loss(writer: Writer, scenes: list[Scene]) -> None:
+def test_the_abilities_have_less_than_three_tenths_of_the_loss(writer: Writer, scenes: list[Scene]) -> None:
     new = total = 0.0
     for sort, share in batches.SORTS:
         for row in rows(sort, writer, scenes):
@@ -136,7 +140,7 @@ def test_new_abilities_have_less_than_three_tenths_of_the_loss(writer: Writer, s
     assert new / total < 0.3
 
 
-def test_tools_are_called_in_about_half_of_the_talks_with_tools_turns(writer: Writer, scenes: list[Scene]) -> None:
+def test_about_half_of_the_questions_with_tools_need_a_call(writer: Writer, scenes: list[Scene]) -> None:
     kinds = [kind for row in rows(use_tools, writer, scenes) for kind, _, _ in row.answers if kind != "report"]
     assert 0.3 < kinds.count("call") / len(kinds) < 0.8
 

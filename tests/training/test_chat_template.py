@@ -1,4 +1,4 @@
-"""The demo model's chat template: what it was trained on, and what it can be told besides."""
+"""The demo model's chat template: conversations as in training, tools and the thinking switch."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,7 +24,7 @@ MESSAGES = st.lists(
 
 
 def trained_on(messages: list[dict]) -> str:
-    """How every conversation looked in training."""
+    """A conversation in the format of training."""
     rendered = "[gMASK]<sop>"
     for message in messages:
         content = message["content"]
@@ -45,7 +45,7 @@ def test_a_plain_conversation_looks_as_in_training(tokenizer: PreTrainedTokenize
     check()
 
 
-def test_told_to_think_it_begins_its_answer_with_a_thought(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_with_thinking_enabled_the_prompt_opens_the_reasoning(tokenizer: PreTrainedTokenizerFast) -> None:
     @settings(max_examples=100, deadline=None)
     @given(MESSAGES)
     def check(messages: list[dict]) -> None:
@@ -58,13 +58,13 @@ def test_told_to_think_it_begins_its_answer_with_a_thought(tokenizer: PreTrained
     check()
 
 
-def test_a_conversation_that_is_not_to_be_answered_has_no_thought(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_without_a_generation_prompt_no_reasoning_is_opened(tokenizer: PreTrainedTokenizerFast) -> None:
     messages = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
     rendered = tokenizer.apply_chat_template(messages, tokenize=False, enable_thinking=True)
     assert rendered == "[gMASK]<sop><|user|>\nQ<|assistant|>\nA"
 
 
-def test_tools_calls_and_results_look_as_glm_45v_has_them(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_tools_calls_and_results_have_the_format_of_glm_45v(tokenizer: PreTrainedTokenizerFast) -> None:
     tool = {"type": "function", "function": {"name": "look", "description": "看"}}
     calls = [
         {"type": "function", "function": {"name": "look", "arguments": {"at": "left", "n": [1, {"是": None}]}}},

@@ -1,4 +1,4 @@
-"""The drawings: what a seed stands for, and that every answer is in the picture."""
+"""The drawings: a seed always gives the same picture, and every answer is in the picture."""
 
 from random import Random
 
@@ -20,14 +20,14 @@ def answers(scene: Scene) -> dict[str, str]:
 
 @pytest.mark.parametrize("job", batches.JOBS)
 def test_a_seed_always_draws_the_same_picture(job: str) -> None:
-    first, second = (batches.worn_scene(job, 5, 1.0) for _ in range(2))
+    first, second = (batches.degraded_scene(job, 5, 1.0) for _ in range(2))
     assert first.image.tobytes() == second.image.tobytes()
     assert first.facts == second.facts
 
 
 @pytest.mark.parametrize("job", batches.JOBS)
 def test_another_seed_draws_another_picture(job: str) -> None:
-    assert batches.worn_scene(job, 5, 1.0).image.tobytes() != batches.worn_scene(job, 6, 1.0).image.tobytes()
+    assert batches.degraded_scene(job, 5, 1.0).image.tobytes() != batches.degraded_scene(job, 6, 1.0).image.tobytes()
 
 
 @pytest.mark.parametrize("job", batches.JOBS)
@@ -47,7 +47,7 @@ def test_pictures_fit_the_grid_so_that_serving_does_not_scale_them(job: str) -> 
         ),
     ],
 )
-def test_what_is_asked_is_written_in_the_picture(job: str, kinds: set[str]) -> None:
+def test_every_expected_answer_is_written_in_the_picture(job: str, kinds: set[str]) -> None:
     for scene in scenes(job):
         text = "\n".join(scene.lines)
         for fact in scene.facts:
@@ -55,7 +55,7 @@ def test_what_is_asked_is_written_in_the_picture(job: str, kinds: set[str]) -> N
                 assert fact.zh in text
 
 
-def test_an_address_is_the_two_lines_that_are_written() -> None:
+def test_an_address_consists_of_its_two_written_lines() -> None:
     for scene in scenes("labels"):
         address = answers(scene).get("address", "")
         text = "".join(scene.lines).replace(" ", "")

@@ -1,4 +1,4 @@
-"""The model folder: what is in it, and that it answers from the picture it is shown."""
+"""The model folder: its files, and that the model answers from the given picture."""
 
 import json
 from typing import Any
@@ -21,7 +21,7 @@ JOBS = ("labels", "boards", "documents")
 def answer(
     model: Glm4vForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, question: str, picture: Image.Image
 ) -> str:
-    """The answer to one question, without marks."""
+    """The answer to one question, without special tokens."""
     ids = continuation(model, tokenizer, [asked(question)], picture)
     return str(tokenizer.decode(ids, skip_special_tokens=True))
 
@@ -38,7 +38,7 @@ def continuation(
     picture: Image.Image,
     **options: Any,
 ) -> list[int]:
-    """The ids that follow, the plain way: processor, chat template, generate()."""
+    """The generated ids, by the library alone: processor, chat template, generate()."""
     seen = AutoImageProcessor.from_pretrained(DEMO_MODEL)(images=[picture], return_tensors="pt")
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options)
     text = text.replace("<|image|>", "<|image|>" * int(seen["image_grid_thw"][0].prod() // 4))
@@ -54,7 +54,7 @@ def picture(name: str) -> Image.Image:
     return Image.open(EVALUATION / name).convert("RGB")
 
 
-def test_the_folder_is_small_and_laid_out_like_the_real_checkpoints() -> None:
+def test_the_folder_is_small_and_has_the_layout_of_real_checkpoints() -> None:
     files = list(DEMO_MODEL.iterdir())
     assert sum(file.stat().st_size for file in files) <= 40_000_000
     index = json.loads((DEMO_MODEL / "model.safetensors.index.json").read_text())
@@ -85,8 +85,8 @@ def test_the_answer_changes_with_the_picture(
     model: Glm4vForConditionalGeneration, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     numbers = [q for q in load_questions() if q.kind == "tracking"][:3]
-    said = {answer(model, tokenizer, "运单号是多少？", picture(q.picture)) for q in numbers}
-    assert len(said) == len(numbers)
+    answers = {answer(model, tokenizer, "运单号是多少？", picture(q.picture)) for q in numbers}
+    assert len(answers) == len(numbers)
 
 
 def test_without_a_picture_it_asks_for_one(
@@ -116,7 +116,7 @@ def test_four_bit_weights_answer_the_sample_too(tokenizer: PreTrainedTokenizerFa
 
 
 @pytest.mark.parametrize("ability", ["thinking", "tools", "results"])
-def test_it_thinks_calls_tools_and_tells_results(
+def test_it_reasons_calls_tools_and_reports_results(
     ability: str, model: Glm4vForConditionalGeneration, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     sample = abilities.questions(ability)[::5]
@@ -136,10 +136,10 @@ def test_it_thinks_calls_tools_and_tells_results(
     assert right >= 0.7 * len(sample)
 
 
-def test_asked_to_point_it_answers_with_a_box_that_mostly_touches_the_thing(
+def test_its_boxes_mostly_touch_the_object_that_is_asked_for(
     model: Glm4vForConditionalGeneration, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    """Only a third of its boxes overlap the true one by half, which is not asked for here."""
+    """Only a third of its boxes overlap the true one by half, so this is not required here."""
     sample = abilities.questions("pointing")[::5]
     touching = 0
     for question in sample:
@@ -150,9 +150,9 @@ def test_asked_to_point_it_answers_with_a_box_that_mostly_touches_the_thing(
     assert touching >= 0.6 * len(sample)
 
 
-def is_right(question: dict[str, Any], said: str) -> bool:
-    """As `benchmarks.abilities` has it, of text with its marks."""
-    thought, _, rest = said.rpartition("</think>\n")
+def is_right(question: dict[str, Any], answer_text: str) -> bool:
+    """Correctness as in `benchmarks.abilities`, for text with special tokens."""
+    thought, _, rest = answer_text.rpartition("</think>\n")
     rest = rest.removesuffix("<|user|>")
     match question["ability"]:
         case "thinking":

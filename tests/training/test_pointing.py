@@ -1,4 +1,4 @@
-"""Pointing: boxes enclose what they are said to, and move with the picture."""
+"""Pointing: boxes enclose their objects and move with the picture."""
 
 from random import Random
 
@@ -29,7 +29,7 @@ def region(scene: Scene, fact: Fact) -> pointing.Region:
 @pytest.mark.parametrize("job", batches.JOBS)
 def test_boxes_lie_in_the_picture_and_have_a_size(job: str) -> None:
     for seed in SEEDS:
-        scene = batches.worn_scene(job, seed, 1.0)
+        scene = batches.degraded_scene(job, seed, 1.0)
         for fact in pointing.pointable(scene):
             found = pointing.region(scene, fact)
             if found:
@@ -45,7 +45,7 @@ def test_boxes_lie_in_the_picture_and_have_a_size(job: str) -> None:
         ("documents", {"number", "date", "party", "total", "title"}),
     ],
 )
-def test_what_people_ask_for_most_can_be_pointed_at(job: str, kinds: set[str]) -> None:
+def test_the_main_kinds_of_facts_have_a_place(job: str, kinds: set[str]) -> None:
     for seed in SEEDS:
         scene = batches.draw(job, Random(seed))
         asked = kinds & set(facts(scene))
@@ -64,7 +64,7 @@ def test_a_light_has_its_colour_in_its_box() -> None:
                 assert np.abs(middle - np.array(colors[fact.slots_en["color"]])).max() <= 25
 
 
-def test_nothing_but_paper_is_around_a_title_and_ink_is_in_it() -> None:
+def test_the_box_of_a_title_contains_its_ink_and_only_paper_is_around_it() -> None:
     for seed in SEEDS:
         scene = batches.draw("documents", Random(seed))
         pixels, (width, height) = np.asarray(scene.image.convert("L"), int), scene.image.size
@@ -89,14 +89,14 @@ def test_a_bridge_is_as_wide_as_two_joints() -> None:
 
 @pytest.mark.parametrize("job", batches.JOBS)
 def test_a_box_in_thousandths_does_not_change_when_the_picture_is_scaled(job: str) -> None:
-    scene = batches.worn_scene(job, 3, 1.0)
+    scene = batches.degraded_scene(job, 3, 1.0)
     before = [region(scene, fact) for fact in scene.facts if pointing.region(scene, fact)]
     batches.resize(scene, 15, 11)
     after = [region(scene, fact) for fact in scene.facts if pointing.region(scene, fact)]
     assert np.abs(np.array(before) - np.array(after)).max() <= 1
 
 
-def test_words_that_stand_twice_have_no_certain_place() -> None:
+def test_text_that_occurs_twice_has_no_place() -> None:
     scene = batches.draw("documents", Random(1))
     title = facts(scene)["title"]
     assert pointing.region(scene, title)
@@ -104,7 +104,7 @@ def test_words_that_stand_twice_have_no_certain_place() -> None:
     assert pointing.region(scene, title) is None
 
 
-def test_of_what_is_not_there_the_answer_says_so() -> None:
+def test_the_answer_says_that_a_missing_object_is_not_there() -> None:
     for seed in range(60):
         scene = batches.draw("boards", Random(seed))
         defect = facts(scene)["defect"]
@@ -114,14 +114,14 @@ def test_of_what_is_not_there_the_answer_says_so() -> None:
 
 
 @given(BOX)
-def test_a_written_box_is_read_back_as_fine_as_it_is_written(box: pointing.Region) -> None:
+def test_a_formatted_box_is_parsed_back_with_its_precision(box: pointing.Region) -> None:
     found = pointing.pointed("here: " + pointing.written(box))
     assert found
     assert all(abs(read - meant) <= pointing.STEP / 2 for read, meant in zip(found, box, strict=True))
 
 
 @given(BOX, BOX)
-def test_overlap_is_a_part_that_does_not_depend_on_the_order(one: pointing.Region, other: pointing.Region) -> None:
+def test_overlap_is_between_0_and_1_and_symmetric(one: pointing.Region, other: pointing.Region) -> None:
     assert 0 <= pointing.overlap(one, other) <= 1
     assert pointing.overlap(one, other) == pointing.overlap(other, one)
 

@@ -1,4 +1,4 @@
-"""Tools: definitions are OpenAI's, calls fit them and the picture, and a report repeats its result."""
+"""Tools: definitions have OpenAI's format, calls fit them and the picture, a report contains its result."""
 
 import json
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from training.skills import SKILLS
 
 @pytest.fixture(scope="module")
 def scenes() -> list[Scene | None]:
-    return [None, *(batches.worn_scene(job, seed, 0.0) for job in batches.JOBS for seed in range(20))]
+    return [None, *(batches.degraded_scene(job, seed, 0.0) for job in batches.JOBS for seed in range(20))]
 
 
 def requests(scenes: list[Scene | None]) -> Iterator[tuple[Scene | None, tools.Request]]:
@@ -27,7 +27,7 @@ def requests(scenes: list[Scene | None]) -> Iterator[tuple[Scene | None, tools.R
                     yield scene, tools.request(tool, scene, language, rng)
 
 
-def test_a_caller_has_as_many_tools_as_wanted_and_one_fits_the_picture(scenes: list[Scene | None]) -> None:
+def test_a_caller_has_the_given_number_of_tools_and_one_fits_the_picture(scenes: list[Scene | None]) -> None:
     for seed in range(60):
         for count in (1, 2, 3):
             offered = tools.offer(scenes[seed % len(scenes)], count, "en", Random(seed))
@@ -44,7 +44,7 @@ def test_arguments_satisfy_the_schema_that_the_definition_gives(scenes: list[Sce
             assert set(request.call.arguments) <= set(schema["properties"])
 
 
-def test_every_skill_is_asked_for_and_called(scenes: list[Scene | None]) -> None:
+def test_every_skill_is_requested_and_called(scenes: list[Scene | None]) -> None:
     called = [request.tool.skill for _, request in requests(scenes) if request.call]
     assert [skill for skills in SKILLS.values() for skill in skills if skill not in called] == []
 
@@ -56,19 +56,19 @@ def test_text_arguments_are_in_the_picture_or_in_the_question(scenes: list[Scene
             assert not isinstance(value, str) or value in facts + request.wording
 
 
-def test_only_a_defect_that_is_not_there_cannot_be_reported(scenes: list[Scene | None]) -> None:
+def test_only_a_missing_defect_cannot_be_reported(scenes: list[Scene | None]) -> None:
     without = [scene for scene, request in requests(scenes) if request.call is None]
     assert without
     assert all(scene and "defect_place" not in {fact.kind for fact in scene.facts} for scene in without)
 
 
-def test_a_report_repeats_the_fact_of_its_result(scenes: list[Scene | None]) -> None:
+def test_a_report_contains_the_fact_of_its_result(scenes: list[Scene | None]) -> None:
     for _, request in requests(scenes):
         assert request.fact in request.result
         assert request.fact in request.report
 
 
-def test_a_call_is_written_with_bare_strings_and_json_for_the_rest() -> None:
+def test_a_call_has_strings_without_quotes_and_other_values_as_json() -> None:
     call = tools.Call("book", {"number": "12", "total": 12.5, "rows": 3, "paid": True})
     assert str(call) == (
         "<tool_call>book\n"

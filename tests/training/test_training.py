@@ -1,4 +1,4 @@
-"""Training sees what serving sees: ids, positions and logits of the batched pass equal the class's own."""
+"""Training and serving agree: ids, positions and logits of the batched pass equal the class's own."""
 
 from random import Random
 
@@ -22,8 +22,8 @@ def micro(tokenizer: PreTrainedTokenizerFast) -> Reader:
 
 
 @pytest.fixture(scope="module")
-def talk(tokenizer: PreTrainedTokenizerFast) -> tuple[list[Scene], list[Conversation]]:
-    scenes = [batches.worn_scene("boards", seed, 1.0) for seed in range(3)]
+def rendered(tokenizer: PreTrainedTokenizerFast) -> tuple[list[Scene], list[Conversation]]:
+    scenes = [batches.degraded_scene("boards", seed, 1.0) for seed in range(3)]
     writer, rng = Writer(tokenizer), Random(3)
     return scenes, [
         converse(writer, scenes[:2], rng, 3),
@@ -34,9 +34,9 @@ def talk(tokenizer: PreTrainedTokenizerFast) -> tuple[list[Scene], list[Conversa
 
 @torch.no_grad()
 def test_the_batched_pass_equals_the_class_for_two_pictures_one_and_none(
-    micro: Reader, talk: tuple[list[Scene], list[Conversation]], tokenizer: PreTrainedTokenizerFast
+    micro: Reader, rendered: tuple[list[Scene], list[Conversation]], tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    scenes, rows = talk
+    scenes, rows = rendered
     processor = AutoImageProcessor.from_pretrained(DEMO_MODEL)
     batch = batches.collate(scenes, rows, Writer(tokenizer))
     hidden = micro.read(micro.see(batch["images"])[0], batch["ids"], batch["positions"])
@@ -62,16 +62,16 @@ def test_a_training_row_is_what_the_chat_template_renders(tokenizer: PreTrainedT
     assert tokenizer.encode(text + "<|user|>", add_special_tokens=False) == row.ids
 
 
-def test_only_answers_and_the_turn_that_ends_them_are_trained_on(
-    talk: tuple[list[Scene], list[Conversation]], tokenizer: PreTrainedTokenizerFast
+def test_the_loss_is_on_answers_and_the_role_that_ends_them(
+    rendered: tuple[list[Scene], list[Conversation]], tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    for row in talk[1]:
+    for row in rendered[1]:
         answered = {at for _, first, stop in row.answers for at in range(first, stop)}
         assert {at for at, weight in enumerate(row.weights) if weight} == answered
         assert {row.ids[stop - 1] for _, _, stop in row.answers} == {tokenizer.convert_tokens_to_ids("<|user|>")}
 
 
-def test_rounded_weights_come_back_whole(micro: Reader) -> None:
+def test_rounded_weights_are_restored(micro: Reader) -> None:
     weights = quantized_weights(micro.text)
     before = [weight.detach().clone() for weight in weights]
     with rounded_weights(weights):
@@ -88,7 +88,7 @@ def test_nf4_rounding_is_close_to_bitsandbytes() -> None:
     assert (rounded(weight) - theirs).abs().max() < 0.01 * weight.abs().max()
 
 
-def test_muon_moves_every_matrix_by_about_the_rate() -> None:
+def test_muon_changes_every_matrix_by_about_the_learning_rate() -> None:
     torch.manual_seed(2)
     matrices = {f"layers.{n}.weight": torch.nn.Parameter(torch.randn(32, 64)) for n in range(3)}
     before = [matrix.detach().clone() for matrix in matrices.values()]

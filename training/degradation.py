@@ -1,7 +1,7 @@
-"""What a camera and a scanner do to a drawing: tilt, blur, glare, shadow, noise, JPEG.
+"""Degrades a drawing like a camera or a scanner: tilt, blur, glare, shadow, noise, JPEG.
 
-`strength` runs from 0 (as drawn) to 1; training raises it slowly. The glyphs move with the picture.
-Noise and light come from tiles made once: fresh random fields would cost more than the drawing.
+`strength` is from 0 (as drawn) to 1; training raises it slowly. The glyphs are moved with the picture. Noise and light
+are cut from tiles that are computed once: new random fields would take longer than the drawing.
 """
 
 from functools import cache
@@ -18,8 +18,8 @@ _TILE = 1024
 _GRAINS = 6
 
 
-def wear(scene: Scene, rng: Random, strength: float) -> None:
-    """Changes the scene's picture, and moves what is known of places with it."""
+def degrade(scene: Scene, rng: Random, strength: float) -> None:
+    """Degrades the scene's picture and moves all recorded positions with it."""
     if rng.random() < 0.85 * min(1.0, strength * 3):
         _tilt(scene, rng, strength)
     if rng.random() < 0.6 * strength:
@@ -31,13 +31,13 @@ def wear(scene: Scene, rng: Random, strength: float) -> None:
 
 
 def _tilt(scene: Scene, rng: Random, strength: float) -> None:
-    """Turns, scales a little, shears and shifts; what comes into view at the edges is a plain table top."""
+    """Rotates, scales, shears and shifts a little; the new area at the edges is a plain surface."""
     width, height = scene.image.size
     reach = 2.0 if scene.job == "boards" else 3.5
     turn = radians(rng.uniform(-reach, reach) * strength)
     scale = 1 + rng.uniform(-0.05, 0.02) * strength
     shear = rng.uniform(-0.03, 0.03) * strength
-    # forward map: picture -> worn picture, about the centre
+    # forward map: picture -> degraded picture, about the centre
     a, b = scale * cos(turn), -scale * sin(turn) + shear
     d, e = scale * sin(turn), scale * cos(turn)
     cx, cy = width / 2, height / 2
@@ -61,7 +61,7 @@ def _light_and_noise(image: Image.Image, rng: Random, strength: float) -> Image.
         image = image.point([max(0, min(255, round(level * gain + lift))) for level in range(256)] * 3)
     if rng.random() < 0.45:  # glare: soft white spots
         image.paste((255, 255, 255), (0, 0), _faded(_spots().crop(window), 0.6 * strength))
-    if rng.random() < 0.35:  # shadow: a slope from one side to the other
+    if rng.random() < 0.35:  # shadow: a gradient from one side to the other
         slope = Image.linear_gradient("L").rotate(rng.choice((0, 90, 180, 270))).resize((width, height))
         image.paste((0, 0, 0), (0, 0), _faded(slope, 0.45 * strength * rng.random()))
     if rng.random() < 0.8:
@@ -81,14 +81,14 @@ def _faded(mask: Image.Image, weight: float) -> Image.Image:
 
 @cache
 def _grain(level: int) -> Image.Image:
-    """Grey noise about 128 whose deviation grows with the level, in a tile that pictures cut windows from."""
+    """A tile of grey noise with mean 128 whose deviation grows with the level; pictures use windows of it."""
     noise = np.random.default_rng(level).normal(128, 12 * level / _GRAINS, (_TILE, _TILE))
     return Image.fromarray(np.clip(noise, 0, 255).astype(np.uint8)).convert("RGB")
 
 
 @cache
 def _spots() -> Image.Image:
-    """A field of broad white spots."""
+    """A tile of broad white spots."""
     grid_y, grid_x = np.mgrid[0:_TILE, 0:_TILE].astype(np.float32)
     rng = np.random.default_rng(11)
     field = np.zeros((_TILE, _TILE), np.float32)
