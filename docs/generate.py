@@ -1,7 +1,7 @@
-"""Writes what the pages say of the code: docs/{settings,errors,metrics}.md and the README's tree.
+"""Writes the generated pages: docs/{settings,errors,metrics}.md and the tree of the README.
 
 python docs/generate.py           write them
-python docs/generate.py --check   exit 1 if one is not what the code says
+python docs/generate.py --check   exit 1 if one is out of date
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ def settings_page() -> str:
         "# Settings\n\n"
         + WRITTEN.format(source="settings.py")
         + "\nOne tree, the same names everywhere: `engine.max_slots` in code is `settings.engine.max_slots` in Helm\n"
-        "values and `GLM_ENGINE__MAX_SLOTS` in the environment. Options of `glm-serve up` win over the environment,\n"
-        "the environment over defaults. Unknown names are refused. Secrets are never values here, only paths of\n"
-        "files.\n\n" + "\n".join(sections)
+        "values and `GLM_ENGINE__MAX_SLOTS` in the environment. Options of `glm-serve up` override the environment,\n"
+        "which overrides defaults. Unknown names are refused. Secrets are given as paths of files, never as\n"
+        "values.\n\n" + "\n".join(sections)
     )
 
 
@@ -79,7 +79,7 @@ def _kind(schema: dict[str, Any]) -> str:
     bounds = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
     limits = [f"{sign} {schema[key]:g}" for key, sign in bounds.items() if key in schema]
     names = {
-        "integer": "whole number",
+        "integer": "integer",
         "number": "number",
         "string": "text",
         "boolean": "true or false",
@@ -120,9 +120,9 @@ def metrics_page() -> str:
     return (
         "# Metrics\n\n"
         + WRITTEN.format(source="metrics.py")
-        + "\nPrometheus finds them on each node at `:8080/metrics` (`metrics.port` on one machine), beside Ray's own.\n"
-        "Ray puts `ray_` before our names and adds the tags `deployment`, `replica`, `application` and its own.\n"
-        "Histograms: ask for quantiles of `_bucket`; Ray's `_sum` is approximate. A new value shows after\n"
+        + "\nEach node exports them at `:8080/metrics` (`metrics.port` on one machine), together with Ray's own.\n"
+        "Ray adds the prefix `ray_` and the tags `deployment`, `replica`, `application` and its own.\n"
+        "Use quantiles of `_bucket` for histograms; Ray's `_sum` is approximate. A new value appears after\n"
         "10 to 20 s.\n\n" + table(*rows) + "\n"
     )
 
@@ -130,19 +130,19 @@ def metrics_page() -> str:
 # -- the tree in the README ----------------------------------------------------------------------
 
 TREE_BEGINS, TREE_ENDS = "<!-- tree: written by `make docs` from the docstrings -->", "<!-- end of tree -->"
-FRONT_ROOMS = ("app", "pipeline", "contracts", "errors", "settings", "metrics", "logs", "checkpoint")  # reading order
+READING_ORDER = ("app", "pipeline", "contracts", "errors", "settings", "metrics", "logs", "checkpoint")
 STAGES = ("ingress", "preprocess", "engine", "demo")
 
 
 def tree() -> str:
-    """serve_app/, one line a room: the first line of its docstring."""
+    """serve_app/, one line for each module and package: the first line of its docstring."""
     package = ROOT / "serve_app"
     modules = {file.stem: file for file in package.glob("*.py") if not file.stem.startswith("_")}
     folders = {file.parent.name: file for file in package.glob("*/__init__.py")}
-    order = [*FRONT_ROOMS, *sorted(set(modules) - set(FRONT_ROOMS))]
+    order = [*READING_ORDER, *sorted(set(modules) - set(READING_ORDER))]
     stages = [*(name for name in STAGES if name in folders), *sorted(set(folders) - set(STAGES))]
-    rooms = [(f"{name}.py", modules[name]) for name in order] + [(f"{name}/", folders[name]) for name in stages]
-    lines = [f"  {name:<15}{first_line(file)}" for name, file in rooms]
+    entries = [(f"{name}.py", modules[name]) for name in order] + [(f"{name}/", folders[name]) for name in stages]
+    lines = [f"  {name:<15}{first_line(file)}" for name, file in entries]
     return "\n".join(["```", "serve_app/", *lines, "```"])
 
 
@@ -152,11 +152,11 @@ def first_line(file: Path) -> str:
 
 
 def readme_page() -> str:
-    """The README as it is, with its tree as the code says."""
+    """The README with the current tree."""
     before, begins, rest = (ROOT / "README.md").read_text().partition(TREE_BEGINS)
     _, ends, after = rest.partition(TREE_ENDS)
     if not begins or not ends:
-        raise SystemExit(f"README.md has no place for the tree, between {TREE_BEGINS!r} and {TREE_ENDS!r}")
+        raise SystemExit(f"README.md has no lines {TREE_BEGINS!r} and {TREE_ENDS!r}, between which the tree belongs.")
     return f"{before}{begins}\n{tree()}\n{ends}{after}"
 
 
@@ -171,14 +171,14 @@ PAGES = {
 
 
 def stale() -> list[str]:
-    """Names of pages that are not what the code says."""
+    """Names of pages that are out of date."""
     return [name for name, page in PAGES.items() if not (file := ROOT / name).is_file() or file.read_text() != page()]
 
 
 def main() -> int:
     if "--check" in sys.argv:
         for name in (old := stale()):
-            print(f"{name} is not what the code says; run `make docs`", file=sys.stderr)
+            print(f"{name} is out of date. Run `make docs`.", file=sys.stderr)
         return 1 if old else 0
     for name, page in PAGES.items():
         (ROOT / name).write_text(page())

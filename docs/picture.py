@@ -1,6 +1,6 @@
 """Draws docs/ask.png, the README's picture: pictures of the evaluation set beside real answers to `glm-serve ask`.
 
-Start the service, then `python docs/picture.py FONT.ttf [URL]`; the font needs Chinese (Debian: fonts-wqy-microhei).
+Start the service, then `python docs/picture.py FONT.ttf [URL]`. The font needs Chinese characters (fonts-wqy-microhei).
 """
 
 import subprocess

@@ -121,10 +121,10 @@ def use_tools(writer: Writer, scenes: list[Scene], rng: Random, turns: int) -> C
         wording = phrases.polite(task.wording, task.language, rng)
         writer.ask(row, named(wording, which, scenes, task.language, rng), pictures)
         pictures = []
-        told = bool(task.calls) and rng.random() < (0.5 if reasoned else 0.8)
-        call_turn = task.call_turn(rng, reasoned and not told)
+        with_results = bool(task.calls) and rng.random() < (0.5 if reasoned else 0.8)
+        call_turn = task.call_turn(rng, reasoned and not with_results)
         writer.answer(row, call_turn, calls=bool(task.calls), keep=_kept(rng))
-        if told:
+        if with_results:
             writer.return_results(row, [request.result for request in task.requests])
             writer.answer(row, task.report_turn(rng, reasoned), keep=_kept(rng))
         elif task.calls:

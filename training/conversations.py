@@ -93,8 +93,8 @@ class Writer:
 
     def return_results(self, row: Conversation, results: Sequence[str]) -> None:
         """Adds the results of tool calls."""
-        told = "".join(f"\n<tool_response>\n{result}\n</tool_response>" for result in results)
-        self._put(row, [self.observation_token, *self.encode(told)], 0.0)
+        text = "".join(f"\n<tool_response>\n{result}\n</tool_response>" for result in results)
+        self._put(row, [self.observation_token, *self.encode(text)], 0.0)
 
     def open_answer(self, row: Conversation, *, thinking: bool = False) -> None:
         """Adds the prompt of an answer."""
@@ -266,7 +266,7 @@ def long_turn(scenes: list[Scene], rng: Random, reasoned: bool = False) -> Turn:
         question, answer = rng.choice(phrases.DESCRIBE[side]), phrases.describe(scene, language)
     else:
         question, answer = rng.choice(phrases.AS_JSON[side]), phrases.as_json(scene, language)
-    thought = thoughts.whole(scene, language) if reasoned else ""
+    thought = thoughts.description(scene, language) if reasoned else ""
     return Turn(kind, named(question, which, scenes, language, rng), answer, 1.0, thought)
 
 

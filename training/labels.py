@@ -66,8 +66,8 @@ def _recipient(rng: Random, page: Page, ink: Color, facts: list[Fact], chinese: 
     name = vocabulary.person(rng) if chinese else vocabulary.person_en(rng)
     phone = vocabulary.phone(rng)
     first, second = vocabulary.address(rng) if chinese else vocabulary.address_en(rng)
-    whole = first + second if chinese else f"{first}, {second}"
-    facts += [Fact("recipient", name, name), Fact("phone", phone, phone), Fact("address", whole, whole)]
+    full_address = first + second if chinese else f"{first}, {second}"
+    facts += [Fact("recipient", name, name), Fact("phone", phone, phone), Fact("address", full_address, full_address)]
     size = rng.randrange(19, 25)
     title = rng.choice(("收件人", "收货人", "收")) if chinese else rng.choice(("TO", "RECIPIENT"))
     x = page.write(left, y, title, size, ink) + rng.randrange(8, 18)

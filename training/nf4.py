@@ -37,7 +37,7 @@ def quantized_weights(text: nn.Module) -> list[Tensor]:
 @contextmanager
 def rounded_weights(parameters: list[Tensor]) -> Iterator[None]:
     """A context with rounded weights; gradients apply to the original weights (straight-through estimator)."""
-    whole = [parameter.detach().clone() for parameter in parameters]
+    original = [parameter.detach().clone() for parameter in parameters]
     with torch.no_grad():
         for parameter in parameters:
             parameter.copy_(rounded(parameter))
@@ -45,4 +45,4 @@ def rounded_weights(parameters: list[Tensor]) -> Iterator[None]:
         yield
     finally:
         with torch.no_grad():
-            torch._foreach_copy_(parameters, whole)
+            torch._foreach_copy_(parameters, original)

@@ -62,7 +62,7 @@ def missing(scene: Scene, language: Language) -> str:
     return _MISSING[scene.job][0 if language == "zh" else 1]
 
 
-def whole(scene: Scene, language: Language) -> str:
+def description(scene: Scene, language: Language) -> str:
     """Reasoning before a description or a complete transcription."""
     lines = len(scene.lines)
     if language == "zh":

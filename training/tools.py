@@ -163,18 +163,18 @@ def _result(skill: Skill, values: dict[str, str], language: Language, rng: Rando
     side = 0 if language == "zh" else 1
     if rng.random() < 0.08:
         error = rng.choice(_ERRORS)[side]
-        told = (f"没有完成: {error}。", f"It failed: {error}.")[side]
-        return json.dumps({"error": error}, ensure_ascii=False), told, error
+        sentence = (f"没有完成: {error}。", f"It failed: {error}.")[side]
+        return json.dumps({"error": error}, ensure_ascii=False), sentence, error
     found = _found(skill.result, values, language, rng)
-    told = skill.report[side].format(**(values | {skill.result: str(found)}))
+    sentence = skill.report[side].format(**(values | {skill.result: str(found)}))
     shapes = [
         {skill.result: found},
         {"ok": True, skill.result: found},
         {"status": "done", "data": {skill.result: found}},
     ]
     if rng.random() < 0.7:
-        return json.dumps(rng.choice(shapes), ensure_ascii=False), told, str(found)
-    return rng.choice((f"{skill.result}: {found}", f"{found}")), told, str(found)
+        return json.dumps(rng.choice(shapes), ensure_ascii=False), sentence, str(found)
+    return rng.choice((f"{skill.result}: {found}", f"{found}")), sentence, str(found)
 
 
 def _found(what: str, values: dict[str, str], language: Language, rng: Random) -> str | int:

@@ -166,8 +166,8 @@ class Run:
     def load(self, path: Path) -> None:
         """Resumes from a checkpoint, or from an exported folder, which has no spotting head."""
         if path.is_dir():
-            whole = Glm4vForConditionalGeneration.from_pretrained(path, dtype=torch.float32)
-            self.reader.model.load_state_dict(whole.state_dict())
+            exported = Glm4vForConditionalGeneration.from_pretrained(path, dtype=torch.float32)
+            self.reader.model.load_state_dict(exported.state_dict())
             self.spotting = False
             return
         self.reader.load_state_dict(torch.load(path, map_location=self.options.device)["model"])

@@ -49,7 +49,7 @@
 {{- define "glm.checkStages" -}}
 {{- $gpus := float64 .Values.stages.engine.gpus -}}
 {{- if and (gt $gpus 1.0) (ne $gpus (floor $gpus)) -}}
-{{- fail (printf "stages.engine.gpus is %v. Ray accepts fractions below 1 and whole numbers only." $gpus) -}}
+{{- fail (printf "stages.engine.gpus is %v. Ray accepts fractions below 1 and integers only." $gpus) -}}
 {{- end -}}
 {{- $groups := include "glm.groups" . | fromJson -}}
 {{- range $stage := list "ingress" "preprocess" "engine" -}}

@@ -65,7 +65,7 @@ def charts(*value_files: str) -> dict[Any, Object]:
     return objects
 
 
-def test_nothing_has_drifted_from_the_chart():
+def test_all_files_equal_the_rendered_chart():
     assert generate.drift(generate.files()) == []
 
 
@@ -135,7 +135,7 @@ def test_the_example_of_the_readme_sets_what_it_says(tmp_path: Path):
     assert rule["from"][0]["namespaceSelector"] == {"matchLabels": {"kubernetes.io/metadata.name": "default"}}
 
 
-def test_the_program_says_what_has_drifted(tmp_path: Path):
+def test_the_check_lists_every_difference(tmp_path: Path):
     shutil.copytree(K8S, tmp_path / "k8s", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "helm").symlink_to(CHART)
     (tmp_path / ".tools").symlink_to(BINARIES.parent)
@@ -148,10 +148,10 @@ def test_the_program_says_what_has_drifted(tmp_path: Path):
     check = subprocess.run([*program, "--check"], capture_output=True, text=True, timeout=120, check=False)
     assert check.returncode == 1
     assert check.stderr.splitlines() == [
-        "k8s/base/clusterrole.yaml is made by nothing in the chart",
-        "k8s/base/rayservice.yaml is missing",
-        "k8s/base/serviceaccount.yaml is out of date",
-        "run: python k8s/generate.py",
+        "k8s/base/clusterrole.yaml does not come from the chart.",
+        "k8s/base/rayservice.yaml is missing.",
+        "k8s/base/serviceaccount.yaml is out of date.",
+        "Run `python k8s/generate.py`.",
     ]
     subprocess.run(program, timeout=120, check=True)
     assert subprocess.run([*program, "--check"], timeout=120, check=False).returncode == 0
@@ -207,9 +207,9 @@ def test_a_patch_says_only_what_differs():
 @pytest.mark.parametrize(
     "text", ["1", "1e3", "0x1F", "0o7", "1_000", "yes", "null", "~", "1.5", "- a", "a: b", "x\ny\n"]
 )
-def test_a_string_stays_a_string_in_what_is_written(text: str, tmp_path: Path):
+def test_a_string_stays_a_string_in_a_written_file(text: str, tmp_path: Path):
     config: Object = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "one"}, "data": {"text": text}}
-    (tmp_path / "configmap.yaml").write_text(generate.written(config, "a test"))
+    (tmp_path / "configmap.yaml").write_text(generate.file_text(config, "a test"))
     (tmp_path / "kustomization.yaml").write_text("resources: [configmap.yaml]\n")
     assert built(tmp_path) == [config]
 

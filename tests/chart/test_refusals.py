@@ -28,7 +28,7 @@ COMBINATIONS = [
     ({"settings.metrics.port": 9101}, "settings.metrics.port is 9101, which is the port of HAProxy's metrics"),
     ({"stages.ingress.replicas": {"min": 3, "max": 2}}, "stages.ingress.replicas.max is 2, which is less than min (3)"),
     ({"workers.cpu.replicas": {"min": 6, "max": 5}}, "workers.cpu.replicas.max is 5, which is less than min (6)"),
-    ({"stages.engine.gpus": 1.5}, "Ray accepts fractions below 1 and whole numbers only"),
+    ({"stages.engine.gpus": 1.5}, "Ray accepts fractions below 1 and integers only"),
     ({"stages.engine.gpus": 2}, "stages.engine.gpus is 2, but a pod of workers.gpu has 1"),
     ({"workers.big": GROUP}, "stages.engine.gpus is 1, but a pod of workers.big has 0"),
     ({"workers.gpu.enabled": False}, 'No enabled group of `workers` lists "engine" in its stages'),

@@ -42,7 +42,7 @@ def test_every_chinese_character_of_the_reasoning_is_one_token(
 ) -> None:
     rng = Random(2)
     spoken = [text for _, _, text in all_thoughts(scenes, "zh")] + [thoughts.NO_PICTURE["zh"]]
-    spoken += [thoughts.whole(scenes[0], "zh"), *(thoughts.missing(scene, "zh") for scene in scenes)]
+    spoken += [thoughts.description(scenes[0], "zh"), *(thoughts.missing(scene, "zh") for scene in scenes)]
     spoken += [thoughts.use_tools(["x"], True, "zh", rng) for _ in range(9)]
     spoken += [thoughts.report_results(["x"], "zh", rng) for _ in range(9)]
     characters = {character for text in spoken for character in text if is_han(character)}
