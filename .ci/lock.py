@@ -22,7 +22,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
 PYTHONS = ("3.11", "3.12")
-PLATFORM_PACKAGES = ("nvidia-", "triton", "cuda-")  # torch's own business, not the same on every machine
+PLATFORM_PACKAGES = ("nvidia-", "triton", "cuda-")  # torch asks for its own versions where it needs them
 
 
 def resolved(requirements: list[str], python: str) -> dict[str, str]:
@@ -33,10 +33,11 @@ def resolved(requirements: list[str], python: str) -> dict[str, str]:
         command += ["--python-version", python, "--only-binary", ":all:", "--target", folder]
         subprocess.run([*command, "--report", str(report), *requirements], check=True, stderr=subprocess.DEVNULL)
         installs = json.loads(report.read_text())["install"]
+    asked = {canonicalize_name(Requirement(requirement).name) for requirement in requirements}
     packages = {}
     for install in installs:
         name = canonicalize_name(install["metadata"]["name"])
-        if not name.startswith(PLATFORM_PACKAGES):
+        if name in asked or not name.startswith(PLATFORM_PACKAGES):
             packages[name] = install["metadata"]["version"].partition("+")[0]
     return packages
 

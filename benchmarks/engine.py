@@ -128,7 +128,7 @@ def measure(loop: EngineLoop, batch: list[Prompt]) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 32])
-    parser.add_argument("--quantization", choices=["none", "nf4", "int8"], default="none")
+    parser.add_argument("--quantization", choices=["none", "fp8", "nf4", "int8"], default="none")
     parser.add_argument("--new-tokens", type=int, default=128)
     parser.add_argument("--side", type=int, default=1120)
     parser.add_argument("--device", default="cuda")

@@ -81,7 +81,7 @@ status is always 0, because Kubernetes stops the pod in any case.
 UP_OPTIONS = (
     ("--model", "model.path", "PATH", "model folder or hub id (default: the demo model)"),
     ("--name", "model.name", "NAME", "the model's name in the API (default: the last part of its path)"),
-    ("--quantization", "model.quantization", "FORMAT", "weight format: none, nf4 or int8 (default: none)"),
+    ("--quantization", "model.quantization", "FORMAT", "weight format: none, fp8, nf4 or int8 (default: none)"),
     ("--dtype", "model.dtype", "TYPE", "compute type: auto, float32, bfloat16 or float16 (default: auto)"),
     ("--device", "model.device", "DEVICE", "auto, cpu or cuda (default: a GPU if there is one)"),
     ("--context", "model.context_tokens", "TOKENS", "longest prompt plus answer (default: 8192)"),

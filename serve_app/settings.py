@@ -43,8 +43,10 @@ class ModelSettings(Section):
     path: str = Field("", description="Model folder or hub id; empty: the demo model in the package.")
     revision: str | None = Field(None, description="Hub revision (branch, tag or commit); None: the default branch.")
     name: str = Field("", description="Name in the API; empty: the last part of the path.")
-    quantization: Literal["none", "nf4", "int8"] = Field(
-        "none", description="Weight format of the text layers (bitsandbytes); lm_head is not quantized."
+    quantization: Literal["none", "fp8", "nf4", "int8"] = Field(
+        "none",
+        description="Weight format of the text layers; lm_head is not quantized. fp8 needs a GPU of compute capability"
+        " 8.9 or newer.",
     )
     quantize_vision: bool = Field(
         False, description="Quantize the vision tower too: for cards with little memory (GLM-4V-9B's tower has 8 GiB)."

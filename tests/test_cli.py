@@ -59,7 +59,7 @@ def test_the_defaults_in_the_help_are_those_of_the_settings(option: tuple[str, s
 def test_a_wrong_setting_is_reported_by_its_name(capsys: pytest.CaptureFixture[str]):
     assert cli.main(["up", "--quantization", "int3", "--port", "http"]) == 2
     shown = capsys.readouterr().err
-    assert "model.quantization = 'int3': Input should be 'none', 'nf4' or 'int8'" in shown
+    assert "model.quantization = 'int3': Input should be 'none', 'fp8', 'nf4' or 'int8'" in shown
     assert "http.port = 'http'" in shown
 
 

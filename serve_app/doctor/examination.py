@@ -138,6 +138,8 @@ def _dtype(context: ExamContext) -> Iterator[Finding]:
         context.dtype = stored
         return
     context.dtype = find_dtype(context.settings.model.dtype, context.device, stored)
+    if context.quantization is not None:
+        context.quantization.check_device(context.device, context.dtype)
     chosen, checkpoint = (str(dtype).removeprefix("torch.") for dtype in (context.dtype, stored))
     yield check_dtype(chosen, checkpoint, context.device.type, context.settings.model.dtype)
 

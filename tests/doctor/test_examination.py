@@ -101,8 +101,13 @@ def test_a_model_that_is_still_to_be_downloaded_keeps_nobody_from_starting():
 def test_settings_that_contradict_each_other_are_reported_once():
     report = examined(quantize_vision=True)
     assert [finding.seen for finding in problems(report)] == [
-        "model.quantize_vision needs model.quantization to be nf4 or int8"
+        "model.quantize_vision needs model.quantization to be fp8, nf4 or int8"
     ]
+
+
+def test_fp8_without_a_gpu_is_a_problem():
+    (finding,) = problems(examined(quantization="fp8"))
+    assert finding.seen.startswith("The format fp8 needs a GPU, and this model runs on a CPU.")
 
 
 def test_a_checkpoint_stored_quantized_is_not_to_be_quantized_again(demo: Path):

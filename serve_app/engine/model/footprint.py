@@ -10,14 +10,14 @@ from serve_app.engine.model.quantization import Quantization
 from serve_app.engine.model.slots import CacheShape
 
 # Bytes a weight. NF4: half of one and, for 64 weights, one byte of scale, which is itself scaled by the 256.
-_PACKED = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
+_PACKED = {"fp8": 1.0, "nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
     """What a model is made of, in elements, and what a token costs in its cache."""
 
-    text_linear: int  # what nf4 and int8 quantize
+    text_linear: int  # what fp8, nf4 and int8 quantize
     vision_linear: int  # what they quantize with quantize_vision
     unquantized: int  # embeddings, head, norms, convolutions
     cache: CacheShape

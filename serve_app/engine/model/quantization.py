@@ -1,4 +1,4 @@
-"""Weights in 4 or 8 bits, by bitsandbytes: what is quantized, how, and one tensor at a time."""
+"""Weights in 4 or 8 bits: what is quantized, how, on which devices, and one tensor at a time."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import nn
 
+from serve_app.engine.model.fp8 import Fp8Linear, fits_fp8
 from serve_app.errors import InvalidRequest
 from serve_app.settings import ModelSettings
 
@@ -19,6 +20,7 @@ log = logging.getLogger("glm.engine")
 
 _BLOCK = 64  # weights with one scale
 _DOUBLE_QUANTIZATION = True  # the scales too: 4.13 bits a weight instead of 4.5
+_FP8_CAPABILITY = (8, 9)  # the first GPUs with FP8 matrix units
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,7 @@ class Quantization:
     picture, unless `vision` says otherwise. Embeddings, norms and convolutions are never quantized.
     """
 
-    kind: Literal["none", "nf4", "int8"] = "none"
+    kind: Literal["none", "fp8", "nf4", "int8"] = "none"
     vision: bool = False
 
     @classmethod
@@ -37,17 +39,40 @@ class Quantization:
         """What the settings ask for; `InvalidRequest` where they contradict each other."""
         if settings.quantize_vision and settings.quantization == "none":
             raise InvalidRequest(
-                "model.quantize_vision needs model.quantization to be nf4 or int8", param="model.quantize_vision"
+                "model.quantize_vision needs model.quantization to be fp8, nf4 or int8", param="model.quantize_vision"
             )
         return cls(settings.quantization, settings.quantize_vision)
+
+    def check_device(self, device: torch.device, dtype: torch.dtype) -> None:
+        """`InvalidRequest` if the device can't multiply weights of this format, or not in this compute type."""
+        if self.kind != "fp8":
+            return
+        instead = "Set model.quantization to nf4, int8 or none."
+        if device.type != "cuda":
+            raise InvalidRequest(
+                f"The format fp8 needs a GPU, and this model runs on a CPU. {instead}", param="model.quantization"
+            )
+        capability = torch.cuda.get_device_capability(device)
+        if capability < _FP8_CAPABILITY:
+            raise InvalidRequest(
+                f"The format fp8 needs a GPU of compute capability 8.9 or newer, such as L4, RTX 4090 or H100;"
+                f" {torch.cuda.get_device_name(device)} has {capability[0]}.{capability[1]}. {instead}",
+                param="model.quantization",
+            )
+        if dtype != torch.bfloat16:
+            raise InvalidRequest(
+                f"The format fp8 is for models that compute in bfloat16, not in {str(dtype).removeprefix('torch.')}."
+                " Set model.dtype to bfloat16, or model.quantization to nf4, int8 or none.",
+                param="model.dtype",
+            )
 
     def unquantized_modules(self, head: str, tower: str) -> list[str]:
         """Names of the modules whose products stay as they are."""
         return [head] if self.vision else [head, tower]
 
     def for_transformers(self, dtype: torch.dtype, unquantized_modules: list[str]) -> BitsAndBytesConfig | None:
-        """The same for `from_pretrained`; None where nothing is quantized."""
-        if self.kind == "none":
+        """The same for `from_pretrained`; None where bitsandbytes is not used."""
+        if self.kind in ("none", "fp8"):
             return None
 
         from transformers import BitsAndBytesConfig  # imported late: pulls in bitsandbytes
@@ -66,7 +91,7 @@ class Quantization:
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0, llm_int8_skip_modules=unquantized_modules)
 
     def replace_linears(self, network: nn.Module, dtype: torch.dtype, unquantized_modules: list[str]) -> None:
-        """Put bitsandbytes' layers in the place of the linear layers of a network on the meta device."""
+        """Replace the linear layers of a network on the meta device by quantized ones."""
         if self.kind == "none":
             return
         if self.kind == "int8":
@@ -78,13 +103,19 @@ class Quantization:
             if self.kind == "nf4" and (linear.in_features % _BLOCK or linear.out_features % 32):
                 log.warning("%s stays whole: NF4 kernels for CPUs take no %s", name, linear)
                 continue
+            if self.kind == "fp8" and not fits_fp8(linear):
+                log.warning("%s is not quantized: products in FP8 need multiples of 16, not %s", name, linear)
+                continue
             network.set_submodule(name, self._emptied(linear, dtype))
 
     def _emptied(self, linear: nn.Linear, dtype: torch.dtype) -> nn.Module:
-        """bitsandbytes' layer of the same sizes, still without weights."""
+        """The quantized layer of the same sizes, still without weights."""
+        sizes = linear.in_features, linear.out_features, linear.bias is not None
+        if self.kind == "fp8":
+            return Fp8Linear(*sizes, device="meta")
+
         import bitsandbytes  # imported late: it looks for a GPU
 
-        sizes = linear.in_features, linear.out_features, linear.bias is not None
         if self.kind == "int8":
             layer: nn.Module = bitsandbytes.nn.Linear8bitLt(*sizes, has_fp16_weights=False, device="meta")
         else:
@@ -94,16 +125,19 @@ class Quantization:
         return layer
 
 
-def materialize(parameter: nn.Parameter, values: torch.Tensor, device: torch.device) -> nn.Parameter:
-    """`values` (on the CPU, in their final type) on `device`, quantized if `parameter` is of such a layer.
+def materialize(module: nn.Module, name: str, values: torch.Tensor, device: torch.device) -> None:
+    """Give a parameter of a module its values (on the CPU, in the compute type), on `device` and quantized.
 
-    No other tensor need be whole on the device meanwhile.
+    No other tensor needs to be on the device unquantized meanwhile.
     """
-    if type(parameter) is nn.Parameter:
-        return nn.Parameter(values.to(device, copy=True), requires_grad=False)
-    # bitsandbytes' own classes keep their options as attributes, and quantize on the way to a device.
-    quantizing: Any = type(parameter)(values, requires_grad=False, **vars(parameter))
-    return quantizing.to(device)  # type: ignore[no-any-return]
+    parameter = getattr(module, name)
+    if isinstance(module, Fp8Linear) and name == "weight":
+        module.quantize(values.to(device))
+    elif type(parameter) is nn.Parameter:
+        setattr(module, name, nn.Parameter(values.to(device, copy=True), requires_grad=False))
+    else:  # bitsandbytes' own classes keep their options as attributes, and quantize on the way to a device
+        quantizing: Any = type(parameter)(values, requires_grad=False, **vars(parameter))
+        setattr(module, name, quantizing.to(device))
 
 
 def count_parameters(network: nn.Module) -> int:

@@ -43,8 +43,7 @@ def fill_weights(
         names = parts[key]
         for name, rows in zip(names, tensor.split([parameters[name].shape[0] for name in names]), strict=True):
             module, _, attribute = name.rpartition(".")
-            placed = materialize(parameters[name], rows.to(dtype), device)
-            setattr(network.get_submodule(module), attribute, placed)
+            materialize(network.get_submodule(module), attribute, rows.to(dtype), device)
 
 
 def original_shapes(network: nn.Module, original_name: Callable[[str], str]) -> Shapes:

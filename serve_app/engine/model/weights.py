@@ -52,7 +52,9 @@ def load_model(folder: Path, settings: ModelSettings) -> ModelAdapter:
     family = _adapter_class(folder, config)
     device = find_device(settings.device)
     dtype = find_dtype(settings.dtype, device, checkpoint_dtype(config))
-    return family.load(folder, config, dtype, device, Quantization.of(settings))
+    quantization = Quantization.of(settings)
+    quantization.check_device(device, dtype)
+    return family.load(folder, config, dtype, device, quantization)
 
 
 def find_device(wanted: str) -> torch.device:

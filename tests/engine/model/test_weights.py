@@ -9,7 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from serve_app.contracts import Sampling
+from serve_app.contracts import Picture, Sampling
+from serve_app.engine.model.families.glm4v import Glm4vAdapter
+from serve_app.engine.model.fp8 import Fp8Linear
+from serve_app.engine.model.quantization import Quantization
 from serve_app.engine.model.weights import find_device, find_dtype, load
 from serve_app.errors import InvalidRequest
 from serve_app.settings import ModelSettings
@@ -59,6 +62,31 @@ def test_the_tower_is_quantized_if_asked_and_the_model_still_answers(tiny_model:
     assert whole == ["lm_head"]
     question = prompt("p", np.random.default_rng(3), Sampling(max_tokens=6, temperature=0.0), pictures=1, text=9)
     assert len(answers(adapter, [question])[0]) == 6
+
+
+@pytest.mark.parametrize("vision", [False, True])
+def test_fp8_layers_answer_as_the_model_with_their_rounded_weights(tiny_model: Path, vision: bool) -> None:
+    dtype = torch.float32
+    adapter = Glm4vAdapter.load(tiny_model, {}, dtype, CPU, Quantization("fp8", vision))
+    rounded = Glm4vAdapter.load(tiny_model, {}, dtype, CPU, Quantization())
+    names = [name for name, module in adapter.model.named_modules() if isinstance(module, Fp8Linear)]
+    assert ("model.visual.blocks.0.attn.qkv" in names) == vision
+    assert "lm_head" not in names
+    assert sum("language_model" in name for name in names) == 3 * 6
+    for name in names:
+        layer = adapter.model.get_submodule(name)
+        rounded.model.get_submodule(name).weight.data = layer.weight.float() * layer.scale
+    pictures = torch.randint(0, 256, (56, 56, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    found, expected = (one.encode(Picture(pictures.numpy(), "p", 4, (56, 56))) for one in (adapter, rounded))
+    assert (found - expected).norm() <= (0.1 if vision else 1e-6) * expected.norm()
+    question = prompt("p", np.random.default_rng(3), Sampling(max_tokens=6, temperature=0.0), pictures=1, text=9)
+    assert len(answers(adapter, [question])[0]) == 6
+    assert adapter.stop_ids == rounded.stop_ids
+
+
+def test_fp8_is_refused_where_there_is_no_gpu_for_it(tiny_model: Path) -> None:
+    with pytest.raises(InvalidRequest, match=r"The format fp8 needs a GPU, and this model runs on a CPU\."):
+        load(tiny_model, ModelSettings(path=str(tiny_model), device="cpu", quantization="fp8"))
 
 
 def test_a_tower_alone_is_not_quantized(tiny_model: Path) -> None:

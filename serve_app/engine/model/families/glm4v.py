@@ -20,6 +20,7 @@ from serve_app.checkpoint import image_processor_settings
 from serve_app.contracts import Picture, Prompt, Sampling
 from serve_app.engine.model.attention import SLOT_ATTENTION
 from serve_app.engine.model.quantization import Quantization
+from serve_app.engine.model.shards import fill_weights
 from serve_app.engine.model.slots import CacheShape
 from serve_app.engine.output.detokenizer import Vocabulary
 from serve_app.errors import EngineFailed, InvalidRequest
@@ -67,12 +68,11 @@ class Glm4vAdapter:
                 "the checkpoint is quantized already; leave model.quantization at none", param="model.quantization"
             )
         unquantized_modules = quantization.unquantized_modules("lm_head", "model.visual")
-        return cls(
-            _read(folder, dtype, device, quantization.for_transformers(dtype, unquantized_modules)),
-            folder,
-            dtype,
-            device,
-        )
+        if quantization.kind == "fp8":
+            model = _fill(folder, dtype, device, quantization, unquantized_modules)
+        else:
+            model = _read(folder, dtype, device, quantization.for_transformers(dtype, unquantized_modules))
+        return cls(model, folder, dtype, device)
 
     @staticmethod
     def vocabulary(folder: Path, size: int) -> Vocabulary:
@@ -191,6 +191,25 @@ def _read(folder: Path, dtype: torch.dtype, device: torch.device, quantization_c
                 f"{folder.name} {what} {len(keys)} weights, {keys[0]} first: is it complete and of one revision?",
                 param="model.path",
             )
+    return model.eval()
+
+
+def _fill(
+    folder: Path, dtype: torch.dtype, device: torch.device, quantization: Quantization, unquantized_modules: list[str]
+) -> Any:
+    """The model with its linear layers quantized by us, tensor by tensor."""
+    from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config)
+    quantization.replace_linears(model, dtype, unquantized_modules)
+    fill_weights(model, folder, original_name=lambda name: name, ignored=(), dtype=dtype, device=device)
+    # Frequencies are no weights, and on the meta device they had no values.
+    model.model.language_model.rotary_emb = type(model.model.language_model.rotary_emb)(config.text_config).to(device)
+    model.model.visual.rotary_pos_emb = type(model.model.visual.rotary_pos_emb)(config.vision_config).to(device)
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
     return model.eval()
 
 
