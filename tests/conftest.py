@@ -13,6 +13,10 @@ import pytest
 
 from tests.conformance import environments
 
+# Before torch is imported. The models of these tests are tiny: a second thread mostly waits for the first, and where
+# other processes have the cores, each of its waits takes a time slice.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 SERVICES = ("cluster", "conformance")  # these measure time-outs and share ports and cores: one after the other
 NICENESS = 10  # of the other tests beside them
 

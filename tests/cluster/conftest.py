@@ -53,6 +53,7 @@ def started(folder: Path, *options: str, **environment: str) -> Iterator[Service
     """`glm-serve up` with these options on free ports; stopped and waited for at the end."""
     port, metrics_port = free_ports(2)
     log_file = folder / "up.log"
+    inherited = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}  # that is for tests
     command = [sys.executable, "-m", "serve_app", "up", "--port", str(port), "--metrics-port", str(metrics_port)]
     with log_file.open("w") as stream:
         process = subprocess.Popen(
@@ -61,7 +62,7 @@ def started(folder: Path, *options: str, **environment: str) -> Iterator[Service
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **environment},
+            env={**inherited, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **environment},
             text=True,
             start_new_session=True,  # so that a signal can go to the whole group, as from a terminal
         )
