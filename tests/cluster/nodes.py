@@ -260,10 +260,8 @@ class Cluster(Namespaces):
             return (what if isinstance(what, str) else what()) + output
 
         def holds() -> bool:
-            if condition():
-                return True
             assert node is None or node.process.poll() is None, f"{node.name} ended before: {described()}"
-            return False
+            return condition()
 
         return wait_until(holds, limit_s, described)
 
