@@ -21,7 +21,7 @@ from serve_app.contracts import (
     ToolCallDelta,
     Usage,
 )
-from serve_app.errors import EngineFailed
+from serve_app.errors import EngineFailed, ReplicaLost
 
 Clock: TypeAlias = Callable[[], float]
 IndexedEvents: TypeAlias = AsyncGenerator[tuple[int, Event], None]  # (index of the choice, event)
@@ -101,7 +101,14 @@ class Answers:
             raise EngineFailed("The answer stopped before its end.")
 
     async def collect(self) -> list[CollectedAnswer]:
-        """All choices, complete."""
+        """All choices, complete; tried once more if a replica dies, since nothing has been sent to the caller yet."""
+        try:
+            return await self._collect()
+        except ReplicaLost:
+            self.started, self.finished, self.tokens, self.reasoning_tokens = None, None, 0, 0
+            return await self._collect()
+
+    async def _collect(self) -> list[CollectedAnswer]:
         choices = [CollectedAnswer() for _ in self._requests]
         async with aclosing(self.events()) as events:
             async for index, event in events:

@@ -142,6 +142,7 @@ class ChatRequest:
     thinking: Thinking = Thinking()
     text: str | None = None  # to continue, without the chat template
     param: str = field(default="messages", compare=False)  # the request field of the conversation or text
+    group: str = ""  # requests of one group differ in id and seed only, so they share one prompt; empty: none
 
 
 # -- prompts --------------------------------------------------------------------------------

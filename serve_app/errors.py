@@ -8,11 +8,14 @@ ServiceError                 500  internal_error
 ├── Unauthenticated          401  invalid_api_key
 ├── Forbidden                403  permission_denied
 ├── UnknownModel             404  model_not_found
+├── RequestTimeout           408  request_timeout          headers or body came too slowly
 ├── PayloadTooLarge          413  request_too_large
+├── HeadersTooLarge          431  headers_too_large
 ├── RateLimited              429  rate_limit_exceeded      the caller's own limit; Retry-After
 ├── Overloaded               503  overloaded               our limit; Retry-After
 ├── DeadlineExceeded         504  deadline_exceeded
 └── EngineFailed             500  engine_error
+    └── ReplicaLost          500  replica_lost             its process died; the request may be sent again
 ```
 
 `ingress/errors.py` maps them to HTTP; `ingress/validation.py` makes InvalidRequest of pydantic's errors; `pipeline.py`
@@ -77,6 +80,20 @@ class UnknownModel(ServiceError):
     code = "model_not_found"
 
 
+class RequestTimeout(ServiceError):
+    """The headers or the body of a request arrived too slowly."""
+
+    status = 408
+    code = "request_timeout"
+
+
+class HeadersTooLarge(ServiceError):
+    """The request line and headers are larger than the service accepts."""
+
+    status = 431
+    code = "headers_too_large"
+
+
 class PayloadTooLarge(ServiceError):
     """The request body is larger than the limit."""
 
@@ -111,3 +128,9 @@ class EngineFailed(ServiceError):
     """The model failed on this request; other requests continue."""
 
     code = "engine_error"
+
+
+class ReplicaLost(EngineFailed):
+    """The process that worked on this request died; another one can answer it."""
+
+    code = "replica_lost"

@@ -7,8 +7,9 @@ and raises errors of `errors.py` only. Ray's own errors are mapped here and nowh
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
-from dataclasses import replace
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 import grpc
@@ -16,8 +17,8 @@ from ray import exceptions as ray_errors
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from serve_app.contracts import ChatRequest, Events, Finished, ImagePart, ModelCard, Tokenized
-from serve_app.errors import DeadlineExceeded, EngineFailed, Overloaded, ServiceError
+from serve_app.contracts import ChatRequest, Event, Events, Finished, ImagePart, ModelCard, Prompt, Started, Tokenized
+from serve_app.errors import DeadlineExceeded, EngineFailed, Overloaded, ReplicaLost, ServiceError
 
 DESCRIBE_TIMEOUT_S = 5.0
 SMALL_BYTES = 100_000  # encoded; pixels of such pictures are faster as a message than through the object store
@@ -34,30 +35,40 @@ class Pipeline:
         self._tokenize = preprocess.options(method_name="tokenize")
         self._abilities = preprocess.options(method_name="abilities")
         self._describe = engine.options(method_name="describe")
+        self._shared: dict[str, _SharedPrompt] = {}
 
     async def answer(self, request: ChatRequest) -> Events:
-        """Events of one answer; closing the generator early stops the work on it."""
+        """Events of one answer; closing the generator early stops the work on it.
+
+        If a replica dies before the first text, the request is tried once more on another one. For that, `Started` is
+        held back until there is text: once it is out, the response has begun.
+        """
         deadline = asyncio.get_running_loop().time() + request.deadline_s
-        prepare = self._prepare_small if _is_small(request) else self._prepare_large
-        prepared: Any = prepare.remote(request)
-        events: Any = None
-        terminal = False
         try:
-            # Awaited here, not by the engine's router, which runs in this process too: if preprocess dies, Serve 2.60's
-            # router asks the lost call for its result again and again, without a pause and without an end.
             async with asyncio.timeout_at(deadline):
-                prompt = await prepared
-            prepared = None
-            events = self._generate.remote(prompt)
-            while True:
-                async with asyncio.timeout_at(deadline):
-                    try:
-                        event = await anext(events)
-                    except StopAsyncIteration:
-                        break
-                prompt = None  # the engine has it; this frees its pixels while the answer is generated
-                terminal = isinstance(event, Finished)
-                yield event
+                prompt: Prompt | None = await self._shared_prompt(request)
+            for last in (False, True):
+                events: Any = self._generate.remote(prompt)
+                started: Event | None = None
+                event: Event | None = None
+                try:
+                    async with aclosing(_until(deadline, events)) as received:
+                        async for event in received:
+                            if isinstance(event, Started):
+                                started = event
+                                continue
+                            prompt = None  # frees its pixels while the answer is generated
+                            if started is not None:
+                                yield started
+                                started = None
+                            yield event
+                    break
+                except Exception as error:
+                    if last or prompt is None or not isinstance(as_service_error(error), ReplicaLost):
+                        raise
+                finally:
+                    if not isinstance(event, Finished):
+                        _cancel(events)
         except TimeoutError as error:
             raise DeadlineExceeded(
                 f"The answer was not complete within {request.deadline_s:g} s, its limit."
@@ -68,12 +79,43 @@ class Pipeline:
             raise EngineFailed("The replica that worked on this answer was stopped.") from None
         except Exception as error:
             raise as_service_error(error) from error
-        finally:
-            if not terminal:
-                _cancel(events)
-                _cancel(prepared)
-        if not terminal:
+        if not isinstance(event, Finished):
             raise EngineFailed("The engine ended this answer without a last event.")
+
+    async def _shared_prompt(self, request: ChatRequest) -> Prompt:
+        """The request's prompt; requests of one group wait for the same one."""
+        if not request.group:
+            return await self._prompt(request)
+        shared = self._shared.get(request.group)
+        if shared is None:
+            shared = self._shared[request.group] = _SharedPrompt(asyncio.create_task(self._prompt(request)))
+        shared.waiting += 1
+        try:
+            prompt = await asyncio.shield(shared.task)
+        finally:
+            shared.waiting -= 1
+            if not shared.waiting:
+                del self._shared[request.group]
+                shared.task.cancel()
+        return replace(prompt, id=request.id, sampling=replace(prompt.sampling, seed=request.sampling.seed))
+
+    async def _prompt(self, request: ChatRequest) -> Prompt:
+        """What preprocess makes of the request; asked once more if the replica dies."""
+        prepare = self._prepare_small if _is_small(request) else self._prepare_large
+        for last in (False, True):
+            # Awaited here, not by the engine's router, which runs in this process too: if preprocess dies, Serve 2.60's
+            # router asks the lost call for its result again and again, without a pause and without an end.
+            call = prepare.remote(request)
+            try:
+                prompt: Prompt = await call
+                return prompt
+            except asyncio.CancelledError:
+                _cancel(call)
+                raise
+            except Exception as error:
+                if last or not isinstance(as_service_error(error), ReplicaLost):
+                    raise
+        raise AssertionError
 
     async def tokenize(self, request: ChatRequest) -> Tokenized:
         """The request's token ids; its pictures are measured, not decoded."""
@@ -88,6 +130,25 @@ class Pipeline:
         late = Overloaded(f"No replica responded within {DESCRIBE_TIMEOUT_S:g} s.")
         described: ModelCard = await _within(DESCRIBE_TIMEOUT_S, card, late)
         return replace(described, abilities=await _within(DESCRIBE_TIMEOUT_S, abilities, late))
+
+
+@dataclass(slots=True)
+class _SharedPrompt:
+    """The prompt of a group of requests while it is prepared."""
+
+    task: asyncio.Task[Prompt]
+    waiting: int = 0
+
+
+async def _until(deadline: float, events: Any) -> AsyncGenerator[Event, None]:
+    """The events; raises TimeoutError when one does not come before the deadline, in the event loop's time."""
+    while True:
+        async with asyncio.timeout_at(deadline):
+            try:
+                event = await anext(events)
+            except StopAsyncIteration:
+                return
+        yield event
 
 
 async def _within(seconds: float, response: Any, late: ServiceError) -> Any:
@@ -123,7 +184,7 @@ def as_service_error(error: Exception) -> Exception:
         case DeploymentUnavailableError():
             return EngineFailed("The model is not running; the service's log has the reason.")
         case ray_errors.RayActorError() | ray_errors.WorkerCrashedError() | ray_errors.NodeDiedError():
-            return EngineFailed("The replica that worked on this request died; a new one is being started.")
+            return ReplicaLost("The replica that worked on this request died; a new one is being started.")
         case ray_errors.OutOfMemoryError() | ray_errors.ObjectStoreFullError() | ray_errors.OutOfDiskError():
             return Overloaded("The machine has no memory left for this request.")
         case ray_errors.TaskCancelledError():

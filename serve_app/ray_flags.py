@@ -46,6 +46,11 @@ CLUSTER: Final[Mapping[str, str]] = MappingProxyType(
         # one takes (http.request_timeout_s). By default it waits forever for a machine that is gone, and cuts every
         # answer two minutes after any replica started or stopped.
         "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": str(LONGEST_ANSWER_S + 60),
+        # How long HAProxy waits for the next bytes of a client that has to send or read some; not while a response is
+        # waited for. Its own hour lets 4,096 clients with half a header each hold every connection for that long.
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "30",
+        # Longer headers get HAProxy's own 400; up to this size our limits respond (http.max_header_bytes, 431).
+        "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "65536",
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(LONGEST_ANSWER_S + 60),
         # A connection within a cluster that takes seconds will fail; another ingress is tried.
         "RAY_SERVE_HAPROXY_TIMEOUT_CONNECT_S": "2",

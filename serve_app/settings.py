@@ -128,6 +128,36 @@ class HttpSettings(Section):
     max_choices: int = Field(8, ge=1, le=128, description="Most choices of one request (`n`).")
     max_body_bytes: int = Field(64 * 2**20, ge=1024, description="Largest request body, in bytes.")
     request_timeout_s: float = Field(300.0, gt=0, description="Longest time for one answer, in seconds.")
+    allowed_hosts: tuple[str, ...] = Field(
+        (),
+        description="Names that the Host header may have besides loopback names; empty: only those where the service"
+        " listens on a loopback address, any name elsewhere. `*`: any name.",
+    )
+    allowed_origins: tuple[str, ...] = Field(
+        (),
+        description="Origins (`https://shop.example`) whose pages may use the API from a browser (CORS); `*`: all.",
+    )
+    max_connections: int = Field(2048, ge=8, description="Open connections of one ingress replica.")
+    header_timeout_s: float = Field(10.0, gt=0, description="Time for the headers of a request, in seconds.")
+    max_header_bytes: int = Field(32 * 2**10, ge=1024, description="Size of a request line and its headers, in bytes.")
+    max_headers: int = Field(100, ge=16, description="Header fields of one request.")
+    body_timeout_s: float = Field(120.0, gt=0, description="Time for one request body, in seconds.")
+    body_grace_s: float = Field(
+        10.0, gt=0, description="Seconds of a body during which `http.min_body_bytes_per_s` does not count yet."
+    )
+    min_body_bytes_per_s: int = Field(32 * 2**10, ge=1, description="Least rate at which a request body arrives.")
+    max_unfinished_bodies: int = Field(
+        256, ge=1, description="Request bodies being received at once; one more, and the oldest is refused (408)."
+    )
+    max_bytes_in_flight: int = Field(
+        512 * 2**20,
+        ge=2**20,
+        description="Bytes of the bodies of all requests in work; above it a request is refused (503), the largest"
+        " unfinished one first.",
+    )
+    max_wait_s: float = Field(
+        60.0, gt=0, description="A request that is expected to take longer, by the measured rate, is refused (503)."
+    )
 
 
 class MetricsSettings(Section):

@@ -18,9 +18,11 @@ CALLER_ROUTES = f'route!~"{"|".join(sorted(POLLED))}"'  # without the routes tha
 
 
 _FAILURES = sorted(
-    kind.code
-    for kind in vars(errors).values()
-    if isinstance(kind, type) and issubclass(kind, ServiceError) and kind.status >= 500
+    {
+        kind.code
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, ServiceError) and kind.status >= 500
+    }
 )
 FAILED = f'code=~"{"|".join(_FAILURES)}"'  # errors that the caller did not cause
 

@@ -8,20 +8,18 @@ import uuid
 from collections.abc import Callable
 
 from fastapi import FastAPI
-from fastapi.middleware import Middleware
 
 from serve_app import __version__
 from serve_app.answers import Clock
 from serve_app.contracts import Answer, Tokenize
 from serve_app.ingress.ask.routes import ask_routes
-from serve_app.ingress.body import BodyLimitMiddleware
 from serve_app.ingress.chat.routes import chat_routes
 from serve_app.ingress.completions.routes import completion_routes
 from serve_app.ingress.context import ServingContext
 from serve_app.ingress.docs_page import docs_routes
-from serve_app.ingress.errors import HANDLERS, UnhandledErrorMiddleware
+from serve_app.ingress.errors import HANDLERS
+from serve_app.ingress.front import outer_middlewares
 from serve_app.ingress.openapi import complete_openapi
-from serve_app.ingress.request_log import RequestLogMiddleware
 from serve_app.ingress.responses.routes import response_routes
 from serve_app.ingress.status.routes import READY_WITHIN_S, Describe, MetricsPage, status_routes
 from serve_app.ingress.tokenize.routes import tokenize_routes
@@ -32,7 +30,7 @@ TITLE = "GLM Vision Serve"
 DESCRIPTION = "Questions about pictures, answered by GLM vision models. Works with OpenAI's clients."
 
 
-def _new_id() -> str:
+def new_uuid() -> str:
     return uuid.uuid4().hex
 
 
@@ -50,8 +48,8 @@ def create_app(
     metrics_page: MetricsPage = _no_metrics,
     clock: Clock = time.monotonic,
     now: Callable[[], float] = time.time,
-    new_id: Callable[[], str] = _new_id,
-    echo_request_id: bool = True,  # off where the server in front adds the header: twice, it would read "a, a"
+    new_id: Callable[[], str] = new_uuid,
+    outer: bool = True,  # False in Ray Serve, where the outer middlewares are around Serve's own application
     ready_within_s: float = READY_WITHIN_S,
 ) -> FastAPI:
     app = FastAPI(
@@ -61,11 +59,6 @@ def create_app(
         redirect_slashes=False,
         docs_url=None,  # FastAPI's page loads scripts from a CDN; ours is rendered from the document
         redoc_url=None,
-        middleware=[  # outermost first
-            Middleware(RequestLogMiddleware, meter=meter, clock=clock, new_id=new_id, echo_request_id=echo_request_id),
-            Middleware(UnhandledErrorMiddleware),
-            Middleware(BodyLimitMiddleware, max_bytes=settings.http.max_body_bytes),
-        ],
         exception_handlers=HANDLERS,
     )
     context = ServingContext(
@@ -87,7 +80,17 @@ def create_app(
     )
     app.include_router(docs_routes(lambda: app.openapi()))
     complete_openapi(app, served=settings.model.served_name, max_choices=settings.http.max_choices)
+    if outer:
+        host = settings.http.host
+        app.user_middleware = outer_middlewares(
+            settings, meter, route_paths(app), host=host, clock=clock, new_id=new_id
+        )
     return app
+
+
+def route_paths(app: FastAPI) -> frozenset[str]:
+    """The documented paths without parameters."""
+    return frozenset(path for path in app.openapi()["paths"] if "{" not in path)
 
 
 def system_fingerprint(model: ModelSettings) -> str:

@@ -1,80 +1,83 @@
-"""Reads request bodies: the size limit while they arrive, JSON, and multipart forms."""
+"""Parses request bodies: JSON and multipart forms; `body_reader.py` has received them within limits."""
 
 from __future__ import annotations
 
+import asyncio
 from http import HTTPStatus
 from typing import Any, Final
 
 from pydantic_core import from_json
-from starlette.datastructures import FormData, Headers
+from python_multipart.multipart import parse_options_header
+from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve_app.errors import InvalidRequest, PayloadTooLarge
+from serve_app.errors import InvalidRequest
+from serve_app.ingress.json_limits import check_bytes, check_values
+from serve_app.ingress.validation import truncate
 
 MAX_FORM_FILES: Final = 1000  # far above preprocess.max_images, whose error names that limit
 MAX_FORM_FIELDS: Final = 100
-
-
-class BodyLimitMiddleware:
-    """Refuses a body over the limit when it is read: by its Content-Length, or by counting."""
-
-    def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
-        self._app = app
-        self._max_bytes = max_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        declared = Headers(scope=scope).get("content-length", "")
-        too_large = declared.isdecimal() and int(declared) > self._max_bytes
-        received = 0
-
-        async def receive_limited() -> Message:
-            nonlocal received
-            if not too_large:
-                message = await receive()
-                received += len(message.get("body", b""))
-                if received <= self._max_bytes:
-                    return message
-            raise PayloadTooLarge(
-                f"The body is larger than {_format_size(self._max_bytes)}, the limit of this service."
-                " Send fewer or smaller pictures."
-            )
-
-        await self._app(scope, receive_limited, send)
-
-
-def _format_size(size: int) -> str:
-    return f"{size / 2**20:g} MiB" if size >= 2**20 else f"{size} bytes"
+PARSED_IN_PLACE: Final = 2**20  # bytes of JSON that are parsed on the event loop
+UTF_8: Final = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
+BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"  # Windows tools write it before UTF-8
 
 
 async def read_json(request: Request) -> dict[str, Any]:
-    """The body as a JSON object, whatever its Content-Type says.
+    """The body as a JSON object.
 
-    `from_json` is pydantic's own parser: 14 MB with one long base64 string take it 1.5 ms, orjson 12.
+    `from_json` is pydantic's own parser: 14 MB with one long base64 string take it 1.5 ms, orjson 12. Its depth is
+    limited to 200. Large bodies are parsed in a thread: two million small items take a second.
     """
+    body = await request.body()
     try:
-        body = from_json(await request.body(), allow_inf_nan=False, cache_strings="keys")
+        parsed = await asyncio.to_thread(_parse, body) if len(body) > PARSED_IN_PLACE else _parse(body)
     except ValueError as error:
         raise InvalidRequest(f"The body is not JSON: {error}.") from None
-    if not isinstance(body, dict):
+    if not isinstance(parsed, dict):
         raise InvalidRequest("The body must be a JSON object.")
-    return body
+    return parsed
+
+
+def _parse(body: bytes) -> Any:
+    check_bytes(body)
+    parsed = from_json(body.removeprefix(BYTE_ORDER_MARK), allow_inf_nan=False, cache_strings="keys")
+    if isinstance(parsed, dict):
+        check_values(parsed)
+    return parsed
 
 
 async def read_form(request: Request) -> FormData:
-    """The body as a multipart form whose files stay in memory; BodyLimit bounds them."""
-    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+    """The body as a multipart form; its files stay in memory. Text is UTF-8 (RFC 7578, section 5.1.2)."""
+    content_type = request.headers.get("content-type", "")
+    if not content_type.lower().startswith("multipart/form-data"):
         raise HTTPException(
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "Send the picture and the question as multipart/form-data."
         )
-    parser = MultiPartParser(request.headers, request.stream(), max_files=MAX_FORM_FILES, max_fields=MAX_FORM_FIELDS)
+    # Never given to Python as a codec: some of its codecs take time in proportion to the square of the text.
+    charset = parse_options_header(content_type)[1].get(b"charset", b"utf-8").decode("latin-1").lower()
+    if charset not in UTF_8:
+        raise HTTPException(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"The form's charset is {truncate(charset)!r}; send it as UTF-8."
+        )
+    parser = _FormParser(request.headers, request.stream(), max_files=MAX_FORM_FILES, max_fields=MAX_FORM_FIELDS)
     parser.spool_max_size = 0  # 0 means never: a temporary file would only cost time
     try:
         return await parser.parse()
     except MultiPartException as error:
         raise InvalidRequest(f"The form can't be read: {error.message.rstrip('.')}.") from None
+
+
+class _FormParser(MultiPartParser):
+    """Starlette's parser, which reads text as Latin-1 when it is not valid in the form's charset."""
+
+    def on_part_end(self) -> None:
+        part = self._current_part
+        if part.file is None:
+            try:
+                bytes(part.data).decode("utf-8")
+            except UnicodeDecodeError:
+                name = truncate(part.field_name)
+                raise InvalidRequest(f"The text of '{name}' is not UTF-8; encode the form as UTF-8.", name) from None
+        super().on_part_end()

@@ -37,6 +37,7 @@ class ServingContext:
             replace(
                 request,
                 id=f"{request.id}-{index}",
+                group=request.id,
                 sampling=sampling if seed is None else replace(sampling, seed=_add_to_seed(seed, index)),
             )
             for index in range(n)

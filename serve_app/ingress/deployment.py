@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Final
 
 import httpx
@@ -9,8 +10,12 @@ import ray
 from fastapi import FastAPI
 from ray import serve
 from ray.serve.handle import DeploymentHandle
+from starlette.types import ASGIApp
 
-from serve_app.ingress.app import create_app
+from serve_app.ingress.app import create_app, new_uuid, route_paths
+from serve_app.ingress.front import connection_limits, outer_middlewares, wrap
+from serve_app.ingress.http_protocol import bounded_protocol
+from serve_app.ingress.server import customize_server
 from serve_app.logs import join_serve_log
 from serve_app.metrics import RayMeter
 from serve_app.pipeline import Pipeline
@@ -19,7 +24,8 @@ from serve_app.settings import Settings
 METRICS_TIMEOUT_S: Final = 5.0  # a scrape of a busy node takes 0.1 s
 
 
-@serve.deployment(name="ingress", max_ongoing_requests=1024, ray_actor_options={"num_cpus": 0})
+# Far above our own limits (`front.py`): a request that Serve counts has its whole body, and is refused by ours first.
+@serve.deployment(name="ingress", max_ongoing_requests=100_000, ray_actor_options={"num_cpus": 0})
 @serve.ingress()
 class IngressDeployment:
     """Serves the HTTP app over the pipeline. Needs little CPU: no picture is decoded and no model runs here.
@@ -35,15 +41,25 @@ class IngressDeployment:
         self._metrics_url = f"http://{ray.util.get_node_ip_address()}:{settings.metrics.port}/metrics"
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return create_app(
+        meter = RayMeter()
+        app = create_app(
             self._settings,
             self._pipeline.answer,
             self._pipeline.describe,
             self._pipeline.tokenize,
-            RayMeter(),
+            meter,
             metrics_page=self._metrics_page,
-            echo_request_id=False,  # Serve writes X-Request-ID on every response by itself
+            outer=False,
         )
+
+        def outer(serve_app: ASGIApp, host: str) -> ASGIApp:
+            middlewares = outer_middlewares(
+                self._settings, meter, route_paths(app), host=host, clock=time.monotonic, new_id=new_uuid
+            )
+            return wrap(serve_app, middlewares)
+
+        customize_server(bounded_protocol(connection_limits(self._settings.http)), outer)
+        return app
 
     async def _metrics_page(self) -> bytes:
         async with httpx.AsyncClient(timeout=METRICS_TIMEOUT_S, trust_env=False) as client:

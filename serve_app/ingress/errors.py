@@ -135,6 +135,8 @@ class UnhandledErrorMiddleware:
 
         try:
             await self._app(scope, receive, send_watched)
+        except ClientDisconnect:
+            request_log_of(scope).disconnected = True
         except Exception as error:
             response = error_response(error, request_log_of(scope))
             if started:  # too late for a status; the client sees a broken connection

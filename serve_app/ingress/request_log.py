@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, MutableMapping
+from collections.abc import Callable, Container, Iterable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.answers import Answers, Clock
 from serve_app.contracts import Delta, Event, Finished, ToolCallDelta
+from serve_app.ingress.header_filter import REQUEST_ID, request_id_header
 from serve_app.metrics import (
     CANCELLATIONS,
     FIRST_TOKEN_SECONDS,
@@ -26,9 +27,7 @@ from serve_app.metrics import (
 )
 
 CLIENT_CLOSED_REQUEST = 499  # nginx's and Ray Serve's status for "the client closed the connection"
-MAX_ID_LENGTH = 128
 UNMATCHED = "unmatched"
-DOCUMENT = "/openapi.json"  # FastAPI answers it without naming a route
 POLLED = frozenset({"/healthz", "/readyz", "/metrics"})  # requested every few seconds: successes are logged as DEBUG
 
 _log = logging.getLogger("glm.access")
@@ -105,29 +104,34 @@ def request_log_of(scope: MutableMapping[str, Any]) -> RequestLog:
 
 
 class RequestLogMiddleware:
-    """Gives each request its request log and id, and closes the log when the request is over."""
+    """Gives each request its request log and id, and closes the log when the request is over.
+
+    The id is the request's own `X-Request-ID` where headers and logs can hold it. It is set in the request, so that
+    Ray Serve logs the same one, and in the response.
+    """
 
     def __init__(
-        self, app: ASGIApp, *, meter: Meter, clock: Clock, new_id: Callable[[], str], echo_request_id: bool
+        self, app: ASGIApp, *, meter: Meter, paths: Container[str], clock: Clock, new_id: Callable[[], str]
     ) -> None:
         self._app = app
         self._meter = meter
+        self._paths = paths
         self._clock = clock
         self._new_id = new_id
-        self._echo = echo_request_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = _id_header(scope["headers"]) or self._new_id()
+        request_id = request_id_header(scope["headers"]) or self._new_id()
+        header = (REQUEST_ID, request_id.encode())
+        scope["headers"] = [*_without_id(scope["headers"]), header]
         request_log = scope[_KEY] = RequestLog(request_id, self._clock, self._meter, self._clock())
 
         async def send_logged(message: Message) -> None:
             if message["type"] == "http.response.start":
                 request_log.status = message["status"]
-                if self._echo:
-                    message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+                message["headers"] = [*_without_id(message.get("headers", ())), header]
             await send(message)
 
         try:
@@ -136,18 +140,14 @@ class RequestLogMiddleware:
             request_log.disconnected = True
             raise
         finally:
-            request_log.close(scope["method"], _route(scope))
+            request_log.close(scope["method"], self._route(scope))
+
+    def _route(self, scope: Scope) -> str:
+        """The route's path template, never the request's own path: a metric's label has a closed set of values."""
+        if (route := scope.get("route")) is not None:
+            return str(getattr(route, "path", UNMATCHED))
+        return scope["path"] if scope["path"] in self._paths else UNMATCHED
 
 
-def _id_header(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
-    """The request's own X-Request-ID, if headers and logs can hold it."""
-    for name, value in headers:
-        if name == b"x-request-id":
-            valid = 0 < len(value) <= MAX_ID_LENGTH and all(0x21 <= byte <= 0x7E for byte in value)
-            return value.decode("ascii") if valid else None
-    return None
-
-
-def _route(scope: Scope) -> str:
-    """The route's path template, never the request's path: a metric's label has a closed set of values."""
-    return DOCUMENT if scope["path"] == DOCUMENT else str(getattr(scope.get("route"), "path", UNMATCHED))
+def _without_id(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    return [(name, value) for name, value in headers if name.lower() != REQUEST_ID]

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from serve_app.ray_flags import EVERYWHERE, OBJECT_STORE_BYTES
 from serve_app.settings import Settings
@@ -63,27 +62,10 @@ def _start(settings: Settings, folder: Path) -> None:
         log_to_driver=False,
         logging_level="ERROR",
         object_store_memory=OBJECT_STORE_BYTES,
-        runtime_env={"worker_process_setup_hook": "serve_app.standalone.private_ray.reuse_ports"},
         _node_ip_address=LOOPBACK,
         _metrics_export_port=settings.metrics.port,
         _temp_dir=str(folder),
     )
-
-
-def reuse_ports() -> None:
-    """Let the ingress listen again on the port that it had before; runs in each Ray worker.
-
-    Serve binds direct ingress without SO_REUSEPORT. For a minute after a stop, or after the death of the ingress
-    replica, the kernel would refuse the port because old connections are still closing.
-    """
-    from ray.serve._private import replica
-
-    start_server = replica.start_asgi_http_server
-
-    def start_server_again(*args: Any, **options: Any) -> Any:
-        return start_server(*args, **{**options, "enable_so_reuseport": True})
-
-    replica.start_asgi_http_server = start_server_again
 
 
 @contextmanager

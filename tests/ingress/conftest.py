@@ -20,7 +20,7 @@ async def make_client() -> AsyncIterator[MakeClient]:
 
     def make(*given: Any, **more: Any) -> httpx.AsyncClient:
         transport = httpx.ASGITransport(make_app(*given, **more))
-        clients.append(httpx.AsyncClient(transport=transport, base_url="http://test"))
+        clients.append(httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000"))
         return clients[-1]
 
     yield make

@@ -48,7 +48,7 @@ async def test_a_closed_connection_closes_the_answer_at_once(
 async def test_a_cancelled_task_closes_the_answer_as_under_ray_serve(path: str, stream: bool) -> None:
     answer, meter = FakeAnswer("Two ", "cats", hold_after=2), FakeMeter()
     app = make_app(answer, meter=meter)
-    request = httpx.Request("POST", f"http://test{path}", **_body(path, stream))
+    request = httpx.Request("POST", f"http://localhost{path}", **_body(path, stream))
     body = request.read()
     messages: asyncio.Queue[Message] = asyncio.Queue()
     messages.put_nowait({"type": "http.request", "body": body})
@@ -90,7 +90,7 @@ async def test_a_client_that_disconnects_during_the_upload_starts_no_answer(serv
     answer, meter = FakeAnswer("Two "), FakeMeter()
     url = httpx.URL(await serving(answer, meter=meter))
     _, writer = await asyncio.open_connection(url.host, url.port)
-    writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
+    writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{")
     await writer.drain()
     await asyncio.sleep(0.05)
     writer.close()

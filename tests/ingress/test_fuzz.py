@@ -72,7 +72,7 @@ def bodies(draw: st.DrawFn, path: str) -> Any:
 
 
 async def sent(path: str, content: str | bytes) -> httpx.Response:
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(APP), base_url="http://test") as client:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(APP), base_url="http://localhost") as client:
         return await client.post(path, content=content)
 
 
@@ -125,7 +125,7 @@ async def test_extremes_are_refused_with_a_sentence(path: str, raw: bytes) -> No
     method=st.sampled_from(["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD", "TRACE", "QUERY"]),
 )
 async def test_no_path_or_method_makes_the_app_fail(path: str, method: str) -> None:
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(APP), base_url="http://test") as client:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(APP), base_url="http://localhost") as client:
         response = await client.request(method, f"/v1/{path}")
     assert response.status_code in (400, 404, 405, 415), response.text
     if response.status_code == 405:

@@ -1,0 +1,78 @@
+"""The outer middlewares: what happens to a request before the application, and Ray Serve, see it.
+
+Ray Serve counts a request as soon as its headers are there and reads some of them; an unfinished, refused or
+malformed request must not get that far. `server.py` puts these middlewares around Ray Serve's own application.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container
+
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
+
+from serve_app.answers import Clock
+from serve_app.ingress.body_reader import BodyBudget, BodyLimits, BodyReader
+from serve_app.ingress.errors import UnhandledErrorMiddleware
+from serve_app.ingress.header_filter import HeaderFilter, OriginFilter, allowed_hosts
+from serve_app.ingress.http_protocol import ConnectionLimits
+from serve_app.ingress.load_limit import LoadLimit, LoadLimitMiddleware, LoadLimits
+from serve_app.ingress.request_log import RequestLogMiddleware
+from serve_app.metrics import Meter
+from serve_app.settings import HttpSettings, Settings
+
+EXPOSED_HEADERS = ("x-request-id", "retry-after", "server-timing")
+
+
+def outer_middlewares(
+    settings: Settings, meter: Meter, paths: Container[str], *, host: str, clock: Clock, new_id: Callable[[], str]
+) -> list[Middleware]:
+    """Outermost first; `paths` are those of the application's routes, `host` is the address that is listened on."""
+    http, engine = settings.http, settings.engine
+    load = LoadLimit(
+        LoadLimits(
+            max_wait_s=http.max_wait_s,
+            min_in_flight=engine.max_slots,
+            max_in_flight=max(engine.max_slots + engine.max_waiting, 1),
+        ),
+        clock,
+    )
+    cors = Middleware(
+        CORSMiddleware,
+        allow_origins=http.allowed_origins,
+        allow_methods=("GET", "POST"),
+        allow_headers=("*",),
+        expose_headers=EXPOSED_HEADERS,
+    )
+    return [
+        *([cors] if http.allowed_origins else ()),
+        Middleware(RequestLogMiddleware, meter=meter, paths=paths, clock=clock, new_id=new_id),
+        Middleware(UnhandledErrorMiddleware),
+        Middleware(HeaderFilter, allowed_hosts=allowed_hosts(host, http.allowed_hosts)),
+        Middleware(OriginFilter, allowed_origins=http.allowed_origins),
+        Middleware(LoadLimitMiddleware, load=load),
+        Middleware(BodyReader, budget=BodyBudget(body_limits(http))),
+    ]
+
+
+def wrap(app: ASGIApp, middlewares: list[Middleware]) -> ASGIApp:
+    """The application with the middlewares around it."""
+    for middleware in reversed(middlewares):
+        app = middleware.cls(app, *middleware.args, **middleware.kwargs)
+    return app
+
+
+def body_limits(http: HttpSettings) -> BodyLimits:
+    return BodyLimits(
+        max_bytes=http.max_body_bytes,
+        timeout_s=http.body_timeout_s,
+        grace_s=http.body_grace_s,
+        min_bytes_per_s=http.min_body_bytes_per_s,
+        max_unfinished=http.max_unfinished_bodies,
+        max_bytes_in_flight=http.max_bytes_in_flight,
+    )
+
+
+def connection_limits(http: HttpSettings) -> ConnectionLimits:
+    return ConnectionLimits(http.header_timeout_s, http.max_header_bytes, http.max_headers, http.max_connections)

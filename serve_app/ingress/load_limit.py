@@ -1,0 +1,106 @@
+"""Load shedding: refuses a request that would wait too long, by the measured rate, before any work on it.
+
+The rate at which this process completes requests is measured while it is busy. With `n` requests in flight, a new
+one is expected to wait `n / rate` seconds; if that is longer than allowed, it is refused with 503 at once, before its
+body is read. (Little's law: in flight = rate x time in the system.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serve_app.errors import Overloaded
+
+
+@dataclass(frozen=True, slots=True)
+class LoadLimits:
+    """How much is accepted."""
+
+    max_wait_s: float  # a request that would take longer is refused
+    min_in_flight: int  # so many are always accepted; also what counts as busy
+    max_in_flight: int  # never more, however fast they are completed
+
+
+class LoadLimit:
+    """Counts requests in flight and measures how fast they are completed."""
+
+    WINDOW_S = 5.0  # of busy time, for one measurement of the rate
+    WEIGHT = 0.5  # of the newest measurement
+
+    def __init__(self, limits: LoadLimits, clock: Callable[[], float]) -> None:
+        self._limits = limits
+        self._clock = clock
+        self.in_flight = 0
+        self.rate: float | None = None  # completed requests a second while busy; None: not measured yet
+        self._busy_s = 0.0
+        self._busy_since: float | None = None
+        self._completed = 0
+
+    def enter(self) -> None:
+        """Accepts one more request; raises Overloaded if it would have to wait too long."""
+        wait_s = self.expected_wait_s()
+        if self.in_flight >= self._limits.max_in_flight or wait_s > self._limits.max_wait_s:
+            error = Overloaded(
+                f"The service has {self.in_flight} requests in work and a new one would wait about {wait_s:.0f} seconds"
+                f" (the limit is {self._limits.max_wait_s:g}). Retry later."
+            )
+            error.retry_after_s = max(1.0, wait_s - self._limits.max_wait_s, wait_s / 4)
+            raise error
+        self.in_flight += 1
+        if self.in_flight == self._limits.min_in_flight:
+            self._busy_since = self._clock()
+
+    def leave(self, *, completed: bool) -> None:
+        """One request less; `completed`: it was answered, and so counts for the rate."""
+        if self._busy_since is not None:
+            now = self._clock()
+            self._busy_s += now - self._busy_since
+            self._completed += completed
+            self._busy_since = now if self.in_flight > self._limits.min_in_flight else None
+            if self._busy_s >= self.WINDOW_S:
+                self._measure()
+        self.in_flight -= 1
+
+    def expected_wait_s(self) -> float:
+        """Seconds that a new request is expected to take; 0 while few are in flight or no rate is known."""
+        if self.rate is None or self.in_flight < self._limits.min_in_flight:
+            return 0.0
+        return (self.in_flight + 1) / self.rate
+
+    def _measure(self) -> None:
+        # At least one: a rate of zero would refuse everything for good.
+        rate = max(self._completed, 1) / self._busy_s
+        self.rate = rate if self.rate is None else self.rate + self.WEIGHT * (rate - self.rate)
+        self._busy_s, self._completed = 0.0, 0
+
+
+class LoadLimitMiddleware:
+    """ASGI middleware: applies the limit to requests that make work; health and the like always pass."""
+
+    def __init__(self, app: ASGIApp, *, load: LoadLimit) -> None:
+        self._app = app
+        self._load = load
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "POST":
+            await self._app(scope, receive, send)
+            return
+        self._load.enter()
+        completed = False
+
+        async def send_watched(message: Message) -> None:
+            nonlocal completed
+            if message["type"] == "http.response.start":
+                completed = message["status"] == 200
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_watched)
+        except BaseException:
+            completed = False
+            raise
+        finally:
+            self._load.leave(completed=completed)

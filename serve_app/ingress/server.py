@@ -1,0 +1,33 @@
+"""Customizes Ray Serve's HTTP server: the protocol with limits, our outer middlewares, SO_REUSEPORT.
+
+Ray Serve 2.60 builds uvicorn's server itself and offers no setting for these. Its function is replaced in the ingress
+replica's process; it is private, Ray is pinned exactly, and tests/cluster fails if an upgrade breaks this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ray.serve._private import replica
+from starlette.types import ASGIApp
+
+from serve_app.ingress.http_protocol import BoundedHttpProtocol
+
+
+def customize_server(protocol: type[BoundedHttpProtocol], outer: Callable[[ASGIApp, str], ASGIApp]) -> None:
+    """Makes every HTTP server that this process starts from now on use `protocol` and `outer(application, host)`.
+
+    The port is opened with SO_REUSEPORT: Serve binds it without SO_REUSEADDR, so for a minute after a stop, or after
+    the death of the ingress replica, the kernel would refuse it while old connections end.
+    """
+    start_server = replica.start_asgi_http_server
+
+    async def start_customized_server(app: ASGIApp, http_options: Any, **options: Any) -> Any:
+        task, server = await start_server(app, http_options, **{**options, "enable_so_reuseport": True})
+        make_app = server.config.app  # not called before the task's first step
+        server.config.app = lambda: outer(make_app(), http_options.host)
+        server.config.http = protocol
+        return task, server
+
+    replica.start_asgi_http_server = start_customized_server
