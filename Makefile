@@ -28,7 +28,7 @@ serve: install  ## install if needed, then start the service on http://127.0.0.1
 	@exec $(VENV)/bin/glm-serve up $(UP_ARGS)
 
 test: $(VENV)/.dev tools  ## every test that this machine can run, and the 25 that took longest
-	@exec $(PYTHON) -m pytest -m "$(MARKED)" -n 2 --dist loadgroup --durations=25 $(TEST_ARGS)
+	@exec $(PYTHON) -m pytest -m "$(MARKED)" -n 2 --durations=25 $(TEST_ARGS)
 
 check: $(VENV)/.dev  ## format, lint, types, import contracts, generated pages
 	$(VENV)/bin/ruff format --check

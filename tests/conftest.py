@@ -17,30 +17,30 @@ from tests.conformance import environments
 # other processes have the cores, each of its waits takes a time slice.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-SERVICES = ("cluster", "conformance")  # these measure time-outs and share ports and cores: one after the other
-NICENESS = 10  # of the other tests beside them
-
 if not Path("/dev/nvidia0").exists():  # then Triton's interpreter runs the kernels; it reads this as they are defined
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Two groups for `--dist loadgroup`: services wait much and compute little, the others the other way round."""
-    for item in items:
-        group = "services" if any(item.get_closest_marker(name) for name in SERVICES) else "others"
-        item.add_marker(pytest.mark.xdist_group(group))
+# Tests that start services: they measure time-outs and share ports, so they run one after the other.
+SERVICES = ("tests/cluster/", "tests/conformance/")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Two processes of pytest-xdist: services, which wait much, and all other tests, which compute."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ServicesAndOthers(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "services" if nodeid.startswith(SERVICES) else "others"
+
+    return ServicesAndOthers(config, log)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """In a worker of xdist, tests that compute leave the cores to the services whenever those need them.
-
-    Environments of other people's clients are installed while the services before them are tested.
-    """
-    (group,) = item.iter_markers("xdist_group")
-    if group.args == ("services",):
+    """Environments of other people's clients are installed while the services before them are tested."""
+    if item.nodeid.startswith(SERVICES):
         _install_clients(item.session)
-    elif "PYTEST_XDIST_WORKER" in os.environ and os.nice(0) < NICENESS:
-        os.nice(NICENESS)
 
 
 @functools.cache
