@@ -107,7 +107,7 @@ def measure(loop: EngineLoop, batch: list[Prompt]) -> dict[str, float]:
             elif isinstance(event, Exception):
                 raise event
 
-        loop.submit(prompt, sink)
+        loop.submit(loop.admission.admit(prompt, sink))
     steps: list[float] = []
     while True:
         before = time.perf_counter()

@@ -173,7 +173,9 @@ def answer(runner: RecordingRunner, prompt: Prompt, features: torch.Tensor) -> l
         SilentMeter(),
     )
     failures: list[ServiceError] = []
-    loop.submit(prompt, lambda event: failures.append(event) if isinstance(event, ServiceError) else None)
+    loop.submit(
+        loop.admission.admit(prompt, lambda event: failures.append(event) if isinstance(event, ServiceError) else None)
+    )
     while loop.step():
         pass
     if failures:

@@ -1,4 +1,4 @@
-"""The engine as a Ray Serve deployment; the only file of this stage that knows Ray."""
+"""Ray Serve deployment of the engine; the only file of this stage that imports Ray."""
 
 from collections.abc import AsyncGenerator
 
@@ -13,7 +13,7 @@ from serve_app.settings import EngineSettings, MetricsSettings, ModelSettings
 
 @serve.deployment(
     name="engine",
-    # Admission is the engine's own (slots and queue, told as `overloaded`); Serve must not hold requests back.
+    # Admission is the engine's own (slots and queue, reported as `overloaded`); Serve must not queue requests.
     max_ongoing_requests=10_000,
     ray_actor_options={"num_cpus": 1},
     health_check_period_s=5,
@@ -32,20 +32,20 @@ class EngineDeployment:
             yield event
 
     async def describe(self) -> ModelCard:
-        """What is served; answering at all says that the replica is ready."""
+        """The model card; an answer also means that the replica is ready."""
         self._replica.check()
         return self._replica.card
 
     async def slots_used(self) -> int:
-        """Slots that hold a sequence now; tests and operators look here for leaks."""
+        """Slots in use; tests and operators check it for leaks."""
         return self._replica.loop.slots_used()
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
-        """What this replica has taken on; Serve asks every few seconds and hands it to `scaling.replicas_for_load`."""
+        """The load of this replica; Serve asks every few seconds and passes it to `scaling.replicas_for_load`."""
         return self._replica.loop.load()
 
     async def check_health(self) -> None:
-        """Raise when the engine loop is dead, so that Serve replaces this replica."""
+        """Raises EngineFailed when the engine loop is dead, so that Serve replaces this replica."""
         self._replica.check()
 
     def __del__(self) -> None:

@@ -1,9 +1,9 @@
-"""The engine's loop: admit, encode, prefill, decode, tell; again.
+"""Engine loop: admit, encode, prefill, decode and emit events, step by step.
 
-It runs on a thread of its own and owns all state behind it. Others talk to it through two calls,
-`submit` and `cancel`, which only leave a message; the loop reads the messages at the start of a step, so a
-cancelled request frees its slot within one step. Events are handed out once a step, all together.
-Whatever goes wrong with one request ends that request, with one terminal event, and no other.
+It runs on its own thread, which owns all engine state. Other threads call `submit` and `cancel`, which put
+a message into the inbox. The loop reads the inbox at the start of each step, so a cancelled request frees
+its slot within one step. The events of a step are dispatched together. An error of one request ends that
+request with one terminal event and does not affect others.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from serve_app import metrics
-from serve_app.contracts import Event, Finished, FinishReason, PictureSeen, Prompt, Started
+from serve_app.contracts import Event, Finished, FinishReason, PictureSeen, Started
 from serve_app.engine.admission import Admission
 from serve_app.engine.model.feature_cache import FeatureCache
 from serve_app.engine.output.detokenizer import Vocabulary
@@ -27,16 +26,13 @@ from serve_app.engine.sequence import Sequence, Sink
 from serve_app.engine.step_executor import ModelBackend, StepExecutor
 from serve_app.errors import DeadlineExceeded, EngineFailed, ServiceError
 
-if TYPE_CHECKING:
-    from llguidance import LLMatcher
-
 log = logging.getLogger("glm.engine")
 
 Outbox = list[tuple[Sink, Event | ServiceError]]
 
 
 class EngineLoop:
-    """Answers prompts together; `step` does one round, `run` goes on until `stop`."""
+    """Continuous batching; `step` runs one step, `run` runs steps until `stop`."""
 
     def __init__(
         self,
@@ -58,55 +54,55 @@ class EngineLoop:
         self._clock = clock
         self._executor = StepExecutor(model, vocabulary, scheduler.slots, features, meter, clock)
         self.admission = Admission(vocabulary, model.vocab_size, model.stop_ids, model.context_tokens, model.positions)
-        self._inbox: deque[Sequence | str] = deque()  # a sequence to add, or the id of one to cancel
+        self._inbox: deque[Sequence | str] = deque()  # a sequence to add, or the id of a request to cancel
         self._active: dict[str, Sequence] = {}
         self._answer_lengths = AnswerLengths()
         self._outbox: Outbox = []
         self._wake = threading.Event()
         self._stopping = False
-        self.failure: BaseException | None = None  # set once, when the loop itself died
+        self.failure: BaseException | None = None  # set once, when the loop died
 
     # -- called from other threads
 
-    def submit(self, prompt: Prompt, sink: Sink, matcher: LLMatcher | None = None) -> None:
-        """Take in a prompt; `sink` gets its events, from the loop's thread or as `dispatch` decides.
+    def submit(self, sequence: Sequence) -> None:
+        """Queue a sequence of `admission`; its sink gets the events, from the loop's thread or from `dispatch`.
 
-        A constrained prompt's `matcher` is made here unless it is given (`admission.matcher`, which takes
-        a while). Raises InvalidRequest for what the model can't do, EngineFailed when the loop has ended.
+        Raises EngineFailed if the loop has ended.
         """
-        self._inbox.append(self.admission.sequence(prompt, sink, self._clock(), matcher))
+        sequence.arrived = self._clock()
+        self._inbox.append(sequence)
         self._wake.set()
-        if self._stopping or self.failure is not None:  # after the message: either the loop reads it or we say so
-            raise EngineFailed("the engine has stopped; the replica is being replaced")
+        if self._stopping or self.failure is not None:  # checked last: either the loop reads the inbox or we raise
+            raise EngineFailed("The engine has stopped; the replica is being replaced.")
 
     def cancel(self, request_id: str) -> None:
-        """Forget a request; unknown ids are ignored, the request may just have ended."""
+        """End a request without a terminal event; an unknown id is ignored, since the request may just have ended."""
         self._inbox.append(request_id)
         self._wake.set()
 
     def stop(self) -> None:
-        """Let `run` return after the step in flight."""
+        """Make `run` return after the current step."""
         self._stopping = True
         self._wake.set()
 
-    # -- the loop's own thread
+    # -- the loop's thread
 
     def run(self) -> None:
-        """Step until stopped; if the loop itself breaks, everyone is told and `failure` is set."""
+        """Run steps until `stop`; if the loop itself fails, all requests fail and `failure` is set."""
         try:
             while not self._stopping:
                 if not self.step():
                     self._wake.wait()
                     self._wake.clear()
         except BaseException as error:
-            log.exception("the engine loop died")
+            log.exception("The engine loop died.")
             self.failure = error
-            self._fail_all("the engine stopped; the replica is being replaced")
+            self._fail_all("The engine has stopped; the replica is being replaced.")
             return
-        self._fail_all("the engine is shutting down")
+        self._fail_all("The engine is shutting down.")
 
     def step(self) -> bool:
-        """One round; False when there was nothing to do."""
+        """Run one step; False if there was nothing to do."""
         self._read_inbox()
         self._expire()
         for sequence in self._scheduler.admit():
@@ -115,7 +111,7 @@ class EngineLoop:
         if busy:
             for chunk in self._scheduler.chunks():
                 self._prefill(chunk)
-            self._flush()  # first tokens do not wait for the others' next one
+            self._flush()  # first tokens do not wait for the decode step
             self._decode()
         self._flush()
         return busy
@@ -136,7 +132,9 @@ class EngineLoop:
     def _expire(self) -> None:
         now = self._clock()
         for sequence in [s for s in self._active.values() if now > s.deadline]:
-            self._fail(sequence, DeadlineExceeded(f"no whole answer within {sequence.prompt.deadline_s:g} seconds"))
+            self._fail(
+                sequence, DeadlineExceeded(f"No complete answer within the {sequence.prompt.deadline_s:g} s allowed.")
+            )
 
     def _start(self, sequence: Sequence) -> None:
         waited = self._clock() - sequence.arrived
@@ -167,7 +165,7 @@ class EngineLoop:
             self._append_token(sequence, result)
 
     def _append_token(self, sequence: Sequence, sampled: SampledToken | ServiceError) -> None:
-        """Add a sampled token to an answer, emit what it says, end the answer if it is complete."""
+        """Append a sampled token to its sequence, emit deltas that are due, finish a complete answer."""
         if isinstance(sampled, ServiceError):
             self._fail(sequence, sampled)
             return
@@ -180,12 +178,12 @@ class EngineLoop:
         if reason is not None:
             self._finish(sequence, reason)
         elif self._emission_due(sequence):
-            self._emit_pending(sequence)
+            self._emit_deltas(sequence)
 
     def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
         sequence.stages_ms["decode_steps"] = (self._clock() - sequence.first_token_at) * 1e3
         self._answer_lengths.add(len(sequence.generated))
-        self._emit_pending(sequence)
+        self._emit_deltas(sequence)
         stages = {**sequence.prompt.stages_ms, **sequence.stages_ms}
         self._emit(sequence, Finished(reason, sequence.usage, stages, tuple(sequence.parser.boxed)))
         self._retire(sequence)
@@ -207,20 +205,18 @@ class EngineLoop:
         self._scheduler.retire(sequence)
 
     def _emission_due(self, sequence: Sequence) -> bool:
-        """Whether the next piece may go out: the first at once, then one an interval.
+        """Whether deltas are emitted now: the first at once, then once an interval, without `stream` at the end.
 
-        Each piece costs every process on its way more than a token costs a small model.
+        Each event costs the processes on its path more than a token costs a small model.
         """
         if not sequence.emitted:
             return True
         return sequence.prompt.stream and self._clock() - sequence.emitted_at >= self._stream_interval_s
 
-    def _emit_pending(self, sequence: Sequence) -> None:
-        """Tell what waits, with the tokens behind it."""
-        if sequence.pending:
-            for piece in sequence.pending:
-                self._emit(sequence, piece)
-            sequence.pending, sequence.emitted, sequence.emitted_at = [], True, self._clock()
+    def _emit_deltas(self, sequence: Sequence) -> None:
+        for delta in sequence.parser.take_deltas():
+            self._emit(sequence, delta)
+            sequence.emitted, sequence.emitted_at = True, self._clock()
 
     def _emit(self, sequence: Sequence, event: Event | ServiceError) -> None:
         self._outbox.append((sequence.sink, event))
@@ -231,7 +227,7 @@ class EngineLoop:
             self._dispatch(outbox)
 
     def measure(self) -> None:
-        """Set the gauges of slots, queue and caches; called at leisure, from any thread."""
+        """Set the gauges of slots, queue and caches (from any thread)."""
         scheduler = self._scheduler
         self._meter.set(metrics.SLOTS, scheduler.slots)
         self._meter.set(metrics.SLOTS_USED, len(scheduler.running))
@@ -241,7 +237,7 @@ class EngineLoop:
         self._meter.set(metrics.FEATURE_CACHE_BYTES, self._features.bytes)
 
     def load(self) -> dict[str, float]:
-        """What this engine has taken on, as the autoscaling policy reads it (from any thread)."""
+        """The load of this engine for the autoscaling policy (from any thread)."""
         sequences = self._scheduler.sequences
         return {
             TOKENS_IN_FLIGHT: tokens_ahead(sequences, self._answer_lengths),

@@ -1,4 +1,4 @@
-"""Device memory: how many slots fit beside the weights, and gauges of what is in use."""
+"""Device memory: the number of slots that fit beside the weights, and memory gauges."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ WORKSPACE_BYTES = 3 * 2**29  # activations of the largest picture and of one pre
 
 
 def plan_slots(wanted: int, shape: CacheShape, context_tokens: int, reserved_bytes: int, device: torch.device) -> int:
-    """Slots to allocate: as many as wanted, fewer if the GPU's free memory holds no more.
+    """Slots to allocate: `wanted`, or fewer if they do not fit in the free memory of the GPU.
 
-    `reserved_bytes` is what others (the feature cache) will take; a workspace is left free as well.
+    `reserved_bytes` is for the feature cache; a workspace is left free as well. Raises InvalidRequest if no slot fits.
     """
     if device.type != "cuda":
         return wanted
@@ -27,18 +27,18 @@ def plan_slots(wanted: int, shape: CacheShape, context_tokens: int, reserved_byt
     if fitting < 1:
         slot = shape.bytes_per_token * context_tokens
         raise InvalidRequest(
-            f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB are free beside the weights; one slot of {context_tokens} "
-            f"tokens takes {slot / 2**30:.1f} GiB and the workspace {WORKSPACE_BYTES / 2**30:.1f}: "
-            "lower model.context_tokens or set model.quantization to nf4",
+            f"{free / 2**30:.1f} GiB of {total / 2**30:.1f} GiB are free beside the weights. "
+            f"One slot of {context_tokens} tokens takes {slot / 2**30:.1f} GiB and the workspace {WORKSPACE_BYTES / 2**30:.1f} GiB. "
+            "Lower model.context_tokens or set model.quantization to nf4.",
             param="model.context_tokens",
         )
     if fitting < wanted:
-        log.warning("%d of %d slots of %d tokens fit in this GPU's memory", fitting, wanted, context_tokens)
+        log.warning("Only %d of %d slots of %d tokens fit in the memory of this GPU.", fitting, wanted, context_tokens)
     return min(wanted, fitting)
 
 
 def measure_memory(meter: metrics.Meter, device: torch.device) -> None:
-    """Set the memory gauges of this replica; all zero on a CPU."""
+    """Set the memory gauges of this replica; they are zero on a CPU."""
     allocated = reserved = peak = used = total = 0
     if device.type == "cuda":
         allocated, reserved = torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device)

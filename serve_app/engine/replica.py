@@ -1,4 +1,4 @@
-"""One engine replica in plain Python: loads the model, runs the loop, turns events into a stream."""
+"""Engine replica: loads the model, runs the loop, returns events as an async stream."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import torch
 
 from serve_app import metrics
 from serve_app.checkpoint import checkpoint_folder
-from serve_app.contracts import Delta, Event, Finished, ModelCard, Prompt, ToolCallDelta
+from serve_app.contracts import Event, Finished, ModelCard, Prompt
 from serve_app.engine.loop import EngineLoop, Outbox
 from serve_app.engine.memory import measure_memory, plan_slots
 from serve_app.engine.model.feature_cache import FeatureCache
 from serve_app.engine.model.model_runner import ModelRunner
 from serve_app.engine.model.weights import load
-from serve_app.engine.output.deltas import merge
+from serve_app.engine.output.deltas import append_delta
 from serve_app.engine.scheduler import Scheduler
 from serve_app.engine.structured.grammar import is_constrained
 from serve_app.errors import EngineFailed, ServiceError
@@ -28,14 +28,33 @@ from serve_app.settings import EngineSettings, MetricsSettings, ModelSettings
 log = logging.getLogger("glm.engine")
 
 
+class Mailbox:
+    """Events of one request that wait for their reader, in order; deltas are joined. For one event loop."""
+
+    def __init__(self) -> None:
+        self._events: list[Event | ServiceError] = []
+        self._filled = asyncio.Event()
+
+    def put(self, event: Event | ServiceError) -> None:
+        append_delta(self._events, event)
+        self._filled.set()
+
+    async def take(self) -> list[Event | ServiceError]:
+        """All events that wait; at least one."""
+        await self._filled.wait()
+        self._filled.clear()
+        events, self._events = self._events, []
+        return events
+
+
 class EngineReplica:
-    """A loaded, warmed-up engine; ready when the constructor returns."""
+    """An engine that is loaded and warmed up when the constructor returns."""
 
     def __init__(
         self, model: ModelSettings, engine: EngineSettings, refresh: MetricsSettings, meter: metrics.Meter
     ) -> None:
         started = time.perf_counter()
-        # Ray gives an actor one OpenMP thread per logical CPU it asked for; the model wants the real ones.
+        # Ray gives an actor one OpenMP thread per logical CPU that it requests; the model uses all real ones.
         torch.set_num_threads(engine.threads or len(os.sched_getaffinity(0)))
         loaded = load(checkpoint_folder(model), model)
         adapter = loaded.model
@@ -72,12 +91,12 @@ class EngineReplica:
             target=self._refresh_gauges, args=(refresh.refresh_s,), name="gauges", daemon=True
         )
         self._thread.start()
-        self.loop.admission.grammars.tokenizer()  # before the first constraint, which would wait for it
+        self.loop.admission.grammars.tokenizer()  # before the first constraint, which would otherwise wait for it
         self._warm_up(adapter.probe())
         self._load_seconds = time.perf_counter() - started
         self._gauges.start()
         log.info(
-            "model ready: %s, %.1f M parameters, %s, %s on %s, %d slots of %d tokens, %.1f s",
+            "The model is ready: %s, %.1f M parameters, %s, %s on %s, %d slots of %d tokens, loaded in %.1f s.",
             self.card.name,
             self.card.parameters / 1e6,
             self.card.quantization,
@@ -89,19 +108,21 @@ class EngineReplica:
         )
 
     async def generate(self, prompt: Prompt) -> AsyncGenerator[Event, None]:
-        """Events of one answer; text that piles up behind a slow reader comes in fewer, larger pieces.
+        """Events of one answer; deltas that wait for a slow reader are joined.
 
-        Leaving early, by `aclose` or cancellation, frees the slot within one step.
+        Closing or cancelling the generator frees the slot within one step.
         """
         self._event_loop = asyncio.get_running_loop()
-        events: asyncio.Queue[Event | ServiceError] = asyncio.Queue()
-        # A new constraint takes a while to compile; neither this event loop nor the engine's thread waits for it.
-        matcher = await asyncio.to_thread(self.loop.admission.matcher, prompt) if is_constrained(prompt) else None
-        self.loop.submit(prompt, events.put_nowait, matcher)
+        mailbox = Mailbox()
+        admit = self.loop.admission.admit
+        # A new constraint takes up to 100 ms to compile; neither this event loop nor the engine's thread waits for it.
+        constrained = is_constrained(prompt)
+        sequence = await asyncio.to_thread(admit, prompt, mailbox.put) if constrained else admit(prompt, mailbox.put)
+        self.loop.submit(sequence)
         ended = False
         try:
             while not ended:
-                for event in _merge_waiting(await events.get(), events):
+                for event in await mailbox.take():
                     ended = isinstance(event, (Finished, ServiceError))
                     if isinstance(event, ServiceError):
                         raise event
@@ -111,28 +132,28 @@ class EngineReplica:
                 self.loop.cancel(prompt.id)
 
     def check(self) -> None:
-        """Raise if this replica can't answer any more."""
+        """Raise EngineFailed if this replica cannot answer any more."""
         if self.loop.failure is not None or not self._thread.is_alive():
-            raise EngineFailed(f"the engine loop is dead: {self.loop.failure!r}")
+            raise EngineFailed(f"The engine loop is dead: {self.loop.failure!r}.")
 
     def close(self) -> None:
-        """End the loop; requests still in it are told."""
+        """Stop the loop; requests that are still in it fail."""
         self._closed.set()
         self.loop.stop()
         self._thread.join(timeout=10)
         self.loop.admission.grammars.close()
 
     def _dispatch(self, outbox: Outbox) -> None:
-        if self._event_loop is None:  # the warm-up, before any event loop asked
+        if self._event_loop is None:  # the warm-up, before the first request
             _deliver(outbox)
             return
         try:
             self._event_loop.call_soon_threadsafe(_deliver, outbox)
-        except RuntimeError:  # the event loop closed: the process is going down and nobody listens
-            log.warning("events of %d requests were dropped at shutdown", len(outbox))
+        except RuntimeError:  # the event loop is closed: the process is shutting down
+            log.warning("%d events were dropped at shutdown.", len(outbox))
 
     def _warm_up(self, prompt: Prompt) -> None:
-        """Answer one small picture before anyone else's, so that nobody pays for first-use costs."""
+        """Answer a small prompt with a picture, so that no request pays for first use."""
         ended = threading.Event()
         failures: list[ServiceError] = []
 
@@ -142,9 +163,13 @@ class EngineReplica:
             if isinstance(event, (Finished, ServiceError)):
                 ended.set()
 
-        self.loop.submit(prompt, sink)
+        self.loop.submit(self.loop.admission.admit(prompt, sink))
         if not ended.wait(prompt.deadline_s) or failures:
-            raise failures[0] if failures else EngineFailed("the warm-up question was not answered in time")
+            raise (
+                failures[0]
+                if failures
+                else EngineFailed(f"The warm-up prompt was not answered within {prompt.deadline_s:g} s.")
+            )
 
     def _refresh_gauges(self, period_s: float) -> None:
         while not self._closed.wait(period_s):
@@ -156,23 +181,6 @@ class EngineReplica:
 def _deliver(outbox: Outbox) -> None:
     for sink, event in outbox:
         sink(event)
-
-
-def _merge_waiting(
-    first: Event | ServiceError, events: asyncio.Queue[Event | ServiceError]
-) -> list[Event | ServiceError]:
-    """What is waiting now, in order, pieces of one channel or call in a row as one."""
-    merged = [first]
-    while not events.empty():
-        event, last = events.get_nowait(), merged[-1]
-        both = None
-        if isinstance(event, (Delta, ToolCallDelta)) and isinstance(last, (Delta, ToolCallDelta)):
-            both = merge(last, event)
-        if both is None:
-            merged.append(event)
-        else:
-            merged[-1] = both
-    return merged
 
 
 def _device_name(device: torch.device) -> str:

@@ -1,8 +1,8 @@
-"""How much an engine has taken on, and how many replicas that asks for: Serve's autoscaling policy.
+"""Autoscaling policy: the load of an engine replica, and the number of replicas for it.
 
-The first half runs in each replica: `tokens_ahead` estimates what is left to do. The second half,
-`replicas_for_load`, runs in Serve's controller. Both are plain Python: Ray pickles this module by
-value and imports it in processes that have no use for torch.
+The first half runs in each replica: `tokens_ahead` estimates the remaining work. The second half,
+`replicas_for_load`, runs in Serve's controller. Both are plain Python: Ray pickles this module by value and
+imports it in processes without torch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FIRST_GUESS_TOKENS: Final = 256  # stands for one answer until real ones have di
 
 
 class InFlightRequest(Protocol):
-    """One request in an engine, as far as its size matters."""
+    """The size of one request in an engine."""
 
     @property
     def unread_tokens(self) -> int: ...
@@ -32,26 +32,26 @@ class InFlightRequest(Protocol):
 
 
 class AnswerLengths:
-    """How long answers were of late; from that, how much of a running one is still to come.
+    """Lengths of recent answers, and the expected rest of a running one.
 
     `max_tokens` is only a bound: callers set it high and answers rarely reach it, so counting it would ask
     for several times the replicas that the work needs. What is counted is the mean residual life, the usual
     estimate for work of unknown size: of the recent answers that became longer than this one is now, how much
-    longer on average. It needs no assumption on how lengths are distributed, and tells long answers from short
-    ones as soon as they have outlived the short ones. (D. R. Cox, Renewal Theory, 1962, section 5.)
+    longer on average. It needs no assumption on the distribution of lengths, and adapts to a long answer as soon
+    as it is longer than the short ones. (D. R. Cox, Renewal Theory, 1962, section 5.)
     """
 
     def __init__(self) -> None:
         self._recent = deque([FIRST_GUESS_TOKENS], maxlen=REMEMBERED_ANSWERS)
 
     def add(self, tokens: int) -> None:
-        """Remember a finished answer. Broken-off ones don't count: they say nothing about how long it would be."""
+        """Add a finished answer; cancelled and failed ones are not added, because their full length is unknown."""
         self._recent.append(tokens)
 
     def expected_remaining(self, generated: int, max_tokens: int) -> float:
         """Tokens that an answer of `generated` tokens may still need, at most up to `max_tokens`.
 
-        An answer longer than any remembered one is taken to be half written.
+        An answer longer than all recent ones is expected to double.
         """
         longer = [tokens for tokens in tuple(self._recent) if tokens > generated]
         expected = sum(longer) / len(longer) - generated if longer else generated
@@ -105,17 +105,17 @@ class replicas_for_load:  # used as a function; a class, because Serve gives `po
     `serve/autoscaling_policy.py`): `upscale_delay_s`, `downscale_delay_s` and `downscale_to_zero_delay_s`, the
     factors, and the mean over `look_back_period_s` of everything that the context holds.
 
-    Raises ValueError for a target that is not above zero; Serve tells it as the reason why the deployment failed.
+    Raises ValueError for a target that is not above zero; Serve reports it as the reason why the deployment failed.
     """
 
     def __init__(self, target_tokens_in_flight: float, target_kv_use: float) -> None:
         for name, value in (("target_tokens_in_flight", target_tokens_in_flight), ("target_kv_use", target_kv_use)):
             if not value > 0:
-                raise ValueError(f"{name} is {value}; it has to be above 0")
+                raise ValueError(f"{name} is {value}; it has to be above 0.")
         self._targets = {TOKENS_IN_FLIGHT: target_tokens_in_flight, KV_DEMAND: target_kv_use}
 
     def __call__(self, context: ScalingContext) -> tuple[int, dict[str, Any]]:
-        """The number of replicas, within the deployment's bounds; and no state of its own to keep."""
+        """The number of replicas within the deployment's bounds, and an empty policy state."""
         reported = context.aggregated_metrics or {}
         loads = [reported.get(name, {}) for name in self._targets]
         filled = max(sum(load.values()) / target for load, target in zip(loads, self._targets.values(), strict=True))
@@ -131,5 +131,5 @@ class replicas_for_load:  # used as a function; a class, because Serve gives `po
 
 
 def _round_up(share: float) -> int:
-    """Rounded up, but for the last digits of a sum of floats."""
+    """Rounded up, ignoring rounding errors of a float sum."""
     return math.ceil(share * (1 - 1e-9))

@@ -1,8 +1,7 @@
-"""Who runs next: waiting requests into slots, prompts into chunks, everyone else decodes.
+"""Scheduler: which waiting sequences get slots, which prompt chunks and which sequences run in a step.
 
-Pure: no torch, no clock, no threads. First come, first served, and a long prompt is not overtaken
-while it is being sequences in. A slot is long enough for the longest admissible request, so nothing is
-ever evicted half-way.
+Pure: no torch, no clock, no threads. First come, first served; a prompt in prefill is not overtaken. A slot
+holds the longest admissible request, so no sequence is preempted.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ class Scheduler:
 
     @property
     def sequences(self) -> list[Sequence]:
-        """All sequences, running and waiting, running and waiting; may be read from any thread."""
+        """All sequences, running and waiting (from any thread)."""
         return [*self.running, *self.waiting]
 
     @property
@@ -53,7 +52,7 @@ class Scheduler:
         return sum(sequence.cached for sequence in self.running)
 
     def add(self, sequence: Sequence) -> None:
-        """Queue a sequence; `Overloaded` if it would neither find a slot nor a place in the queue."""
+        """Queue a sequence; raises `Overloaded` if there is neither a free slot nor a place in the queue."""
         if len(self.waiting) >= self._max_waiting + len(self._free):
             raise Overloaded(
                 f"All {self.slots} slots are taken and {self._max_waiting} requests are waiting. Try again shortly."
@@ -61,7 +60,7 @@ class Scheduler:
         self.waiting.append(sequence)
 
     def admit(self) -> list[Sequence]:
-        """Give free slots to the longest-waiting sequences."""
+        """Give free slots to the sequences that wait longest."""
         admitted = []
         while self.waiting and self._free:
             sequence = self.waiting.popleft()
@@ -83,11 +82,11 @@ class Scheduler:
         return chunks
 
     def decoding(self) -> list[Sequence]:
-        """Sequences that draw one more token in this step, by slot."""
+        """Sequences that decode one token in this step, by slot."""
         return sorted((s for s in self.running if s.generated), key=lambda s: s.slot)
 
     def retire(self, sequence: Sequence) -> None:
-        """Take a sequence out, wherever it is; its slot is free at once."""
+        """Remove a running or waiting sequence; its slot is free at once."""
         if sequence.slot >= 0:
             self.running.remove(sequence)
             heapq.heappush(self._free, sequence.slot)

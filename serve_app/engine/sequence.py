@@ -1,4 +1,4 @@
-"""One request inside the engine: everything that changes while it is answered."""
+"""Sequence: the state of one request in the engine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.contracts import Event, FinishReason, Prompt, TokenLogprob, Usage
-from serve_app.engine.output.deltas import Piece, append_piece
 from serve_app.engine.output.parser import OutputParser
 from serve_app.engine.structured.grammar_completion import GrammarCompletion
 from serve_app.errors import EngineFailed, ServiceError
@@ -27,21 +26,21 @@ Sink = Callable[[Event | ServiceError], None]
 class Sequence:
     """State of one request; what can be derived is a property.
 
-    The cache holds `cached` tokens: the prefilled part of the prompt, then every generated token but
-    the newest, which the next decode step feeds in.
+    The KV cache holds `cached` tokens: the prefilled part of the prompt and every generated token except
+    the last, which is the input of the next decode step.
     """
 
     prompt: Prompt
     sink: Sink
     parser: OutputParser
     seed: int
-    arrived: float  # seconds on the engine's clock
     positions: NDArray[np.int64]  # (axes, prompt tokens)
     position_delta: int  # position of a generated token = its index in the cache + delta
+    arrived: float = 0.0  # seconds on the engine's clock
     stop_ids: frozenset[int] = frozenset()
-    matcher: LLMatcher | None = None  # of a constrained answer: which tokens may come next
-    completion: GrammarCompletion | None = None  # of a constrained answer: brings it to its end within its tokens
-    thinking_end_ids: tuple[int, ...] = ()  # token ids that end reasoning once its budget is used up
+    matcher: LLMatcher | None = None  # of a constrained answer: the tokens that may come next
+    completion: GrammarCompletion | None = None  # of a constrained answer
+    thinking_end_ids: tuple[int, ...] = ()  # forced when the thinking budget is used up
     slot: int = -1
     prefilled: int = 0
     generated: list[int] = field(default_factory=list)
@@ -49,9 +48,8 @@ class Sequence:
     stages_ms: dict[str, float] = field(default_factory=dict)
     first_token_at: float = 0.0
     emitted_at: float = 0.0
-    emitted: bool = False  # whether a piece has gone out
-    pending: list[Piece] = field(default_factory=list)  # what waits for the stream's next piece
-    _forced_tokens: deque[int] = field(default_factory=deque)  # the rest of `thinking_end_ids`, once begun
+    emitted: bool = False  # whether a delta was emitted
+    _forced_tokens: deque[int] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
         self._apply_thinking_budget()
@@ -78,7 +76,7 @@ class Sequence:
 
     @property
     def reserved(self) -> int:
-        """Cache tokens this sequence may grow to."""
+        """Cache tokens that this sequence may need."""
         return self.prompt_tokens + self.max_tokens
 
     @property
@@ -97,28 +95,28 @@ class Sequence:
 
     @property
     def forced_token(self) -> int | None:
-        """The token that comes next whatever the model likes; None: it draws."""
+        """The next token if it is not sampled: the end of reasoning after the thinking budget."""
         return self._forced_tokens[0] if self._forced_tokens else None
 
     def append_token(self, token_id: int, logprob: TokenLogprob | None = None) -> FinishReason | None:
-        """Add a sampled token; says why the answer ends with it, None while it goes on.
+        """Append a sampled token and parse it. Returns the finish reason, None if the answer continues.
 
-        Raises EngineFailed if the token breaks the answer's constraint, which a mask should have prevented.
+        Raises EngineFailed if the token violates the constraint, which the token mask should prevent.
         """
         if token_id in self.stop_ids and not self.prompt.sampling.ignore_eos:
             self.generated.append(token_id)
-            return self._complete()
+            return self._finish()
         if self.matcher is not None:
             token_id, logprob = self._apply_constraint(self.matcher, token_id, logprob)
         self.generated.append(token_id)
-        self._add(self.parser.push(token_id, logprob))
+        self.parser.push(token_id, logprob)
         if self.completion is not None and self.completion.done:
-            self._add(self.parser.finish())
+            self.parser.finish()
             return "length"
         if self.parser.stopped or (self.matcher is not None and self.matcher.is_stopped()):
-            return self._complete()
+            return self._finish()
         if len(self.generated) >= self.max_tokens:
-            self._add(self.parser.truncate())
+            self.parser.truncate()
             return "length"
         self._advance_forced_tokens(token_id)
         self._apply_thinking_budget()
@@ -127,30 +125,24 @@ class Sequence:
     def _apply_constraint(
         self, matcher: LLMatcher, token_id: int, logprob: TokenLogprob | None
     ) -> tuple[int, TokenLogprob | None]:
-        """The token that keeps the answer within its form and its length: the sampled one, mostly."""
+        """The sampled token, or one that completes the answer before `max_tokens`; advances the matcher."""
         if self.completion is not None:
-            sampled, token_id = (
-                token_id,
-                self.completion.next_token(matcher, token_id, self.max_tokens - len(self.generated)),
-            )
+            sampled, tokens_left = token_id, self.max_tokens - len(self.generated)
+            token_id = self.completion.next_token(matcher, sampled, tokens_left)
             logprob = logprob if token_id == sampled else None
         if not matcher.consume_token(token_id):
-            raise EngineFailed("the answer's constraint could not be followed to its end")
+            raise EngineFailed("The constraint of the answer could not be applied to its end.")
         return token_id, logprob
 
-    def _complete(self) -> FinishReason:
-        self._add(self.parser.finish())
+    def _finish(self) -> FinishReason:
+        self.parser.finish()
         return "tool_calls" if self.parser.has_tool_calls else "stop"
-
-    def _add(self, pieces: list[Piece]) -> None:
-        for piece in pieces:
-            append_piece(self.pending, piece)
 
     def _advance_forced_tokens(self, token_id: int) -> None:
         if self._forced_tokens and token_id == self._forced_tokens[0]:
             self._forced_tokens.popleft()
         elif self._forced_tokens and not self.parser.in_reasoning:
-            self._forced_tokens.clear()  # a constraint knows better what may follow reasoning
+            self._forced_tokens.clear()  # the constraint ended reasoning in another way
 
     def _apply_thinking_budget(self) -> None:
         budget = self.prompt.thinking.budget_tokens

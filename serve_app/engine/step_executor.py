@@ -1,4 +1,4 @@
-"""A step's work on the device: pictures to features, prompt chunks and sequences to sampled tokens."""
+"""Step executor: runs encode, prefill, decode and sampling on the device, and handles their errors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ log = logging.getLogger("glm.engine")
 
 
 class ModelBackend(Protocol):
-    """What the engine asks of a model; `ModelRunner` over a checkpoint, a fake in tests."""
+    """The model interface of the engine: `ModelRunner` for a checkpoint, a fake in tests."""
 
     context_tokens: int
 
@@ -49,7 +49,7 @@ class ModelBackend(Protocol):
 
 
 class StepExecutor:
-    """Runs the model and draws; what fails is explained, and concerns only the sequences at hand."""
+    """Runs the model and the sampler; an error is returned for the sequences of the call and affects no others."""
 
     def __init__(
         self,
@@ -68,11 +68,11 @@ class StepExecutor:
         self._masks = MaskFiller(slots, model.vocab_size, model.device)
 
     def prepare(self, sequence: Sequence) -> None:
-        """Prepare the slot that a sequence was given."""
+        """Prepare the slot of a newly admitted sequence."""
         self._sampler.prepare_row(sequence)
 
     def prefill(self, chunk: Chunk) -> SampledToken | ServiceError | None:
-        """Take in a chunk of a prompt; the answer's first token if it is the last one."""
+        """Compute a chunk of a prompt; returns the first token of the answer after the last chunk."""
         sequence = chunk.sequence
         try:
             if chunk.start == 0 and sequence.prompt.pictures:
@@ -85,13 +85,13 @@ class StepExecutor:
         except Exception as error:
             return self._to_service_error(error)
         if chunk.completes:
-            sequence.features = None  # the cache holds all that is needed of them now
+            sequence.features = None  # no longer needed: the KV cache holds the prompt
             self._meter.count(metrics.PROMPT_TOKENS, sequence.prompt_tokens)
             self._meter.count(metrics.IMAGE_TOKENS, sequence.prompt.image_tokens)
         return sampled
 
     def decode(self, sequences: list[Sequence]) -> list[SampledToken | EngineFailed] | ServiceError:
-        """The next token of every sequence; one error if the whole batch failed."""
+        """The next token of every sequence; a single error if the batch failed."""
         started = self._clock()
         try:
             sampled = self._sample(self._decode_with_retry(sequences), sequences)
@@ -102,7 +102,7 @@ class StepExecutor:
         return sampled
 
     def _sample(self, logits: torch.Tensor, sequences: list[Sequence]) -> list[SampledToken | EngineFailed]:
-        # A GPU is still computing the logits while the masks are filled.
+        # The masks are filled while a GPU computes the logits.
         return self._sampler.sample(logits, sequences, self._masks.fill(sequences))
 
     def _encode(self, picture: Picture) -> torch.Tensor:
@@ -127,9 +127,9 @@ class StepExecutor:
             return error
         if isinstance(error, torch.OutOfMemoryError):
             self._release_memory()
-            return EngineFailed("the GPU ran out of memory on this request; smaller pictures need less")
-        log.error("the model failed on a request", exc_info=error)
-        return EngineFailed("the model failed on this request")
+            return EngineFailed("The GPU ran out of memory on this request. Smaller pictures need less memory.")
+        log.error("The model failed on a request.", exc_info=error)
+        return EngineFailed("The model failed on this request.")
 
     def _release_memory(self) -> None:
         self._meter.count(metrics.OUT_OF_MEMORY)
@@ -139,7 +139,7 @@ class StepExecutor:
 
     @contextmanager
     def _stage(self, sequence: Sequence, stage: str) -> Iterator[None]:
-        """Adds the wall time of a block to the sequence's stage and to the histogram of that stage."""
+        """Add the wall time of a block to the stage of the sequence and to the histogram of the stage."""
         started = self._clock()
         try:
             yield

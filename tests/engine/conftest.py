@@ -145,7 +145,6 @@ def new_sequence(name: str, rule: Sampling, ids: tuple[int, ...] = (1,), slot: i
         sink=lambda event: None,
         parser=OutputParser(BYTES, prompt),
         seed=seed,
-        arrived=0.0,
         positions=np.zeros((3, len(ids)), dtype=np.int64),
         position_delta=0,
         slot=slot,
@@ -283,7 +282,7 @@ class Bench:
         token_ids = np.frombuffer(text, dtype=np.uint8).astype(np.int32)
         self.events[name] = []
         fields = {"token_ids": token_ids, "pictures": pictures, "sampling": rules, "deadline_s": 60.0, **(prompt or {})}
-        self.loop.submit(Prompt(id=name, **fields), self.events[name].append)
+        self.loop.submit(self.loop.admission.admit(Prompt(id=name, **fields), self.events[name].append))
 
     def run(self, seconds_a_step: float = 0.0) -> None:
         for _ in range(10_000):

@@ -201,8 +201,6 @@ def test_forced_tokens_of_one_row_leave_the_others_alone() -> None:
     [
         ({"logit_bias": ((320, 1.0),)}, {}, "logit_bias"),
         ({"logit_bias": ((-1, 1.0),)}, {}, "logit_bias"),
-        ({"min_tokens": 9}, {}, "min_tokens"),
-        ({"logprobs": 21}, {}, "top_logprobs"),
         ({}, {"tools": ToolUse((WEATHER,))}, "tools"),
         ({}, {"thinking": Thinking(True, 5)}, "thinking"),
     ],

@@ -21,7 +21,7 @@ from serve_app.contracts import (
     ToolCallDelta,
     Usage,
 )
-from serve_app.engine.replica import EngineReplica, _merge_waiting
+from serve_app.engine.replica import EngineReplica, Mailbox
 from serve_app.errors import EngineFailed, InvalidRequest, ServiceError
 from serve_app.metrics import SilentMeter
 from serve_app.settings import EngineSettings, MetricsSettings, ModelSettings
@@ -104,7 +104,7 @@ async def test_nobody_waits_for_a_constraint_that_takes_long_to_prepare(replica:
         await refused
 
 
-def test_pieces_that_pile_up_are_merged_by_channel_and_call_in_order() -> None:
+async def test_deltas_that_wait_for_a_slow_reader_are_joined_by_channel_and_call_in_order() -> None:
     one, two = TokenLogprob(1, b"a", -1.0), TokenLogprob(2, b"b", -2.0)
     finished = Finished("tool_calls", Usage(1, 9))
     waiting: list[Event | ServiceError] = [
@@ -117,10 +117,10 @@ def test_pieces_that_pile_up_are_merged_by_channel_and_call_in_order() -> None:
         ToolCallDelta(1, "f", "{}", 1),
         finished,
     ]
-    events: asyncio.Queue[Event | ServiceError] = asyncio.Queue()
-    for event in waiting[1:]:
-        events.put_nowait(event)
-    assert _merge_waiting(waiting[0], events) == [
+    mailbox = Mailbox()
+    for event in waiting:
+        mailbox.put(event)
+    assert await mailbox.take() == [
         Delta("why", 3, "reasoning"),
         Delta("ab", 2, "text", (one, two)),
         ToolCallDelta(0, "f", "{}", 3),
@@ -166,4 +166,4 @@ def test_a_closed_replica_is_unhealthy_and_refuses(tiny_model: Path) -> None:
     with pytest.raises(EngineFailed):
         one.check()
     with pytest.raises(EngineFailed, match="has stopped"):
-        one.loop.submit(question("late"), lambda event: None)
+        one.loop.submit(one.loop.admission.admit(question("late"), lambda event: None))

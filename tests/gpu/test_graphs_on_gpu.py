@@ -33,7 +33,7 @@ def answers(model: ModelAdapter, prompts: list[Prompt], context_tokens: int, cap
     )  # fmt: skip
     events: dict[str, list[Any]] = {prompt.id: [] for prompt in prompts}
     for prompt in prompts:
-        loop.submit(prompt, events[prompt.id].append)
+        loop.submit(loop.admission.admit(prompt, events[prompt.id].append))
     sequences = list(loop._inbox)
     while loop.step():
         pass

@@ -1,7 +1,7 @@
-"""Attention of the text trunk over slots, registered with `transformers` under a name of ours.
+"""Attention of the text trunk over slots, registered with `transformers` under its own name.
 
-Two reasons not to use its "sdpa": for an unknown name it builds no mask of its own (ours knows the slot
-lengths), and with a mask it repeats every key and value once per query head of a group, which at GLM's
+Two reasons not to use its "sdpa": for an unknown name it builds no mask (ours depends on the slot lengths),
+and with a mask it repeats every key and value once per query head of a group, which at GLM's
 16 heads to one costs 16 times the traffic. Here the heads of a group stay together instead.
 """
 

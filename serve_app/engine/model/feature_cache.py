@@ -1,4 +1,4 @@
-"""Image features already computed, by content hash: a picture asked about twice is encoded once."""
+"""Cache of image features by content hash: a repeated picture is encoded once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class FeatureCache:
-    """Least recently used features go first once `max_bytes` are held."""
+    """Evicts the least recently used features above `max_bytes`."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -24,7 +24,7 @@ class FeatureCache:
         return features
 
     def put(self, digest: str, features: torch.Tensor) -> None:
-        """Keep features (tokens, hidden) of a picture, unless they alone exceed the limit."""
+        """Add the features (tokens, hidden) of a picture, unless they alone exceed the limit."""
         if features.nbytes > self._max_bytes or digest in self._entries:
             return
         self._entries[digest] = features

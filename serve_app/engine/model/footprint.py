@@ -1,4 +1,4 @@
-"""What a model's weights take on a device, by how they are held."""
+"""Memory footprint of a model's weights on a device, by quantization."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from torch import nn
 from serve_app.engine.model.quantization import Quantization
 from serve_app.engine.model.slots import CacheShape
 
-# Bytes a weight. NF4: half of one and, for 64 weights, one byte of scale, which is itself scaled by the 256.
+# Bytes a weight. NF4: half a byte, one byte of scale for 64 weights, and four bytes for 256 scales.
 _PACKED = {"fp8": 1.0, "nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """What a model is made of, in elements, and what a token costs in its cache."""
+    """Numbers of weights of a model by kind, and the shape of its KV cache."""
 
-    text_linear: int  # what fp8, nf4 and int8 quantize
-    vision_linear: int  # what they quantize with quantize_vision
+    text_linear: int  # quantized by fp8, nf4 and int8
+    vision_linear: int  # quantized with quantize_vision
     unquantized: int  # embeddings, head, norms, convolutions
     cache: CacheShape
-    stored_bytes: int | None = None  # of a checkpoint that is quantized already
+    stored_bytes: int | None = None  # of a checkpoint that is stored quantized
 
     @classmethod
     def of(cls, network: nn.Module, cache: CacheShape, stored_bytes: int | None) -> Sizes:
-        """Count over an empty network, by the rule of `engine.quantization`."""
+        """Count the weights of an empty network, by the rule of quantization.py."""
         text = vision = 0
         for name, module in network.named_modules():
             if type(module) is nn.Linear and name != "lm_head":

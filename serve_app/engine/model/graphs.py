@@ -1,4 +1,4 @@
-"""CUDA graphs of the decode step: one launch for a thousand kernels, by batch and length bucket.
+"""CUDA graphs of the decode step, one for each bucket of rows and length (graph buckets).
 
 At batch 1 a decode step of a 9B model is about a thousand small kernels; launching them one by one takes
 longer than running them. A graph replays them with one launch. Its shapes are fixed, so there is one for
@@ -30,7 +30,7 @@ class DecodeGraphs:
         self.lengths = length_buckets(context_tokens)
         self._graphs: dict[tuple[int, int], tuple[torch.cuda.CUDAGraph, torch.Tensor, torch.Tensor]] = {}
         pool = torch.cuda.graph_pool_handle()
-        # The largest first: the others then find their memory in the pool.
+        # The largest first, so that the others reuse its memory.
         for rows in reversed(self.rows):
             for length in reversed(self.lengths):
                 inputs = torch.zeros((3, rows), dtype=torch.int64, device=device)
@@ -62,7 +62,7 @@ def row_buckets(slots: int) -> list[int]:
 
 
 def length_buckets(context_tokens: int) -> list[int]:
-    """256, 512, then powers of two and the middles between them, up to the whole context."""
+    """256, 512, then powers of two and the middles between them, up to the complete context."""
     buckets = [256, 512]
     while buckets[-1] < context_tokens:
         buckets += [buckets[-1] * 3 // 2, buckets[-1] * 2]
@@ -73,10 +73,10 @@ def _capture(step: Step, inputs: torch.Tensor, length: int, pool: Any) -> tuple[
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        step(inputs, length)  # what is made on first use (workspaces, handles) must not be made in the graph
+        step(inputs, length)  # workspaces and handles of first use must not be created in the graph
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    # Other threads may ask the driver for its free memory meanwhile.
+    # Other threads may call the driver meanwhile.
     with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
         logits = step(inputs, length)
     return graph, logits

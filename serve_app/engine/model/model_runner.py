@@ -1,4 +1,4 @@
-"""The model over its slots: a prompt chunk of one sequence, one token for many sequences."""
+"""Model runner: forward passes for a prompt chunk of one sequence and a decode step of many."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from serve_app.engine.scheduler import Chunk
 from serve_app.engine.sequence import Sequence
 from serve_app.errors import InvalidRequest
 
-_LENGTH_STEP = 128  # decode looks at a multiple of this many tokens, so that shapes repeat
+_LENGTH_STEP = 128  # decode attends to a multiple of this many tokens, so that shapes repeat
 
 
 class ModelRunner:
-    """Turns chunks and sequences into logits; knows slots and shapes, not requests' fate."""
+    """Computes the logits of chunks and sequences over the slots of the KV cache."""
 
     def __init__(self, model: ModelAdapter, slots: int, context_tokens: int) -> None:
         self.model = model
@@ -29,7 +29,7 @@ class ModelRunner:
 
     @torch.inference_mode()
     def capture_graphs(self) -> None:
-        """On a GPU, record the decode step once a bucket, so that it is launched whole from then on."""
+        """On a GPU, record the decode step once a bucket, so that later steps are one launch."""
         if self._device.type == "cuda":
             slots = self._cache.keys[0].shape[0]
             self._graphs = DecodeGraphs(self._step, slots, self.context_tokens, self._cache.trash, self._device)
@@ -57,7 +57,7 @@ class ModelRunner:
 
     @torch.inference_mode()
     def prefill(self, chunk: Chunk) -> torch.Tensor | None:
-        """Take in a chunk; logits (1, vocab) after the prompt's last token, None before that."""
+        """Compute a chunk; returns logits (1, vocab) after the prompt's last token, None before that."""
         one = chunk.sequence
         hidden = self.hidden(one.prompt, one.features, one.positions, one.slot, chunk.start, chunk.stop)
         return self.model.head(hidden[-1:]) if chunk.completes else None
@@ -72,9 +72,9 @@ class ModelRunner:
         start: int,
         stop: int,
     ) -> torch.Tensor:
-        """Take prompt tokens [start, stop) into a slot that holds those before; hidden states (tokens, hidden).
+        """Compute prompt tokens [start, stop) in a slot with the tokens before; hidden states (tokens, hidden).
 
-        `features` (image tokens, hidden) and `positions` (axes, tokens) are those of the whole prompt.
+        `features` (image tokens, hidden) and `positions` (axes, tokens) are those of the complete prompt.
         """
         ids = torch.from_numpy(prompt.token_ids[start:stop].astype(np.int64)).to(self._device)
         embeddings = self.model.embed(ids[None])
@@ -109,7 +109,7 @@ class ModelRunner:
         return logits if used == list(range(len(logits))) else logits[used]
 
     def _step(self, steps: torch.Tensor, length: int) -> torch.Tensor:
-        """Logits (rows, vocab) after one token a row; steps (3, rows) on the device, `length` tokens looked at."""
+        """Logits (rows, vocab) after one token a row; steps (3, rows) on the device, attending to `length` tokens."""
         token_ids, at, position = steps
         mask = torch.arange(length, device=self._device)[None, :] <= at[:, None]  # (rows, length)
         hidden = self.model.trunk(
@@ -122,9 +122,9 @@ class ModelRunner:
 
     @torch.inference_mode()
     def check_numbers(self) -> None:
-        """Take in the family's probe in the first slot; `InvalidRequest` if a stage gives infinity or NaN.
+        """Run the adapter's probe in the first slot; raises `InvalidRequest` if a stage gives infinity or NaN.
 
-        For a new runner only. float16 ends at 65504, and a model trained in bfloat16 may go beyond.
+        Call it before the first request. float16 ends at 65504, and a model trained in bfloat16 may go beyond.
         """
         prompt = self.model.probe()
         features = torch.cat([self.model.encode(picture) for picture in prompt.pictures])
@@ -134,13 +134,13 @@ class ModelRunner:
         broken = next((stage for stage, values in stages.items() if not bool(values.isfinite().all())), None)
         if broken is not None and self.model.dtype == torch.float16:
             raise InvalidRequest(
-                f"this model's {broken} needs larger numbers than float16 has: run it on a GPU with bfloat16 (compute "
-                "capability 8.0 or newer) or set model.dtype to float32",
+                f"The model's {broken} needs larger numbers than float16 has. Run it on a GPU with bfloat16 (compute "
+                "capability 8.0 or newer) or set model.dtype to float32.",
                 param="model.dtype",
             )
         if broken is not None:
             raise InvalidRequest(
-                f"this model's {broken} gives values that are not numbers: are its weights undamaged?",
+                f"The model's {broken} gives values that are not numbers. Are its weights undamaged?",
                 param="model.path",
             )
 

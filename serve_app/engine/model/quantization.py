@@ -1,4 +1,4 @@
-"""Weights in 4 or 8 bits: what is quantized, how, on which devices, and one tensor at a time."""
+"""Quantization of weights to 4 or 8 bits: FP8, and NF4 and INT8 with bitsandbytes."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _FP8_CAPABILITY = (8, 9)  # the first GPUs with FP8 matrix units
 
 @dataclass(frozen=True, slots=True)
 class Quantization:
-    """How the weights are held on the device.
+    """How the weights are stored on the device.
 
-    The head is always whole, for it decides every token; so is the vision tower, which decides every
-    picture, unless `vision` says otherwise. Embeddings, norms and convolutions are never quantized.
+    The head is never quantized; the vision tower only with `vision`. Embeddings, norms and convolutions are
+    never quantized.
     """
 
     kind: Literal["none", "fp8", "nf4", "int8"] = "none"
@@ -36,15 +36,15 @@ class Quantization:
 
     @classmethod
     def of(cls, settings: ModelSettings) -> Quantization:
-        """What the settings ask for; `InvalidRequest` where they contradict each other."""
+        """The quantization of the settings; raises `InvalidRequest` if they contradict each other."""
         if settings.quantize_vision and settings.quantization == "none":
             raise InvalidRequest(
-                "model.quantize_vision needs model.quantization to be fp8, nf4 or int8", param="model.quantize_vision"
+                "model.quantize_vision needs model.quantization to be fp8, nf4 or int8.", param="model.quantize_vision"
             )
         return cls(settings.quantization, settings.quantize_vision)
 
     def check_device(self, device: torch.device, dtype: torch.dtype) -> None:
-        """`InvalidRequest` if the device can't multiply weights of this format, or not in this compute type."""
+        """Raises `InvalidRequest` if the device does not support this format with this compute type."""
         if self.kind != "fp8":
             return
         instead = "Set model.quantization to nf4, int8 or none."
@@ -67,11 +67,11 @@ class Quantization:
             )
 
     def unquantized_modules(self, head: str, tower: str) -> list[str]:
-        """Names of the modules whose products stay as they are."""
+        """Names of the modules that are not quantized."""
         return [head] if self.vision else [head, tower]
 
     def for_transformers(self, dtype: torch.dtype, unquantized_modules: list[str]) -> BitsAndBytesConfig | None:
-        """The same for `from_pretrained`; None where bitsandbytes is not used."""
+        """The configuration for `from_pretrained`; None if bitsandbytes is not used."""
         if self.kind in ("none", "fp8"):
             return None
 
@@ -97,11 +97,11 @@ class Quantization:
         if self.kind == "int8":
             silence_cast_warnings()
         for name, linear in list(network.named_modules()):
-            kept = any(name == whole or name.startswith(f"{whole}.") for whole in unquantized_modules)
+            kept = any(name == module or name.startswith(f"{module}.") for module in unquantized_modules)
             if type(linear) is not nn.Linear or kept:
                 continue
             if self.kind == "nf4" and (linear.in_features % _BLOCK or linear.out_features % 32):
-                log.warning("%s stays whole: NF4 kernels for CPUs take no %s", name, linear)
+                log.warning("%s is not quantized: the NF4 kernels for CPUs do not support %s.", name, linear)
                 continue
             if self.kind == "fp8" and not fits_fp8(linear):
                 log.warning("%s is not quantized: products in FP8 need multiples of 16, not %s", name, linear)
@@ -147,5 +147,5 @@ def count_parameters(network: nn.Module) -> int:
 
 
 def silence_cast_warnings() -> None:
-    """Keep bitsandbytes from flooding the log: it warns of bfloat16 inputs at each product of each step."""
+    """Silence bitsandbytes, which logs a warning about bfloat16 inputs at every matrix product."""
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)

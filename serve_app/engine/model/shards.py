@@ -1,4 +1,4 @@
-"""Weights from a checkpoint in a layout of its own: checked, then one by one to the device."""
+"""Reads safetensors shards: checks names and shapes, then loads tensor by tensor onto the device."""
 
 from __future__ import annotations
 
@@ -26,12 +26,11 @@ def fill_weights(
     dtype: torch.dtype,
     device: torch.device,
 ) -> None:
-    """Give a meta-device network the weights in `folder`, on `device` and in `dtype`.
+    """Load the weights in `folder` into a meta-device network, on `device` and in `dtype`.
 
-    `original_name` says in which of the checkpoint's tensors a parameter lies; parameters that lie in one
-    tensor are its rows, in the network's own order. Of a checkpoint larger than the host's memory only
-    one tensor at a time is held. Raises `InvalidRequest`, before any weight is read, if names or shapes
-    are not those of the network.
+    `original_name` maps a parameter to its tensor in the checkpoint; parameters of one tensor are its rows, in
+    the order of the network. One tensor at a time is in host memory. Raises `InvalidRequest`, before any weight
+    is read, if names or shapes differ from those of the network.
     """
     parameters, parts = dict(network.named_parameters()), _parts(network, original_name)
     files = shard_files(folder)
@@ -56,33 +55,33 @@ def original_shapes(network: nn.Module, original_name: Callable[[str], str]) -> 
 
 
 def shard_files(folder: Path) -> list[Path]:
-    """`model.safetensors`, or the shards that the index names, or those that are there. Never a pickle."""
-    whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if whole.is_file():
-        return [whole]
+    """`model.safetensors`, else the shards in the index, else all shards in the folder. Never a pickle."""
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if single.is_file():
+        return [single]
     if index.is_file():
         places = read_json(index).get("weight_map")
         if not isinstance(places, dict):
-            raise InvalidRequest(f"{index.name} has no weight_map", param="model.path")
+            raise InvalidRequest(f"{index.name} has no weight_map.", param="model.path")
         return [folder / str(name) for name in sorted(set(places.values()))]
     if shards := sorted(folder.glob("model-*.safetensors")):
         return shards
-    raise InvalidRequest(f"{folder.name} could not be loaded: it has no model.safetensors", param="model.path")
+    raise InvalidRequest(f"{folder.name} could not be loaded: it has no model.safetensors.", param="model.path")
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """The object in a checkpoint's JSON file; `InvalidRequest` if there is none."""
+    """The object in a JSON file of a checkpoint; raises `InvalidRequest` if there is none."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InvalidRequest(f"{file.name} of {file.parent.name} could not be read: {error}", "model.path") from error
+        raise InvalidRequest(f"{file.name} of {file.parent.name} could not be read: {error}.", "model.path") from error
     if not isinstance(content, dict):
-        raise InvalidRequest(f"{file.name} of {file.parent.name} holds no JSON object", "model.path")
+        raise InvalidRequest(f"{file.name} of {file.parent.name} holds no JSON object.", "model.path")
     return content
 
 
 def _parts(network: nn.Module, original_name: Callable[[str], str]) -> dict[str, list[str]]:
-    """The checkpoint's tensors, each with the parameters that lie in it."""
+    """Tensor names of the checkpoint, with the parameters that are in each."""
     parts: dict[str, list[str]] = defaultdict(list)
     for name, _ in network.named_parameters():
         parts[original_name(name)].append(name)
@@ -100,7 +99,7 @@ def _compare(where: str, expected: Shapes, found: Shapes) -> None:
             first = min(keys)
             shapes = f" {found[first]} instead of {expected[first]}" if first in differing else ""
             raise InvalidRequest(
-                f"{where} {complaint} {len(keys)} weights, {first}{shapes} first: is it complete and of one revision?",
+                f"{where} {complaint} {len(keys)} weights, first {first}{shapes}. Is it complete and of one revision?",
                 param="model.path",
             )
 
@@ -112,7 +111,7 @@ def _shapes(file: Path) -> Shapes:
 
 
 def _tensors(files: list[Path]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Names and tensors on the CPU; a tensor's bytes are read from the disk when they are looked at."""
+    """Names and tensors on the CPU; the bytes are read from disk when they are used."""
     for file in files:
         with _open(file) as tensors:
             for key in list(tensors.keys()):
@@ -123,4 +122,4 @@ def _open(file: Path) -> safe_open:
     try:
         return safe_open(file, framework="pt")
     except (OSError, SafetensorError) as error:
-        raise InvalidRequest(f"{file.name} could not be read: {error}", param="model.path") from error
+        raise InvalidRequest(f"{file.name} could not be read: {error}.", param="model.path") from error

@@ -1,9 +1,8 @@
-"""The KV cache: one row a slot, one static block a layer, a length of its own for every row.
+"""KV cache: one static block a layer, one row a slot, a separate length for every row.
 
-The text trunk of `transformers` takes any `Cache` and asks it one thing: here are new keys and values
-of a layer, give me all that this step may look at. Two views answer that: `PrefillView` for a chunk of
-one sequence, `DecodeView` for one new token of many. Shapes are those of the trunk:
-(rows, kv_heads, tokens, head_dim).
+The text trunk of `transformers` takes any `Cache` and calls its `update` with the new keys and values of a
+layer, which returns all that this step attends to: `PrefillView` for a chunk of one sequence, `DecodeView` for
+one new token of many. Shapes are those of the trunk: (rows, kv_heads, tokens, head_dim).
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from transformers.cache_utils import Cache
 
 @dataclass(frozen=True, slots=True)
 class CacheShape:
-    """What one slot of a model costs."""
+    """Sizes of the KV cache of a model."""
 
     layers: int
     kv_heads: int
@@ -37,10 +36,10 @@ class SlotCache:
 
     def __init__(self, shape: CacheShape, slots: int, context_tokens: int, device: torch.device) -> None:
         self.context_tokens = context_tokens
-        self.trash = context_tokens  # an index no sequence reaches
+        self.trash = context_tokens  # an index that no sequence reaches
         block = (slots, shape.kv_heads, context_tokens + 1, shape.head_dim)
 
-        # Zeros, not empty: idle rows attend to what is there, and garbage may be NaN.
+        # Zeros, because idle rows attend to the block and uninitialized memory may be NaN.
         def blocks() -> list[torch.Tensor]:
             return [torch.zeros(block, dtype=shape.dtype, device=device) for _ in range(shape.layers)]
 
@@ -48,7 +47,7 @@ class SlotCache:
 
 
 class PrefillView(Cache):  # type: ignore[misc]
-    """Tokens [start, stop) of one slot: writes them, shows [0, stop)."""
+    """Tokens [start, stop) of one slot: writes them, returns [0, stop)."""
 
     def __init__(self, cache: SlotCache, slot: int, start: int, stop: int) -> None:
         super().__init__(layers=[])
@@ -66,7 +65,7 @@ class PrefillView(Cache):  # type: ignore[misc]
 
 
 class DecodeView(Cache):  # type: ignore[misc]
-    """One new token for each of the first rows: writes it at `at` (rows,), shows `length` tokens."""
+    """One new token for each of the first rows: writes it at `at` (rows,), returns `length` tokens."""
 
     def __init__(self, cache: SlotCache, at: torch.Tensor, length: int) -> None:
         super().__init__(layers=[])

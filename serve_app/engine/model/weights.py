@@ -1,4 +1,4 @@
-"""A checkpoint folder to a model on its device: family and dtype found out, weights as asked for."""
+"""Loads a checkpoint folder: adapter by model_type, device, dtype, quantization."""
 
 from __future__ import annotations
 
@@ -9,23 +9,17 @@ from typing import Any
 import torch
 
 from serve_app.engine.model.families.adapter import ModelAdapter
-from serve_app.engine.model.families.glm4v import Glm4vAdapter
-from serve_app.engine.model.families.glm4v_9b import Glm4v9bAdapter
 from serve_app.engine.model.quantization import Quantization, count_parameters
 from serve_app.engine.model.shards import read_json
 from serve_app.engine.output.detokenizer import Vocabulary
 from serve_app.errors import InvalidRequest
-from serve_app.model_families import MODEL_FAMILIES, model_family
+from serve_app.model_families import model_family
 from serve_app.settings import ModelSettings
-
-ADAPTERS: dict[str, type[Glm4vAdapter | Glm4v9bAdapter]] = {
-    model_type: family.adapter_class() for family in MODEL_FAMILIES for model_type in family.model_types
-}
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model ready to run, with what its answers are made of."""
+    """A loaded model with its vocabulary."""
 
     model: ModelAdapter
     vocabulary: Vocabulary
@@ -34,45 +28,46 @@ class LoadedModel:
 
 
 def load(folder: Path, settings: ModelSettings) -> LoadedModel:
-    """Load the checkpoint in `folder`; `InvalidRequest` says what is wrong with it or its settings."""
+    """Load the checkpoint in `folder`; raises `InvalidRequest` for a damaged checkpoint or wrong settings."""
     config = read_json(folder / "config.json")
     model = load_model(folder, settings)
     stored = config.get("quantization_config") or {}
     return LoadedModel(
         model,
-        _adapter_class(folder, config).vocabulary(folder, model.vocab_size),
+        model_family(config, folder.name).adapter_class().vocabulary(folder, model.vocab_size),
         quantization=str(stored.get("quant_method", settings.quantization)),
         parameters=count_parameters(model.model),
     )
 
 
 def load_model(folder: Path, settings: ModelSettings) -> ModelAdapter:
-    """The model alone, for folders without a tokenizer."""
+    """The model without its vocabulary, for folders without a tokenizer."""
     config = read_json(folder / "config.json")
-    family = _adapter_class(folder, config)
+    adapter_class = model_family(config, folder.name).adapter_class()
     device = find_device(settings.device)
     dtype = find_dtype(settings.dtype, device, checkpoint_dtype(config))
     quantization = Quantization.of(settings)
     quantization.check_device(device, dtype)
-    return family.load(folder, config, dtype, device, quantization)
+    adapter: ModelAdapter = adapter_class.load(folder, config, dtype, device, quantization)
+    return adapter
 
 
 def find_device(wanted: str) -> torch.device:
-    """The device to run on; `auto` takes a GPU where there is one."""
+    """The device to run on; `auto` is a GPU if there is one."""
     if wanted == "cuda" and not torch.cuda.is_available():
-        raise InvalidRequest("model.device is cuda, but torch sees no CUDA device", param="model.device")
+        raise InvalidRequest("model.device is cuda, but torch finds no CUDA device.", param="model.device")
     return torch.device("cuda" if wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available()) else "cpu")
 
 
 def find_dtype(wanted: str, device: torch.device, checkpoint: torch.dtype) -> torch.dtype:
-    """The compute type; `auto` is float32 on a CPU, else the checkpoint's where the GPU has it.
+    """The compute type; `auto` is float32 on a CPU, else the checkpoint's if the GPU supports it.
 
-    GPUs before compute capability 8.0 emulate bfloat16 slowly; they get float16.
+    GPUs before compute capability 8.0 emulate bfloat16 slowly; they use float16.
     """
     native_bfloat16 = device.type == "cpu" or torch.cuda.get_device_capability(device) >= (8, 0)
     if wanted == "bfloat16" and not native_bfloat16:
         raise InvalidRequest(
-            f"{torch.cuda.get_device_name(device)} has no bfloat16; set model.dtype to float16 or auto",
+            f"{torch.cuda.get_device_name(device)} has no bfloat16. Set model.dtype to float16 or auto.",
             param="model.dtype",
         )
     if wanted != "auto":
@@ -82,11 +77,6 @@ def find_dtype(wanted: str, device: torch.device, checkpoint: torch.dtype) -> to
     if checkpoint == torch.bfloat16 and not native_bfloat16:
         return torch.float16
     return checkpoint
-
-
-def _adapter_class(folder: Path, config: dict[str, Any]) -> type[Glm4vAdapter | Glm4v9bAdapter]:
-    adapter: type[Glm4vAdapter | Glm4v9bAdapter] = model_family(config, folder).adapter_class()
-    return adapter
 
 
 def checkpoint_dtype(config: dict[str, Any]) -> torch.dtype:

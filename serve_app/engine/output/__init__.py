@@ -1,1 +1,1 @@
-"""From token ids to events: reasoning, text, boxes and tool calls."""
+"""Output of the model: token ids to reasoning, text, boxes and tool calls."""

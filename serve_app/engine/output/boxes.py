@@ -1,4 +1,4 @@
-"""What the model put between its box marks: text, and the picture regions that are written in it.
+"""Parser of boxes: the text between box tokens, and the picture regions written in it.
 
 GLM models write a region as left, top, right, bottom in thousandths of the picture's sides. Brackets
 vary: `[[x1,y1,x2,y2]]`, `(x1, y1, x2, y2)`, `<x1 y1 x2 y2>`, several in a row, inside JSON.
@@ -10,14 +10,14 @@ import re
 
 from serve_app.contracts import Box, Boxed, Picture
 
-# Possessive quantifiers: a model may be talked into any text, and none may take long to search.
+# Possessive quantifiers: searching takes linear time for any text.
 _NUMBER = r"(-?\d++(?:\.\d++)?)"
 _BETWEEN = r"(?:\s*+[,，;；]\s*+|\s++)"
 _REGION = re.compile(rf"[\[(<{{（【]\s*+{_BETWEEN.join([_NUMBER] * 4)}\s*+[\])>}}）】]")
 
 
 def parse_box(text: str, pictures: tuple[Picture, ...]) -> Boxed:
-    """A span's text and its regions, in pixels too if it is certain which picture is meant: the only one."""
+    """Text and regions of a box; with pixel coordinates only if the prompt has exactly one picture."""
     text = text.strip()
     regions = [_thousandths(match) for match in _REGION.findall(text)]
     if len(pictures) != 1:
@@ -27,7 +27,7 @@ def parse_box(text: str, pictures: tuple[Picture, ...]) -> Boxed:
 
 
 def _thousandths(numbers: tuple[str, ...]) -> tuple[int, int, int, int]:
-    """Rounded, within 0 to 1000, left before right and top before bottom."""
+    """Coordinates rounded, clamped to 0 to 1000 and ordered: left, top, right, bottom."""
     x1, y1, x2, y2 = (round(min(max(float(number), 0.0), 1000.0)) for number in numbers)
     return min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)
 

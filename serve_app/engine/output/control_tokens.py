@@ -1,6 +1,6 @@
-"""The tokens by which GLM models structure an answer: reasoning, answer, boxes, tool calls.
+"""Control tokens that structure the answers of GLM models: reasoning, answer, boxes, tool calls.
 
-In most checkpoints each is one added token, special or not, with an id of the checkpoint's own. Source:
+In most checkpoints each is one added token, special or not; ids differ between checkpoints. Source:
 the added tokens and chat templates of GLM-4.1V-9B-Thinking and GLM-4.5V / 4.6V.
 """
 
@@ -12,7 +12,7 @@ from enum import Enum
 
 
 class ControlToken(Enum):
-    """What a token says; its value is how it is written."""
+    """A control token; the value is its text."""
 
     THINK = "<think>"
     END_THINK = "</think>"
@@ -40,23 +40,23 @@ TOOL_CALL_TOKENS = (
 
 @dataclass(frozen=True, slots=True)
 class ControlTokens:
-    """The token ids of the tokens that a vocabulary has, and back."""
+    """Control tokens of a vocabulary: their ids, and the control token of an id."""
 
     ids: Mapping[ControlToken, int]
     by_id: Mapping[int, ControlToken]
 
     @classmethod
     def of(cls, names: Mapping[str, int]) -> ControlTokens:
-        """The tokens of a tokenizer's added tokens, given by content."""
+        """The control tokens among a tokenizer's added tokens, which are given as content to id."""
         ids = {token: names[token.value] for token in ControlToken if token.value in names}
         return cls(ids, {token_id: token for token, token_id in ids.items()})
 
     @property
     def has_reasoning(self) -> bool:
-        """Whether reasoning is marked by tokens."""
+        """Whether reasoning has control tokens."""
         return ControlToken.THINK in self.ids and ControlToken.END_THINK in self.ids
 
     @property
     def has_tool_calls(self) -> bool:
-        """Whether tool calls can be told from text."""
+        """Whether tool calls have control tokens."""
         return all(token in self.ids for token in TOOL_CALL_TOKENS)

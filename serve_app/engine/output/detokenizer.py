@@ -1,8 +1,7 @@
-"""Token ids to text that can be shown: the bytes behind ids, whole characters, stop strings.
+"""Detokenizer: token ids to bytes, bytes to characters, and stop strings.
 
-All GLM tokenizers are byte-level, so every id stands for a fixed run of bytes. Ids are turned into
-bytes, bytes into characters by an incremental UTF-8 decoder; text is held back while it may still
-become a stop string. What is streamed therefore always adds up to the whole answer.
+All GLM tokenizers are byte-level: every id stands for a fixed sequence of bytes. An incremental UTF-8
+decoder turns bytes into characters; text is buffered while it may still become a stop string.
 """
 
 from __future__ import annotations
@@ -11,20 +10,23 @@ import codecs
 from collections.abc import Mapping
 from typing import Any
 
+from serve_app.engine.output.control_tokens import ControlTokens
+
 
 class Vocabulary:
-    """The bytes behind each token id, and the ids of the added tokens by content.
+    """The bytes of each token id, the ids of the added tokens by content, and the control tokens among them.
 
-    Special tokens and marks have no bytes: whatever a model draws, they never become text.
+    Special tokens and control tokens have no bytes, so they never become text.
     """
 
     def __init__(self, token_bytes: list[bytes], names: Mapping[str, int] | None = None) -> None:
         self.token_bytes = token_bytes
         self.names: Mapping[str, int] = names or {}
+        self.control_tokens = ControlTokens.of(self.names)
 
     @classmethod
     def of(cls, tokenizer: Any, size: int) -> Vocabulary:
-        """Read a byte-level `transformers` tokenizer; ids without an entry (padding rows) are empty."""
+        """The vocabulary of a byte-level `transformers` tokenizer; ids without an entry (padding) have no bytes."""
         alphabet = _byte_alphabet()
         added = tokenizer.added_tokens_decoder
         table = [b""] * size
@@ -39,15 +41,12 @@ class Vocabulary:
 
 
 def _is_control_token(content: str) -> bool:
-    """Whether an added token structures the answer: GLM's `<think>`, `<tool_call>`, `/nothink` are not special.
-
-    A word that somebody added to the vocabulary is not.
-    """
+    """Whether an added token controls the model (GLM's `<think>`, `<tool_call>`, `/nothink`) and is not a word."""
     return content.startswith(("<", "[", "/"))
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """The printable stand-ins for bytes of byte-level BPE (GPT-2, `bytes_to_unicode`), reversed."""
+    """Byte of each printable character of byte-level BPE: GPT-2's `bytes_to_unicode`, reversed."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     alphabet = {chr(byte): byte for byte in printable}
     others = (byte for byte in range(256) if byte not in set(printable))
@@ -56,56 +55,56 @@ def _byte_alphabet() -> dict[str, int]:
 
 
 class Utf8Decoder:
-    """Bytes in any portions to whole characters."""
+    """Incremental UTF-8 decoder that drops invalid bytes."""
 
     def __init__(self) -> None:
-        # Bytes that never become a character are dropped: a reader is not helped by U+FFFD.
+        # Invalid bytes are dropped, because U+FFFD does not help a reader.
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="ignore")
 
     def push(self, content: bytes) -> str:
-        """Characters that became whole with these bytes."""
+        """Characters that are complete with these bytes."""
         return self._decoder.decode(content).replace("\ufffd", "")
 
     def reset(self) -> None:
-        """Forget the bytes of a character that will not be finished."""
+        """Drop the bytes of an incomplete character."""
         self._decoder.reset()
 
 
 class StopStrings:
-    """Text up to the first of the stop strings; held back while it may still become one."""
+    """Cuts text at the first stop string; buffers text that may still become one."""
 
     def __init__(self, stop: tuple[str, ...] = ()) -> None:
         self._stop = stop
-        self._held = ""
+        self._buffer = ""
         self.found = False
 
     def push(self, text: str, active: bool = True) -> str:
-        """Text that became certain; sets `found` when a stop string is complete.
+        """Text that cannot become part of a stop string; sets `found` when one is complete.
 
-        While not `active`, text passes as it is, and no stop string can begin in it.
+        While not `active`, text is returned unchanged, and no stop string begins in it.
         """
         if not active or not self._stop:
             return text
-        self._held += text
-        places = [at for stop in self._stop if (at := self._held.find(stop)) >= 0]
-        if places:
+        self._buffer += text
+        found = [at for stop in self._stop if (at := self._buffer.find(stop)) >= 0]
+        if found:
             self.found = True
-            text, self._held = self._held[: min(places)], ""
+            text, self._buffer = self._buffer[: min(found)], ""
             return text
-        keep = max(overlap(self._held, stop) for stop in self._stop)
-        cut = len(self._held) - keep
-        text, self._held = self._held[:cut], self._held[cut:]
+        keep = max(overlap(self._buffer, stop) for stop in self._stop)
+        cut = len(self._buffer) - keep
+        text, self._buffer = self._buffer[:cut], self._buffer[cut:]
         return text
 
     def flush(self) -> str:
-        """What is still held back when the text ends for another reason."""
-        held, self._held = self._held, ""
-        return held
+        """The buffered text, when the answer ends for another reason."""
+        text, self._buffer = self._buffer, ""
+        return text
 
 
-def overlap(text: str, token: str) -> int:
-    """Length of the longest end of `text` that is a proper beginning of `token`."""
-    for length in range(min(len(text), len(token) - 1), 0, -1):
-        if text.endswith(token[:length]):
+def overlap(text: str, pattern: str) -> int:
+    """Length of the longest suffix of `text` that is a proper prefix of `pattern`."""
+    for length in range(min(len(text), len(pattern) - 1), 0, -1):
+        if text.endswith(pattern[:length]):
             return length
     return 0

@@ -1,24 +1,25 @@
-"""Token ids of one answer to what they say: reasoning, text, boxes, tool calls.
+"""Output parser: the token ids of one answer to reasoning, text, boxes and tool calls.
 
-Control tokens (control_tokens.py) drive a small state machine; what stands between them is text.
+Control tokens (control_tokens.py) drive a state machine; the tokens between them are text.
 
-* Reasoning begins with `<think>` at the answer's start, or in the prompt, and ends with `</think>`. White
-  space around it is dropped. A tool call ends it too. `</think>` alone is dropped and changes nothing:
-  text before it may have been told already, and an answer must not depend on how fast it was told.
-* One newline that the text begins with is dropped, as GLM models begin with one; after reasoning all are.
-* A tool call is looked for only if the prompt offers tools; white space before it is dropped. Otherwise
-  what stands in it is text.
-* Box control_tokens are dropped; what stands between them stays in the text and is reported apart.
-* Stop strings are looked for in the text alone, never in reasoning or calls.
-* Where the vocabulary has no tokens for them, `<think>`, `</think>`, `<answer>` and `</answer>` are read as
-  text, at the places where they can stand: the start of the answer and of the text, and after those.
-* Raw answers are text and nothing else; they and answers held to a pattern keep every newline.
+* Reasoning begins with `<think>` at the start of the answer, or in the prompt, and ends with `</think>` or
+  a tool call. White space around it is dropped. A `</think>` without reasoning is dropped and changes
+  nothing: the text before it may have been sent already.
+* One newline at the start of the text is dropped, because GLM models write one; after reasoning, all are.
+* Tool calls are parsed only if the prompt offers tools; white space before a call is dropped. Without
+  tools, the content of a call is text.
+* Box tokens are dropped; the text between them stays in the text and is also reported as a box.
+* Stop strings are searched for in the text only, not in reasoning or calls.
+* If the vocabulary has no tokens for them, `<think>`, `</think>`, `<answer>` and `</answer>` are recognized
+  as text where they are allowed: at the start of the answer and of the text, and after those.
+* Raw answers are text only; they and answers with a regex or choice constraint keep every newline.
 
-What was told never changes, so pieces always add up to the whole.
+Deltas are never changed after they were taken, so they always add up to the complete answer.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import Enum, auto
 
 import numpy as np
@@ -27,27 +28,27 @@ from numpy.typing import NDArray
 from serve_app.contracts import Boxed, Channel, Delta, Prompt, TokenLogprob, ToolCallDelta
 from serve_app.engine.output.boxes import parse_box
 from serve_app.engine.output.control_tokens import ControlToken, ControlTokens
-from serve_app.engine.output.deltas import Piece, append_piece
+from serve_app.engine.output.deltas import AnyDelta, append_delta
 from serve_app.engine.output.detokenizer import StopStrings, Utf8Decoder, Vocabulary, overlap
-from serve_app.engine.output.tool_calls import CallPiece, ToolCallParser
+from serve_app.engine.output.tool_calls import ToolCallParser
 from serve_app.engine.sampling.logprobs import LogprobBuffer
 
 
 class _State(Enum):
-    START = auto()  # nothing but white space yet
+    START = auto()  # only white space so far
     REASONING = auto()
-    ANSWER = auto()  # behind reasoning or a call, nothing but white space yet
+    ANSWER = auto()  # after reasoning or a call, only white space so far
     TEXT = auto()
     CALL = auto()
 
 
 class OutputParser:
-    """Reads the tokens of one answer; pieces come out as soon as they are certain."""
+    """Parses the tokens of one answer; `take_deltas` returns what is certain so far."""
 
     def __init__(self, vocabulary: Vocabulary, prompt: Prompt) -> None:
-        self._vocabulary = vocabulary
+        self._token_bytes = vocabulary.token_bytes
         self._pictures = prompt.pictures
-        self._control_tokens = ControlTokens.of({} if prompt.raw else vocabulary.names)
+        self._control_tokens = ControlTokens.of({}) if prompt.raw else vocabulary.control_tokens
         self._control_tokens_are_text = (
             bool(prompt.thinking.enabled) and not self._control_tokens.has_reasoning and not prompt.raw
         )
@@ -62,18 +63,18 @@ class OutputParser:
         self._min_tokens = prompt.sampling.min_tokens
         self._call_parser = ToolCallParser(prompt.tools) if prompt.tools is not None and not prompt.raw else None
         self._parallel_calls = prompt.tools is None or prompt.tools.parallel
-        self._buffer = ""  # white space that a token may make meaningless, the beginning of a token written as text
-        self._box_text: str | None = None  # text since an open box token
-        self._in_answer = False  # behind an `<answer>` written as text
-        self._has_reasoning = False  # some reasoning was told
-        self._pieces: list[Piece] = []
+        self._buffer = ""  # white space that may be dropped, or the beginning of a control token in text
+        self._box_text: str | None = None  # text since the box began; None outside of boxes
+        self._in_answer = False  # after an `<answer>` written as text
+        self._has_reasoning = False  # some reasoning was emitted
+        self._deltas: list[AnyDelta] = []  # not yet taken; the only place in the engine that joins deltas
         self._tokens = 0
         self._tokens_emitted = 0
         self._logprobs = LogprobBuffer()
         self.boxed: list[Boxed] = []
-        self.reasoning_tokens = 0  # control_tokens included
-        self.thinking_tokens = 0  # of these, behind the opening token
-        self.stopped = False  # by a stop string, or after the only call that was wanted
+        self.reasoning_tokens = 0  # control tokens included
+        self.thinking_tokens = 0  # of these, after the opening token
+        self.stopped = False  # by a stop string, or after the only call that is allowed
 
     @property
     def in_reasoning(self) -> bool:
@@ -84,41 +85,44 @@ class OutputParser:
         """Whether the model called a tool."""
         return self._call_parser is not None and self._call_parser.calls > 0
 
-    def push(self, token_id: int, logprob: TokenLogprob | None = None) -> list[Piece]:
-        """What became certain with this token."""
+    def push(self, token_id: int, logprob: TokenLogprob | None = None) -> None:
+        """Parse the next token."""
         self._tokens += 1
         before = self.in_reasoning
         token = self._control_tokens.by_id.get(token_id)
         if token is not None:
             self._decoder.reset()
             self._handle_token(token)
-        elif content := self._vocabulary.token_bytes[token_id]:
+        elif content := self._token_bytes[token_id]:
             text = self._decoder.push(content)
             if logprob is not None and self._state is not _State.CALL:
                 self._logprobs.push(logprob, len(text))
             self._read(text)
         self.reasoning_tokens += before or self.in_reasoning
         self.thinking_tokens += before and self.in_reasoning
-        return self._pop_pieces()
 
-    def finish(self) -> list[Piece]:
-        """What is still held when the model itself ends the answer; an open call or box is closed."""
+    def finish(self) -> None:
+        """The model ended the answer: close an open call or box and emit what is buffered."""
         if self._call_parser is not None and self._state is _State.CALL:
             self._emit_calls(self._call_parser.close())
         self._end_box()
-        return self.truncate()
+        self.truncate()
 
-    def truncate(self) -> list[Piece]:
-        """What is still held when the answer is cut off; an open call stays open, as OpenAI leaves it."""
+    def truncate(self) -> None:
+        """The answer is cut off: emit what is buffered; an open call stays incomplete, as with OpenAI."""
         if self._state is _State.REASONING:
             self._emit("reasoning", self._buffer.rstrip())
         elif self._state in (_State.START, _State.TEXT) or self._keep_newlines or self._buffer.strip():
             self._begin_text()
             self._emit_buffer()
         self._emit("text", self._stop.flush())
-        return self._pop_pieces()
 
-    # -- control_tokens
+    def take_deltas(self) -> list[AnyDelta]:
+        """The deltas since the last call, joined where possible."""
+        deltas, self._deltas = self._deltas, []
+        return deltas
+
+    # -- control tokens
 
     def _handle_token(self, token: ControlToken) -> None:
         if self._state is _State.CALL or (self._call_parser is not None and token is ControlToken.TOOL_CALL):
@@ -158,7 +162,7 @@ class OutputParser:
             self._box_text = None
 
     def _enter(self, state: _State, unread: str = "") -> None:
-        """Enter a state; what was held before meant nothing, `unread` comes behind a token written as text."""
+        """Change the state and drop the buffer; `unread` is the text after a control token written as text."""
         self._state, self._buffer = state, ""
         self._logprobs.reset(len(unread))
         if unread:
@@ -167,7 +171,7 @@ class OutputParser:
     # -- text
 
     def _read(self, text: str) -> None:
-        """Text between control_tokens, by the state it comes in."""
+        """Parse text between control tokens, according to the state."""
         if self._call_parser is not None and self._state is _State.CALL:
             self._emit_calls(self._call_parser.push_text(text))
             return
@@ -181,7 +185,7 @@ class OutputParser:
             self._read_text()
 
     def _starts_control_token(self, begun: str) -> bool:
-        """Whether the first text is, or may become, a token written as text; one that is whole is obeyed."""
+        """Whether the first text is, or may become, a control token written as text; a complete one is handled."""
         if not self._control_tokens_are_text or self._in_answer:
             return False
         opening = ControlToken.THINK if self._state is _State.START else ControlToken.ANSWER
@@ -189,7 +193,7 @@ class OutputParser:
             return opening.value.startswith(begun)
         unread = begun.removeprefix(opening.value)
         if opening is ControlToken.THINK:
-            self.reasoning_tokens = self._tokens - 1  # and the one that is being read
+            self.reasoning_tokens = self._tokens - 1  # plus the current one, added in `push`
             self._enter(_State.REASONING, unread)
         else:
             self._in_answer = True
@@ -211,7 +215,7 @@ class OutputParser:
         self._buffer = self._buffer[certain:]
 
     def _begin_text(self) -> None:
-        """The text begins with what is held, but for the newlines before it."""
+        """Start the text with the buffer, without the newlines before it."""
         if self._state is not _State.TEXT and not self._keep_newlines:
             newlines = len(self._buffer) - len(self._buffer.lstrip("\n"))
             self._skip(newlines if self._state is _State.ANSWER else min(newlines, 1))
@@ -230,18 +234,18 @@ class OutputParser:
         self._emit_text(self._buffer[:certain])
         self._buffer = self._buffer[certain:]
 
-    # -- pieces
+    # -- deltas
 
     def _skip(self, characters: int) -> None:
         self._buffer = self._buffer[characters:]
         self._logprobs.skip(characters)
 
     def _emit_buffer(self) -> None:
-        held, self._buffer = self._buffer, ""
-        self._emit_text(held)
+        text, self._buffer = self._buffer, ""
+        self._emit_text(text)
 
     def _emit_text(self, text: str) -> None:
-        """Text for the reader, up to a stop string."""
+        """Emit text up to a stop string."""
         if self._box_text is not None:
             self._box_text += text
         self._emit("text", self._stop.push(text, active=self._tokens > self._min_tokens))
@@ -250,30 +254,24 @@ class OutputParser:
     def _emit(self, channel: Channel, text: str) -> None:
         if text:
             self._has_reasoning = self._has_reasoning or channel == "reasoning"
-            append_piece(self._pieces, Delta(text, self._tokens_since_last(), channel, self._logprobs.pop(len(text))))
+            append_delta(self._deltas, Delta(text, self._tokens_since_last(), channel, self._logprobs.pop(len(text))))
 
-    def _emit_calls(self, pieces: list[CallPiece]) -> None:
-        for piece in pieces:
-            delta = ToolCallDelta(piece.index, piece.name, piece.arguments, self._tokens_since_last())
-            append_piece(self._pieces, delta)
+    def _emit_calls(self, deltas: list[ToolCallDelta]) -> None:
+        for delta in deltas:
+            append_delta(self._deltas, replace(delta, tokens=self._tokens_since_last()))
 
     def _tokens_since_last(self) -> int:
         tokens, self._tokens_emitted = self._tokens - self._tokens_emitted, self._tokens
         return tokens
 
-    def _pop_pieces(self) -> list[Piece]:
-        pieces, self._pieces = self._pieces, []
-        return pieces
-
 
 def reasoning_is_open(prompt: Prompt, vocabulary: Vocabulary) -> bool:
-    """Whether a prompt ends inside reasoning: its template wrote `<think>` where the answer begins."""
+    """Whether a prompt ends inside reasoning, because its template writes `<think>` where the answer begins."""
     token_ids = prompt.token_ids[_last(prompt.token_ids, vocabulary.names.get("<|assistant|>")) + 1 :]
-    control_tokens = ControlTokens.of(vocabulary.names)
+    control_tokens = vocabulary.control_tokens
     if control_tokens.has_reasoning:
-        return _last(token_ids, control_tokens.ids[ControlToken.THINK]) > _last(
-            token_ids, control_tokens.ids[ControlToken.END_THINK]
-        )
+        begin, end = (control_tokens.ids[token] for token in (ControlToken.THINK, ControlToken.END_THINK))
+        return _last(token_ids, begin) > _last(token_ids, end)
     if not prompt.thinking.enabled or "<|assistant|>" not in vocabulary.names:
         return False
     text = b"".join(vocabulary.token_bytes[token_id] for token_id in token_ids)

@@ -1,24 +1,22 @@
-"""GLM's written tool calls to names and JSON arguments, piece by piece.
+"""Parser of GLM's tool calls: names, and arguments as pieces of one JSON object a call.
 
 A call is `<tool_call>name\\n`, then for each argument `<arg_key>k</arg_key>\\n<arg_value>v</arg_value>\\n`,
-then `</tool_call>`; strings stand bare, other values as JSON (chat template of GLM-4.5V / 4.6V). White
-space between marks means nothing. Text and marks come in; out come pieces that add up to one JSON object
-a call.
+then `</tool_call>`; strings are written bare, other values as JSON (chat template of GLM-4.5V / 4.6V).
+White space between control tokens is ignored.
 
-A value that can only be a string is told while it is drawn. Others are held until they are whole, then
-told as JSON if that gives a type which the tool's schema allows, else as a string if it allows one, else
-as it may be meant: Python's `True`, `False` and `None`, JSON of another type, at last a string. A call
-without a name is no call, and the second of two arguments with one name is left out.
+A value that can only be a string is streamed. Other values are buffered until they are complete. They are
+emitted as JSON if that has a type which the tool's schema allows, else as a string if the schema allows
+one, else converted: Python's `True`, `False` and `None`, JSON of another type, and finally a string. A call
+without a name is ignored, and so is the second of two arguments with the same name.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from enum import Enum, auto
 from typing import NoReturn
 
-from serve_app.contracts import ToolUse
+from serve_app.contracts import ToolCallDelta, ToolUse
 from serve_app.engine.output.control_tokens import ControlToken
 from serve_app.engine.output.tool_schema import JsonTypes, argument_types, json_type
 
@@ -27,47 +25,38 @@ _STRING = frozenset(["string"])
 _STRING_OR_NULL = frozenset(["string", "null"])
 
 
-@dataclass(frozen=True, slots=True)
-class CallPiece:
-    """New of a call: `name` in its first piece only; the arguments' pieces add up to a JSON object."""
-
-    index: int
-    name: str | None
-    arguments: str
-
-
 class _Part(Enum):
-    """Where in a call the next text belongs."""
+    """The part of a call that the next text belongs to."""
 
     OUTSIDE = auto()
     NAME = auto()
     BETWEEN = auto()
     KEY = auto()
-    VALUE = auto()  # held until it is whole
-    STRING = auto()  # told as it comes
+    VALUE = auto()  # buffered until it is complete
+    STRING = auto()  # streamed
     SKIPPED = auto()
 
 
 class ToolCallParser:
-    """Reads the calls of one answer."""
+    """Parses the tool calls of one answer; the deltas returned do not count tokens (`tokens` is 0)."""
 
     def __init__(self, tools: ToolUse) -> None:
         self._types = {tool.name: argument_types(tool.parameters) for tool in tools.tools}
         self._part = _Part.OUTSIDE
-        self._buffer = ""  # of the name, key or value that is being read
+        self._buffer = ""  # of the current name, key or value
         self._name = ""
         self._key = ""
         self._keys: set[str] = set()
-        self._pieces: list[CallPiece] = []
+        self._deltas: list[ToolCallDelta] = []
         self.calls = 0  # that have a name
 
     @property
     def inside(self) -> bool:
-        """Whether a call has begun and not ended."""
+        """Whether a call is open."""
         return self._part is not _Part.OUTSIDE
 
-    def push_text(self, text: str) -> list[CallPiece]:
-        """Take in text of a call, whole characters."""
+    def push_text(self, text: str) -> list[ToolCallDelta]:
+        """Parse text of a call."""
         if self._part is _Part.STRING:
             self._emit(_escape(text))
         else:
@@ -76,10 +65,10 @@ class ToolCallParser:
                 self._end_part()
             elif self._part is _Part.VALUE and self._is_certainly_a_string():
                 self._begin_string()
-        return self._pop_pieces()
+        return self._take_deltas()
 
-    def push_token(self, token: ControlToken) -> list[CallPiece]:
-        """Take in a token; one that can't stand here is passed over."""
+    def push_token(self, token: ControlToken) -> list[ToolCallDelta]:
+        """Parse a control token; one that is not allowed here is ignored."""
         if token is ControlToken.TOOL_CALL:
             self._close()
             self._part, self._name, self._key, self._keys = _Part.NAME, "", "", set()
@@ -95,26 +84,26 @@ class ToolCallParser:
             self._begin_value()
         elif token in (ControlToken.END_ARG_KEY, ControlToken.END_ARG_VALUE):
             self._end_part()
-        return self._pop_pieces()
+        return self._take_deltas()
 
-    def close(self) -> list[CallPiece]:
-        """End a call that the model itself left open: what it began of the arguments is closed."""
+    def close(self) -> list[ToolCallDelta]:
+        """Close a call that the model left open, and its arguments object."""
         self._close()
-        return self._pop_pieces()
+        return self._take_deltas()
 
     def _end_part(self) -> None:
-        """What was being read is whole."""
-        held, self._buffer = self._buffer, ""
-        place, self._part = self._part, _Part.BETWEEN
-        if place is _Part.NAME and held.strip():
-            self._name = held.strip().split("\n")[0].rstrip()
+        """The current name, key or value is complete."""
+        text, self._buffer = self._buffer, ""
+        part, self._part = self._part, _Part.BETWEEN
+        if part is _Part.NAME and text.strip():
+            self._name = text.strip().split("\n")[0].rstrip()
             self.calls += 1
-            self._pieces.append(CallPiece(self.calls - 1, self._name, ""))
-        elif place is _Part.KEY:
-            self._key = held.strip()
-        elif place is _Part.VALUE:
-            self._emit(_to_json(held, self._value_types))
-        elif place is _Part.STRING:
+            self._deltas.append(ToolCallDelta(self.calls - 1, self._name, "", 0))
+        elif part is _Part.KEY:
+            self._key = text.strip()
+        elif part is _Part.VALUE:
+            self._emit(_to_json(text, self._value_types))
+        elif part is _Part.STRING:
             self._emit('"')
 
     def _begin_value(self) -> None:
@@ -133,9 +122,9 @@ class ToolCallParser:
         )
 
     def _begin_string(self) -> None:
-        held, self._buffer = self._buffer, ""
+        text, self._buffer = self._buffer, ""
         self._part = _Part.STRING
-        self._emit('"' + _escape(held))
+        self._emit('"' + _escape(text))
 
     def _close(self) -> None:
         if self.inside:
@@ -149,11 +138,11 @@ class ToolCallParser:
 
     def _emit(self, arguments: str) -> None:
         if self._name and arguments:
-            self._pieces.append(CallPiece(self.calls - 1, None, arguments))
+            self._deltas.append(ToolCallDelta(self.calls - 1, None, arguments, 0))
 
-    def _pop_pieces(self) -> list[CallPiece]:
-        pieces, self._pieces = self._pieces, []
-        return pieces
+    def _take_deltas(self) -> list[ToolCallDelta]:
+        deltas, self._deltas = self._deltas, []
+        return deltas
 
 
 def _escape(text: str) -> str:
@@ -161,7 +150,7 @@ def _escape(text: str) -> str:
 
 
 def _to_json(text: str, types: JsonTypes) -> str:
-    """A whole value as JSON text."""
+    """A complete value as JSON text."""
     bare = text.strip()
     found = _json_type(bare)
     if found is not None and (types is None or found in types):

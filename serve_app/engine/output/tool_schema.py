@@ -1,11 +1,11 @@
-"""What the JSON Schema of a tool says of its arguments: which JSON types each value may have."""
+"""JSON types that the JSON Schema of a tool allows for each of its arguments."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
-JsonTypes: TypeAlias = frozenset[str] | None  # names of JSON types; None: the schema does not say
+JsonTypes: TypeAlias = frozenset[str] | None  # names of JSON types; None: not restricted
 
 _BY_CLASS: dict[type, str] = {
     type(None): "null",
@@ -19,22 +19,22 @@ _BY_CLASS: dict[type, str] = {
 
 
 def argument_types(parameters: Mapping[str, Any]) -> dict[str, JsonTypes]:
-    """The types of each argument that the schema of an arguments object names."""
+    """The JSON types of each argument in `properties` of the schema of an arguments object."""
     owner = resolve_reference(parameters, parameters)
     properties = owner.get("properties") if isinstance(owner, Mapping) else None
     if not isinstance(properties, Mapping):
         return {}
-    resolved: dict[str, JsonTypes] = {}  # by reference: every definition is looked at once, and cycles end
-    return {key: _allowed_types(schema, parameters, resolved) for key, schema in properties.items()}
+    resolved: dict[str, JsonTypes] = {}  # by reference, so that cycles end
+    return {key: allowed_types(schema, parameters, resolved) for key, schema in properties.items()}
 
 
 def json_type(value: Any) -> str:
-    """The JSON type of a parsed value; a whole number is an integer."""
+    """The JSON type of a parsed value; an int is an integer."""
     return _BY_CLASS[type(value)]
 
 
 def resolve_reference(schema: Any, root: Mapping[str, Any]) -> Any:
-    """What stands behind a chain of local references (`#/…`, RFC 6901); the last one that leads nowhere stays."""
+    """The schema that local references (`#/…`, RFC 6901) lead to; one that cannot be resolved is returned as it is."""
     seen: set[str] = set()
     while isinstance(schema, Mapping) and set(schema) == {"$ref"}:
         reference = schema["$ref"]
@@ -51,7 +51,8 @@ def resolve_reference(schema: Any, root: Mapping[str, Any]) -> Any:
     return schema
 
 
-def _allowed_types(schema: Any, root: Mapping[str, Any], resolved: dict[str, JsonTypes]) -> JsonTypes:
+def allowed_types(schema: Any, root: Mapping[str, Any], resolved: dict[str, JsonTypes]) -> JsonTypes:
+    """The JSON types that a schema within `root` allows; `resolved` collects those of references."""
     if schema is False:
         return frozenset()
     if not isinstance(schema, Mapping):
@@ -62,7 +63,7 @@ def _allowed_types(schema: Any, root: Mapping[str, Any], resolved: dict[str, Jso
             resolved[reference] = None
             target = resolve_reference({"$ref": reference}, root)
             if target != {"$ref": reference}:
-                resolved[reference] = _allowed_types(target, root, resolved)
+                resolved[reference] = allowed_types(target, root, resolved)
         limits.append(resolved[reference])
     if isinstance(declared := schema.get("type"), (str, list)):
         limits.append(frozenset([declared] if isinstance(declared, str) else map(str, declared)))
@@ -72,9 +73,9 @@ def _allowed_types(schema: Any, root: Mapping[str, Any], resolved: dict[str, Jso
         limits.append(frozenset([json_type(schema["const"])]))
     for key in ("anyOf", "oneOf"):
         if isinstance(choices := schema.get(key), list):
-            limits.append(_union([_allowed_types(choice, root, resolved) for choice in choices]))
+            limits.append(_union([allowed_types(choice, root, resolved) for choice in choices]))
     if isinstance(parts := schema.get("allOf"), list):
-        limits.extend(_allowed_types(part, root, resolved) for part in parts)
+        limits.extend(allowed_types(part, root, resolved) for part in parts)
     known = [limit | {"integer"} if "number" in limit else limit for limit in limits if limit is not None]
     return frozenset.intersection(*known) if known else None
 

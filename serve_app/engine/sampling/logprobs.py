@@ -1,4 +1,4 @@
-"""The logprobs of tokens, told together with the characters that the tokens stand for."""
+"""Buffer that returns the logprobs of tokens together with the text of the tokens."""
 
 from __future__ import annotations
 
@@ -6,28 +6,26 @@ from collections import deque
 
 from serve_app.contracts import TokenLogprob
 
-MAX_TOP = 20
-
 
 class LogprobBuffer:
-    """Hands out the logprobs of tokens as the characters that they stand for are told.
+    """Keeps the logprobs of tokens until their characters are emitted.
 
-    A token is told with the first of its characters; one that only begins or continues a character, with
-    that character. Tokens of text that is never told (a stop string, white space before a mark) are not.
+    A token belongs to the first of its characters; a token with only a part of a character, to that
+    character. Logprobs of text that is never emitted (a stop string, dropped white space) are dropped.
     """
 
     def __init__(self) -> None:
-        self._waiting: deque[tuple[int, TokenLogprob]] = deque()  # with the place of the token's first character
+        self._waiting: deque[tuple[int, TokenLogprob]] = deque()  # (index of the token's first character, logprob)
         self._pushed = 0  # characters
         self._emitted = 0
 
     def push(self, logprob: TokenLogprob, characters: int) -> None:
-        """A token came that made this many characters whole."""
+        """Add a token that completed this many characters."""
         self._waiting.append((self._pushed, logprob))
         self._pushed += characters
 
     def pop(self, characters: int) -> tuple[TokenLogprob, ...]:
-        """The tokens behind the next characters that are told."""
+        """The tokens of the next characters that are emitted."""
         self._emitted += characters
         found = []
         while self._waiting and self._waiting[0][0] < self._emitted:
@@ -35,10 +33,10 @@ class LogprobBuffer:
         return tuple(found)
 
     def skip(self, characters: int) -> None:
-        """Characters are dropped; their tokens go with the next ones."""
+        """Drop characters; their tokens are returned with the next ones."""
         self._emitted += characters
 
     def reset(self, characters: int = 0) -> None:
-        """Another channel begins, with characters that are there already; what waits is never told."""
+        """Start another channel, which has so many characters already; drop what is buffered."""
         self._waiting.clear()
         self._pushed, self._emitted = characters, 0

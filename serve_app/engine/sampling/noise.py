@@ -1,6 +1,6 @@
-"""Random numbers that belong to a place, not to a moment: hashed from seed, step and token id.
+"""Counter-based random numbers: Gumbel noise hashed from seed, step and token id.
 
-Whoever asks for the noise of a draw gets the same, alone or in company, on every device. The hash is
+The noise of a token does not depend on the other rows of the batch or on the device. The hash is
 SplitMix64 (Steele, Lea, Flood 2014).
 """
 
@@ -12,14 +12,14 @@ _MASK_63 = (1 << 63) - 1  # all bits but the sign
 
 
 def noise_key(seed: int, step: int) -> int:
-    """A signed 64-bit key of one draw, mixed so that neighbouring seeds and steps share nothing."""
+    """The signed 64-bit key of one step of one sequence, mixed so that keys of neighbours are unrelated."""
     return _signed(_mix((seed * 0x9E3779B97F4A7C15 + step * 0xD1B54A32D192ED03 + 1) & (2**64 - 1)))
 
 
 def gumbel(keys: torch.Tensor, vocab_size: int) -> torch.Tensor:
     """Standard Gumbel noise (rows, vocab) hashed from keys (rows,) and token ids.
 
-    The token with the largest logit plus noise is a draw from the softmax of the logits.
+    The token with the largest logit plus noise is a sample from the softmax of the logits (Gumbel-max).
     """
     counter = torch.arange(1, vocab_size + 1, dtype=torch.int64, device=keys.device)
     bits = keys[:, None] + counter * _signed(0x9E3779B97F4A7C15)

@@ -1,9 +1,9 @@
-"""Drawing the next token of every row at once, each row by its own rules and its own seed.
+"""Sampler: the next token of every row of a batch, each with its own parameters and seed.
 
-A row's draw depends on its logits, settings, seed and step alone, never on who shares the batch. Order
-of the rules: logit bias, repetition penalty, presence and frequency penalty, what must not come now (end
-tokens before `min_tokens`, what a constraint forbids), temperature, top-k, top-p, min-p; those that
-`transformers` has too are in its order.
+A row's token depends only on its logits, parameters, seed and step, not on the rest of the batch. Order of
+the steps: logit bias, repetition penalty, presence and frequency penalty, forbidden tokens (end tokens
+before `min_tokens`, tokens that the constraint excludes), temperature, top-k, top-p, min-p. Steps that
+`transformers` also has are in its order.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from serve_app.errors import EngineFailed
 
 @dataclass(frozen=True, slots=True)
 class SampledToken:
-    """The next token of a row, and how likely the model itself found it, if that was asked for."""
+    """The sampled token of a row, and its log probability before sampling parameters, if requested."""
 
     token_id: int
     logprob: TokenLogprob | None = None
 
 
 class Sampler:
-    """Draws tokens for the rows of a batch; keeps what rows need from step to step, by slot."""
+    """Samples tokens for the rows of a batch; keeps the penalty state and biases of each slot."""
 
     def __init__(
         self,
@@ -46,12 +46,12 @@ class Sampler:
         self._device = device
         self._stop_ids = self._tensor(sorted(stop_ids))
         self._token_bytes = vocabulary.token_bytes if vocabulary is not None else [b""] * vocab_size
-        self._biases: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # ids, and what is added to their logits
+        self._biases: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # by slot: (token ids, biases)
         self._prompt_seen: torch.Tensor | None = None  # (slots, vocab) bool; allocated when first needed
         self._counts: torch.Tensor | None = None  # (slots, vocab) int32
 
     def prepare_row(self, sequence: Sequence) -> None:
-        """Prepare the row of a newly admitted sequence."""
+        """Reset the state of the slot of a newly admitted sequence."""
         rule = sequence.prompt.sampling
         self._biases.pop(sequence.slot, None)
         if bias := dict(rule.logit_bias):
@@ -67,9 +67,9 @@ class Sampler:
     def sample(
         self, logits: torch.Tensor, sequences: list[Sequence], masks: TokenMasks | None = None
     ) -> list[SampledToken | EngineFailed]:
-        """One token for each row of `logits` (rows, vocab), which stay as they are.
+        """Sample one token for each row of `logits` (rows, vocab), which are not changed.
 
-        A row fails if its logits are not finite or its constraint could not be followed.
+        The result of a row is EngineFailed if its logits are not finite or its constraint failed.
         """
         finite = torch.isfinite(logits.amax(dim=-1))
         forced_tokens = _forced_token_ids(sequences, masks)
@@ -79,11 +79,11 @@ class Sampler:
             token_ids = self._sample_by_rules(logits, sequences, masks)
             if forced_tokens:
                 token_ids[list(forced_tokens)] = self._tensor(list(forced_tokens.values()))
-        # One transfer for both answers.
+        # One transfer to the host for both results.
         sampled = torch.where(finite, token_ids, -1).tolist()
         self._count(sampled, sequences)
         logprobs = self._logprobs(logits, token_ids, sequences)
-        not_numbers = EngineFailed("the model produced values that are not numbers for this request")
+        not_numbers = EngineFailed("The model produced values that are not numbers for this request.")
         failed = {} if masks is None else masks.failed
         return [
             not_numbers if token_id < 0 else failed.get(row) or SampledToken(token_id, logprobs.get(row))
@@ -168,7 +168,7 @@ class Sampler:
 
 
 def forbidden_tokens(bits: NDArray[np.int32], vocab_size: int, device: torch.device) -> torch.Tensor:
-    """Where masks of 32-bit words (rows, words), lowest bit first, have a 0: bool (rows, vocab)."""
+    """Bool (rows, vocab): True where masks of 32-bit words (rows, words), lowest bit first, have a 0."""
     octets = bits.view(np.uint8)  # the lowest first, on every machine that torch runs on
     if device.type == "cpu":  # a tenth of the time that torch takes for a small vocabulary
         forbidden = np.unpackbits(~octets, axis=1, count=vocab_size, bitorder="little")
@@ -183,7 +183,7 @@ def unpacked(octets: torch.Tensor) -> torch.Tensor:
 
 
 def _apply_masks(logits: torch.Tensor, rows: list[int], forbidden: torch.Tensor) -> None:
-    """Make tokens impossible, in place: bool (len(rows), vocab) for these rows of (batch, vocab)."""
+    """Set the logits of forbidden tokens to -inf, in place: bool (len(rows), vocab) for rows of (batch, vocab)."""
     if len(rows) == logits.shape[0]:
         logits.masked_fill_(forbidden, -torch.inf)
     else:
@@ -191,13 +191,13 @@ def _apply_masks(logits: torch.Tensor, rows: list[int], forbidden: torch.Tensor)
 
 
 def filter_top(logits: torch.Tensor, rules: list[Sampling]) -> None:
-    """Forbid, in place, what top-k, top-p and min-p leave out of each row (rows, vocab); the likeliest always stays."""
+    """Apply top-k, top-p and min-p to each row (rows, vocab), in place; the most likely token always stays."""
     vocab_size = logits.shape[1]
     rows = [row for row, rule in enumerate(rules) if 0 < rule.top_k < vocab_size or rule.top_p < 1]
     if rows:
         top_k = [rules[row].top_k if 0 < rules[row].top_k < vocab_size else vocab_size for row in rows]
         top_p = [rules[row].top_p if rules[row].top_p < 1 else math.inf for row in rows]
-        # Stable: which of equal tokens stays must not depend on the batch.
+        # Stable sort: which of equal logits stays must not depend on the batch.
         ordered, order = logits[rows].sort(dim=-1, descending=True, stable=True)
         smallest_kept = ordered.gather(1, torch.tensor(top_k, device=logits.device)[:, None] - 1)
         ordered = ordered.masked_fill(ordered < smallest_kept, -torch.inf)
@@ -216,15 +216,15 @@ def filter_top(logits: torch.Tensor, rules: list[Sampling]) -> None:
 def token_logprobs(
     logits: torch.Tensor, token_ids: torch.Tensor, top: list[int], token_bytes: list[bytes]
 ) -> list[TokenLogprob]:
-    """Of each row of raw `logits` (rows, vocab): its sampled token's logprob and its `top` likeliest tokens'.
+    """For each row of raw `logits` (rows, vocab): the logprobs of its sampled token and of its `top` most likely ones.
 
-    Log-softmax in float32. One transfer for all rows.
+    Log-softmax in float32, one transfer to the host for all rows.
     """
     logprobs = logits.float().log_softmax(dim=-1)
     width = min(max(1, *top), logprobs.shape[1])
     best = logprobs.topk(width, dim=-1)
     sampled = logprobs.gather(1, token_ids[:, None])
-    # float64 holds ids and logprobs exactly, so that they travel together.
+    # float64 holds ids and logprobs exactly, so that one table holds both.
     table = torch.cat([column.double() for column in (token_ids[:, None], sampled, best.indices, best.values)], dim=1)
     found = []
     for (token_id, logprob, *likeliest), count in zip(table.tolist(), top, strict=True):
@@ -236,7 +236,7 @@ def token_logprobs(
 
 
 def _forced_token_ids(sequences: list[Sequence], masks: TokenMasks | None) -> dict[int, int]:
-    """Rows whose next token is decided already, unless a constraint forbids it."""
+    """Forced tokens by row, without those that a constraint excludes."""
     return {
         row: token_id
         for row, sequence in enumerate(sequences)
@@ -245,7 +245,7 @@ def _forced_token_ids(sequences: list[Sequence], masks: TokenMasks | None) -> di
 
 
 def _is_greedy(sequence: Sequence) -> bool:
-    """Whether a row without constraint takes the likeliest token as the model has it."""
+    """Whether an unconstrained row takes the most likely token of the unchanged logits."""
     rule = sequence.prompt.sampling
     return rule.temperature == 0 and not (_uses_penalties(rule) or rule.logit_bias or _below_min_tokens(sequence))
 

@@ -1,8 +1,8 @@
-"""What an answer has to look like, written as a grammar for llguidance.
+"""Grammar of a constrained answer, in llguidance's dialect of Lark.
 
-An answer is reasoning (if the model may reason), then a body: what the request's constraint says, calls
-of its tools, or text and calls. Control tokens stand in the grammar as special tokens, so no text can imitate them.
-JSON has at most one space after a comma or colon: a weak model would otherwise fill its answer with them.
+An answer is reasoning (if enabled), then a body: the constraint of the request, tool calls, or text and tool
+calls. Control tokens are special tokens in the grammar, so text cannot imitate them. JSON has at most one
+space after a comma or colon: a weak model would otherwise fill its answer with spaces.
 Source of the syntax: llguidance docs/syntax.md and docs/json_schema.md; of a call: the chat template of
 GLM-4.5V / 4.6V.
 """
@@ -17,22 +17,22 @@ from llguidance import regex_to_lark
 
 from serve_app.contracts import Constraint, Prompt, Tool, ToolUse
 from serve_app.engine.output.control_tokens import ControlToken, ControlTokens
-from serve_app.engine.output.tool_schema import argument_types, resolve_reference
+from serve_app.engine.output.tool_schema import allowed_types, resolve_reference
 from serve_app.errors import InvalidRequest
 
 MAX_CONSTRAINT_BYTES = 64 * 2**10
 MAX_TOOLS_BYTES = 256 * 2**10
-_MAX_VALUES_BYTES = 2**20  # of all values written out: references can make much of a small schema
+_MAX_VALUES_BYTES = 2**20  # of all values together, because references can expand a small schema
 
 _ANY_TEXT = "/(?s:.*)/"
 _STRING_KEYWORDS = {"type", "enum", "const", "minLength", "maxLength", "pattern"}
-# Keywords that say nothing about a value; `format` is one of them unless a validator chooses otherwise.
+# Keywords that do not restrict a value; `format` is one of them by default (JSON Schema 2020-12).
 _ANNOTATIONS = {"title", "description", "default", "examples", "format", "deprecated", "$comment", "$schema", "$id"}
 _ARGUMENTS_KEYWORDS = {"type", "properties", "required", "additionalProperties", "$defs", "definitions"}
 
 
 def is_constrained(prompt: Prompt) -> bool:
-    """Whether anything but the model's own will decides what the answer looks like."""
+    """Whether the answer is constrained: by a constraint, a required tool call or a strict tool."""
     tools = prompt.tools
     return prompt.constraint is not None or (
         tools is not None and (tools.required or any(tool.strict for tool in tools.tools))
@@ -40,10 +40,9 @@ def is_constrained(prompt: Prompt) -> bool:
 
 
 def build_grammar(prompt: Prompt, control_tokens: ControlTokens, stop_ids: frozenset[int], in_reasoning: bool) -> str:
-    """The grammar of a constrained prompt's answer, in llguidance's dialect of Lark.
+    """The grammar of a constrained prompt's answer; `in_reasoning` means that the prompt ends inside reasoning.
 
-    `in_reasoning`: the prompt ends inside reasoning. Raises InvalidRequest, naming the field, for what
-    can be neither kept nor told apart. Whether llguidance accepts the grammar is for it to say.
+    Raises InvalidRequest, naming the field, for what cannot be expressed. llguidance may still refuse the result.
     """
     grammar = _GrammarBuilder(control_tokens.has_reasoning)
     constraint, tools = prompt.constraint, prompt.tools
@@ -64,7 +63,7 @@ def build_grammar(prompt: Prompt, control_tokens: ControlTokens, stop_ids: froze
 
 
 class _GrammarBuilder:
-    """Rules under way; expressions are handed around as text."""
+    """Collects grammar rules; expressions are strings."""
 
     def __init__(self, has_reasoning_tokens: bool) -> None:
         self._has_reasoning_tokens = has_reasoning_tokens
@@ -72,7 +71,7 @@ class _GrammarBuilder:
         self._values_bytes = 0
 
     def render(self, start: str) -> str:
-        # Forced text is drawn token by token like any other, as the model itself would cut it.
+        # Forced text is sampled token by token, so that the model chooses the tokens.
         return "\n".join(['%llguidance {"no_forcing": true}', f"start: {start}", *self._lines, ""])
 
     def _terminal(self, definition: str) -> str:
@@ -81,7 +80,7 @@ class _GrammarBuilder:
         return name
 
     def reasoning(self, is_open: bool) -> str:
-        """What comes before the body; marked by tokens, or by text where the vocabulary has no tokens for it."""
+        """Reasoning before the body, between control tokens or, if the vocabulary has none, between their texts."""
         if self._has_reasoning_tokens:
             begin, rest = ControlToken.THINK.value, f"TEXT {ControlToken.END_THINK.value}"
         else:
@@ -90,38 +89,38 @@ class _GrammarBuilder:
         return rest if is_open else f"(NEWLINES? {begin} {rest})?"
 
     def constrained(self, constraint: Constraint) -> str:
-        """The body that a constraint asks for; a pattern or choice is the whole text, without a newline before it."""
+        """The body of a constraint; a regex or choice is the complete text, without a newline before it."""
         size = len(constraint.value.encode("utf-8", "replace"))
         if size > MAX_CONSTRAINT_BYTES:
             raise InvalidRequest(
-                f"{constraint.param} has {size} bytes; at most {MAX_CONSTRAINT_BYTES} are taken", constraint.param
+                f"{constraint.param} has {size} bytes; at most {MAX_CONSTRAINT_BYTES} are allowed.", constraint.param
             )
         if constraint.kind == "json_object":
             return "NEWLINES? " + _json({"type": "object"})
         if constraint.kind == "regex":
-            # Digits are 0 to 9: a pattern for numbers is rarely meant to allow those of every script.
+            # Digits are 0 to 9: patterns rarely mean the digits of every script.
             return f"/{regex_to_lark(constraint.value, use_ascii='d')}/" if constraint.value else '""'
         try:
             value = json.loads(constraint.value)
         except (ValueError, RecursionError) as error:
-            raise InvalidRequest(f"{constraint.param} is not JSON that can be read", constraint.param) from error
+            raise InvalidRequest(f"{constraint.param} is not valid JSON.", constraint.param) from error
         if constraint.kind == "json_schema":
             if not isinstance(value, (dict, bool)):
-                raise InvalidRequest(f"{constraint.param} has to be a JSON Schema: an object", constraint.param)
+                raise InvalidRequest(f"{constraint.param} has to be a JSON Schema: an object.", constraint.param)
             return "NEWLINES? " + _json(value)
         if not isinstance(value, list) or not value or not all(isinstance(choice, str) for choice in value):
-            raise InvalidRequest(f"{constraint.param} has to be a list of at least one string", constraint.param)
+            raise InvalidRequest(f"{constraint.param} has to be a list of at least one string.", constraint.param)
         return "(" + " | ".join(map(_literal, value)) + ")"
 
     def calls(self, tools: ToolUse) -> str:
-        """Calls of the tools, one after the other; `required` holds every tool to its schema, as `strict` does."""
+        """Tool calls, one after the other; `required` applies the schema of every tool, as `strict` does."""
         offered = [tool for tool in tools.tools if tools.only in (None, tool.name)]
         if not offered:
-            raise InvalidRequest(f"there is no tool {tools.only!r} to be called", "tool_choice")
+            raise InvalidRequest(f"There is no tool {tools.only!r} to call.", "tool_choice")
         size = sum(len(json.dumps(tool.parameters)) for tool in offered)
         if size > MAX_TOOLS_BYTES:
             raise InvalidRequest(
-                f"the tools' parameters have {size} bytes; at most {MAX_TOOLS_BYTES} can be kept to", "tools"
+                f"The parameters of the tools have {size} bytes; at most {MAX_TOOLS_BYTES} are allowed.", "tools"
             )
         bodies = [self._call(tool, constrained_arguments=tool.strict or tools.required) for tool in offered]
         self._lines.append(
@@ -144,22 +143,23 @@ class _GrammarBuilder:
         )
 
     def _arguments(self, tool: Tool) -> str:
-        """The arguments in the schema's order; those that are not required may be left out."""
+        """The arguments in the order of the schema; those that are not required are optional."""
         parameters = tool.parameters
         owner = resolve_reference(parameters, parameters)
         if not isinstance(owner, Mapping) or owner.get("type", "object") != "object":
-            raise InvalidRequest(f"the parameters of the tool {tool.name!r} have to be of type object", "tools")
+            raise InvalidRequest(f"The parameters of the tool {tool.name!r} have to be of type object.", "tools")
         unknown = set(owner) - _ARGUMENTS_KEYWORDS - _ANNOTATIONS
         if tool.strict and unknown:
             raise InvalidRequest(
-                f"the strict tool {tool.name!r} says {min(unknown)!r} of its arguments object, which can't be kept to",
+                f"The strict tool {tool.name!r} uses {min(unknown)!r} for its arguments, which is not supported.",
                 "tools",
             )
         properties = owner.get("properties") or {}
         required = owner.get("required") or []
         if not isinstance(properties, Mapping) or not isinstance(required, list):
             raise InvalidRequest(
-                f"the parameters of the tool {tool.name!r} need properties as an object and required as a list", "tools"
+                f"The parameters of the tool {tool.name!r} need properties as an object and required as a list.",
+                "tools",
             )
         more = owner.get("additionalProperties", not properties)
         written = []
@@ -172,11 +172,11 @@ class _GrammarBuilder:
         return " ".join(written)
 
     def _value(self, schema: Any, tool: Tool) -> str:
-        """A value as GLM writes it: a string bare, anything else as JSON."""
+        """A value as GLM writes it: a string bare, other types as JSON."""
         written = self._value_expression(resolve_reference(schema, tool.parameters), tool)
         self._values_bytes += len(written)
         if self._values_bytes > _MAX_VALUES_BYTES:
-            raise InvalidRequest(f"the parameters of the tool {tool.name!r} are too large to be kept to", "tools")
+            raise InvalidRequest(f"The parameters of the tool {tool.name!r} are too large.", "tools")
         return written
 
     def _value_expression(self, schema: Any, tool: Tool) -> str:
@@ -189,19 +189,19 @@ class _GrammarBuilder:
         if "const" in schema or isinstance(schema.get("enum"), list):
             values = [schema["const"]] if "const" in schema else schema["enum"]
             return "(" + " | ".join(_literal(v if isinstance(v, str) else _compact(v)) for v in values) + ")"
-        types = argument_types({**tool.parameters, "properties": {"": schema}})[""]
+        types = allowed_types(schema, tool.parameters, {})
         if types is None or "string" not in types:
             return _json(_standalone(schema, tool), lenient=not tool.strict)
         if tool.strict and (unknown := keywords - _STRING_KEYWORDS):
             raise InvalidRequest(
-                f"the strict tool {tool.name!r} says {min(unknown)!r} of a string, which can't be kept to", "tools"
+                f"The strict tool {tool.name!r} uses {min(unknown)!r} for a string, which is not supported.", "tools"
             )
         others = sorted(types - {"string"})
         string = self._string(schema)
         return f"({string} | {_json({'type': others})})" if others else string
 
     def _string(self, schema: Mapping[str, Any]) -> str:
-        """Bare text of the length and pattern that a schema asks for."""
+        """Bare text with the length and pattern of a schema."""
         limits = []
         if isinstance(pattern := schema.get("pattern"), str):
             limits.append(f"/{regex_to_lark(anchored(pattern), use_ascii='dw')}/")
@@ -212,7 +212,7 @@ class _GrammarBuilder:
 
 
 def anchored(pattern: str) -> str:
-    """A pattern that matches a whole text where JSON Schema's, which is searched for, is found in it."""
+    """A pattern that matches a complete text in which JSON Schema's unanchored `pattern` is found."""
     found = []
     for choice in _alternatives(pattern):
         start, end = choice.startswith("^"), choice.endswith("$") and not choice.endswith("\\$")
@@ -222,7 +222,7 @@ def anchored(pattern: str) -> str:
 
 
 def _alternatives(pattern: str) -> list[str]:
-    """A pattern cut at the `|` outside of groups and classes."""
+    """A pattern split at each `|` outside of groups and classes."""
     choices, depth, in_class, escaped = [""], 0, False, False
     for character in pattern:
         if not escaped:
@@ -238,7 +238,7 @@ def _alternatives(pattern: str) -> list[str]:
 
 
 def _json(schema: dict[str, Any] | bool, lenient: bool = False) -> str:
-    # One space, as Python and most models write it; more would let a weak model go on for ever.
+    # One space, as Python and most models write it; see the module's docstring.
     options = {
         "whitespace_flexible": False,
         "item_separator": ", ?",
@@ -251,7 +251,7 @@ def _json(schema: dict[str, Any] | bool, lenient: bool = False) -> str:
 
 
 def _standalone(schema: Mapping[str, Any], tool: Tool) -> dict[str, Any]:
-    """A part of a tool's parameters that can stand alone: local references still lead into the whole."""
+    """A part of a tool's parameters as a schema of its own, with the definitions that its references need."""
     if '"$ref"' not in json.dumps(schema):
         return dict(schema)
     within = _rebase_references(schema)

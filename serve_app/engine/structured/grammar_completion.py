@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.engine.output.control_tokens import ControlToken, ControlTokens
+from serve_app.engine.output.control_tokens import ControlToken
 from serve_app.engine.output.detokenizer import Vocabulary
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class CompletionTable:
     """The order in which tokens are tried to complete an answer, inside and outside JSON strings."""
 
     def __init__(self, vocabulary: Vocabulary, vocab_size: int) -> None:
-        control_tokens = ControlTokens.of(vocabulary.names)
+        control_tokens = vocabulary.control_tokens
         self._ends = [token_id for token, token_id in control_tokens.ids.items() if token.name.startswith("END_")]
         self._begins = [
             control_tokens.ids[token]

@@ -1,8 +1,8 @@
-"""Grammars tried in a process of their own, because some never end and nothing can interrupt llguidance.
+"""Grammar sandbox: test compilation in a child process, since llguidance cannot be interrupted.
 
-Sixteen patterns that one string has to match (`allOf`) take it ten seconds, and each one more doubles that.
-Run as a script, this file reads grammars from its standard input, compiles each within limits of CPU time and
-memory, and says what is wrong with it; one that exceeds them ends the process, and the next gets another.
+A string with sixteen patterns (`allOf`) takes llguidance ten seconds, and each further pattern doubles that.
+Run as a script, this file reads grammars from standard input, compiles each within limits of CPU time and
+memory, and writes the error of each. A grammar that exceeds a limit ends the process; the next one starts another.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ _MEMORY_BYTES = 2 * 2**30
 
 
 class GrammarSandbox:
-    """Says of grammars, one at a time, whether they can be compiled; any thread may ask."""
+    """Checks grammars, one at a time; any thread may call it."""
 
     def __init__(self, special: Iterable[str]) -> None:
-        self._special = list(special)  # names of the special tokens that grammars mention
+        self._special = list(special)  # names of the special tokens in grammars
         self._child: subprocess.Popen[str] | None = None
         self._lock = threading.Lock()
 
     def check(self, grammar: str) -> str:
-        """What is wrong with a grammar, "" if nothing is. Raises OSError if no process can be started."""
+        """The error of a grammar, "" if it compiles. Raises OSError if no process can be started."""
         with self._lock:
             child, self._child = self._child or _start(self._special), None
             assert child.stdin is not None
@@ -44,21 +44,21 @@ class GrammarSandbox:
                 return str(json.loads(answer))
             status = child.wait()
         if status == -signal.SIGPROF:
-            return "it takes too long to prepare"
-        if status == -signal.SIGABRT:  # Rust's end when memory can't be had
-            return "it takes too much memory to prepare"
-        raise OSError(f"the process that tries grammars ended with status {status}")
+            return "it takes too long to compile"
+        if status == -signal.SIGABRT:  # Rust aborts when an allocation fails
+            return "it takes too much memory to compile"
+        raise OSError(f"The process of the grammar sandbox ended with status {status}.")
 
     def close(self) -> None:
-        """End the process."""
+        """End the child process."""
         with self._lock:
             child, self._child = self._child, None
         if child is not None:
-            child.communicate()  # the end of its input is its end
+            child.communicate()  # it ends at the end of its input
 
 
 def parser_limits() -> LLParserLimits:
-    """What a grammar may cost in a step, as everyone in the batch waits for it: about 4 ms."""
+    """Limits of a grammar: about 4 ms a step, because the whole batch waits for it."""
     from llguidance import LLParserLimits
 
     return LLParserLimits(
@@ -70,7 +70,7 @@ def parser_limits() -> LLParserLimits:
 
 
 class GuidanceVocabulary:
-    """What llguidance's `TokenizerWrapper` reads of a tokenizer."""
+    """The attributes of a tokenizer that llguidance's `TokenizerWrapper` reads."""
 
     bos_token_id = None
 
@@ -80,7 +80,7 @@ class GuidanceVocabulary:
         self.eos_token_id = eos_token_id
 
     def __call__(self, text: str | bytes) -> list[int]:
-        raise NotImplementedError("grammars force no tokens, so nothing is ever tokenized")
+        raise NotImplementedError("Grammars force no tokens, so nothing is tokenized.")
 
 
 def _start(special: list[str]) -> subprocess.Popen[str]:
@@ -90,7 +90,7 @@ def _start(special: list[str]) -> subprocess.Popen[str]:
 
 
 def main() -> None:
-    """Answer each line of standard input, a grammar, with a line, its error; both as JSON."""
+    """For each line of standard input, a grammar, write a line with its error; both as JSON."""
     sys.path[:] = json.loads(sys.argv[1])
     from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
@@ -101,10 +101,10 @@ def main() -> None:
     )
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     for line in sys.stdin:
-        # Its signal is left to its default, which ends the process wherever it is.
+        # The default action of the timer's signal ends the process.
         signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
         matcher = LLMatcher(tokenizer, json.loads(line), log_level=0, limits=parser_limits())
-        matcher.compute_bitmask()  # the first step often costs most
+        matcher.compute_bitmask()  # the first step is often the most expensive
         signal.setitimer(signal.ITIMER_PROF, 0)
         sys.stdout.write(json.dumps(matcher.get_error()) + "\n")
         sys.stdout.flush()

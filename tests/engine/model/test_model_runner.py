@@ -43,7 +43,7 @@ def answers(
         SilentMeter(),
     )
     for one in prompts:
-        loop.submit(one, lambda event: None)
+        loop.submit(loop.admission.admit(one, lambda event: None))
     sequences = list(loop._inbox)
     while loop.step():
         pass

@@ -22,7 +22,7 @@ from serve_app.contracts import (
     ToolCallDelta,
     ToolUse,
 )
-from serve_app.engine.output.deltas import Piece
+from serve_app.engine.output.deltas import AnyDelta
 from serve_app.engine.output.detokenizer import Vocabulary
 from serve_app.engine.output.parser import OutputParser
 from tests.engine.conftest import MARKED, NAMES, ids_of
@@ -59,7 +59,7 @@ class Said:
     reasoning: str = ""
     calls: list[list[str]] = field(default_factory=list)
     boxed: list[str] = field(default_factory=list)
-    pieces: list[Piece] = field(default_factory=list)
+    pieces: list[AnyDelta] = field(default_factory=list)
     parser: OutputParser | None = None
 
     @property
@@ -89,10 +89,12 @@ def read(
     said = Said(parser=parser)
     token_ids = ids_of(answer, rng) if isinstance(answer, str) else answer
     for token_id in token_ids:
-        said.pieces += parser.push(token_id)
+        parser.push(token_id)
+        said.pieces += parser.take_deltas()
         if parser.stopped:
             break
-    said.pieces += parser.truncate() if cut else parser.finish()
+    (parser.truncate if cut else parser.finish)()
+    said.pieces += parser.take_deltas()
     for piece in said.pieces:
         if isinstance(piece, ToolCallDelta):
             if piece.name is not None:
@@ -301,7 +303,8 @@ def test_a_string_argument_is_told_while_it_is_drawn() -> None:
     parser = OutputParser(MARKED, prompt(tools=TOOLS))
     emitted: list[str] = []
     for token_id in ids_of('<tool_call>weather\n<arg_key>city</arg_key>\n<arg_value>a"灯'):
-        emitted += [piece.arguments for piece in parser.push(token_id) if isinstance(piece, ToolCallDelta)]
+        parser.push(token_id)
+        emitted += [piece.arguments for piece in parser.take_deltas() if isinstance(piece, ToolCallDelta)]
     assert emitted == ["", '{"city":"', "a", '\\"', "灯"]
 
 
@@ -324,12 +327,15 @@ def logprob(token_id: int) -> TokenLogprob:
 
 def emitted_with_logprobs(answer: str, **fields: Any) -> list[tuple[str, str, bytes]]:
     parser = OutputParser(MARKED, prompt(**fields))
-    pieces: list[Piece] = []
+    pieces: list[AnyDelta] = []
     for token_id in ids_of(answer, random.Random(3)):
-        pieces += parser.push(token_id, logprob(token_id))
+        parser.push(token_id, logprob(token_id))
+        pieces += parser.take_deltas()
         if parser.stopped:
             break
-    pieces += [] if parser.stopped else parser.finish()
+    if not parser.stopped:
+        parser.finish()
+    pieces += parser.take_deltas()
     return [
         (piece.channel, piece.text, b"".join(one.token for one in piece.logprobs))
         for piece in pieces

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from serve_app.contracts import Tool, ToolUse
+from serve_app.contracts import Tool, ToolCallDelta, ToolUse
 from serve_app.engine.output.control_tokens import ControlToken
-from serve_app.engine.output.tool_calls import CallPiece, ToolCallParser
+from serve_app.engine.output.tool_calls import ToolCallParser
 from serve_app.engine.output.tool_schema import argument_types
 
 
@@ -18,8 +18,8 @@ def parser(schema: Any = None) -> ToolCallParser:
     )
 
 
-def pushed(one: ToolCallParser, *written: ControlToken | str) -> list[CallPiece]:
-    pieces: list[CallPiece] = []
+def pushed(one: ToolCallParser, *written: ControlToken | str) -> list[ToolCallDelta]:
+    pieces: list[ToolCallDelta] = []
     for part in written:
         pieces += one.push_token(part) if isinstance(part, ControlToken) else one.push_text(part)
     return pieces
@@ -87,19 +87,19 @@ def test_a_value_that_may_be_null_is_told_once_it_can_not_be() -> None:
         one, ControlToken.TOOL_CALL, "f\n", ControlToken.ARG_KEY, "k", ControlToken.END_ARG_KEY, ControlToken.ARG_VALUE
     )
     assert pushed(one, "nu") == []
-    assert pushed(one, "m") == [CallPiece(0, None, '"num')]
+    assert pushed(one, "m") == [ToolCallDelta(0, None, '"num', 0)]
 
 
 def test_a_name_is_told_as_soon_as_it_is_whole() -> None:
     one = parser()
     assert pushed(one, ControlToken.TOOL_CALL, "\nwea", "ther") == []
-    assert pushed(one, "\n") == [CallPiece(0, "weather", "")]
-    assert pushed(one, ControlToken.END_TOOL_CALL) == [CallPiece(0, None, "{}")]
+    assert pushed(one, "\n") == [ToolCallDelta(0, "weather", "", 0)]
+    assert pushed(one, ControlToken.END_TOOL_CALL) == [ToolCallDelta(0, None, "{}", 0)]
 
 
 def test_a_tool_nobody_offered_is_told_as_a_call() -> None:
     pieces = pushed(parser(), ControlToken.TOOL_CALL, "unheard_of", *argument("1"), ControlToken.END_TOOL_CALL)
-    assert pieces[0] == CallPiece(0, "unheard_of", "")
+    assert pieces[0] == ToolCallDelta(0, "unheard_of", "", 0)
     assert "".join(piece.arguments for piece in pieces) == '{"k":1}'
 
 
@@ -107,7 +107,7 @@ def test_a_call_without_a_name_is_none() -> None:
     one = parser()
     assert pushed(one, ControlToken.TOOL_CALL, "\n", *argument("1"), ControlToken.END_TOOL_CALL) == []
     assert one.calls == 0
-    assert pushed(one, ControlToken.TOOL_CALL, "f\n", ControlToken.END_TOOL_CALL)[0] == CallPiece(0, "f", "")
+    assert pushed(one, ControlToken.TOOL_CALL, "f\n", ControlToken.END_TOOL_CALL)[0] == ToolCallDelta(0, "f", "", 0)
 
 
 def test_the_second_argument_of_one_name_is_left_out() -> None:

@@ -30,7 +30,7 @@ def test_a_flaw_is_told_in_the_librarys_words(sandbox: GrammarSandbox) -> None:
 
 
 def test_a_grammar_without_end_is_given_up_and_the_next_is_judged(sandbox: GrammarSandbox) -> None:
-    assert sandbox.check(HEAD + "%json " + json.dumps(ENDLESS)) == "it takes too long to prepare"
+    assert sandbox.check(HEAD + "%json " + json.dumps(ENDLESS)) == "it takes too long to compile"
     assert sandbox.check(HEAD + '"a"') == ""
 
 

@@ -1,1 +1,1 @@
-"""One file a model family: how its pictures are encoded, its positions counted, its trunk called."""
+"""Adapters, one file a model family: image encoding, positions, forward calls."""

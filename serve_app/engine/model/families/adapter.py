@@ -1,4 +1,4 @@
-"""What the engine asks of a model family; one adapter a family answers it."""
+"""Adapter protocol: the interface between the engine and a model family."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from serve_app.engine.model.slots import CacheShape
 class ModelAdapter(Protocol):
     """A loaded model and the rules of its family.
 
-    A prompt's token ids hold a run of placeholders for every picture; `image_mask` says which tokens
-    these are, and the features of `encode` take their place, in order.
+    The token ids of a prompt contain placeholders for every picture, marked by `image_mask`. The features of
+    `encode` replace them, in order.
     """
 
     dtype: torch.dtype
     device: torch.device
     family: str  # model_type of the checkpoint
     vocab_size: int
-    max_context_tokens: int  # cache tokens of the longest sequence the checkpoint was made for
+    max_context_tokens: int  # cache tokens of the longest sequence that the checkpoint supports
     stop_ids: frozenset[int]
     cache_shape: CacheShape
     position_axes: int
@@ -37,21 +37,21 @@ class ModelAdapter(Protocol):
         ...
 
     def image_mask(self, prompt: Prompt) -> NDArray[np.bool_]:
-        """Which prompt tokens (tokens,) stand for image features.
+        """Bool (tokens,): True for placeholders of image features.
 
-        Raises `EngineFailed` if they are not those of the prompt's pictures.
+        Raises `EngineFailed` if they do not match the pictures of the prompt.
         """
         ...
 
     def positions(self, prompt: Prompt) -> tuple[NDArray[np.int64], int]:
         """Positions (axes, tokens), and the delta of generated tokens: position = index in the cache + delta.
 
-        Raises `ContextTooLong` where the answer would leave the positions the model knows.
+        Raises `ContextTooLong` if the answer would exceed the positions of the model.
         """
         ...
 
     def probe(self) -> Prompt:
-        """A small question with a grey picture, answered once before the replica is ready."""
+        """A small prompt with a grey picture, answered once before the replica is ready."""
         ...
 
     def embed(self, token_ids: torch.Tensor) -> torch.Tensor:

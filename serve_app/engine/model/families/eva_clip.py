@@ -39,7 +39,7 @@ class EvaClipShape:
 
     @property
     def tokens(self) -> int:
-        """Features of one picture: 2x2 patches each, and the learned marks before and after them."""
+        """Features of one picture: 2x2 patches each, and the learned tokens before and after them."""
         return (self.grid // 2) ** 2 + 2
 
 
@@ -61,8 +61,8 @@ class EvaClip(nn.Module):
         patches = self.transformer(self.patch_embedding(pixels))[:, 1:]  # without the class token
         planes = patches.transpose(1, 2).unflatten(2, (self.shape.grid, self.shape.grid))
         features = self.linear_proj(self.conv(planes).flatten(2).transpose(1, 2))
-        marks = self.boi.expand(pictures, -1, -1), self.eoi.expand(pictures, -1, -1)
-        return torch.cat((marks[0], features, marks[1]), dim=1) / self.shape.scaling_factor
+        borders = self.boi.expand(pictures, -1, -1), self.eoi.expand(pictures, -1, -1)
+        return torch.cat((borders[0], features, borders[1]), dim=1) / self.shape.scaling_factor
 
 
 class PatchEmbedding(nn.Module):
@@ -95,7 +95,7 @@ class Transformer(nn.Module):
 
 
 class Layer(nn.Module):
-    """Post-norm: what a block gives is normalised, then added. The norms' names do not say so."""
+    """Post-norm: the output of a block is normalised, then added, unlike the norms' names suggest."""
 
     def __init__(self, shape: EvaClipShape) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ class Layer(nn.Module):
 
 
 class Attention(nn.Module):
-    """Every patch attends to every patch."""
+    """Self-attention over all patches."""
 
     def __init__(self, shape: EvaClipShape) -> None:
         super().__init__()

@@ -1,9 +1,8 @@
-"""GLM-4.1V-9B-Thinking and GLM-4.6V-Flash: the unmodified `Glm4vForConditionalGeneration`.
+"""Adapter of GLM-4.1V-9B-Thinking and GLM-4.6V-Flash: the unmodified `Glm4vForConditionalGeneration`.
 
-What the engine needs beside the modules: pixels to patches on the device, positions on three axes
-counted here (the module's own `rope_deltas` is shared between requests and never used), and calls of
-the tower, the trunk and the head one by one. Source of the rules: transformers models/glm4v
-(`get_rope_index`, image processor), models/glm46v.
+Adds to the library's modules: pixels to patches on the device, positions on three axes (the module's own
+`rope_deltas` is shared between requests and not used), and separate calls of tower, trunk and head. Source of
+the rules: transformers models/glm4v (`get_rope_index`, image processor), models/glm46v.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from serve_app.errors import EngineFailed, InvalidRequest
 
 
 class Glm4vAdapter:
-    """The family's adapter over a loaded model; `ModelAdapter` says what its methods do."""
+    """Adapter of the family; methods are documented in `ModelAdapter`."""
 
     position_axes = 3  # time, height, width
 
@@ -62,10 +61,10 @@ class Glm4vAdapter:
     def load(
         cls, folder: Path, config: dict[str, Any], dtype: torch.dtype, device: torch.device, quantization: Quantization
     ) -> Glm4vAdapter:
-        """Read a folder of `transformers`' layout, whole or quantized; `InvalidRequest` says what is wrong with it."""
+        """Read a folder of `transformers`' layout, raises `InvalidRequest` if it cannot be loaded."""
         if config.get("quantization_config") is not None and quantization.kind != "none":
             raise InvalidRequest(
-                "the checkpoint is quantized already; leave model.quantization at none", param="model.quantization"
+                "The checkpoint is quantized already. Set model.quantization to none.", param="model.quantization"
             )
         unquantized_modules = quantization.unquantized_modules("lm_head", "model.visual")
         if quantization.kind == "fp8":
@@ -107,13 +106,13 @@ class Glm4vAdapter:
         return np.equal(prompt.token_ids, self._image_token_id)
 
     def positions(self, prompt: Prompt) -> tuple[NDArray[np.int64], int]:
-        """Text advances all axes by one; a picture starts where the text stands, counts its rows and
-        columns on two axes, and the text goes on after its longer side.
+        """Text advances all axes by one. A picture starts at the next position and counts its rows and
+        columns on two axes; the text continues after its longer side.
         """
         image_mask = self.image_mask(prompt)
         if int(image_mask.sum()) != prompt.image_tokens:
             raise EngineFailed(
-                f"the prompt holds {int(image_mask.sum())} image tokens for pictures of {prompt.image_tokens} tokens"
+                f"The prompt has {int(image_mask.sum())} image tokens, but its pictures have {prompt.image_tokens}."
             )
         positions = np.empty((3, len(image_mask)), dtype=np.int64)
         at, following = 0, 0  # token index, next position
@@ -154,7 +153,7 @@ class Glm4vAdapter:
 
 
 def replace_convolution_by_matmul(convolution: torch.nn.Conv2d | torch.nn.Conv3d) -> None:
-    """Compute a convolution whose kernel covers its whole input as the matrix product it is.
+    """Replace a convolution whose kernel covers its complete input by the equal matrix product.
 
     The tower's patch embedding and downsampling are of this kind: (patches, channels, *kernel) to
     (patches, out, 1, ...). On a CPU they took 11 of 74 ms a picture as convolutions. Weights and names
@@ -184,11 +183,11 @@ def _read(folder: Path, dtype: torch.dtype, device: torch.device, quantization_c
             output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError) as error:
-        raise InvalidRequest(f"{folder.name} could not be loaded: {error}", param="model.path") from error
+        raise InvalidRequest(f"{folder.name} could not be loaded: {error}.", param="model.path") from error
     for kind, what in (("missing_keys", "lacks"), ("mismatched_keys", "has another shape for")):
         if keys := sorted(str(key) for key in report[kind]):
             raise InvalidRequest(
-                f"{folder.name} {what} {len(keys)} weights, {keys[0]} first: is it complete and of one revision?",
+                f"{folder.name} {what} {len(keys)} weights, first {keys[0]}. Is it complete and of one revision?",
                 param="model.path",
             )
     return model.eval()
@@ -221,7 +220,7 @@ def _image_starts(image_mask: NDArray[np.bool_], pictures: tuple[Picture, ...]) 
 
 
 def _stop_ids(model: Any) -> frozenset[int]:
-    """Ids that end an answer: the checkpoint's generation config, else its text config."""
+    """End token ids, from the generation config of the checkpoint, else from its text config."""
     eos = model.generation_config.eos_token_id
     if eos is None:
         eos = model.config.text_config.eos_token_id

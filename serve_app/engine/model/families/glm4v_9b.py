@@ -1,8 +1,8 @@
-"""GLM-4V-9B (2024): the native GLM trunk behind an EVA2-CLIP tower, from the original checkpoint.
+"""Adapter of GLM-4V-9B (2024): the library's GLM trunk and an EVA2-CLIP tower, original checkpoint.
 
 The checkpoint's own code (`modeling_chatglm.py`, June 2024) does not run on transformers 5 and is not
-needed: parameters are found under its names, and its rules are kept. The one that is easily missed: all
-patches of a picture share one position, the one after the begin mark (vLLM issue 14790).
+needed: parameters are mapped to its names, and its rules are kept. Note that all patches of a picture share
+one position, the one after the begin token (vLLM issue 14790).
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from serve_app.engine.model.slots import CacheShape
 from serve_app.engine.output.detokenizer import Vocabulary
 from serve_app.errors import ContextTooLong, EngineFailed, InvalidRequest
 
-# CLIP's, which the checkpoint's tokenizer applies to every picture; they stand in no file of it.
+# CLIP's values, which the code of the checkpoint's tokenizer uses; no config file contains them.
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 
-# Kept in the checkpoint, though it follows from the config.
+# Stored in the checkpoint, but computed from the config.
 IGNORED = ("transformer.rotary_pos_emb.inv_freq",)
 
 _ORIGINAL_NAMES = (
@@ -49,7 +49,7 @@ _ORIGINAL_NAMES = (
     (r"\.mlp\.down_proj\.", ".mlp.dense_4h_to_h."),
 )
 
-# What the original code can also do, and no published checkpoint does.
+# Options of the original code that no published checkpoint uses otherwise.
 _SUPPORTED_VALUES = {
     "rmsnorm": True,
     "post_layer_norm": True,
@@ -62,7 +62,7 @@ _SUPPORTED_VALUES = {
 
 
 class Glm4v9bNetwork(nn.Module):
-    """Trunk, tower and head; parameters lie under names that `original_name` turns into the checkpoint's."""
+    """Trunk, tower and head; `original_name` maps the parameter names to the checkpoint's."""
 
     def __init__(self, text: GlmConfig, vision: EvaClipShape) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class Glm4v9bNetwork(nn.Module):
 
 
 class Glm4v9bAdapter:
-    """The family's adapter over a loaded network; `ModelAdapter` says what its methods do."""
+    """Adapter of the family; methods are documented in `ModelAdapter`."""
 
     family = "chatglm"
     position_axes = 1
@@ -99,12 +99,12 @@ class Glm4v9bAdapter:
     def load(
         cls, folder: Path, config: dict[str, Any], dtype: torch.dtype, device: torch.device, quantization: Quantization
     ) -> Glm4v9bAdapter:
-        """Read a folder in the original layout; `InvalidRequest` says what is wrong with it."""
+        """Read a folder in the original layout; raises `InvalidRequest` if it cannot be loaded."""
         network = empty_network(config)
         unquantized_modules = quantization.unquantized_modules("lm_head", "visual")
         quantization.replace_linears(network, dtype, unquantized_modules)
         fill_weights(network, folder, original_name, IGNORED, dtype, device)
-        # Its frequencies are no weights, and on the meta device they had no values.
+        # Its frequencies are not weights and have no values on the meta device.
         trunk = network.language_model
         trunk.rotary_emb = type(trunk.rotary_emb)(trunk.config).to(device)
         generation = folder / "generation_config.json"
@@ -124,9 +124,9 @@ class Glm4v9bAdapter:
                     token, rank = line.split()
                     table[int(rank)] = base64.b64decode(token, validate=True)
         except (OSError, ValueError, IndexError) as error:
-            raise InvalidRequest(f"tokenizer.model could not be read: {error}", param="model.path") from error
+            raise InvalidRequest(f"tokenizer.model could not be read: {error}.", param="model.path") from error
         if not any(table):
-            raise InvalidRequest("tokenizer.model holds no tokens", param="model.path")
+            raise InvalidRequest("tokenizer.model holds no tokens.", param="model.path")
         tokenizer = folder / "tokenizer_config.json"
         if tokenizer.is_file():
             added = read_json(tokenizer).get("added_tokens_decoder", {})
@@ -135,7 +135,7 @@ class Glm4v9bAdapter:
 
     def encode(self, picture: Picture) -> torch.Tensor:
         if picture.pixels.shape != (self._side, self._side, 3):
-            raise EngineFailed(f"a picture has to be {self._side}x{self._side} pixels, not {picture.pixels.shape}")
+            raise EngineFailed(f"A picture has to be {self._side}x{self._side} pixels, not {picture.pixels.shape}.")
         pixels = torch.tensor(picture.pixels, device=self.device)  # a copy: what came through Ray is read-only
         planes = pixels.permute(2, 0, 1).float() / 255
         return self.encode_normalized(((planes - self._mean) / self._std)[None])[0]
@@ -163,21 +163,21 @@ class Glm4v9bAdapter:
         answer = prompt.sampling.max_tokens or 0
         if tokens + delta + answer > self._positions:
             raise ContextTooLong(
-                f"the prompt takes {tokens + delta} positions and the answer may take {answer}; "
-                f"the model has {self._positions}",
+                f"The prompt takes {tokens + delta} positions and the answer may take {answer}; "
+                f"the model has {self._positions}.",
                 param="messages",
             )
         return positions[None], delta
 
     def _image_start(self, prompt: Prompt) -> int:
-        """Index of the begin mark of the prompt's only picture."""
+        """Index of the begin token of the prompt's only picture."""
         if len(prompt.pictures) > 1:
-            raise EngineFailed("GLM-4V-9B takes one picture a conversation")
+            raise EngineFailed("GLM-4V-9B supports one picture a conversation.")
         begins, ends = (np.flatnonzero(prompt.token_ids == mark) for mark in self.image_marker_ids)
         if len(begins) != 1 or ends.tolist() != [begins[0] + self._picture_tokens - 1]:
             raise EngineFailed(
-                f"the prompt marks pictures from {begins.tolist()} to {ends.tolist()}; "
-                f"its one picture takes {self._picture_tokens} tokens"
+                f"The prompt marks pictures from {begins.tolist()} to {ends.tolist()}; "
+                f"its one picture takes {self._picture_tokens} tokens."
             )
         return int(begins[0])
 
@@ -205,26 +205,28 @@ class Glm4v9bAdapter:
 
 
 def empty_network(config: dict[str, Any]) -> Glm4v9bNetwork:
-    """The network that a `config.json` describes, on the meta device; `InvalidRequest` if it describes another."""
+    """The network that a `config.json` describes, on the meta device; raises `InvalidRequest` for another."""
     if "vision_config" not in config:
         raise InvalidRequest(
-            "config.json has no vision_config: of the chatglm models GLM-4V-9B alone is served", param="model.path"
+            "config.json has no vision_config. GLM-4V-9B is the only supported chatglm model.", param="model.path"
         )
     for key, value in _SUPPORTED_VALUES.items():
         if config.get(key, value) != value:
-            raise InvalidRequest(f"config.json has {key} {config[key]!r}; only {value!r} is served", param="model.path")
+            raise InvalidRequest(
+                f"config.json has {key} {config[key]!r}; only {value!r} is supported.", param="model.path"
+            )
     try:
         vision = _vision_shape(config)
         with torch.device("meta"):
             network = Glm4v9bNetwork(_text_config(config), vision)
         int(config["boi_token_id"]), int(config["eoi_token_id"])
     except KeyError as error:
-        raise InvalidRequest(f"config.json lacks {error}", param="model.path") from error
-    except Exception as error:  # whatever torch and transformers say to values that make no network
-        raise InvalidRequest(f"config.json is not that of a GLM-4V-9B: {error}", param="model.path") from error
+        raise InvalidRequest(f"config.json lacks {error}.", param="model.path") from error
+    except Exception as error:  # any error of torch or transformers for wrong values
+        raise InvalidRequest(f"config.json does not describe a GLM-4V-9B: {error}.", param="model.path") from error
     if vision.num_positions != vision.grid**2 + 1:
         raise InvalidRequest(
-            f"config.json gives the tower {vision.num_positions} positions for {vision.grid}x{vision.grid} patches",
+            f"config.json gives the tower {vision.num_positions} positions for {vision.grid}x{vision.grid} patches.",
             param="model.path",
         )
     network.language_model.set_attn_implementation(SLOT_ATTENTION)
@@ -232,7 +234,7 @@ def empty_network(config: dict[str, Any]) -> Glm4v9bNetwork:
 
 
 def original_name(name: str) -> str:
-    """In which of the checkpoint's tensors a parameter of `Glm4v9bNetwork` lies."""
+    """The checkpoint's tensor of a parameter of `Glm4v9bNetwork`."""
     for ours, theirs in _ORIGINAL_NAMES:
         name = re.sub(ours, theirs, name)
     return name
@@ -266,7 +268,7 @@ def _text_config(config: dict[str, Any]) -> GlmConfig:
 def _vision_shape(config: dict[str, Any]) -> EvaClipShape:
     vision = config["vision_config"]
     if vision["hidden_act"] not in ACT2FN:
-        raise ValueError(f"its tower has an unknown hidden_act {vision['hidden_act']!r}")
+        raise ValueError(f"the tower has an unknown hidden_act {vision['hidden_act']!r}")
     own = [field.name for field in fields(EvaClipShape) if not field.name.startswith("out_")]
     return EvaClipShape(
         **{name: vision[name] for name in own},
