@@ -132,9 +132,8 @@ class EngineLoop:
     def _expire(self) -> None:
         now = self._clock()
         for sequence in [s for s in self._active.values() if now > s.deadline]:
-            self._fail(
-                sequence, DeadlineExceeded(f"No complete answer within the {sequence.prompt.deadline_s:g} s allowed.")
-            )
+            limit_s = sequence.prompt.deadline_s
+            self._fail(sequence, DeadlineExceeded(f"The answer was not complete within {limit_s:g} s, its limit."))
 
     def _start(self, sequence: Sequence) -> None:
         waited = self._clock() - sequence.arrived

@@ -28,8 +28,8 @@ def plan_slots(wanted: int, shape: CacheShape, context_tokens: int, reserved_byt
         slot = shape.bytes_per_token * context_tokens
         raise InvalidRequest(
             f"{free / 2**30:.1f} GiB of {total / 2**30:.1f} GiB are free beside the weights. "
-            f"One slot of {context_tokens} tokens takes {slot / 2**30:.1f} GiB and the workspace {WORKSPACE_BYTES / 2**30:.1f} GiB. "
-            "Lower model.context_tokens or set model.quantization to nf4.",
+            f"One slot of {context_tokens} tokens takes {slot / 2**30:.1f} GiB and the workspace "
+            f"{WORKSPACE_BYTES / 2**30:.1f} GiB. Lower model.context_tokens or set model.quantization to nf4.",
             param="model.context_tokens",
         )
     if fitting < wanted:

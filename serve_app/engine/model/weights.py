@@ -34,7 +34,7 @@ def load(folder: Path, settings: ModelSettings) -> LoadedModel:
     stored = config.get("quantization_config") or {}
     return LoadedModel(
         model,
-        model_family(config, folder.name).adapter_class().vocabulary(folder, model.vocab_size),
+        model_family(config, folder).adapter_class().vocabulary(folder, model.vocab_size),
         quantization=str(stored.get("quant_method", settings.quantization)),
         parameters=count_parameters(model.model),
     )
@@ -43,7 +43,7 @@ def load(folder: Path, settings: ModelSettings) -> LoadedModel:
 def load_model(folder: Path, settings: ModelSettings) -> ModelAdapter:
     """The model without its vocabulary, for folders without a tokenizer."""
     config = read_json(folder / "config.json")
-    adapter_class = model_family(config, folder.name).adapter_class()
+    adapter_class = model_family(config, folder).adapter_class()
     device = find_device(settings.device)
     dtype = find_dtype(settings.dtype, device, checkpoint_dtype(config))
     quantization = Quantization.of(settings)
