@@ -17,7 +17,7 @@ KV_DEMAND: Final = "kv_demand"
 
 TOLERANCE: Final = 0.1  # a share this much above or below its target changes nothing
 REMEMBERED_ANSWERS: Final = 128
-FIRST_GUESS_TOKENS: Final = 256  # stands for one answer until real ones have displaced it
+FIRST_GUESS_TOKENS: Final = 256  # the first entry, until real answers replace it
 
 
 class InFlightRequest(Protocol):
@@ -84,16 +84,16 @@ class ScalingContext(Protocol):
 
 
 class replicas_for_load:  # used as a function; a class, because Serve gives `policy_kwargs` to nothing else
-    """Replicas such that none has more tokens ahead, or more of its KV cache asked for, than its target.
+    """The number of replicas at which the load of each is at most its targets.
 
     In `autoscaling_config.policy` of the engine, as `policy_function` with these `policy_kwargs`:
 
     * `target_tokens_in_flight`: prompt tokens still to be read plus answer tokens still to be expected, of
       one replica (`TOKENS_IN_FLIGHT` of its `record_autoscaling_stats`). It is time ahead, in tokens.
-    * `target_kv_use`: sequences held and waiting, of the slots there are (`KV_DEMAND`; above 1 some wait).
+    * `target_kv_use`: running and waiting sequences, relative to the slots (`KV_DEMAND`; above 1 some wait).
       A slot holds the longest admissible sequence, so slots are the KV cache. 0.8 leaves a fifth free.
 
-    The signal that asks for more replicas decides. Rules beside it:
+    The larger number of the two targets is used. Further rules:
 
     * What differs from the present target by no more than a tenth changes nothing, and a replica that has not
       reported counts as idle when more replicas are considered and as full when fewer are: both are rules of

@@ -1,4 +1,4 @@
-"""Whole answers through the loop: what is told, in which order, how they end, what is refused."""
+"""Whole answers through the loop: what is sent, in which order, how they end, what is refused."""
 
 import json
 import random
@@ -61,7 +61,7 @@ def test_a_whole_answer_has_one_piece_a_channel_behind_its_first() -> None:
     assert first.text + rest[0].text == "why so"  # type: ignore[union-attr]
 
 
-def test_the_tokens_of_all_pieces_are_no_more_than_were_drawn() -> None:
+def test_the_tokens_of_all_pieces_are_no_more_than_were_sampled() -> None:
     b = scripted(a="<think>why</think>\nbecause <|begin_of_box|>[1,2,3,4]<|end_of_box|>. 红灯" + CALL)
     b.ask("a", max_tokens=200, prompt={**THINKING, "tools": ToolUse((WEATHER,))})
     b.run(seconds_a_step=1.0)
@@ -79,7 +79,7 @@ def test_a_picture_is_reported_as_uploaded_and_as_seen() -> None:
     assert started.pictures == (PictureSeen((56, 28), (56, 28), 2),)
 
 
-def test_boxes_are_told_at_the_end() -> None:
+def test_boxes_are_sent_at_the_end() -> None:
     b = scripted(a="Here: <|begin_of_box|>[[0,500,1000,1000]]<|end_of_box|>")
     b.ask("a", max_tokens=100, pictures=(picture(np.random.default_rng(0), 28, 56),))
     b.run()
@@ -97,7 +97,7 @@ def test_reasoning_that_is_cut_off_is_reasoning() -> None:
     assert b.finished("a").usage.reasoning_tokens == 6
 
 
-def test_a_call_that_is_cut_off_is_told_as_far_as_it_came() -> None:
+def test_a_call_that_is_cut_off_is_sent_as_far_as_it_came() -> None:
     b = scripted(a=CALL)
     b.ask("a", max_tokens=len(ids_of(CALL.partition("京")[0])), prompt={"tools": ToolUse((WEATHER,))})
     b.run()
@@ -105,7 +105,7 @@ def test_a_call_that_is_cut_off_is_told_as_far_as_it_came() -> None:
     assert b.finished("a").reason == "length"
 
 
-def test_without_parallel_calls_nothing_is_drawn_after_the_first() -> None:
+def test_without_parallel_calls_nothing_is_sampled_after_the_first() -> None:
     b = scripted(a=CALL + CALL)
     b.ask("a", max_tokens=200, prompt={"tools": ToolUse((WEATHER,), parallel=False)})
     b.run()
@@ -153,13 +153,13 @@ def test_reasoning_ends_when_its_budget_is_used_up(budget: int) -> None:
     b.run()
     assert b.reasoning("a") == "why and"[:budget].rstrip()
     # The script goes on as if nothing had happened; two of its tokens were replaced by </think> and <answer>.
-    drawn = ids_of("<think>why and how, and why and how" + "because")[:25]
-    rest = drawn[1 + budget + 2 :]
+    sampled = ids_of("<think>why and how, and why and how" + "because")[:25]
+    rest = sampled[1 + budget + 2 :]
     assert b.text("a") == b"".join(MARKED.token_bytes[token_id] for token_id in rest).decode().lstrip("\n")
     assert b.finished("a").usage.reasoning_tokens == budget + 2
 
 
-def test_after_forced_reasoning_a_family_without_answer_marks_gets_its_newline() -> None:
+def test_after_forced_reasoning_a_family_without_answer_control_tokens_gets_its_newline() -> None:
     names = {name: index for name, index in NAMES.items() if "answer" not in name}
     b = scripted(a="<think>abcdef", vocabulary=Vocabulary(MARKED.token_bytes, names))
     b.ask("a", max_tokens=6, prompt={"thinking": Thinking(True, 2)})
@@ -208,7 +208,7 @@ def test_forced_tokens_of_one_row_leave_the_others_alone() -> None:
 def test_what_the_model_can_not_do_is_refused_by_name_and_others_go_on(
     sampling: dict[str, Any], prompt: dict[str, Any], param: str
 ) -> None:
-    b = Bench(CountingModel(), vocabulary=BYTES)  # has no marks
+    b = Bench(CountingModel(), vocabulary=BYTES)  # has no control tokens
     b.ask("good", max_tokens=2)
     with pytest.raises(InvalidRequest) as raised:
         b.ask("bad", prompt=prompt, **sampling)
@@ -230,8 +230,8 @@ def test_a_tool_whose_schema_nests_without_end_is_refused() -> None:
 # -- anything
 
 
-def test_whatever_tokens_are_drawn_the_stream_adds_up_to_the_whole_answer() -> None:
-    """500 answers of random bytes, characters, marks, each asked for as a stream and as a whole."""
+def test_whatever_tokens_are_sampled_the_stream_adds_up_to_the_whole_answer() -> None:
+    """500 answers of random bytes, characters, control tokens, each asked for as a stream and as a whole."""
     rng = random.Random(5)
     usual = [index for index, token in enumerate(MARKED.token_bytes) if token] + [
         index for name, index in NAMES.items() if name not in ("<|endoftext|>", "<|user|>", "<|observation|>")
@@ -259,7 +259,7 @@ def test_whatever_tokens_are_drawn_the_stream_adds_up_to_the_whole_answer() -> N
             assert all(isinstance(json.loads(arguments), dict) for _, arguments in b.calls(name))
 
 
-def test_usage_is_what_was_drawn() -> None:
+def test_usage_is_what_was_sampled() -> None:
     b = scripted(a="红灯", b="")
     b.ask("a", b"AB")
     b.ask("b", b"AB")

@@ -72,7 +72,7 @@ def test_more_requests_than_slots_wait_and_are_served_in_order(bench: Benches) -
     assert all(len(batch) <= 2 for batch in b.model.batches)
 
 
-def test_a_request_beyond_the_queue_is_told_that_the_service_is_overloaded(bench: Benches) -> None:
+def test_a_request_beyond_the_queue_is_sent_that_the_service_is_overloaded(bench: Benches) -> None:
     b = bench(slots=1, max_waiting=1)
     for name in "abc":
         b.ask(name)
@@ -181,7 +181,7 @@ def test_a_picture_that_does_not_fit_in_memory_fails_alone(bench: Benches) -> No
     assert b.text("text") == "BC"
 
 
-def test_a_request_past_its_deadline_is_told_so_and_leaves(bench: Benches) -> None:
+def test_a_request_past_its_deadline_is_sent_so_and_leaves(bench: Benches) -> None:
     b = bench()
     b.ask("a", max_tokens=100)
     b.loop.step()

@@ -85,7 +85,7 @@ async def test_constrained_and_free_answers_are_given_side_by_side(replica: Engi
     assert not any(re.fullmatch("[a-z]{3}[0-9]{2}", text) for text in texts[::2])
 
 
-async def test_a_broken_constraint_is_refused_before_anything_is_told(replica: EngineReplica) -> None:
+async def test_a_broken_constraint_is_refused_before_anything_is_sent(replica: EngineReplica) -> None:
     broken = replace(question("broken"), constraint=Constraint("regex", "[", param="regex"))
     with pytest.raises(InvalidRequest, match="unclosed") as raised:
         await anext(replica.generate(broken))

@@ -180,18 +180,18 @@ class OutputParser:
             self._read_reasoning()
         elif self._state is _State.TEXT:
             self._read_text()
-        elif (begun := self._buffer.lstrip()) and not self._starts_control_token(begun):
+        elif (text := self._buffer.lstrip()) and not self._starts_control_token(text):
             self._begin_text()
             self._read_text()
 
-    def _starts_control_token(self, begun: str) -> bool:
+    def _starts_control_token(self, text: str) -> bool:
         """Whether the first text is, or may become, a control token written as text; a complete one is handled."""
         if not self._control_tokens_are_text or self._in_answer:
             return False
         opening = ControlToken.THINK if self._state is _State.START else ControlToken.ANSWER
-        if not begun.startswith(opening.value):
-            return opening.value.startswith(begun)
-        unread = begun.removeprefix(opening.value)
+        if not text.startswith(opening.value):
+            return opening.value.startswith(text)
+        unread = text.removeprefix(opening.value)
         if opening is ControlToken.THINK:
             self.reasoning_tokens = self._tokens - 1  # plus the current one, added in `push`
             self._enter(_State.REASONING, unread)

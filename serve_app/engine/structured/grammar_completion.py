@@ -32,7 +32,7 @@ _FIRST_CANDIDATES = 2048  # the best tokens of the order, searched first
 _MAX_TOKEN_BYTES = 1 << 10
 _UNUSABLE = np.iinfo(np.int64).max
 
-# What to write next, best first; the flag says whether the longest token of a kind is best, or the shortest.
+# Kinds of tokens, best first; the flag is True if the longest token of a kind is best, else the shortest.
 _OUTSIDE_STRINGS = (
     (rb"[}\]]+", True),
     (rb'"".*', False),

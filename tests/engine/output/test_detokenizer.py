@@ -84,7 +84,7 @@ def test_the_vocabulary_of_a_checkpoint_gives_its_tokenizers_own_text(tiny_model
     assert vocabulary.names["<|image|>"] == tokenizer.convert_tokens_to_ids("<|image|>")
 
 
-def test_marks_that_are_no_special_tokens_have_no_text_but_added_words_do(tmp_path: Path) -> None:
+def test_control_tokens_that_are_no_special_tokens_have_no_text_but_added_words_do(tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(write_tiny_model(tmp_path))
     tokenizer.add_tokens(["</think>", "<tool_call>", "/nothink", "灯塔"])  # special=False, as in GLM's checkpoints
     vocabulary = Vocabulary.of(tokenizer, 320)

@@ -172,7 +172,9 @@ def test_a_prompt_that_ends_inside_reasoning_has_it_continued(question: str, rea
         ("<think>why</thi", "why</thi", ""),
     ],
 )
-def test_marks_without_tokens_are_read_as_text_where_they_can_stand(answer: str, reasoning: str, text: str) -> None:
+def test_control_tokens_without_tokens_are_read_as_text_where_they_can_stand(
+    answer: str, reasoning: str, text: str
+) -> None:
     spelled = [byte for part in [answer.encode()] for byte in part]
     said = read(spelled, WITHOUT_TOKENS, thinking=THINKING)
     assert (said.reasoning, said.text) == (reasoning, text)
@@ -189,7 +191,7 @@ def test_a_prompt_that_ends_in_a_think_mark_written_as_text_has_it_continued() -
     assert (said.reasoning, said.text) == ("why", "because")
 
 
-def test_without_thinking_marks_written_as_text_are_text() -> None:
+def test_without_thinking_control_tokens_written_as_text_are_text() -> None:
     assert read([*b"<think>a</think>"], WITHOUT_TOKENS).text == "<think>a</think>"
 
 
@@ -249,7 +251,7 @@ def test_a_stop_string_that_would_begin_before_min_tokens_is_text() -> None:
 # -- boxes
 
 
-def test_what_is_boxed_stays_in_the_text_and_is_told_apart() -> None:
+def test_what_is_boxed_stays_in_the_text_and_is_sent_apart() -> None:
     picture = Picture(np.zeros((28, 28, 3), dtype=np.uint8), "p", 1, (1000, 2000))
     said = read(
         "The answer is <|begin_of_box|>[[1,2,3,4]]<|end_of_box|>, <|begin_of_box|> so <|end_of_box|>.",
@@ -262,7 +264,7 @@ def test_what_is_boxed_stays_in_the_text_and_is_told_apart() -> None:
     assert [(box.thousandths, box.pixels, box.picture) for box in first.boxes] == [((1, 2, 3, 4), (1, 4, 3, 8), 0)]
 
 
-def test_regions_without_box_marks_are_text_alone() -> None:
+def test_regions_without_box_control_tokens_are_text_alone() -> None:
     said = read("[[1,2,3,4]]")
     assert (said.text, said.boxed) == ("[[1,2,3,4]]", [])
 
@@ -275,7 +277,7 @@ def test_an_open_box_counts_if_the_model_ended_the_answer_and_not_if_it_was_cut(
 # -- tool calls
 
 
-def test_calls_are_told_by_name_and_arguments() -> None:
+def test_calls_are_sent_by_name_and_arguments() -> None:
     answer = "Let me see. \n" + call("weather", city="北京", days="3", unit="C") + "\n" + call("weather") + "\n"
     said = read(answer, tools=TOOLS)
     assert said.text == "Let me see."
@@ -299,7 +301,7 @@ def test_without_parallel_calls_the_answer_ends_after_the_first() -> None:
     assert said.parser.stopped
 
 
-def test_a_string_argument_is_told_while_it_is_drawn() -> None:
+def test_a_string_argument_is_sent_while_it_is_sampled() -> None:
     parser = OutputParser(MARKED, prompt(tools=TOOLS))
     emitted: list[str] = []
     for token_id in ids_of('<tool_call>weather\n<arg_key>city</arg_key>\n<arg_value>a"灯'):
@@ -350,7 +352,7 @@ def test_logprobs_come_with_the_text_that_they_are_of() -> None:
         assert b"".join(tokens for name, _, tokens in emitted if name == channel) == text.encode()
 
 
-def test_the_tokens_of_a_stop_string_are_not_told() -> None:
+def test_the_tokens_of_a_stop_string_are_not_sent() -> None:
     emitted = emitted_with_logprobs("one two three", sampling=Sampling(max_tokens=9, stop=(" two",)))
     assert b"".join(tokens for _, _, tokens in emitted) == b"one"
 

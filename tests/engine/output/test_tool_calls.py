@@ -81,7 +81,7 @@ def test_a_value_is_what_its_schema_says_or_what_it_looks_like(value: str, schem
     assert read(value, schema) == meant
 
 
-def test_a_value_that_may_be_null_is_told_once_it_can_not_be() -> None:
+def test_a_value_that_may_be_null_is_sent_once_it_can_not_be() -> None:
     one = parser({"type": ["string", "null"]})
     pushed(
         one, ControlToken.TOOL_CALL, "f\n", ControlToken.ARG_KEY, "k", ControlToken.END_ARG_KEY, ControlToken.ARG_VALUE
@@ -90,14 +90,14 @@ def test_a_value_that_may_be_null_is_told_once_it_can_not_be() -> None:
     assert pushed(one, "m") == [ToolCallDelta(0, None, '"num', 0)]
 
 
-def test_a_name_is_told_as_soon_as_it_is_whole() -> None:
+def test_a_name_is_sent_as_soon_as_it_is_whole() -> None:
     one = parser()
     assert pushed(one, ControlToken.TOOL_CALL, "\nwea", "ther") == []
     assert pushed(one, "\n") == [ToolCallDelta(0, "weather", "", 0)]
     assert pushed(one, ControlToken.END_TOOL_CALL) == [ToolCallDelta(0, None, "{}", 0)]
 
 
-def test_a_tool_nobody_offered_is_told_as_a_call() -> None:
+def test_a_tool_nobody_offered_is_sent_as_a_call() -> None:
     pieces = pushed(parser(), ControlToken.TOOL_CALL, "unheard_of", *argument("1"), ControlToken.END_TOOL_CALL)
     assert pieces[0] == ToolCallDelta(0, "unheard_of", "", 0)
     assert "".join(piece.arguments for piece in pieces) == '{"k":1}'
@@ -123,7 +123,7 @@ def test_the_second_argument_of_one_name_is_left_out() -> None:
     assert "".join(piece.arguments for piece in pieces) == '{"k":1,"j":3}'
 
 
-def test_marks_that_the_model_forgot_are_understood() -> None:
+def test_control_tokens_that_the_model_forgot_are_understood() -> None:
     written = (
         ControlToken.TOOL_CALL,
         "f",

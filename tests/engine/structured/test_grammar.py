@@ -394,11 +394,11 @@ def test_reasoning_marked_by_text_is_free_too() -> None:
     assert b.finished("b").reason == "length"
 
 
-def test_padding_of_the_head_is_never_drawn_in_a_constraint() -> None:
+def test_padding_of_the_head_is_never_sampled_in_a_constraint() -> None:
     b = Bench(RandomModel(MARKED), vocabulary=MARKED)
     b.ask("a", max_tokens=200, temperature=5.0, seed=1, prompt={"constraint": Constraint("regex", "(?s:.*)")})
     sequence = b.loop._inbox[0]
     b.run()
     assert not isinstance(sequence, str)
-    drawn = set(sequence.generated) - ScriptedModel.stop_ids
-    assert all(MARKED.token_bytes[token_id] for token_id in drawn)
+    sampled = set(sequence.generated) - ScriptedModel.stop_ids
+    assert all(MARKED.token_bytes[token_id] for token_id in sampled)

@@ -24,7 +24,7 @@ def test_a_sound_grammar_has_no_flaw(sandbox: GrammarSandbox) -> None:
     assert sandbox.check(HEAD + '<think> "红灯"') == ""
 
 
-def test_a_flaw_is_told_in_the_librarys_words(sandbox: GrammarSandbox) -> None:
+def test_a_flaw_is_sent_in_the_librarys_words(sandbox: GrammarSandbox) -> None:
     assert "unclosed character class" in sandbox.check(HEAD + "/[/")
     assert sandbox.check(HEAD + '"a"') == ""
 
@@ -34,7 +34,7 @@ def test_a_grammar_without_end_is_given_up_and_the_next_is_judged(sandbox: Gramm
     assert sandbox.check(HEAD + '"a"') == ""
 
 
-def test_a_process_that_was_killed_is_told_and_replaced(sandbox: GrammarSandbox) -> None:
+def test_a_process_that_was_killed_is_sent_and_replaced(sandbox: GrammarSandbox) -> None:
     sandbox.check(HEAD + '"a"')
     assert sandbox._child is not None
     os.kill(sandbox._child.pid, signal.SIGKILL)

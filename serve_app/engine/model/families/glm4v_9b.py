@@ -156,7 +156,7 @@ class Glm4v9bAdapter:
         positions, delta = np.arange(tokens, dtype=np.int64), 0
         if prompt.pictures:
             patches = self._image_start(prompt) + 1
-            after = patches + self._picture_tokens - 2  # the end mark
+            after = patches + self._picture_tokens - 2  # the end token
             positions[patches:after] = patches
             positions[after:] -= self._shared
             delta = -self._shared
@@ -173,7 +173,7 @@ class Glm4v9bAdapter:
         """Index of the begin token of the prompt's only picture."""
         if len(prompt.pictures) > 1:
             raise EngineFailed("GLM-4V-9B supports one picture a conversation.")
-        begins, ends = (np.flatnonzero(prompt.token_ids == mark) for mark in self.image_marker_ids)
+        begins, ends = (np.flatnonzero(prompt.token_ids == marker) for marker in self.image_marker_ids)
         if len(begins) != 1 or ends.tolist() != [begins[0] + self._picture_tokens - 1]:
             raise EngineFailed(
                 f"The prompt marks pictures from {begins.tolist()} to {ends.tolist()}; "
