@@ -114,7 +114,7 @@ def test_a_missing_weight_is_named(tiny_model: Path, tmp_path: Path) -> None:
     weights = load_file(broken / "model.safetensors")
     del weights["model.language_model.layers.1.mlp.down_proj.weight"]
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(InvalidRequest, match=r"lacks 1 weights, model\.language_model\.layers\.1\.mlp"):
+    with pytest.raises(InvalidRequest, match=r"lacks 1 weights, first model\.language_model\.layers\.1\.mlp"):
         load(broken, ModelSettings(path=str(broken), device="cpu"))
 
 
