@@ -143,7 +143,7 @@ def difference(name: str, ours: torch.Tensor, expected: Tensors) -> float:
 def picture_prompt(model: Glm4v9bAdapter, ids: list[int], sampling: Sampling) -> Prompt:
     """The prompt with one placeholder for each patch of the picture; the original code has one in all."""
     shape = model.model.visual.shape
-    pictures = [at for at in range(len(ids) - 2) if (ids[at], ids[at + 2]) == model.marks]
+    pictures = [at for at in range(len(ids) - 2) if (ids[at], ids[at + 2]) == model.image_marker_ids]
     if len(pictures) != 1:
         raise InvalidRequest(f"input_ids in expected.safetensors holds {len(pictures)} pictures, not one.")
     patch = pictures[0] + 1

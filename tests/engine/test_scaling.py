@@ -309,7 +309,7 @@ def test_what_is_left_of_an_answer_is_within_its_limit(lengths: list[int], limit
     for length in lengths:
         answers.add(length)
     generated = data.draw(st.integers(0, limit))
-    left = answers.left(generated, limit)
+    left = answers.expected_remaining(generated, limit)
     assert 0 <= left <= limit - generated
     assert left > 0 or generated == limit
 
@@ -320,27 +320,27 @@ def test_what_is_left_is_the_mean_over_answers_that_became_longer(lengths: list[
     recent = (lengths * REMEMBERED_ANSWERS)[-REMEMBERED_ANSWERS:]
     rest = [length - generated for length in recent if length > generated]
     assume(rest)
-    assert answers.left(generated, 10_000) == pytest.approx(sum(rest) / len(rest))
+    assert answers.expected_remaining(generated, 10_000) == pytest.approx(sum(rest) / len(rest))
 
 
 def test_a_high_max_tokens_does_not_count_as_work() -> None:
-    assert remembered(20).left(0, 4096) == 20
-    assert remembered(20).left(15, 4096) == 5
-    assert remembered(20).left(0, 8) == 8, "a low one does"
+    assert remembered(20).expected_remaining(0, 4096) == 20
+    assert remembered(20).expected_remaining(15, 4096) == 5
+    assert remembered(20).expected_remaining(0, 8) == 8, "a low one does"
 
 
 def test_an_answer_that_outlived_the_short_ones_counts_as_a_long_one() -> None:
     answers = remembered(10, 1000)
-    assert answers.left(0, 4096) == 505
-    assert answers.left(11, 4096) == 989
+    assert answers.expected_remaining(0, 4096) == 505
+    assert answers.expected_remaining(11, 4096) == 989
 
 
 def test_an_answer_longer_than_any_is_taken_to_be_half_written() -> None:
-    assert remembered(20).left(300, 4096) == 300
+    assert remembered(20).expected_remaining(300, 4096) == 300
 
 
 def test_before_the_first_answer_a_guess_stands_for_it() -> None:
-    assert AnswerLengths().left(0, 4096) == FIRST_GUESS_TOKENS
+    assert AnswerLengths().expected_remaining(0, 4096) == FIRST_GUESS_TOKENS
 
 
 def test_tokens_ahead_are_the_unread_prompt_and_the_rest_of_the_answer() -> None:
