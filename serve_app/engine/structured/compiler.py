@@ -1,4 +1,4 @@
-"""Grammar compiler: the constraint of a prompt to an llguidance matcher, checked in the sandbox and cached."""
+"""Grammar compiler: the constraint of a prompt to an llguidance matcher, sandboxed and cached."""
 
 from __future__ import annotations
 
