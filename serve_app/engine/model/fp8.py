@@ -45,7 +45,7 @@ class Fp8Product:
     """The outputs of `Fp8Linear` layers with the same input side by side, (rows, inputs) to (rows, outputs).
 
     The layers' weights become rows of one tensor. On a GPU the inputs are rounded with a scale for each
-    row (W8A8, dynamic); up to 64 rows by a kernel of our own, which reads the weights twice as fast as
+    row (W8A8, dynamic); up to 64 rows by a kernel of our own, which takes two thirds of the time that
     `torch._scaled_mm` does. On a CPU the same numbers are multiplied in float32: that is for tests.
     """
 
@@ -64,7 +64,6 @@ class Fp8Product:
             self._kernels, self._most_rows = fp8, few_rows.MOST_ROWS
             self._split = few_rows.Split(sum(outputs), self._weight.device)
 
-    @torch.inference_mode()
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         rounded, scales = quantize_rows(x)
         if self._split is None:
@@ -73,8 +72,9 @@ class Fp8Product:
         if len(x) <= self._most_rows:
             form = self._weight, self._scale, self._bias
             return self._kernels.multiply(rounded, scales, *form, self._split, x.dtype)
+        # Fast accumulation (14 bits) takes 16 % less time at 1,808 rows, and loses up to 18 % of large sums.
         return torch._scaled_mm(
-            rounded, self._weight.t(), scales, self._scale.t(), bias=self._bias, out_dtype=x.dtype, use_fast_accum=True
+            rounded, self._weight.t(), scales, self._scale.t(), bias=self._bias, out_dtype=x.dtype, use_fast_accum=False
         )
 
 

@@ -1,0 +1,75 @@
+"""Products over FP8 weights in the shapes of the text layers: right, repeatable, capturable."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch.nn.functional import linear
+
+from serve_app.engine.model.fp8 import Fp8Linear, Fp8Product, quantize_rows
+
+pytestmark = pytest.mark.gpu
+
+ROWS = [1, 2, 16, 17, 64, 65, 1808]
+Product = Callable[[torch.Tensor], torch.Tensor]
+Case = tuple[Product, Product, torch.Tensor]  # the product, the same in float32, the weights that it stands for
+
+
+def fp8() -> Case:
+    """Queries, keys and values as one product."""
+    layers = []
+    for seed, outputs in enumerate((4096, 256, 256)):
+        torch.manual_seed(seed)
+        layer = Fp8Linear(4096, outputs, bias=True, device="cuda")
+        layer.quantize(torch.randn(outputs, 4096, device="cuda", dtype=torch.bfloat16) * 0.02)
+        layer.bias = torch.nn.Parameter(torch.randn(outputs, device="cuda").bfloat16(), requires_grad=False)
+        layers.append(layer)
+    weight = torch.cat([layer.weight.float() * layer.scale for layer in layers])
+    bias = torch.cat([layer.bias.float() for layer in layers])  # type: ignore[union-attr]
+
+    def right(x: torch.Tensor) -> torch.Tensor:
+        rounded, scales = quantize_rows(x)
+        return linear(rounded.float() * scales, weight, bias)
+
+    return Fp8Product(layers), right, weight
+
+
+@pytest.fixture(scope="module", params=[fp8], ids=["fp8"])
+def product(request: pytest.FixtureRequest) -> Case:
+    return request.param()  # type: ignore[no-any-return]
+
+
+def inputs(rows: int) -> torch.Tensor:
+    generator = torch.Generator("cuda").manual_seed(100 + rows)
+    return torch.randn(rows, 4096, device="cuda", generator=generator).bfloat16()
+
+
+@pytest.mark.parametrize("rows", ROWS)
+def test_a_product_is_off_by_the_rounding_of_its_output_only(product: Case, rows: int) -> None:
+    multiply, right, _ = product
+    x = inputs(rows)
+    expected = right(x)
+    assert (multiply(x).float() - expected).norm() <= 6e-3 * expected.norm()
+
+
+@pytest.mark.parametrize("rows", ROWS)
+def test_large_sums_keep_their_precision(product: Case, rows: int) -> None:
+    """FP8 matrix units add with 14 bits, where thousands of summands of one sign lose percents of their sum."""
+    multiply, right, weight = product
+    x = (50 * weight[:rows]).bfloat16()  # the sum of an output's squares is the largest in its row
+    expected = right(x)
+    assert (multiply(x).float() - expected).abs().max() <= 1e-2 * expected.abs().max()
+
+
+@pytest.mark.parametrize("rows", ROWS)
+def test_a_captured_product_gives_the_bits_of_a_launched_one(product: Case, rows: int) -> None:
+    multiply, _, _ = product
+    x = inputs(rows)
+    launched = [multiply(x) for _ in range(3)]
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = multiply(x)
+    for _ in range(3):
+        captured.zero_()
+        graph.replay()
+        assert all(torch.equal(captured, one) for one in launched)
