@@ -1,7 +1,7 @@
 """Scheduler: which waiting sequences get slots, which prompt chunks and which sequences run in a step.
 
-Pure: no torch, no clock, no threads. First come, first served; a prompt in prefill is not overtaken. A slot
-holds the longest admissible request, so no sequence is preempted.
+Pure: no torch, no clock, no threads. Slots: first come, first served. Prefill: short prompts first, within
+the bound of fairness.py. A slot holds the longest admissible request, so no sequence is preempted.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import heapq
 from collections import deque
 from dataclasses import dataclass
 
+from serve_app.engine.fairness import share_prefill
 from serve_app.engine.sequence import Sequence
 from serve_app.errors import Overloaded
 
@@ -70,16 +71,14 @@ class Scheduler:
         return admitted
 
     def chunks(self) -> list[Chunk]:
-        """Prompt chunks of this step, oldest sequence first, within the token budget."""
-        budget, chunks = self._prefill_tokens, []
-        for sequence in self.running:
-            if budget == 0:
-                break
-            if sequence.in_prefill:
-                stop = min(sequence.prompt_tokens, sequence.prefilled + budget)
-                chunks.append(Chunk(sequence, sequence.prefilled, stop))
-                budget -= stop - sequence.prefilled
-        return chunks
+        """Prompt chunks of this step, within the token budget; prompts with the fewest tokens left come first."""
+        in_prefill = [sequence for sequence in self.running if sequence.in_prefill]
+        shares = share_prefill([sequence.unread_tokens for sequence in in_prefill], self._prefill_tokens)
+        return [
+            Chunk(sequence, sequence.prefilled, sequence.prefilled + tokens)
+            for sequence, tokens in sorted(zip(in_prefill, shares, strict=True), key=lambda pair: pair[0].unread_tokens)
+            if tokens
+        ]
 
     def decoding(self) -> list[Sequence]:
         """Sequences that decode one token in this step, by slot."""

@@ -37,13 +37,27 @@ def test_a_retired_slot_is_free_at_once_and_the_lowest_is_taken_next() -> None:
     assert [(one.id, one.slot) for one in scheduler.admit()] == [("d", 0)]
 
 
-def test_the_prefill_budget_is_shared_in_order_of_admission() -> None:
+def test_the_prefill_budget_goes_to_the_oldest_and_the_shortest_prompts() -> None:
     scheduler = Scheduler(slots=4, prefill_tokens=25, max_waiting=9)
     for name, tokens in (("a", 10), ("b", 30), ("c", 5)):
         scheduler.add(sequence(name, tokens))
     scheduler.admit()
     chunks = [(chunk.sequence.id, chunk.start, chunk.stop, chunk.completes) for chunk in scheduler.chunks()]
-    assert chunks == [("a", 0, 10, True), ("b", 0, 15, False)]
+    assert chunks == [("c", 0, 5, True), ("a", 0, 10, True), ("b", 0, 10, False)]
+
+
+def test_a_short_prompt_does_not_wait_for_four_long_ones() -> None:
+    scheduler = Scheduler(slots=8, prefill_tokens=1024, max_waiting=9)
+    for name in "abcd":
+        scheduler.add(sequence(name, 8191))
+    scheduler.admit()
+    for _ in range(3):
+        for chunk in scheduler.chunks():
+            chunk.sequence.prefilled = chunk.stop
+    scheduler.add(sequence("bystander", 300))
+    scheduler.admit()
+    first = scheduler.chunks()[0]
+    assert (first.sequence.id, first.completes) == ("bystander", True)
 
 
 def test_only_sequences_with_a_first_token_decode_and_by_slot() -> None:
