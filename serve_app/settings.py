@@ -117,6 +117,21 @@ class EngineSettings(Section):
         le=1000,
         description="Shortest time between two events of a streamed answer; 0: one event for each token.",
     )
+    grammar_processes: int = Field(
+        2,
+        ge=2,
+        le=32,
+        description="Processes that test schemas, patterns and tools of callers; the first takes only quick ones.",
+    )
+    grammar_cpu_s: float = Field(
+        0.5, gt=0.01, le=60, description="Most CPU time to compile one schema, pattern or set of tools, in seconds."
+    )
+    grammar_memory_mib: int = Field(
+        1024, ge=256, description="Most memory to compile one schema, pattern or set of tools, in MiB."
+    )
+    grammar_queue: int = Field(
+        32, ge=1, le=1024, description="Most new schemas, patterns and tools that wait to be compiled; others get 503."
+    )
     threads: int = Field(0, ge=0, description="CPU threads of the model; 0: all cores of the machine.")
 
 

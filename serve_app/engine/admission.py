@@ -16,7 +16,9 @@ from serve_app.engine.sequence import Sequence, Sink
 from serve_app.engine.structured.compiler import GrammarCompiler
 from serve_app.engine.structured.grammar import is_constrained
 from serve_app.engine.structured.grammar_completion import CompletionTable, GrammarCompletion
+from serve_app.engine.structured.grammar_sandbox import DEFAULT_LIMITS
 from serve_app.errors import ContextTooLong, InvalidRequest
+from serve_app.settings import EngineSettings
 
 Positions = Callable[[Prompt], tuple[NDArray[np.int64], int]]
 
@@ -31,6 +33,7 @@ class Admission:
         stop_ids: frozenset[int],
         context_tokens: int,
         positions: Positions,
+        settings: EngineSettings = DEFAULT_LIMITS,
     ) -> None:
         self._vocabulary = vocabulary
         self._vocab_size = vocab_size
@@ -39,7 +42,7 @@ class Admission:
         self._positions = positions
         self._thinking_end_ids = self._find_thinking_end_ids()
         self._completion_table = CompletionTable(vocabulary, vocab_size)
-        self.grammars = GrammarCompiler(vocabulary, stop_ids, vocab_size)
+        self.grammars = GrammarCompiler(vocabulary, stop_ids, vocab_size, settings)
 
     def admit(self, prompt: Prompt, sink: Sink) -> Sequence:
         """The sequence of a prompt; compiling a new constraint takes up to 100 ms.

@@ -24,7 +24,9 @@ from serve_app.engine.scaling import KV_DEMAND, TOKENS_IN_FLIGHT, AnswerLengths,
 from serve_app.engine.scheduler import Chunk, Scheduler
 from serve_app.engine.sequence import Sequence, Sink
 from serve_app.engine.step_executor import ModelBackend, StepExecutor
+from serve_app.engine.structured.grammar_sandbox import DEFAULT_LIMITS
 from serve_app.errors import DeadlineExceeded, EngineFailed, ServiceError
+from serve_app.settings import EngineSettings
 
 log = logging.getLogger("glm.engine")
 
@@ -44,6 +46,7 @@ class EngineLoop:
         dispatch: Callable[[Outbox], None] | None = None,
         stream_interval_s: float = 0.0,
         clock: Callable[[], float] = time.perf_counter,
+        settings: EngineSettings = DEFAULT_LIMITS,
     ) -> None:
         self._context_tokens = model.context_tokens
         self._scheduler = scheduler
@@ -53,7 +56,9 @@ class EngineLoop:
         self._stream_interval_s = stream_interval_s
         self._clock = clock
         self._executor = StepExecutor(model, vocabulary, scheduler.slots, features, meter, clock)
-        self.admission = Admission(vocabulary, model.vocab_size, model.stop_ids, model.context_tokens, model.positions)
+        self.admission = Admission(
+            vocabulary, model.vocab_size, model.stop_ids, model.context_tokens, model.positions, settings
+        )
         self._inbox: deque[Sequence | str] = deque()  # a sequence to add, or the id of a request to cancel
         self._active: dict[str, Sequence] = {}
         self._answer_lengths = AnswerLengths()

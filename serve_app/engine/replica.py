@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
@@ -74,7 +75,10 @@ class EngineReplica:
             meter,
             self._dispatch,
             engine.stream_interval_ms / 1e3,
+            settings=engine,
         )
+        # More threads than the sandbox lets wait, so that constraints that are known never wait for a thread.
+        self._admitting = ThreadPoolExecutor(engine.grammar_processes + engine.grammar_queue + 8, "admission")
         self.card = ModelCard(
             name=model.served_name,
             family=adapter.family,
@@ -117,7 +121,10 @@ class EngineReplica:
         admit = self.loop.admission.admit
         # A new constraint takes up to 100 ms to compile; neither this event loop nor the engine's thread waits for it.
         constrained = is_constrained(prompt)
-        sequence = await asyncio.to_thread(admit, prompt, mailbox.put) if constrained else admit(prompt, mailbox.put)
+        if constrained:
+            sequence = await self._event_loop.run_in_executor(self._admitting, admit, prompt, mailbox.put)
+        else:
+            sequence = admit(prompt, mailbox.put)
         self.loop.submit(sequence)
         ended = False
         try:
@@ -141,6 +148,7 @@ class EngineReplica:
         self._closed.set()
         self.loop.stop()
         self._thread.join(timeout=10)
+        self._admitting.shutdown(wait=False, cancel_futures=True)
         self.loop.admission.grammars.close()
 
     def _dispatch(self, outbox: Outbox) -> None:

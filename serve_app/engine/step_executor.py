@@ -90,7 +90,7 @@ class StepExecutor:
             self._meter.count(metrics.IMAGE_TOKENS, sequence.prompt.image_tokens)
         return sampled
 
-    def decode(self, sequences: list[Sequence]) -> list[SampledToken | EngineFailed] | ServiceError:
+    def decode(self, sequences: list[Sequence]) -> list[SampledToken | ServiceError] | ServiceError:
         """The next token of every sequence; a single error if the batch failed."""
         started = self._clock()
         try:
@@ -101,7 +101,7 @@ class StepExecutor:
         self._meter.observe(metrics.BATCH_SIZE, len(sequences))
         return sampled
 
-    def _sample(self, logits: torch.Tensor, sequences: list[Sequence]) -> list[SampledToken | EngineFailed]:
+    def _sample(self, logits: torch.Tensor, sequences: list[Sequence]) -> list[SampledToken | ServiceError]:
         # The masks are filled while a GPU computes the logits.
         return self._sampler.sample(logits, sequences, self._masks.fill(sequences))
 

@@ -20,7 +20,7 @@ from serve_app.engine.output.detokenizer import Vocabulary
 from serve_app.engine.sampling.noise import gumbel, noise_key
 from serve_app.engine.sequence import Sequence
 from serve_app.engine.structured.masks import TokenMasks
-from serve_app.errors import EngineFailed
+from serve_app.errors import EngineFailed, ServiceError
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +66,10 @@ class Sampler:
 
     def sample(
         self, logits: torch.Tensor, sequences: list[Sequence], masks: TokenMasks | None = None
-    ) -> list[SampledToken | EngineFailed]:
+    ) -> list[SampledToken | ServiceError]:
         """Sample one token for each row of `logits` (rows, vocab), which are not changed.
 
-        The result of a row is EngineFailed if its logits are not finite or its constraint failed.
+        The result of a row is an error if its logits are not finite or its constraint failed.
         """
         finite = torch.isfinite(logits.amax(dim=-1))
         forced_tokens = _forced_token_ids(sequences, masks)

@@ -3,6 +3,7 @@
 An answer is reasoning (if enabled), then a body: the constraint of the request, tool calls, or text and tool
 calls. Control tokens are special tokens in the grammar, so text cannot imitate them. JSON has at most one
 space after a comma or colon: a weak model would otherwise fill its answer with spaces.
+What a caller sent enters the grammar only as a literal (`_literal`), a regex (`_regex`), JSON (`_json`) or an int.
 Source of the syntax: llguidance docs/syntax.md and docs/json_schema.md; of a call: the chat template of
 GLM-4.5V / 4.6V.
 """
@@ -10,20 +11,24 @@ GLM-4.5V / 4.6V.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from llguidance import regex_to_lark
 
 from serve_app.contracts import Constraint, Prompt, Tool, ToolUse
 from serve_app.engine.output.control_tokens import ControlToken, ControlTokens
-from serve_app.engine.output.tool_schema import allowed_types, resolve_reference
+from serve_app.engine.output.tool_schema import JsonTypes, allowed_types, resolve_reference
+from serve_app.engine.structured.schema_check import check_schema
 from serve_app.errors import InvalidRequest
 
 MAX_CONSTRAINT_BYTES = 64 * 2**10
 MAX_TOOLS_BYTES = 256 * 2**10
 _MAX_VALUES_BYTES = 2**20  # of all values together, because references can expand a small schema
 
+_WRITTEN_REGEX = re.compile(r"(?:[^/\\\n]|\\[^\n])+")  # between slashes in a grammar
 _ANY_TEXT = "/(?s:.*)/"
 _STRING_KEYWORDS = {"type", "enum", "const", "minLength", "maxLength", "pattern"}
 # Keywords that do not restrict a value; `format` is one of them by default (JSON Schema 2020-12).
@@ -37,6 +42,11 @@ def is_constrained(prompt: Prompt) -> bool:
     return prompt.constraint is not None or (
         tools is not None and (tools.required or any(tool.strict for tool in tools.tools))
     )
+
+
+def constrained_field(prompt: Prompt) -> str:
+    """The request field of the constraint, for error messages."""
+    return "tools" if prompt.constraint is None else prompt.constraint.param
 
 
 def build_grammar(prompt: Prompt, control_tokens: ControlTokens, stop_ids: frozenset[int], in_reasoning: bool) -> str:
@@ -69,6 +79,7 @@ class _GrammarBuilder:
         self._has_reasoning_tokens = has_reasoning_tokens
         self._lines = ["TEXT: " + _ANY_TEXT, r"NEWLINES: /\n/"]
         self._values_bytes = 0
+        self._types: dict[str, dict[str, JsonTypes]] = {}  # of each tool: the types behind its references
 
     def render(self, start: str) -> str:
         # Forced text is sampled token by token, so that the model chooses the tokens.
@@ -99,15 +110,13 @@ class _GrammarBuilder:
             return "NEWLINES? " + _json({"type": "object"})
         if constraint.kind == "regex":
             # Digits are 0 to 9: patterns rarely mean the digits of every script.
-            return f"/{regex_to_lark(constraint.value, use_ascii='d')}/" if constraint.value else '""'
+            return _regex(constraint.value, "d", constraint.param)
         try:
             value = json.loads(constraint.value)
         except (ValueError, RecursionError) as error:
             raise InvalidRequest(f"{constraint.param} is not valid JSON.", constraint.param) from error
         if constraint.kind == "json_schema":
-            if not isinstance(value, (dict, bool)):
-                raise InvalidRequest(f"{constraint.param} has to be a JSON Schema: an object.", constraint.param)
-            return "NEWLINES? " + _json(value)
+            return "NEWLINES? " + _json(check_schema(value, constraint.param))
         if not isinstance(value, list) or not value or not all(isinstance(choice, str) for choice in value):
             raise InvalidRequest(f"{constraint.param} has to be a list of at least one string.", constraint.param)
         return "(" + " | ".join(map(_literal, value)) + ")"
@@ -129,7 +138,7 @@ class _GrammarBuilder:
         return r'call ("\n"? call)*' if tools.parallel else "call"
 
     def _call(self, tool: Tool, constrained_arguments: bool) -> str:
-        arguments = self._arguments(tool) if constrained_arguments else self._any_arguments()
+        arguments = self._arguments(_checked(tool)) if constrained_arguments else self._any_arguments()
         return f"{_literal(tool.name + chr(10))} {arguments}"
 
     def _any_arguments(self, value: str = "TEXT") -> str:
@@ -154,18 +163,13 @@ class _GrammarBuilder:
                 f"The strict tool {tool.name!r} uses {min(unknown)!r} for its arguments, which is not supported.",
                 "tools",
             )
-        properties = owner.get("properties") or {}
-        required = owner.get("required") or []
-        if not isinstance(properties, Mapping) or not isinstance(required, list):
-            raise InvalidRequest(
-                f"The parameters of the tool {tool.name!r} need properties as an object and required as a list.",
-                "tools",
-            )
+        properties = owner.get("properties", {})
+        required = owner.get("required", [])
         more = owner.get("additionalProperties", not properties)
         written = []
         for key in [*properties, *(key for key in required if key not in properties)]:
             value = self._value(properties.get(key, {}), tool)
-            argument = self._argument(_literal(str(key)), value)
+            argument = self._argument(_literal(key), value)
             written.append(argument if key in required else f"({argument})?")
         if more is not False and not properties:
             written.append(self._any_arguments(self._value(more, tool) if isinstance(more, Mapping) else "TEXT"))
@@ -189,7 +193,7 @@ class _GrammarBuilder:
         if "const" in schema or isinstance(schema.get("enum"), list):
             values = [schema["const"]] if "const" in schema else schema["enum"]
             return "(" + " | ".join(_literal(v if isinstance(v, str) else _compact(v)) for v in values) + ")"
-        types = allowed_types(schema, tool.parameters, {})
+        types = allowed_types(schema, tool.parameters, self._types.setdefault(tool.name, {}))
         if types is None or "string" not in types:
             return _json(_standalone(schema, tool), lenient=not tool.strict)
         if tool.strict and (unknown := keywords - _STRING_KEYWORDS):
@@ -203,11 +207,11 @@ class _GrammarBuilder:
     def _string(self, schema: Mapping[str, Any]) -> str:
         """Bare text with the length and pattern of a schema."""
         limits = []
-        if isinstance(pattern := schema.get("pattern"), str):
-            limits.append(f"/{regex_to_lark(anchored(pattern), use_ascii='dw')}/")
-        least, most = schema.get("minLength", 0), schema.get("maxLength", "")
-        if least or most != "":
-            limits.append(f"/(?s:.{{{least},{most}}})/")
+        if "pattern" in schema:
+            limits.append(_regex(anchored(schema["pattern"]), "dw", "tools"))
+        least, most = schema.get("minLength", 0), schema.get("maxLength")
+        if least or most is not None:
+            limits.append(f"/(?s:.{{{least:d},{'' if most is None else format(most, 'd')}}})/")
         return self._terminal(" & ".join(limits)) if limits else "TEXT"
 
 
@@ -269,8 +273,25 @@ def _rebase_references(schema: Any) -> Any:
     return [_rebase_references(part) for part in schema] if isinstance(schema, list) else schema
 
 
+def _checked(tool: Tool) -> Tool:
+    parameters = check_schema(tool.parameters, "tools", f"The parameters of the tool {tool.name!r}")
+    return replace(tool, definition={"function": {"parameters": parameters}})
+
+
+def _regex(pattern: str, use_ascii: str, param: str) -> str:
+    """A caller's pattern between slashes; `use_ascii` lists the classes (d, w, s) that are ASCII only."""
+    if not pattern:
+        return '""'
+    if (len(pattern) - len(pattern.rstrip("\\"))) % 2:
+        raise InvalidRequest(f"{param} has a pattern that ends in a single backslash.", param)
+    written = regex_to_lark(pattern, use_ascii=use_ascii)
+    if not _WRITTEN_REGEX.fullmatch(written):
+        raise InvalidRequest(f"{param} has a pattern that cannot be part of a grammar.", param)
+    return f"/{written}/"
+
+
 def _literal(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")  # llguidance allows no control character
 
 
 def _compact(value: Any) -> str:

@@ -1,114 +1,148 @@
-"""Grammar sandbox: test compilation in a child process, since llguidance cannot be interrupted.
+"""Grammar sandbox: test compilation of callers' grammars in separate processes, in two lanes.
 
-A string with sixteen patterns (`allOf`) takes llguidance ten seconds, and each further pattern doubles that.
-Run as a script, this file reads grammars from standard input, compiles each within limits of CPU time and
-memory, and writes the error of each. A grammar that exceeds a limit ends the process; the next one starts another.
+A grammar is first tried with little CPU time, which is enough for nearly all. One that needs more is tried again in the
+slow lane, on processes other than the first. So a grammar that compiles quickly never waits for one that does not.
 """
 
 from __future__ import annotations
 
 import json
-import resource
-import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
 
-if TYPE_CHECKING:
-    from llguidance import LLParserLimits
+from serve_app.engine.structured import sandbox_process
+from serve_app.errors import Overloaded
+from serve_app.settings import EngineSettings
 
-CPU_SECONDS = 1.0
-_MEMORY_BYTES = 2 * 2**30
+DEFAULT_LIMITS: Final = EngineSettings()
+QUICK_CPU_S = 0.01
+_WALL_S, _WALL_PER_CPU = 5.0, 20  # of a job: other processes use the cores too
+_LONGEST_WAIT_S = 30.0
+_TOO_BUSY = "The form of the answer (schema, pattern or tools) could not be compiled in time. Try again shortly."
 
 
 class GrammarSandbox:
-    """Checks grammars, one at a time; any thread may call it."""
+    """Checks grammars; any thread may call it."""
 
-    def __init__(self, special: Iterable[str]) -> None:
-        self._special = list(special)  # names of the special tokens in grammars
-        self._child: subprocess.Popen[str] | None = None
-        self._lock = threading.Lock()
+    def __init__(self, special: Iterable[str], limits: EngineSettings = DEFAULT_LIMITS) -> None:
+        self._limits = limits
+        special_tokens = list(special)
+        self._quick_process = _Process(special_tokens)
+        self._slow_processes = [_Process(special_tokens) for _ in range(max(1, limits.grammar_processes - 1))]
+        self._idle = [*self._slow_processes, self._quick_process]
+        self._quick: deque[object] = deque()  # tickets of those who wait
+        self._slow: deque[object] = deque()
+        self._changed = threading.Condition()
 
     def check(self, grammar: str) -> str:
-        """The error of a grammar, "" if it compiles. Raises OSError if no process can be started."""
-        with self._lock:
-            child, self._child = self._child or _start(self._special), None
-            assert child.stdin is not None
-            assert child.stdout is not None
-            child.stdin.write(json.dumps(grammar) + "\n")
-            child.stdin.flush()
-            if answer := child.stdout.readline():
-                self._child = child
-                return str(json.loads(answer))
-            status = child.wait()
-        if status == -signal.SIGPROF:
-            return "it takes too long to compile"
-        if status == -signal.SIGABRT:  # Rust aborts when an allocation fails
-            return "it takes too much memory to compile"
-        raise OSError(f"The process of the grammar sandbox ended with status {status}.")
+        """The error of a grammar, "" if it compiles.
+
+        Raises Overloaded if too many wait or the machine is too busy, OSError if no process can be started.
+        """
+        answer = self._compile(grammar, QUICK_CPU_S, slow=False)
+        if answer.get("exceeded") == "cpu":
+            answer = self._compile(grammar, self._limits.grammar_cpu_s, slow=True)
+        match answer.get("exceeded"):
+            case "cpu":
+                return "It takes too long to compile."
+            case "memory":
+                return "It takes too much memory to compile."
+            case "wall":
+                raise Overloaded(_TOO_BUSY)
+        if "error" not in answer:
+            raise OSError(f"A child of the grammar sandbox ended with status {answer['status']}.")
+        return str(answer["error"])
 
     def close(self) -> None:
-        """End the child process."""
-        with self._lock:
-            child, self._child = self._child, None
-        if child is not None:
-            child.communicate()  # it ends at the end of its input
+        """End the processes; jobs that run are given up."""
+        for process in (*self._slow_processes, self._quick_process):
+            process.close()
+
+    def _compile(self, grammar: str, cpu_s: float, slow: bool) -> dict[str, Any]:
+        job = {
+            "grammar": grammar,
+            "cpu_s": cpu_s,
+            "wall_s": _WALL_S + _WALL_PER_CPU * cpu_s,
+            "memory_bytes": self._limits.grammar_memory_mib * 2**20,
+        }
+        with self._process(slow) as process:
+            try:
+                return process.answer(job)
+            except OSError:  # it was killed; the next attempt starts another
+                return process.answer(job)
+
+    @contextmanager
+    def _process(self, slow: bool) -> Iterator[_Process]:
+        """An idle process, in the order of arrival of each lane."""
+        queue, ticket = self._slow if slow else self._quick, object()
+        with self._changed:
+            if len(self._quick) + len(self._slow) >= self._limits.grammar_queue:
+                raise Overloaded(
+                    f"{self._limits.grammar_queue} forms of answers (schemas, patterns or tools) are waiting to be "
+                    "compiled. Try again shortly."
+                )
+            queue.append(ticket)
+            self._changed.wait_for(
+                lambda: queue[0] is ticket and self._choice(slow) is not None, timeout=_LONGEST_WAIT_S
+            )
+            process = self._choice(slow) if queue[0] is ticket else None
+            queue.remove(ticket)
+            self._changed.notify_all()
+            if process is None:
+                raise Overloaded(_TOO_BUSY)
+            self._idle.remove(process)
+        try:
+            yield process
+        finally:
+            with self._changed:
+                self._idle.append(process)
+                self._changed.notify_all()
+
+    def _choice(self, slow: bool) -> _Process | None:
+        """The idle process that this lane may use; the slow lane has precedence on all but the first."""
+        if not slow and self._quick_process in self._idle:
+            return self._quick_process
+        if not slow and self._slow:
+            return None
+        return next((process for process in self._slow_processes if process in self._idle), None)
 
 
-def parser_limits() -> LLParserLimits:
-    """Limits of a grammar: about 4 ms a step, because the whole batch waits for it."""
-    from llguidance import LLParserLimits
+class _Process:
+    """A process that runs sandbox_process.py; it is started when it is first used, and again if it was killed."""
 
-    return LLParserLimits(
-        step_lexer_fuel=50_000,
-        step_max_items=20_000,
-        max_lexer_states=20_000,  # 1 to 2 kB each, for every row
-        verbose_errors=False,
-    )
+    def __init__(self, special: list[str]) -> None:
+        # -P and the paths: the child finds the packages that this process found, and nothing else.
+        self._command = [sys.executable, "-P", sandbox_process.__file__, json.dumps(sys.path), json.dumps(special)]
+        self._running: subprocess.Popen[str] | None = None
 
+    @property
+    def pid(self) -> int | None:
+        return self._running.pid if self._running is not None else None
 
-class GuidanceVocabulary:
-    """The attributes of a tokenizer that llguidance's `TokenizerWrapper` reads."""
+    def answer(self, job: dict[str, Any]) -> dict[str, Any]:
+        """The answer to a job. Raises OSError if the process ends before it."""
+        process, self._running = self._running or self._start(), None
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(json.dumps(job) + "\n")
+        process.stdin.flush()
+        if not (line := process.stdout.readline()):
+            raise OSError(f"The process of the grammar sandbox ended with status {process.wait()}.")
+        self._running = process
+        answer: dict[str, Any] = json.loads(line)
+        return answer
 
-    bos_token_id = None
+    def close(self) -> None:
+        process, self._running = self._running, None
+        if process is not None:
+            process.communicate()  # it ends at the end of its input
 
-    def __init__(self, tokens: list[bytes], special_token_ids: list[int], eos_token_id: int) -> None:
-        self.tokens = tokens
-        self.special_token_ids = special_token_ids
-        self.eos_token_id = eos_token_id
-
-    def __call__(self, text: str | bytes) -> list[int]:
-        raise NotImplementedError("Grammars force no tokens, so nothing is tokenized.")
-
-
-def _start(special: list[str]) -> subprocess.Popen[str]:
-    # -P and the paths: the child finds the packages that this process found, and nothing else.
-    command = [sys.executable, "-P", __file__, json.dumps(sys.path), json.dumps(special)]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="ascii")
-
-
-def main() -> None:
-    """For each line of standard input, a grammar, write a line with its error; both as JSON."""
-    sys.path[:] = json.loads(sys.argv[1])
-    from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
-
-    special = [name.encode() for name in json.loads(sys.argv[2])]
-    tokens = [*(bytes([index]) for index in range(256)), *special, b"<end>"]
-    tokenizer = LLTokenizer(
-        TokenizerWrapper(GuidanceVocabulary(tokens, list(range(256, len(tokens))), len(tokens) - 1))
-    )
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
-    for line in sys.stdin:
-        # The default action of the timer's signal ends the process.
-        signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
-        matcher = LLMatcher(tokenizer, json.loads(line), log_level=0, limits=parser_limits())
-        matcher.compute_bitmask()  # the first step is often the most expensive
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        sys.stdout.write(json.dumps(matcher.get_error()) + "\n")
-        sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    main()
+    def _start(self) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="ascii"
+        )

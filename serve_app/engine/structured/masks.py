@@ -15,9 +15,11 @@ from llguidance import LLExecutor, LLMatcher
 from llguidance.numpy import fill_next_token_bitmask, fill_next_token_bitmask_par
 from numpy.typing import NDArray
 
+from serve_app.contracts import Prompt
 from serve_app.engine.sequence import Sequence
 from serve_app.engine.structured.compiler import error_summary
-from serve_app.errors import EngineFailed
+from serve_app.engine.structured.grammar import constrained_field
+from serve_app.errors import InvalidRequest
 
 _SERIAL_FILL_S = 0.5e-3
 
@@ -28,7 +30,7 @@ class TokenMasks:
 
     rows: list[int]
     bits: NDArray[np.int32]  # (constrained rows, words)
-    failed: dict[int, EngineFailed]
+    failed: dict[int, InvalidRequest]
 
     def allows(self, row: int, token_id: int) -> bool:
         """Whether a token is allowed in a row; without a mask, all are."""
@@ -55,7 +57,7 @@ class MaskFiller:
         bits = self._words[: len(rows)]
         self._fill(matchers, bits)
         failed = {
-            row: EngineFailed(f"The constraint of the answer failed: {error_summary(matcher.get_error())}")
+            row: _too_complex(sequences[row].prompt, matcher.get_error())
             for row, matcher in zip(rows, matchers, strict=True)
             if matcher.is_error()
         }
@@ -70,3 +72,9 @@ class MaskFiller:
                 fill_next_token_bitmask_par(self._executor, rest, bits)
                 return
             fill_next_token_bitmask(matcher, bits, index)
+
+
+def _too_complex(prompt: Prompt, error: str) -> InvalidRequest:
+    """A constraint that exceeds the limits of a step, which shows only where the answer has come to that part of it."""
+    param = constrained_field(prompt)
+    return InvalidRequest(f"{param} is too complex: {error_summary(error)} Use a simpler one.", param)

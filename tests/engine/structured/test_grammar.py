@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from serve_app.contracts import Constraint, Finished, Thinking, Tool, ToolUse
 from serve_app.engine.output.detokenizer import Vocabulary
-from serve_app.errors import EngineFailed, InvalidRequest
+from serve_app.errors import InvalidRequest
 from tests.engine.conftest import (
     BYTES,
     EOS,
@@ -283,15 +283,21 @@ MANY_PATTERNS = {"allOf": [{"type": "string", "pattern": f".*{index}.*"} for ind
 @pytest.mark.parametrize(
     ("constraint", "reason"),
     [
-        (Constraint("json_schema", '{"type": "strng"}'), "Invalid type: strng"),
+        (Constraint("json_schema", '{"type": "strng"}'), 'type has to be one of array, .*, not "strng"'),
         (Constraint("json_schema", '{"not": {}}'), 'Unimplemented keys: \\["not"\\]'),
         (Constraint("json_schema", "{"), "not valid JSON"),
         (Constraint("json_schema", "[]"), "has to be a JSON Schema"),
         (Constraint("json_schema", '{"a":' * 9000 + "1" + "}" * 9000), "not valid JSON"),
-        (Constraint("json_schema", '{"items":' * 300 + "{}" + "}" * 300), "recursion limit"),
+        (Constraint("json_schema", '{"items":' * 300 + "{}" + "}" * 300), "nested too deeply: at most 100 levels"),
         (Constraint("json_schema", '{"$ref": "http://example.com/"}'), "not present in a registry"),
         (Constraint("json_schema", json.dumps({"enum": ["x" * 70_000]})), "at most 65536"),
         (Constraint("json_schema", json.dumps(MANY_PATTERNS)), "takes too long to compile"),
+        (Constraint("json_schema", '{"$ref": "#"}'), "the reference '#' leads back to itself"),
+        (
+            Constraint("json_schema", '{"type": "string", "maxLength": "9})/ & /INJECTED/"}'),
+            "maxLength has to be a whole",
+        ),
+        (Constraint("regex", "a\\"), "single backslash"),
         (Constraint("regex", "["), "unclosed character class"),
         (Constraint("regex", "a(?=b)"), "look-around"),
         (Constraint("regex", "\ud800"), "half a character"),
@@ -324,10 +330,12 @@ LOOP = {"type": "object", "properties": {"a": {"anyOf": [{"$ref": "#/properties/
     [
         ({"type": "array"}, "of type object"),
         ({"type": "object", "properties": {"a": {"type": "string", "not": {}}}}, "'not' for a string"),
+        ({"type": "object", "required": [{"x": 1}]}, "tool 'f': required has to be a list of strings"),
+        ({"type": "object", "properties": {"a": {"type": "string", "maxLength": "9})/"}}}, "properties.a.maxLength"),
         ({"type": "object", "minProperties": 1}, "'minProperties' for its arguments"),
         ({"type": "object", "properties": {"a": {"type": "integer", "not": {}}}}, "Unimplemented"),
         ({"type": "object", "properties": {"a": {"$ref": "#/$defs/d0"}}, "$defs": TANGLE}, "too large"),
-        (LOOP, "nested too deeply"),
+        (LOOP, "leads back to itself"),
         ({"type": "object", "properties": {"a": {"enum": ["x" * 300_000]}}}, "at most 262144"),
     ],
 )
@@ -367,8 +375,9 @@ def test_a_constraint_that_grows_too_complex_fails_alone() -> None:
     b.ask("good", max_tokens=40, temperature=1.0, seed=1)
     b.run()
     (error,) = b.terminals("bad")
-    assert isinstance(error, EngineFailed)
-    assert "constraint" in error.message
+    assert isinstance(error, InvalidRequest)
+    assert error.message.startswith("response_format is too complex: ")
+    assert error.param == "response_format"
     assert isinstance(b.terminals("good")[0], Finished)
     assert b.loop.slots_used() == 0
 
