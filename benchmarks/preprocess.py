@@ -30,21 +30,22 @@ from benchmarks.photograph import photograph
 from benchmarks.report import header, save
 from serve_app.preprocess.decode import decode_picture, read_header
 from serve_app.preprocess.glm4v import Glm4vGrid
-from serve_app.preprocess.picture_limits import ImageLabel
-from serve_app.preprocess.prepare import picture_digest
-from serve_app.preprocess.resize import resize_picture, simd
+from serve_app.preprocess.picture_limits import ImageLabel, PictureLimits
+from serve_app.preprocess.resize import picture_digest, resize_picture, simd
+from serve_app.settings import PreprocessSettings
 
 SIZES = ((640, 480), (1920, 1080), (4000, 3000))
 BUDGET = {"shortest_edge": 12544, "longest_edge": 9633792}  # GLM-4.1V's and GLM-4.6V's preprocessor_config.json
 GRID = Glm4vGrid(**BUDGET)
 PROCESSOR = Glm46VImageProcessorPil(size=BUDGET)
 LABEL = ImageLabel(1, "image")
+LIMITS = PictureLimits.of_settings(PreprocessSettings())
 PACKAGES = ["pillow", "numpy", "transformers", "cykooz.resizer"]
 
 
 def ours(data: bytes) -> NDArray[np.uint8]:
-    header = read_header(data, LABEL, 20 * 2**20, 50_000_000)
-    image = decode_picture(data, header, LABEL, 50_000_000)
+    header = read_header(data, LABEL, LIMITS)
+    image = decode_picture(data, header, LABEL, LIMITS.max_pixels)
     pixels = resize_picture(image, *GRID.size(header.width, header.height))
     picture_digest(pixels)
     return pixels

@@ -76,10 +76,28 @@ class PreprocessSettings(Section):
     max_images: int = Field(16, ge=0, description="Most pictures in one request.")
     max_image_bytes: int = Field(20 * 2**20, ge=1, description="Largest encoded picture, in bytes.")
     max_image_pixels: int = Field(
-        50_000_000,
+        65_000_000,
         ge=1,
         le=178_956_970,
         description="Most pixels of one picture, read from its header before it is decoded; Pillow allows no more.",
+    )
+    max_request_pixels: int = Field(
+        260_000_000, ge=1, description="Most pixels of all pictures of one request together, read from their headers."
+    )
+    max_jpeg_scans: int = Field(
+        100, ge=1, le=1000, description="Most scans of a progressive JPEG; each costs a pass over all pixels."
+    )
+    max_decode_cpu_s: float = Field(
+        20.0, gt=0, le=300, description="Most CPU time to decode the pictures of one request, in seconds."
+    )
+    max_decode_queue: int = Field(
+        256, ge=1, description="Most requests whose pictures wait for a decoder; further ones are refused (503)."
+    )
+    decoders: int = Field(
+        2,
+        ge=1,
+        le=64,
+        description="Processes of each replica that decode pictures; from two on, one is kept for small pictures.",
     )
     max_image_tokens: int = Field(
         6144, ge=4, description="Most tokens of one picture; larger pictures are scaled down."

@@ -1,7 +1,8 @@
 """Picture file -> upright RGB image: size read from the header first, then decoded.
 
 The bytes are not trusted: the size is known from the header before a pixel is decoded, and every failure of
-Pillow on hostile bytes becomes an `ImageRejected` that names the picture.
+Pillow on hostile bytes becomes an `ImageRejected` that names the picture. The service runs this in the processes of
+decoder_pool.py only, which can be killed.
 """
 
 import io
@@ -22,7 +23,15 @@ from PIL import (
 )
 
 from serve_app.errors import ServiceError
-from serve_app.preprocess.picture_limits import ImageLabel, check_bytes, check_pixels, megapixels
+from serve_app.preprocess.picture_limits import (
+    ImageLabel,
+    PictureLimits,
+    check_bytes,
+    check_pixels,
+    check_scans,
+    check_uncommon,
+    megapixels,
+)
 from serve_app.preprocess.sniff import sniff
 
 # The plugins are called directly, not through Image.open: its decompression bomb check is a process-wide
@@ -45,6 +54,7 @@ _UPRIGHT = {  # EXIF orientation -> what turns the stored pixels upright
     8: Image.Transpose.ROTATE_90,
 }
 _ORIENTATION = 0x0112
+_START_OF_SCAN = b"\xff\xda"
 _STRIP_ROWS = 256  # rows flattened at once: a full RGBA copy of a large picture costs 200 MB
 
 
@@ -56,24 +66,30 @@ class Header:
     width: int
     height: int
     orientation: int  # EXIF, 1 to 8
+    scans: int = 1  # of a JPEG: a progressive one is decoded once for each
+    pure_python: bool = False  # Pillow has no C decoder for it
 
 
-def read_header(data: bytes, label: ImageLabel, max_bytes: int, max_pixels: int) -> Header:
+def read_header(data: bytes, label: ImageLabel, limits: PictureLimits) -> Header:
     """Measure a picture without decoding it.
 
-    Raises ImageRejected if it is not a picture, larger than `max_bytes`, or would be more than
-    `max_pixels` once decoded.
+    Raises ImageRejected if it is not a picture, or larger in bytes, pixels or scans than `limits`.
     """
-    check_bytes(len(data), max_bytes, label)
+    check_bytes(len(data), limits.max_bytes, label)
     file_format = sniff(data, label)
-    with _pillow_errors_rejected(label, file_format, max_pixels):
+    with _pillow_errors_rejected(label, file_format, limits.max_pixels):
         image = _PLUGINS[file_format](io.BytesIO(data))
         width, height = image.size
-        check_pixels(width, height, max_pixels, label)
+        check_pixels(width, height, limits.max_pixels, label)
+        scans = _count_scans(data, file_format)
+        check_scans(scans, limits.max_scans, label)
+        pure_python = any(tile[0] in Image.DECODERS for tile in image.tile)
+        if pure_python:
+            check_uncommon(width, height, file_format, label)
         orientation = _orientation(image, file_format)
         if orientation >= 5:
             width, height = height, width
-        return Header(file_format, width, height, orientation)
+        return Header(file_format, width, height, orientation, scans, pure_python)
 
 
 def decode_picture(data: bytes, header: Header, label: ImageLabel, max_pixels: int) -> Image.Image:
@@ -92,6 +108,11 @@ def decode_picture(data: bytes, header: Header, label: ImageLabel, max_pixels: i
                 f"is a damaged {header.format} file: its size differs between header and pixels. Save it again"
             )
         return image
+
+
+def _count_scans(data: bytes, file_format: str) -> int:
+    """At least the number of scans of a JPEG: markers in a thumbnail or a profile count too."""
+    return max(1, data.count(_START_OF_SCAN)) if file_format == "JPEG" else 1
 
 
 def _orientation(image: ImageFile.ImageFile, file_format: str) -> int:

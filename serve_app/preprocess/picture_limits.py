@@ -5,9 +5,26 @@ The limit of tokens depends on the model family (`FamilyProcessor.target_size`).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from serve_app.contracts import ImagePart
 from serve_app.errors import ImageRejected, InvalidRequest
+from serve_app.settings import PreprocessSettings
+
+PURE_PYTHON_PIXELS: Final = 4_000_000  # of formats that Pillow decodes in Python: 0.6 s
+
+
+@dataclass(frozen=True, slots=True)
+class PictureLimits:
+    """Most bytes, pixels and scans of one picture."""
+
+    max_bytes: int
+    max_pixels: int
+    max_scans: int
+
+    @classmethod
+    def of_settings(cls, settings: PreprocessSettings) -> "PictureLimits":
+        return cls(settings.max_image_bytes, settings.max_image_pixels, settings.max_jpeg_scans)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +73,32 @@ def check_pixels(width: int, height: int, limit: int, label: ImageLabel) -> None
         raise label.rejected(
             f"is {megapixels(width * height)} megapixels ({width} x {height}); the limit is {megapixels(limit)}."
             " Send a smaller picture"
+        )
+
+
+def check_scans(scans: int, limit: int, label: ImageLabel) -> None:
+    """Raises ImageRejected for a progressive JPEG of more than `limit` scans; each is a pass over all pixels."""
+    if scans > limit:
+        raise label.rejected(
+            f"is a progressive JPEG of {scans} scans; the limit is {limit}. Save it as a baseline JPEG"
+        )
+
+
+def check_uncommon(width: int, height: int, file_format: str, label: ImageLabel) -> None:
+    """Raises ImageRejected for a large picture in a variant of a format that is decoded slowly."""
+    if width * height > PURE_PYTHON_PIXELS:
+        raise label.rejected(
+            f"is a {file_format} file of {megapixels(width * height)} megapixels in a compression that is decoded"
+            f" slowly; the limit for it is {megapixels(PURE_PYTHON_PIXELS)}. Save it as PNG or JPEG"
+        )
+
+
+def check_request_pixels(pixels: int, limit: int, label: ImageLabel) -> None:
+    """Raises ImageRejected for the picture with which a request has more than `limit` pixels."""
+    if pixels > limit:
+        raise label.rejected(
+            f"brings the request's pictures to {megapixels(pixels)} megapixels; the limit of a request is"
+            f" {megapixels(limit)}. Send fewer or smaller pictures"
         )
 
 

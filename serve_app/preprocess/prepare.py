@@ -1,39 +1,37 @@
 """A request -> a prompt: check, fetch the pictures, read their headers, tokenize, and decode last.
 
 What is known from headers (sizes, token counts, whether the context suffices) is checked before a pixel is
-decoded. CPU work runs in one thread, so the event loop is never blocked and one process decodes one
-request's pictures at a time. What depends on the model is in its family's processor.
+decoded. Pictures are read in the processes of decoder_pool.py, text is tokenized in one thread, so the event loop is
+never blocked. What depends on the model is in its family's processor.
 """
 
 import asyncio
-import hashlib
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import TypeVar
-
-import numpy as np
-from numpy.typing import NDArray
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 
 from serve_app.checkpoint import checkpoint_folder
 from serve_app.contracts import ChatRequest, ImagePart, Picture, Prompt, Sampling, Tokenized
 from serve_app.errors import DeadlineExceeded
 from serve_app.metrics import PICTURE_TOKENS, PICTURES, STAGE_SECONDS, Meter
-from serve_app.preprocess.decode import Header, decode_picture, read_header
+from serve_app.preprocess.decode import Header
+from serve_app.preprocess.decoder_pool import DecoderPool
 from serve_app.preprocess.family_processor import TokenizedPrompt, load_processor
 from serve_app.preprocess.fetch import Fetcher
 from serve_app.preprocess.max_tokens import resolve_max_tokens
 from serve_app.preprocess.message_checks import check_request
-from serve_app.preprocess.picture_limits import ImageLabel, check_number, label_of
-from serve_app.preprocess.resize import resize_picture
+from serve_app.preprocess.picture_limits import (
+    ImageLabel,
+    PictureLimits,
+    check_number,
+    check_request_pixels,
+    label_of,
+)
 from serve_app.settings import ModelSettings, PreprocessSettings
 
-T = TypeVar("T")
-
-STUCK_S = 300.0  # no request's pictures take this long to decode
+STUCK_S = 300.0  # no request's text takes this long to tokenize
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +49,15 @@ class Preprocessor:
     """Prepares requests for one checkpoint. Loads its tokenizer, template and sizes; no weights, no torch."""
 
     def __init__(
-        self, model: ModelSettings, settings: PreprocessSettings, meter: Meter, fetcher: Fetcher | None = None
+        self,
+        model: ModelSettings,
+        settings: PreprocessSettings,
+        meter: Meter,
+        fetcher: Fetcher | None = None,
+        decoders: DecoderPool | None = None,
     ) -> None:
+        self._decoders = decoders or DecoderPool(settings)
+        self._limits = PictureLimits.of_settings(settings)
         self._processor = load_processor(checkpoint_folder(model), model, settings)
         self._settings = settings
         self._meter = meter
@@ -68,129 +73,121 @@ class Preprocessor:
     async def prepare(self, request: ChatRequest) -> Prompt:
         """Check, fetch, measure, tokenize, decode, resize.
 
-        Raises InvalidRequest, ContextTooLong, ImageRejected or DeadlineExceeded. The prompt's deadline
+        Raises InvalidRequest, ContextTooLong, ImageRejected, Overloaded or DeadlineExceeded. The prompt's deadline
         is the rest of the request's.
         """
         began = time.monotonic()
         stages_ms = {"fetch": 0.0, "decode": 0.0, "resize": 0.0, "tokenize": 0.0}
-        abandoned = threading.Event()  # the caller no longer waits for the result
-
-        def work(files: Sequence[bytes], parts: Sequence[ImagePart]) -> tuple[Prompt, list[str]]:
-            measured, tokenized, sampling = self._measure_and_tokenize(request, files, parts, stages_ms)
-            pictures = tuple(self._decode(measured, stages_ms, abandoned))
-            prompt = Prompt(
-                request.id,
-                tokenized.token_ids,
-                pictures,
-                sampling,
-                deadline_s=0.0,
-                stages_ms=stages_ms,
-                stream=request.stream,
-                tools=request.tools,
-                constraint=request.constraint,
-                thinking=tokenized.thinking,
-                raw=request.text is not None,
-            )
-            return prompt, [picture.header.format.lower() for picture in measured]
-
-        try:
-            prompt, formats = await self._run(request, stages_ms, work)
-        finally:
-            abandoned.set()
-        self._count(prompt, formats)
-        return replace(prompt, deadline_s=max(0.0, request.deadline_s - (time.monotonic() - began)))
+        async with self._within_deadline(request):
+            measured, tokenized, sampling = await self._measure_and_tokenize(request, stages_ms)
+            pictures = await self._decode(measured, stages_ms)
+        prompt = Prompt(
+            request.id,
+            tokenized.token_ids,
+            pictures,
+            sampling,
+            deadline_s=max(0.0, request.deadline_s - (time.monotonic() - began)),
+            stages_ms=stages_ms,
+            stream=request.stream,
+            tools=request.tools,
+            constraint=request.constraint,
+            thinking=tokenized.thinking,
+            raw=request.text is not None,
+        )
+        self._count(prompt, [picture.header.format.lower() for picture in measured])
+        return prompt
 
     async def tokenize(self, request: ChatRequest) -> Tokenized:
         """The ids that `prepare` would make, with the same checks; pictures are measured, not decoded."""
         stages_ms = {"fetch": 0.0, "decode": 0.0, "tokenize": 0.0}
-
-        def work(files: Sequence[bytes], parts: Sequence[ImagePart]) -> Tokenized:
-            measured, tokenized, _ = self._measure_and_tokenize(request, files, parts, stages_ms)
-            image_tokens = sum(picture.tokens for picture in measured)
-            limit = self._processor.context_limit(len(measured))
-            return Tokenized(tuple(tokenized.token_ids.tolist()), image_tokens, limit.tokens)
-
-        return await self._run(request, stages_ms, work)
+        async with self._within_deadline(request):
+            measured, tokenized, _ = await self._measure_and_tokenize(request, stages_ms)
+        image_tokens = sum(picture.tokens for picture in measured)
+        limit = self._processor.context_limit(len(measured))
+        return Tokenized(tuple(tokenized.token_ids.tolist()), image_tokens, limit.tokens)
 
     def check_health(self) -> None:
-        """Raises RuntimeError if the CPU thread hangs in a picture."""
+        """Raises RuntimeError if the CPU thread hangs or no picture can be decoded."""
         since = self._busy_since
         if since is not None and time.monotonic() - since > STUCK_S:
             raise RuntimeError(f"Preprocess has worked on one request for more than {STUCK_S:g} seconds.")
+        self._decoders.check_health()
 
     async def close(self) -> None:
+        """Ends fetches, the CPU thread and the decoder processes."""
         await self._fetcher.close()
         self._cpu.shutdown(wait=False, cancel_futures=True)
+        self._decoders.close()
 
-    async def _run(
-        self,
-        request: ChatRequest,
-        stages_ms: dict[str, float],
-        work: Callable[[Sequence[bytes], Sequence[ImagePart]], T],
-    ) -> T:
-        """Check the request, fetch its pictures and call `work` in the CPU thread, within the deadline."""
-        parts = [part for message in request.messages for part in message.parts if isinstance(part, ImagePart)]
-        check_number(parts, self._processor.max_pictures, self._settings.max_images)
-        check_request(request, self._processor.abilities, self._processor.context_limit(len(parts)).tokens)
+    @asynccontextmanager
+    async def _within_deadline(self, request: ChatRequest) -> AsyncIterator[None]:
         try:
             async with asyncio.timeout(request.deadline_s):
-                with _timed(stages_ms, "fetch"):
-                    files = await self._fetcher.fetch_all(parts)
-                return await asyncio.get_running_loop().run_in_executor(self._cpu, self._mark_busy, work, files, parts)
+                yield
         except TimeoutError as error:
             raise DeadlineExceeded(
                 f"The pictures were not ready within the request's {request.deadline_s:g} seconds."
             ) from error
 
-    def _mark_busy(
-        self,
-        work: Callable[[Sequence[bytes], Sequence[ImagePart]], T],
-        files: Sequence[bytes],
-        parts: Sequence[ImagePart],
-    ) -> T:
-        self._busy_since = time.monotonic()
-        try:
-            return work(files, parts)
-        finally:
-            self._busy_since = None
-
-    def _measure_and_tokenize(
-        self,
-        request: ChatRequest,
-        files: Sequence[bytes],
-        parts: Sequence[ImagePart],
-        stages_ms: dict[str, float],
+    async def _measure_and_tokenize(
+        self, request: ChatRequest, stages_ms: dict[str, float]
     ) -> tuple[list[_MeasuredPicture], TokenizedPrompt, Sampling]:
         """All steps before a pixel is decoded; every reason to refuse a request but damaged pixels is found here."""
+        parts = [part for message in request.messages for part in message.parts if isinstance(part, ImagePart)]
+        check_number(parts, self._processor.max_pictures, self._settings.max_images)
+        limit = self._processor.context_limit(len(parts))
+        check_request(request, self._processor.abilities, limit.tokens)
+        with _timed(stages_ms, "fetch"):
+            files = await self._fetcher.fetch_all(parts)
         with _timed(stages_ms, "decode"):
-            measured = [self._measure(file, part, n) for n, (file, part) in enumerate(zip(files, parts, strict=True))]
-        limit = self._processor.context_limit(len(measured))
+            measured = await self._measure(files, parts)
+
+        def work() -> TokenizedPrompt:
+            self._busy_since = time.monotonic()
+            try:
+                return self._processor.tokenize(request, [picture.tokens for picture in measured], limit.tokens)
+            finally:
+                self._busy_since = None
+
         with _timed(stages_ms, "tokenize"):
-            counts = [picture.tokens for picture in measured]
-            tokenized = self._processor.tokenize(request, counts, limit.tokens)
+            tokenized = await asyncio.get_running_loop().run_in_executor(self._cpu, work)
         default = self._settings.default_max_tokens
         sampling = resolve_max_tokens(request.sampling, len(tokenized.token_ids), limit, default, request.param)
         return measured, tokenized, sampling
 
-    def _measure(self, file: bytes, part: ImagePart, index: int) -> _MeasuredPicture:
-        label = label_of(part, index)
-        header = read_header(file, label, self._settings.max_image_bytes, self._settings.max_image_pixels)
-        size = self._processor.target_size(header.width, header.height, part.detail, label)
-        return _MeasuredPicture(file, label, header, size, self._processor.picture_tokens(*size))
+    async def _measure(self, files: Sequence[bytes], parts: Sequence[ImagePart]) -> list[_MeasuredPicture]:
+        measured: list[_MeasuredPicture] = []
+        pixels = 0
+        for index, (file, part) in enumerate(zip(files, parts, strict=True)):
+            label = label_of(part, index)
+            header = await self._decoders.measure(file, label, self._limits)
+            pixels += header.width * header.height
+            check_request_pixels(pixels, self._settings.max_request_pixels, label)
+            size = self._processor.target_size(header.width, header.height, part.detail, label)
+            measured.append(_MeasuredPicture(file, label, header, size, self._processor.picture_tokens(*size)))
+        return measured
 
-    def _decode(
-        self, measured: Sequence[_MeasuredPicture], stages_ms: dict[str, float], abandoned: threading.Event
-    ) -> Iterator[Picture]:
+    async def _decode(self, measured: Sequence[_MeasuredPicture], stages_ms: dict[str, float]) -> tuple[Picture, ...]:
+        """One picture after the other, so that each request has one job in the queue."""
+        pictures: list[Picture] = []
+        cpu_left_s = self._settings.max_decode_cpu_s
         for picture in measured:
-            if abandoned.is_set():
-                return
-            header = picture.header
-            with _timed(stages_ms, "decode"):
-                image = decode_picture(picture.file, header, picture.label, self._settings.max_image_pixels)
-            with _timed(stages_ms, "resize"):
-                pixels = resize_picture(image, *picture.size)
-                digest = picture_digest(pixels)
-            yield Picture(pixels, digest, picture.tokens, (header.width, header.height))
+            header, label = picture.header, picture.label
+            if cpu_left_s <= 0:
+                raise label.rejected(
+                    f"is not decoded: the pictures before it took the {self._settings.max_decode_cpu_s:g} seconds of"
+                    " CPU time of a request. Send fewer or smaller pictures"
+                )
+            began = time.perf_counter()
+            decoded = await self._decoders.decode(
+                picture.file, header, picture.size, label, self._limits, max_cpu_s=cpu_left_s
+            )
+            spent_ms = (time.perf_counter() - began) * 1000
+            stages_ms["resize"] += decoded.resize_ms
+            stages_ms["decode"] += spent_ms - decoded.resize_ms  # with the time in the queue
+            cpu_left_s -= decoded.cpu_s
+            pictures.append(Picture(decoded.pixels, decoded.digest, picture.tokens, (header.width, header.height)))
+        return tuple(pictures)
 
     def _count(self, prompt: Prompt, formats: list[str]) -> None:
         for file_format in formats:
@@ -200,14 +197,6 @@ class Preprocessor:
                 self._meter.observe(STAGE_SECONDS, spent_ms / 1000, stage=stage)
         for picture in prompt.pictures:
             self._meter.observe(PICTURE_TOKENS, picture.tokens)
-
-
-def picture_digest(pixels: NDArray[np.uint8]) -> str:
-    """SHA-256 over size and pixels (height, width, 3), in hexadecimal; equal pictures have equal digests."""
-    height, width, _ = pixels.shape
-    digest = hashlib.sha256(f"{width}x{height}:".encode())
-    digest.update(pixels.data)
-    return digest.hexdigest()
 
 
 @contextmanager

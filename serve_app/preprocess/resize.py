@@ -7,6 +7,8 @@ enlarged pictures at most 2 in 10,000 by two). Where it is not installed (it has
 Pillow resizes, and the result equals the processor's bit for bit.
 """
 
+import hashlib
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -55,3 +57,11 @@ def _passes(width: int, height: int, to_width: int, to_height: int) -> list[tupl
     else:
         between = (to_width, height)
     return [size for size in dict.fromkeys((between, (to_width, to_height))) if size != (width, height)]
+
+
+def picture_digest(pixels: NDArray[np.uint8]) -> str:
+    """SHA-256 over size and pixels (height, width, 3), in hexadecimal; equal pictures have equal digests."""
+    height, width, _ = pixels.shape
+    digest = hashlib.sha256(f"{width}x{height}:".encode())
+    digest.update(pixels.data)
+    return digest.hexdigest()

@@ -1,13 +1,14 @@
 """Checkpoint folders without weights, in the families' shapes, for preprocessors to read."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 
+from tests.preprocess.decoders import close_shared_decoders
 from tests.preprocess.vocabulary import SPECIALS_9B, as_tokenizer_json, trained, write_tokenizer_model
 
 SPECIAL = [*SPECIALS_9B, "<|image|>", "<|video|>"]
@@ -61,6 +62,12 @@ PROCESSOR = {
 }
 
 WriteCheckpoint = Callable[..., Path]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _end_decoders() -> Iterator[None]:
+    yield
+    close_shared_decoders()
 
 
 @pytest.fixture(scope="session")

@@ -32,6 +32,8 @@ from serve_app.preprocess.fetch import Fetcher
 from serve_app.preprocess.prepare import Preprocessor
 from serve_app.settings import DEMO_MODEL, ModelSettings, PreprocessSettings
 from tests.preprocess.conftest import WriteCheckpoint
+from tests.preprocess.decoders import shared_decoders
+from tests.preprocess.hostile import flat_webp
 from tests.preprocess.pictures import bomb, encoded, hollow, photo
 
 PNG = encoded(photo(300, 200))
@@ -53,7 +55,7 @@ class Notes(SilentMeter):
 
 def preprocessor(folder: Path, fetcher: Fetcher | None = None, context: int = 8192, **knobs: object) -> Preprocessor:
     model = ModelSettings(path=str(folder), context_tokens=context)
-    return Preprocessor(model, PreprocessSettings(**knobs), SilentMeter(), fetcher)
+    return Preprocessor(model, PreprocessSettings(**knobs), SilentMeter(), fetcher, shared_decoders())
 
 
 def asking(*parts: str | bytes | ImagePart, deadline_s: float = 300.0, **sampling: int) -> ChatRequest:
@@ -317,6 +319,19 @@ async def test_a_bad_request_is_refused_and_the_next_one_served(
     assert (await stage.prepare(asking(PNG, "?"))).pictures
 
 
+async def test_the_pixels_of_a_request_have_a_limit_together(checkpoint: Path) -> None:
+    parts = [ImagePart(flat_webp(), f"messages[0].content[{n}].image_url", "low") for n in range(16)]
+    with pytest.raises(ImageRejected, match=r"Picture 6 brings .* to 302 megapixels; the limit .* is 260") as refused:
+        await preprocessor(checkpoint).prepare(asking(*parts, "?"))
+    assert refused.value.param == "messages[0].content[5].image_url"
+
+
+async def test_the_cpu_time_of_a_request_has_a_limit(checkpoint: Path) -> None:
+    parts = [ImagePart(flat_webp(2000, 2000), detail="low")] * 3
+    with pytest.raises(ImageRejected, match=r"CPU time"):
+        await preprocessor(checkpoint, max_decode_cpu_s=0.04).prepare(asking(*parts, "?"))
+
+
 async def test_pictures_are_fetched_at_the_same_time(checkpoint: Path) -> None:
     everyone = asyncio.Barrier(3)
 
@@ -377,7 +392,7 @@ async def test_decoding_leaves_the_event_loop_free(checkpoint: Path) -> None:
 
 async def test_stages_and_pictures_are_measured(checkpoint: Path) -> None:
     meter = Notes()
-    stage = Preprocessor(ModelSettings(path=str(checkpoint)), PreprocessSettings(), meter)
+    stage = Preprocessor(ModelSettings(path=str(checkpoint)), PreprocessSettings(), meter, decoders=shared_decoders())
     await stage.prepare(asking(PNG, "?"))
     assert {tags["stage"] for name, _, tags in meter.taken if name == STAGE_SECONDS.name} == STAGES
     assert [tags for name, _, tags in meter.taken if name == PICTURES.name] == [{"format": "png"}]

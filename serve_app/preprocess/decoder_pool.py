@@ -1,0 +1,208 @@
+"""Decodes pictures in a few processes that can be killed: a queue by predicted cost, CPU budgets, replacement.
+
+Pictures are decoded in the order of their arrival plus five times their predicted cost: cheap ones pass expensive
+ones, and nothing waits for ever. Of several processes one takes small pictures only. A process that spends its CPU
+budget is ended by the kernel, one whose caller has left by us; it is replaced within milliseconds, and only its own
+picture is refused.
+Design and figures: docs/decisions/0013-decoding-processes.md
+"""
+
+import asyncio
+import logging
+import signal
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, astuple, dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serve_app.errors import ImageRejected, Overloaded, ServiceError
+from serve_app.preprocess.decode import Header
+from serve_app.preprocess.decode_cost import SMALL_S, cpu_budget_s, decode_cost_s, header_cost_s
+from serve_app.preprocess.decoder_process import Decoder, DecoderServer
+from serve_app.preprocess.picture_limits import ImageLabel, PictureLimits
+from serve_app.settings import PreprocessSettings
+
+_YIELDS: Final = 5.0  # a picture lets those pass that arrive within this many times its predicted cost
+_ATTEMPTS: Final = 2  # a process may be killed from outside: by the operating system or an operator
+
+_log: Final = logging.getLogger("glm.preprocess")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DecodedPicture:
+    """The pixels at the size that the model sees, and what they cost."""
+
+    pixels: NDArray[np.uint8]  # (height, width, 3), RGB
+    digest: str
+    decode_ms: float
+    resize_ms: float
+    cpu_s: float
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    cost_s: float
+    since: float  # monotonic seconds
+    decoder: asyncio.Future[Decoder]
+
+
+class DecoderPool:
+    """The decoder processes of one replica; used from one event loop at a time."""
+
+    def __init__(self, settings: PreprocessSettings) -> None:
+        self._max_waiting = settings.max_decode_queue
+        self._decoders = [Decoder(small_only=n == 0 and settings.decoders > 1) for n in range(settings.decoders)]
+        self._waiting: list[_Waiting] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._failed = False
+        self._server = DecoderServer(settings.max_image_pixels)
+        self._starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decoder-start")
+        for decoder in self._decoders:
+            self._starter.submit(self._restart, decoder)
+
+    @property
+    def process_ids(self) -> list[int]:
+        return [decoder.pid for decoder in self._decoders if decoder.running]
+
+    async def measure(self, file: bytes, label: ImageLabel, limits: PictureLimits) -> Header:
+        """The properties of a picture that its header has.
+
+        Raises ImageRejected for what is no picture or above the limits, Overloaded if too many requests wait.
+        """
+        cost_s = header_cost_s(len(file))
+        reply, _ = await self._run(_job("measure", label, limits), file, cost_s, cpu_budget_s(cost_s), label)
+        return Header(**reply["header"])
+
+    async def decode(
+        self,
+        file: bytes,
+        header: Header,
+        size: tuple[int, int],
+        label: ImageLabel,
+        limits: PictureLimits,
+        max_cpu_s: float,
+    ) -> DecodedPicture:
+        """Decode a measured picture and resize it to `size` (width, height), in at most `max_cpu_s` seconds of CPU.
+
+        Raises ImageRejected if it is damaged or takes too much time, Overloaded if too many requests wait.
+        """
+        cost_s = decode_cost_s(header, size[0] * size[1])
+        job = {**_job("decode", label, limits), "header": asdict(header), "size": size}
+        reply, pixels = await self._run(job, file, cost_s, min(max_cpu_s, cpu_budget_s(cost_s)), label, size)
+        assert pixels is not None
+        return DecodedPicture(pixels, reply["digest"], reply["decode_ms"], reply["resize_ms"], reply["cpu_s"])
+
+    def check_health(self) -> None:
+        """Raises RuntimeError if decoder processes cannot be started."""
+        if self._failed:
+            raise RuntimeError("The decoder processes of preprocess cannot be started.")
+
+    def close(self) -> None:
+        """Ends all processes; jobs that are running are lost."""
+        self._starter.submit(self._server.close)
+        self._starter.shutdown(wait=True)
+
+    async def _run(
+        self,
+        job: dict[str, Any],
+        file: bytes,
+        cost_s: float,
+        budget_s: float,
+        label: ImageLabel,
+        size: tuple[int, int] | None = None,
+    ) -> tuple[dict[str, Any], NDArray[np.uint8] | None]:
+        for _ in range(_ATTEMPTS):
+            decoder = await self._acquire(cost_s)
+            try:
+                reply = await decoder.work({**job, "budget_s": budget_s}, file)
+                rejected = reply is not None and reply.get("rejected")
+                pixels = decoder.read_pixels(*size) if size and reply is not None and not rejected else None
+            except BaseException:  # the caller has left, or the process replies nonsense
+                self._replace(decoder)
+                raise
+            if reply is None:
+                _check_end(await asyncio.wrap_future(self._replace(decoder)), budget_s, label)
+                continue
+            self._release(decoder)
+            if rejected:
+                raise ImageRejected(rejected, label.param)
+            return reply, pixels
+        raise Overloaded("The process that decoded a picture was killed twice. Try again shortly.")
+
+    async def _acquire(self, cost_s: float) -> Decoder:
+        if len(self._waiting) >= self._max_waiting:
+            raise Overloaded(f"{self._max_waiting} pictures wait to be decoded, the limit. Try again shortly.")
+        if self._failed:
+            raise ServiceError("Pictures cannot be decoded: no decoder process can be started.")
+        self._loop = asyncio.get_running_loop()
+        waiting = _Waiting(cost_s, time.monotonic(), self._loop.create_future())
+        self._waiting.append(waiting)
+        self._dispatch()
+        try:
+            return await waiting.decoder
+        except asyncio.CancelledError:
+            if waiting in self._waiting:
+                self._waiting.remove(waiting)
+            elif not waiting.decoder.cancelled():
+                self._release(waiting.decoder.result())
+            raise
+
+    def _release(self, decoder: Decoder) -> None:
+        decoder.busy = False
+        self._dispatch()
+
+    def _dispatch(self) -> None:
+        for decoder in self._decoders:  # the one for small pictures first
+            if decoder.busy or not decoder.running:
+                continue
+            most = SMALL_S if decoder.small_only else float("inf")
+            fitting = [job for job in self._waiting if job.cost_s <= most and not job.decoder.done()]
+            if fitting:
+                chosen = min(fitting, key=lambda job: job.since + _YIELDS * job.cost_s)
+                self._waiting.remove(chosen)
+                decoder.busy = True
+                chosen.decoder.set_result(decoder)
+
+    def _replace(self, decoder: Decoder) -> Future[int]:
+        """Ends a process and starts another in its place; the result is the signal that ended it."""
+        decoder.running = False
+        return self._starter.submit(self._restart, decoder)
+
+    def _restart(self, decoder: Decoder) -> int:
+        ended_by = decoder.end(self._server)
+        decoder.busy = False
+        try:
+            decoder.start(self._server)
+        except Exception:
+            self._failed = True
+            _log.exception("No decoder process can be started; the replica is replaced.")
+        if self._loop is not None:
+            with suppress(RuntimeError):  # that loop is closed; the next job dispatches
+                self._loop.call_soon_threadsafe(self._settle)
+        return ended_by
+
+    def _settle(self) -> None:
+        if self._failed:
+            for job in self._waiting:
+                if not job.decoder.done():
+                    job.decoder.set_exception(ServiceError("No decoder process can be started."))
+            self._waiting.clear()
+        self._dispatch()
+
+
+def _job(kind: str, label: ImageLabel, limits: PictureLimits) -> dict[str, Any]:
+    return {"kind": kind, "label": (label.number, ""), "limits": astuple(limits)}
+
+
+def _check_end(ended_by: int, budget_s: float, label: ImageLabel) -> None:
+    """Raises ImageRejected unless the process was killed from outside."""
+    if ended_by == signal.SIGPROF:
+        raise label.rejected(
+            f"takes more than {budget_s:.2g} seconds of CPU time to decode, the limit. Save it as PNG or baseline JPEG"
+        )
+    if ended_by != signal.SIGKILL:
+        raise label.rejected("cannot be decoded: it ends the decoder. Save it again as PNG or JPEG")

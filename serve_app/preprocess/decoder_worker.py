@@ -1,0 +1,111 @@
+"""The processes that decode pictures: a server that forks workers, and the loop of a worker.
+
+The server is a small process without threads that has imported all that a worker needs, so that a new worker starts in
+milliseconds. A worker gets jobs as JSON over a socket; file bytes come in and pixels go out through a memory file that
+both sides hold. It works on bytes that nobody trusts: the kernel ends it when its CPU budget is spent, also inside C
+code, and limits its memory.
+"""
+
+import ctypes
+import gc
+import json
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+import warnings
+from dataclasses import asdict
+from typing import Any, Final
+
+from serve_app.errors import ImageRejected
+from serve_app.preprocess.decode import Header, decode_picture, read_header
+from serve_app.preprocess.picture_limits import ImageLabel, PictureLimits
+from serve_app.preprocess.resize import picture_digest, resize_picture
+
+MESSAGE_BYTES: Final = 65536  # of a job or a reply
+_RLIMIT_BASE_BYTES: Final = 1 << 30  # address space of a worker without a picture: libraries and the memory file
+_BYTES_PER_PIXEL: Final = 24  # of the largest picture while it is decoded, converted and resized
+_PR_SET_PDEATHSIG: Final = 1
+
+
+def start_command() -> list[str]:
+    """The command line of the server; its control socket is its standard input."""
+    program = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; serve()"
+    return [sys.executable, "-c", program]
+
+
+def serve() -> None:
+    """Forks and ends workers until the control socket is closed.
+
+    A message with a socket and a memory file starts a worker and is answered with its process id. A message with a
+    process id kills that worker, if it is still alive, and is answered with the signal that ended it.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches all processes; the parent ends us
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    control = socket.socket(fileno=0)
+    gc.freeze()  # a worker's garbage collection does not touch, and so copy, the pages of the server
+    while True:
+        message, files, *_ = socket.recv_fds(control, MESSAGE_BYTES, 2)
+        if not message:
+            return
+        if files:
+            worker = os.fork()
+            if worker == 0:
+                control.close()
+                _work(socket.socket(fileno=files[0]), files[1], json.loads(message)["max_pixels"])
+                os._exit(0)
+            for file in files:
+                os.close(file)
+            control.send(str(worker).encode())
+        else:
+            worker = int(message)
+            os.kill(worker, signal.SIGKILL)  # not yet waited for, so the id is still its own
+            _, status = os.waitpid(worker, 0)
+            control.send(str(os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0).encode())
+
+
+def _work(jobs: socket.socket, memory: int, max_pixels: int) -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    null = os.open(os.devnull, os.O_RDWR)
+    for stream in range(3):  # libraries write what a caller sent to the standard error
+        os.dup2(null, stream)
+    warnings.simplefilter("ignore")
+    most = _RLIMIT_BASE_BYTES + _BYTES_PER_PIXEL * max_pixels
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    while message := jobs.recv(MESSAGE_BYTES):
+        job = json.loads(message)
+        signal.setitimer(signal.ITIMER_PROF, job["budget_s"])  # SIGPROF ends the process
+        began = time.process_time()
+        try:
+            reply = _do(job, memory)
+        except ImageRejected as rejected:
+            reply = {"rejected": rejected.message}
+        except MemoryError:
+            label = ImageLabel(*job["label"])
+            reply = {"rejected": label.rejected("needs more memory than a decoder has. Send a smaller file").message}
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        jobs.send(json.dumps({**reply, "cpu_s": time.process_time() - began}).encode())
+
+
+def _do(job: dict[str, Any], memory: int) -> dict[str, Any]:
+    label, limits = ImageLabel(*job["label"]), PictureLimits(*job["limits"])
+    data = os.pread(memory, job["bytes"], 0)
+    if job["kind"] == "measure":
+        return {"header": asdict(read_header(data, label, limits))}
+    began = time.perf_counter()
+    header = Header(**job["header"])
+    image = decode_picture(data, header, label, limits.max_pixels)
+    decoded = time.perf_counter()
+    pixels = resize_picture(image, *job["size"])
+    digest = picture_digest(pixels)
+    resized = time.perf_counter()
+    _write(memory, pixels.data.cast("B"))
+    return {"digest": digest, "decode_ms": (decoded - began) * 1000, "resize_ms": (resized - decoded) * 1000}
+
+
+def _write(memory: int, pixels: memoryview) -> None:
+    written = 0
+    while written < len(pixels):
+        written += os.pwrite(memory, pixels[written:], written)
