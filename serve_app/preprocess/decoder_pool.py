@@ -1,4 +1,4 @@
-"""Decodes pictures in a few processes that can be killed: a queue by predicted cost, CPU budgets, replacement.
+"""Decodes pictures in a few processes that can be killed: queue by predicted cost, CPU budgets.
 
 Pictures are decoded in the order of their arrival plus five times their predicted cost: cheap ones pass expensive
 ones, and nothing waits for ever. Of several processes one takes small pictures only. A process that spends its CPU
