@@ -1,4 +1,4 @@
-"""The parent's side of decoder processes: start and end them, send a job, read pixels back.
+"""The parent's side of decoder processes: start and end them, send a job, read pixels back."""
 
 import asyncio
 import json

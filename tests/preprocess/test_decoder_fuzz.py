@@ -1,4 +1,4 @@
-"""Damaged and random files through the decoder processes: each is decoded or refused, and none ends a decoder."""
+"""Damaged and random files through the decoders: each is decoded or refused, and none ends a decoder."""
 
 import contextlib
 from dataclasses import replace
