@@ -67,7 +67,6 @@ class DecoderServer:
                 start_command(),
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
-                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # the process that forks has one thread
                 start_new_session=True,
             )
 

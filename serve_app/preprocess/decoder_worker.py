@@ -33,7 +33,7 @@ _PR_SET_PDEATHSIG: Final = 1
 def start_command() -> list[str]:
     """The command line of the server; its control socket is its standard input."""
     program = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; serve()"
-    return [sys.executable, "-c", program]
+    return ["env", "OPENBLAS_NUM_THREADS=1", sys.executable, "-c", program]  # a process that forks has one thread
 
 
 def serve() -> None:
