@@ -2,7 +2,8 @@
 
 Random weights in the exact shape of GLM-4.1V-9B and GLM-4.6V-Flash (the speed does not depend on their values), one
 1120x1120 picture and 208 text tokens a request (1808 tokens), 128 new tokens, greedy, on one GPU. All requests of a
-batch are submitted at once; first token and latency are medians over the batch's requests.
+batch are submitted at once; first token and latency are medians over the batch's requests. `longest_step_ms` is the
+longest pause of a stream meanwhile; the follow-up asks once more about one picture of the batch.
 
     python -m benchmarks.engine --batches 1 8 32 --quantization none
     python -m benchmarks.engine --tiny --device cpu        # checks that the script works
@@ -17,6 +18,8 @@ import json
 import statistics
 import tempfile
 import time
+import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +32,9 @@ from serve_app.contracts import Delta, Finished, Picture, Prompt, Sampling
 from serve_app.engine.loop import EngineLoop
 from serve_app.engine.model.families.glm4v import Glm4vAdapter
 from serve_app.engine.model.feature_cache import FeatureCache
-from serve_app.engine.model.model_runner import ModelRunner
 from serve_app.engine.model.quantization import Quantization
 from serve_app.engine.output.detokenizer import Vocabulary
+from serve_app.engine.replica import build_runner
 from serve_app.engine.scheduler import Scheduler
 from serve_app.metrics import SilentMeter
 
@@ -78,17 +81,17 @@ def random_model(tiny: bool, device: torch.device, dtype: torch.dtype, quantizat
     return adapter
 
 
-def prompts(count: int, side: int, text_tokens: int, new_tokens: int) -> list[Prompt]:
+def prompts(count: int, side: int, text_tokens: int, new_tokens: int, name: str) -> list[Prompt]:
     """`count` prompts with a different picture each; `side` is the picture's width and height in pixels."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
     batch = []
     for index in range(count):
         pixels = rng.integers(0, 255, (side, side, 3), dtype=np.uint8)
-        picture = Picture(pixels, f"{count}-{index}", side * side // 784, (side, side))
+        picture = Picture(pixels, f"{name}-{index}", side * side // 784, (side, side))
         text = rng.integers(0, 151329, text_tokens)
         token_ids = np.concatenate([text[:5], np.full(picture.tokens, IMAGE_TOKEN), text[5:]]).astype(np.int32)
         sampling = Sampling(max_tokens=new_tokens, temperature=0.0)
-        batch.append(Prompt(f"{count}-{index}", token_ids, (picture,), sampling, 600.0))
+        batch.append(Prompt(f"{name}-{index}", token_ids, (picture,), sampling, 600.0))
     return batch
 
 
@@ -108,12 +111,15 @@ def measure(loop: EngineLoop, batch: list[Prompt]) -> dict[str, float]:
                 raise event
 
         loop.submit(loop.admission.admit(prompt, sink))
-    steps: list[float] = []
+    steps: list[float] = []  # while all decode
+    gaps: list[float] = []  # steps while any decodes
     while True:
         before = time.perf_counter()
         all_decoding = len(first) == len(batch)
         if not loop.step():
             break
+        if first:
+            gaps.append(time.perf_counter() - before)
         if all_decoding:
             steps.append(time.perf_counter() - before)
     tokens = sum(prompt.sampling.max_tokens or 0 for prompt in batch)
@@ -121,6 +127,7 @@ def measure(loop: EngineLoop, batch: list[Prompt]) -> dict[str, float]:
         "first_token_s": round(statistics.median(first.values()), 4),
         "latency_s": round(statistics.median(finished.values()), 3),
         "ms_per_step": round(statistics.median(steps) * 1e3, 2),
+        "longest_step_ms": round(max(gaps) * 1e3, 1),
         "tokens_per_s": round(tokens / max(finished.values()), 1),
     }
 
@@ -130,6 +137,7 @@ def main() -> None:
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 32])
     parser.add_argument("--quantization", choices=["none", "fp8", "nf4", "int8"], default="none")
     parser.add_argument("--new-tokens", type=int, default=128)
+    parser.add_argument("--prefill-tokens", type=int, default=1024, help="prompt tokens a step")
     parser.add_argument("--side", type=int, default=1120)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--eager", action="store_true", help="decode without CUDA graphs")
@@ -141,7 +149,7 @@ def main() -> None:
     weights_gib = torch.cuda.memory_allocated() / 2**30 if device.type == "cuda" else 0.0
     slots = max(arguments.batches)
     results = {}
-    runner = ModelRunner(model, slots, 2048)
+    slots, runner, pool = build_runner(model, slots, 2048, 0)
     started = time.perf_counter()
     if not arguments.eager:
         runner.capture_graphs()
@@ -150,12 +158,16 @@ def main() -> None:
         loop = EngineLoop(
             runner,
             Vocabulary([b"x"] * model.vocab_size),
-            Scheduler(slots, 2048, count),
-            FeatureCache(0),
+            Scheduler(slots, arguments.prefill_tokens, count, pool),
+            FeatureCache(2**28),
             SilentMeter(),
         )
-        measure(loop, prompts(1, arguments.side, 208, 8))  # warm-up
-        results[str(count)] = measure(loop, prompts(count, arguments.side, 208, arguments.new_tokens))
+        for index in range(3):  # warm-up
+            measure(loop, prompts(1, arguments.side, 208, 8, f"warm-up {count} {index}"))
+        asked = prompts(count, arguments.side, 208, arguments.new_tokens, str(count))
+        results[str(count)] = measure(loop, asked)
+        again = [replace(p, id=f"{p.id} again", token_ids=np.append(p.token_ids, p.token_ids[-9:])) for p in asked[:1]]
+        results[str(count)]["follow_up_first_token_s"] = measure(loop, again)["first_token_s"]
         print(count, results[str(count)], flush=True)
         del loop
     report = header("engine", ["torch", "transformers"]) | {

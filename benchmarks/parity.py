@@ -29,7 +29,7 @@ from serve_app.contracts import Picture, Prompt, Sampling
 from serve_app.engine.loop import EngineLoop
 from serve_app.engine.model.families.glm4v_9b import Glm4v9bAdapter
 from serve_app.engine.model.feature_cache import FeatureCache
-from serve_app.engine.model.model_runner import ModelRunner
+from serve_app.engine.model.slot_runner import SlotRunner
 from serve_app.engine.model.weights import load_model
 from serve_app.engine.output.detokenizer import Vocabulary
 from serve_app.engine.scheduler import Chunk, Scheduler
@@ -53,7 +53,7 @@ DIGEST = "the picture"
 Tensors = dict[str, torch.Tensor]
 
 
-class RecordingRunner(ModelRunner):
+class RecordingRunner(SlotRunner):
     """A runner that records the logits it returns and the sequence they belong to."""
 
     def __init__(self, model: Glm4v9bAdapter, context_tokens: int) -> None:
@@ -153,7 +153,7 @@ def picture_prompt(model: Glm4v9bAdapter, ids: list[int], sampling: Sampling) ->
     return Prompt("picture", np.array(expanded, dtype=np.int32), (picture,), sampling, 600.0, raw=True)
 
 
-def prompt_logits(runner: ModelRunner, prompt: Prompt, features: torch.Tensor | None) -> torch.Tensor:
+def prompt_logits(runner: SlotRunner, prompt: Prompt, features: torch.Tensor | None) -> torch.Tensor:
     """Logits (tokens, vocab) after every token of a prompt."""
     positions, _ = runner.positions(prompt)
     tokens = len(prompt.token_ids)

@@ -173,6 +173,7 @@ class Prompt:
     constraint: Constraint | None = None
     thinking: Thinking = Thinking(enabled=False)  # resolved: never None, and False where the model does not support it
     raw: bool = False  # the answer is text only: it is not parsed for reasoning, tool calls and boxes
+    tenant: str = ""  # prompts of one tenant share pages of the KV cache
 
     @property
     def image_tokens(self) -> int:

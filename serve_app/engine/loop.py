@@ -23,12 +23,14 @@ from serve_app.engine.sampling.sampler import SampledToken
 from serve_app.engine.scaling import KV_DEMAND, TOKENS_IN_FLIGHT, AnswerLengths, tokens_ahead
 from serve_app.engine.scheduler import Chunk, Scheduler
 from serve_app.engine.sequence import Sequence, Sink
-from serve_app.engine.step_executor import ModelBackend, StepExecutor
+from serve_app.engine.step_executor import Launch, ModelBackend, StepExecutor
 from serve_app.engine.structured.grammar_sandbox import DEFAULT_LIMITS
 from serve_app.errors import DeadlineExceeded, EngineFailed, ServiceError
 from serve_app.settings import EngineSettings
 
 log = logging.getLogger("glm.engine")
+
+_BUDGETS_WITHOUT_STREAMS = 4  # token budgets a step while no stream waits for it
 
 Outbox = list[tuple[Sink, Event | ServiceError]]
 
@@ -48,14 +50,15 @@ class EngineLoop:
         clock: Callable[[], float] = time.perf_counter,
         settings: EngineSettings = DEFAULT_LIMITS,
     ) -> None:
-        self._context_tokens = model.context_tokens
+        self._model = model
         self._scheduler = scheduler
         self._features = features
         self._meter = meter
         self._dispatch = dispatch or _dispatch_directly
         self._stream_interval_s = stream_interval_s
         self._clock = clock
-        self._executor = StepExecutor(model, vocabulary, scheduler.slots, features, meter, clock)
+        self._executor = StepExecutor(model, vocabulary, scheduler, features, meter, clock)
+        self._launched: Launch | None = None  # the step whose tokens have not been read
         self.admission = Admission(
             vocabulary, model.vocab_size, model.stop_ids, model.context_tokens, model.positions, settings
         )
@@ -75,6 +78,7 @@ class EngineLoop:
         Raises EngineFailed if the loop has ended.
         """
         sequence.arrived = self._clock()
+        sequence.page_keys = self._model.page_keys(sequence.prompt)
         self._inbox.append(sequence)
         self._wake.set()
         if self._stopping or self.failure is not None:  # checked last: either the loop reads the inbox or we raise
@@ -112,14 +116,50 @@ class EngineLoop:
         self._expire()
         for sequence in self._scheduler.admit():
             self._start(sequence)
-        busy = not self._scheduler.idle
+        busy = self._launched is not None or not self._scheduler.idle
         if busy:
-            for chunk in self._scheduler.chunks():
-                self._prefill(chunk)
-            self._flush()  # first tokens do not wait for the decode step
-            self._decode()
+            if self._model.packs:
+                self._step_ahead()
+            else:
+                self._step_in_parts()
         self._flush()
         return busy
+
+    def _step_ahead(self) -> None:
+        """One forward for rows and chunks, begun before the tokens of the last one are read."""
+        rows = self._scheduler.decoding()
+        for sequence, error in self._executor.encode(self._scheduler.running, all_slices=not rows):
+            self._fail(sequence, error)
+        budgets = 1 if rows else _BUDGETS_WITHOUT_STREAMS
+        chunks = self._scheduler.chunks(lambda sequence: not sequence.needs_features, budgets)
+        launch = self._executor.launch(rows, chunks)
+        if self._launched is not None:
+            self._collect(self._launched)
+            self._flush()  # a stream does not wait for what follows
+        self._executor.sample(launch)
+        self._launched = launch if rows or chunks else None
+
+    def _step_in_parts(self) -> None:
+        """Each chunk by itself, then all rows."""
+        for chunk in self._scheduler.chunks():
+            if failures := self._executor.encode([chunk.sequence], all_slices=True):
+                for sequence, error in failures:
+                    self._fail(sequence, error)
+            else:
+                self._run_part([], [chunk])
+        self._flush()  # first tokens do not wait for the others' next one
+        if rows := self._scheduler.decoding():
+            self._run_part(rows, [])
+
+    def _run_part(self, rows: list[Sequence], chunks: list[Chunk]) -> None:
+        launch = self._executor.launch(rows, chunks)
+        self._executor.sample(launch)
+        self._collect(launch)
+
+    def _collect(self, launch: Launch) -> None:
+        for sequence, result in self._executor.collect(launch):
+            if sequence.slot >= 0:  # else it was cancelled meanwhile
+                self._append_token(sequence, result)
 
     def _read_inbox(self) -> None:
         while self._inbox:
@@ -153,32 +193,20 @@ class EngineLoop:
         stages = {**prompt.stages_ms, **sequence.stages_ms}
         self._emit(sequence, Started(sequence.prompt_tokens, prompt.image_tokens, stages, seen))
 
-    def _prefill(self, chunk: Chunk) -> None:
-        sampled = self._executor.prefill(chunk)
-        if sampled is not None:
-            chunk.sequence.first_token_at = self._clock()
-            self._append_token(chunk.sequence, sampled)
-
-    def _decode(self) -> None:
-        sequences = self._scheduler.decoding()
-        if not sequences:
-            return
-        sampled = self._executor.decode(sequences)
-        results = [sampled] * len(sequences) if isinstance(sampled, ServiceError) else sampled
-        for sequence, result in zip(sequences, results, strict=True):
-            self._append_token(sequence, result)
-
     def _append_token(self, sequence: Sequence, sampled: SampledToken | ServiceError) -> None:
         """Append a sampled token to its sequence, emit deltas that are due, finish a complete answer."""
         if isinstance(sampled, ServiceError):
             self._fail(sequence, sampled)
             return
         self._meter.count(metrics.OUTPUT_TOKENS)
+        if not sequence.generated:
+            sequence.first_token_at = self._clock()
         try:
             reason = sequence.append_token(sampled.token_id, sampled.logprob)
         except ServiceError as error:
             self._fail(sequence, error)
             return
+        sequence.stale = sequence.in_flight > 0 and sequence.generated[-1] != sampled.token_id
         if reason is not None:
             self._finish(sequence, reason)
         elif self._emission_due(sequence):
@@ -236,7 +264,7 @@ class EngineLoop:
         self._meter.set(metrics.SLOTS, scheduler.slots)
         self._meter.set(metrics.SLOTS_USED, len(scheduler.running))
         self._meter.set(metrics.WAITING, len(scheduler.waiting))
-        self._meter.set(metrics.KV_TOKENS, scheduler.slots * self._context_tokens)
+        self._meter.set(metrics.KV_TOKENS, scheduler.kv_tokens or scheduler.slots * self._model.context_tokens)
         self._meter.set(metrics.KV_TOKENS_USED, scheduler.cached_tokens)
         self._meter.set(metrics.FEATURE_CACHE_BYTES, self._features.bytes)
 

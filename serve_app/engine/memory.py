@@ -7,12 +7,31 @@ import logging
 import torch
 
 from serve_app import metrics
+from serve_app.engine.model.pages import PAGE_TOKENS, pages_for
 from serve_app.engine.model.slots import CacheShape
 from serve_app.errors import InvalidRequest
 
 log = logging.getLogger("glm.engine")
 
 WORKSPACE_BYTES = 3 * 2**29  # activations of the largest picture and of one prefill chunk: 1.5 GiB
+
+
+def plan_pages(slots: int, shape: CacheShape, context_tokens: int, reserved_bytes: int, device: torch.device) -> int:
+    """Pages of the KV cache: enough for `slots` sequences of `context_tokens`, fewer if the GPU holds no more.
+
+    `reserved_bytes` is what the feature cache will take; a workspace is left free as well. Raises InvalidRequest
+    if not even one such sequence fits.
+    """
+    wanted = slots * pages_for(context_tokens) + 1  # page 0 is of idle rows
+    if device.type != "cuda":
+        return wanted
+    free, total = torch.cuda.mem_get_info(device)
+    fitting = (free - reserved_bytes - WORKSPACE_BYTES) // (shape.bytes_per_token * PAGE_TOKENS)
+    if fitting < pages_for(context_tokens) + 1:
+        raise _too_little_memory(free, total, shape, context_tokens)
+    if fitting < wanted:
+        log.warning("The KV cache has %d of %d pages: this GPU's memory holds no more.", fitting, wanted)
+    return min(wanted, fitting)
 
 
 def plan_slots(wanted: int, shape: CacheShape, context_tokens: int, reserved_bytes: int, device: torch.device) -> int:
@@ -25,16 +44,20 @@ def plan_slots(wanted: int, shape: CacheShape, context_tokens: int, reserved_byt
     free, total = torch.cuda.mem_get_info(device)
     fitting = shape.slots_that_fit(free - reserved_bytes - WORKSPACE_BYTES, context_tokens)
     if fitting < 1:
-        slot = shape.bytes_per_token * context_tokens
-        raise InvalidRequest(
-            f"{free / 2**30:.1f} GiB of {total / 2**30:.1f} GiB are free beside the weights. "
-            f"One slot of {context_tokens} tokens takes {slot / 2**30:.1f} GiB and the workspace "
-            f"{WORKSPACE_BYTES / 2**30:.1f} GiB. Lower model.context_tokens or set model.quantization to nf4.",
-            param="model.context_tokens",
-        )
+        raise _too_little_memory(free, total, shape, context_tokens)
     if fitting < wanted:
         log.warning("Only %d of %d slots of %d tokens fit in the memory of this GPU.", fitting, wanted, context_tokens)
     return min(wanted, fitting)
+
+
+def _too_little_memory(free: int, total: int, shape: CacheShape, context_tokens: int) -> InvalidRequest:
+    slot = shape.bytes_per_token * context_tokens
+    return InvalidRequest(
+        f"{free / 2**30:.1f} GiB of {total / 2**30:.1f} GiB are free beside the weights. "
+        f"One sequence of {context_tokens} tokens takes {slot / 2**30:.1f} GiB and the workspace "
+        f"{WORKSPACE_BYTES / 2**30:.1f} GiB. Lower model.context_tokens or set model.quantization to nf4.",
+        param="model.context_tokens",
+    )
 
 
 def measure_memory(meter: metrics.Meter, device: torch.device) -> None:

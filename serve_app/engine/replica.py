@@ -16,9 +16,13 @@ from serve_app import metrics
 from serve_app.checkpoint import checkpoint_folder
 from serve_app.contracts import Event, Finished, ModelCard, Prompt
 from serve_app.engine.loop import EngineLoop, Outbox
-from serve_app.engine.memory import measure_memory, plan_slots
+from serve_app.engine.memory import measure_memory, plan_pages, plan_slots
+from serve_app.engine.model import paged_runner
+from serve_app.engine.model.families.adapter import ModelAdapter
 from serve_app.engine.model.feature_cache import FeatureCache
-from serve_app.engine.model.model_runner import ModelRunner
+from serve_app.engine.model.pages import PagePool
+from serve_app.engine.model.runner import Runner
+from serve_app.engine.model.slot_runner import SlotRunner
 from serve_app.engine.model.weights import load
 from serve_app.engine.output.deltas import append_delta
 from serve_app.engine.scheduler import Scheduler
@@ -61,8 +65,7 @@ class EngineReplica:
         adapter = loaded.model
         context_tokens = min(model.context_tokens, adapter.max_context_tokens)
         feature_bytes = engine.feature_cache_mib * 2**20
-        slots = plan_slots(engine.max_slots, adapter.cache_shape, context_tokens, feature_bytes, adapter.device)
-        runner = ModelRunner(adapter, slots, context_tokens)
+        slots, runner, pool = build_runner(adapter, engine.max_slots, context_tokens, feature_bytes)
         runner.check_numbers()
         runner.capture_graphs()
         self._meter = meter
@@ -70,7 +73,7 @@ class EngineReplica:
         self.loop = EngineLoop(
             runner,
             loaded.vocabulary,
-            Scheduler(slots, engine.prefill_tokens, engine.max_waiting),
+            Scheduler(slots, engine.prefill_tokens, engine.max_waiting, pool),
             FeatureCache(feature_bytes),
             meter,
             self._dispatch,
@@ -184,6 +187,17 @@ class EngineReplica:
             measure_memory(self._meter, self._device)
             self.loop.measure()
             self._meter.set(metrics.MODEL_LOAD_SECONDS, self._load_seconds)
+
+
+def build_runner(
+    model: ModelAdapter, slots: int, context_tokens: int, reserved_bytes: int
+) -> tuple[int, Runner, PagePool | None]:
+    """Slots, runner and pages: kernels over pages where the GPU has them, else the library's module over slots."""
+    if paged_runner.supports(model):
+        pages = plan_pages(slots, model.cache_shape, context_tokens, reserved_bytes, model.device)
+        return slots, paged_runner.PagedRunner(model, slots, pages, context_tokens), PagePool(pages)
+    slots = plan_slots(slots, model.cache_shape, context_tokens, reserved_bytes, model.device)
+    return slots, SlotRunner(model, slots, context_tokens), None
 
 
 def _deliver(outbox: Outbox) -> None:

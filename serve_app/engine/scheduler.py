@@ -1,16 +1,19 @@
-"""Scheduler: which waiting sequences get slots, which prompt chunks and which sequences run in a step.
+"""Who runs next: waiting requests into slots and pages, prompts into chunks, everyone else decodes.
 
 Pure: no torch, no clock, no threads. Slots: first come, first served. Prefill: short prompts first, within
-the bound of fairness.py. A slot holds the longest admissible request, so no sequence is preempted.
+the bound of fairness.py. A sequence gets the memory of its longest answer when it is admitted, so no sequence
+is preempted.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from serve_app.engine.fairness import share_prefill
+from serve_app.engine.model.pages import PAGE_TOKENS, PagePool, pages_for
 from serve_app.engine.sequence import Sequence
 from serve_app.errors import Overloaded
 
@@ -29,12 +32,16 @@ class Chunk:
 
 
 class Scheduler:
-    """Decides the next step for `slots` rows and `prefill_tokens` prompt tokens a step."""
+    """Decides the next step for `slots` rows and `prefill_tokens` prompt tokens a step.
 
-    def __init__(self, slots: int, prefill_tokens: int, max_waiting: int) -> None:
+    With a page pool a sequence also needs pages, and begins after the tokens that shared pages hold.
+    """
+
+    def __init__(self, slots: int, prefill_tokens: int, max_waiting: int, pool: PagePool | None = None) -> None:
         self.slots = slots
         self._prefill_tokens = prefill_tokens
         self._max_waiting = max_waiting
+        self._pool = pool
         self._free = list(range(slots))  # a heap: low rows first keeps the decode batch dense
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []  # in order of admission
@@ -49,6 +56,11 @@ class Scheduler:
         return [*self.running, *self.waiting]
 
     @property
+    def kv_tokens(self) -> int:
+        """Tokens that the pages hold; 0 where there are none."""
+        return 0 if self._pool is None else self._pool.pages * PAGE_TOKENS
+
+    @property
     def cached_tokens(self) -> int:
         return sum(sequence.cached for sequence in self.running)
 
@@ -61,19 +73,20 @@ class Scheduler:
         self.waiting.append(sequence)
 
     def admit(self) -> list[Sequence]:
-        """Give free slots to the sequences that wait longest."""
+        """Give free slots, and pages, to the longest-waiting sequences."""
         admitted = []
-        while self.waiting and self._free:
+        while self.waiting and self._free and self._reserve(self.waiting[0]):
             sequence = self.waiting.popleft()
             sequence.slot = heapq.heappop(self._free)
             self.running.append(sequence)
             admitted.append(sequence)
         return admitted
 
-    def chunks(self) -> list[Chunk]:
-        """Prompt chunks of this step, within the token budget; prompts with the fewest tokens left come first."""
-        in_prefill = [sequence for sequence in self.running if sequence.in_prefill]
-        shares = share_prefill([sequence.unread_tokens for sequence in in_prefill], self._prefill_tokens)
+    def chunks(self, ready: Callable[[Sequence], bool] = lambda _: True, budgets: int = 1) -> list[Chunk]:
+        """Prompt chunks of ready sequences within the token budget, or several; the fewest tokens left come first."""
+        in_prefill = [sequence for sequence in self.running if sequence.in_prefill and ready(sequence)]
+        budget = self._prefill_tokens * budgets
+        shares = share_prefill([sequence.unread_tokens for sequence in in_prefill], budget)
         return [
             Chunk(sequence, sequence.prefilled, sequence.prefilled + tokens)
             for sequence, tokens in sorted(zip(in_prefill, shares, strict=True), key=lambda pair: pair[0].unread_tokens)
@@ -81,14 +94,35 @@ class Scheduler:
         ]
 
     def decoding(self) -> list[Sequence]:
-        """Sequences that decode one token in this step, by slot."""
-        return sorted((s for s in self.running if s.generated), key=lambda s: s.slot)
+        """Sequences that draw one more token in this step, by slot."""
+        return sorted((s for s in self.running if s.decodes), key=lambda s: s.slot)
+
+    def complete(self, chunk: Chunk) -> None:
+        """A chunk's tokens are in the cache, or will be before any later step reads them."""
+        sequence = chunk.sequence
+        sequence.prefilled = chunk.stop
+        if self._pool is not None:
+            for index in range(chunk.start // PAGE_TOKENS, chunk.stop // PAGE_TOKENS):
+                self._pool.publish(sequence.pages[index], sequence.page_keys[index])
 
     def retire(self, sequence: Sequence) -> None:
-        """Remove a running or waiting sequence; its slot is free at once."""
+        """Take a sequence out, wherever it is; its slot and pages are free at once."""
         if sequence.slot >= 0:
             self.running.remove(sequence)
             heapq.heappush(self._free, sequence.slot)
             sequence.slot = -1
+            if self._pool is not None:
+                self._pool.release(sequence.pages)
         else:
             self.waiting.remove(sequence)
+
+    def _reserve(self, sequence: Sequence) -> bool:
+        if self._pool is None:
+            return True
+        # One prompt token at least is computed, for its logits.
+        reusable = sequence.page_keys[: (sequence.prompt_tokens - 1) // PAGE_TOKENS]
+        if (reserved := self._pool.reserve(reusable, pages_for(sequence.reserved))) is None:
+            return False
+        sequence.pages, known = reserved
+        sequence.prefilled = known * PAGE_TOKENS
+        return True

@@ -27,7 +27,7 @@ class Sequence:
     """State of one request; what can be derived is a property.
 
     The KV cache holds `cached` tokens: the prefilled part of the prompt and every generated token except
-    the last, which is the input of the next decode step.
+    the last, which is the input of the next decode step. Tokens in flight count as generated.
     """
 
     prompt: Prompt
@@ -42,8 +42,13 @@ class Sequence:
     completion: GrammarCompletion | None = None  # of a constrained answer
     thinking_end_ids: tuple[int, ...] = ()  # forced when the thinking budget is used up
     slot: int = -1
+    page_keys: list[bytes] = field(default_factory=list)  # of the pages that the prompt fills
+    pages: list[int] = field(default_factory=list)  # of the KV cache, in order
     prefilled: int = 0
+    in_flight: int = 0  # tokens being computed that have not been read
+    stale: bool = False  # the token in flight follows a token that was not accepted
     generated: list[int] = field(default_factory=list)
+    needs_features: bool = False  # of pictures whose tokens are still to be computed
     features: torch.Tensor | None = None  # (image tokens, hidden), in prompt order
     stages_ms: dict[str, float] = field(default_factory=dict)
     first_token_at: float = 0.0
@@ -72,7 +77,13 @@ class Sequence:
 
     @property
     def cached(self) -> int:
-        return self.prefilled + max(0, len(self.generated) - 1)
+        return self.prefilled + max(0, len(self.generated) + self.in_flight - 1)
+
+    @property
+    def decodes(self) -> bool:
+        """Whether one more token can be computed."""
+        begun = len(self.generated) + self.in_flight
+        return 0 < begun < self.max_tokens and self.slot >= 0
 
     @property
     def reserved(self) -> int:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -16,8 +16,10 @@ from serve_app import metrics
 from serve_app.contracts import Picture, Prompt
 from serve_app.engine.model.feature_cache import FeatureCache
 from serve_app.engine.output.detokenizer import Vocabulary
-from serve_app.engine.sampling.sampler import SampledToken, Sampler
-from serve_app.engine.scheduler import Chunk
+from serve_app.engine.picture_encoder import PictureEncoder
+from serve_app.engine.sampling.sampler import PendingTokens, SampledToken, Sampler
+from serve_app.engine.sampling.transfer import to_device
+from serve_app.engine.scheduler import Chunk, Scheduler
 from serve_app.engine.sequence import Sequence
 from serve_app.engine.structured.masks import MaskFiller
 from serve_app.errors import EngineFailed, ServiceError
@@ -26,9 +28,10 @@ log = logging.getLogger("glm.engine")
 
 
 class ModelBackend(Protocol):
-    """The model interface of the engine: `ModelRunner` for a checkpoint, a fake in tests."""
+    """What the engine asks of a model; `SlotRunner` or `PagedRunner` over a checkpoint, a fake in tests."""
 
     context_tokens: int
+    packs: bool  # one forward takes rows and chunks together, and may begin before the last one's tokens are read
 
     @property
     def vocab_size(self) -> int: ...
@@ -41,11 +44,36 @@ class ModelBackend(Protocol):
 
     def positions(self, prompt: Prompt) -> tuple[NDArray[np.int64], int]: ...
 
-    def encode(self, picture: Picture) -> torch.Tensor: ...
+    def page_keys(self, prompt: Prompt) -> list[bytes]:
+        """Keys of the pages that the prompt fills; none where pages are not shared."""
+        ...
 
-    def prefill(self, chunk: Chunk) -> torch.Tensor | None: ...
+    def prepare(self, sequence: Sequence) -> None:
+        """Prepare for a newly admitted sequence, and say whether it needs image features."""
+        ...
 
-    def decode(self, sequences: list[Sequence]) -> torch.Tensor: ...
+    def encode_slices(self, pictures: list[Picture]) -> Generator[None, None, list[torch.Tensor]]: ...
+
+    def forward(self, rows: list[Sequence], chunks: list[Chunk]) -> torch.Tensor:
+        """Logits (sequences, vocab) after the newest token of `rows`, then after the prompts that `chunks` complete."""
+        ...
+
+    def keep(self, slots: torch.Tensor, token_ids: torch.Tensor) -> None:
+        """Remember the tokens (rows,) sampled for slots (rows,): the next step of a row in flight begins with them."""
+        ...
+
+
+@dataclass(slots=True)
+class Launch:
+    """A step on its way: whose logits are computed, later whose tokens are sampled."""
+
+    started: float
+    rows: list[Sequence]
+    chunks: list[Chunk]
+    sequences: list[Sequence] = field(default_factory=list)
+    logits: list[torch.Tensor] = field(default_factory=list)
+    tokens: PendingTokens | None = None
+    failed: list[tuple[Sequence, ServiceError]] = field(default_factory=list)
 
 
 class StepExecutor:
@@ -55,72 +83,118 @@ class StepExecutor:
         self,
         model: ModelBackend,
         vocabulary: Vocabulary,
-        slots: int,
+        scheduler: Scheduler,
         features: FeatureCache,
         meter: metrics.Meter,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._model = model
+        self._scheduler = scheduler
         self._features = features
         self._meter = meter
         self._clock = clock
-        self._sampler = Sampler(slots, model.vocab_size, model.device, model.stop_ids, vocabulary)
-        self._masks = MaskFiller(slots, model.vocab_size, model.device)
+        self._encoder = PictureEncoder(model, features, meter, clock)
+        self._sampler = Sampler(scheduler.slots, model.vocab_size, model.device, model.stop_ids, vocabulary)
+        self._masks = MaskFiller(scheduler.slots, model.vocab_size, model.device)
+        self._collected = 0.0  # when the last step's tokens had been read
 
     def prepare(self, sequence: Sequence) -> None:
         """Prepare the slot of a newly admitted sequence."""
         self._sampler.prepare_row(sequence)
+        self._model.prepare(sequence)
 
-    def prefill(self, chunk: Chunk) -> SampledToken | ServiceError | None:
-        """Compute a chunk of a prompt; returns the first token of the answer after the last chunk."""
-        sequence = chunk.sequence
+    def encode(self, sequences: list[Sequence], all_slices: bool) -> list[tuple[Sequence, ServiceError]]:
+        """Compute image features that sequences need, one slice or all; return those that failed."""
+        return [(s, self._to_service_error(error)) for s, error in self._encoder.advance(sequences, all_slices)]
+
+    def launch(self, rows: list[Sequence], chunks: list[Chunk]) -> Launch:
+        """Begin a step: the next logits of `rows`, and of the prompts that `chunks` complete."""
+        launch = Launch(self._clock(), rows, chunks)
+        if not rows and not chunks:
+            return launch
         try:
-            if chunk.start == 0 and sequence.prompt.pictures:
-                with self._stage(sequence, "encode"):
-                    sequence.features = torch.cat([self._encode(picture) for picture in sequence.prompt.pictures])
-            with self._stage(sequence, "prefill"):
-                logits = self._model.prefill(chunk)
-                sequence.prefilled = chunk.stop
-                sampled = self._sample(logits, [sequence])[0] if logits is not None else None
+            self._forward(launch, rows, chunks)
         except Exception as error:
-            return self._to_service_error(error)
-        if chunk.completes:
-            sequence.features = None  # no longer needed: the KV cache holds the prompt
-            self._meter.count(metrics.PROMPT_TOKENS, sequence.prompt_tokens)
-            self._meter.count(metrics.IMAGE_TOKENS, sequence.prompt.image_tokens)
-        return sampled
+            parts: list[tuple[list[Sequence], list[Chunk]]] = [([], [chunk]) for chunk in chunks]
+            if rows:
+                parts.insert(0, (rows, []))
+            if isinstance(error, torch.OutOfMemoryError):
+                self._release_memory()
+            elif len(parts) == 1:
+                self._fail(launch, [*rows, *(chunk.sequence for chunk in chunks)], error)
+                return launch
+            # Once more, each by itself: only those fail that must.
+            for part in parts:
+                try:
+                    self._forward(launch, *part)
+                except Exception as own:
+                    self._fail(launch, [*part[0], *(chunk.sequence for chunk in part[1])], own)
+        return launch
 
-    def decode(self, sequences: list[Sequence]) -> list[SampledToken | ServiceError] | ServiceError:
-        """The next token of every sequence; a single error if the batch failed."""
-        started = self._clock()
+    def sample(self, launch: Launch) -> None:
+        """Begin sampling from a launched step's logits, for the sequences that still want its result."""
+        wanted = [row for row, s in enumerate(launch.sequences) if s.slot >= 0 and not s.stale]
+        for sequence in launch.sequences:
+            if sequence.stale:  # its next step begins anew, with the token that was accepted
+                sequence.stale, sequence.in_flight = False, sequence.in_flight - 1
+        if not wanted:
+            launch.sequences = []
+            return
         try:
-            sampled = self._sample(self._decode_with_retry(sequences), sequences)
+            logits = launch.logits[0] if len(launch.logits) == 1 else torch.cat(launch.logits)
+            if len(wanted) < len(launch.sequences):
+                logits = logits.index_select(0, to_device(wanted, self._model.device))
+                launch.sequences = [launch.sequences[row] for row in wanted]
+            sequences = launch.sequences
+            # A GPU is still computing the logits while the masks are filled.
+            launch.tokens = self._sampler.sample(logits, sequences, self._masks.fill(sequences))
+            self._model.keep(to_device([s.slot for s in sequences], self._model.device), launch.tokens.token_ids)
         except Exception as error:
-            return self._to_service_error(error)
-        self._meter.observe(metrics.STAGE_SECONDS, self._clock() - started, stage="decode_step")
-        self._meter.observe(metrics.BATCH_SIZE, len(sequences))
-        return sampled
+            self._fail(launch, launch.sequences, error)
+            launch.sequences = []
 
-    def _sample(self, logits: torch.Tensor, sequences: list[Sequence]) -> list[SampledToken | ServiceError]:
-        # The masks are filled while a GPU computes the logits.
-        return self._sampler.sample(logits, sequences, self._masks.fill(sequences))
+    def collect(self, launch: Launch) -> list[tuple[Sequence, SampledToken | ServiceError]]:
+        """Wait for a step's tokens; each sequence's token, or why it has none."""
+        results: list[tuple[Sequence, SampledToken | ServiceError]] = list(launch.failed)
+        if launch.tokens is not None:
+            try:
+                results += zip(launch.sequences, launch.tokens.read(), strict=True)
+            except Exception as error:
+                results += [(sequence, self._to_service_error(error)) for sequence in launch.sequences]
+        for sequence in launch.sequences:
+            sequence.in_flight -= 1
+        now = self._clock()
+        self._measure(launch, now - max(launch.started, self._collected))
+        self._collected = now
+        return results
 
-    def _encode(self, picture: Picture) -> torch.Tensor:
-        features = self._features.get(picture.digest)
-        if features is not None:
-            self._meter.count(metrics.FEATURE_CACHE_HITS)
-            return features
-        self._meter.count(metrics.FEATURE_CACHE_MISSES)
-        features = self._model.encode(picture)
-        self._features.put(picture.digest, features)
-        return features
+    def _forward(self, launch: Launch, rows: list[Sequence], chunks: list[Chunk]) -> None:
+        with torch.inference_mode():
+            logits = self._model.forward(rows, chunks)
+        for chunk in chunks:
+            self._scheduler.complete(chunk)
+        sequences = [*rows, *(chunk.sequence for chunk in chunks if chunk.completes)]
+        for sequence in sequences:
+            sequence.in_flight += 1
+            sequence.features = None  # the cache holds all that is needed of them now
+        launch.sequences += sequences
+        launch.logits.append(logits)
 
-    def _decode_with_retry(self, sequences: list[Sequence]) -> torch.Tensor:
-        try:
-            return self._model.decode(sequences)
-        except torch.OutOfMemoryError:
-            self._release_memory()
-            return self._model.decode(sequences)
+    def _fail(self, launch: Launch, sequences: list[Sequence], error: Exception) -> None:
+        explained = self._to_service_error(error)
+        launch.failed += [(sequence, explained) for sequence in sequences]
+
+    def _measure(self, launch: Launch, seconds: float) -> None:
+        for chunk in launch.chunks:
+            sequence = chunk.sequence
+            sequence.stages_ms["prefill"] = sequence.stages_ms.get("prefill", 0.0) + seconds * 1e3
+            self._meter.observe(metrics.STAGE_SECONDS, seconds, stage="prefill")
+            if chunk.completes:
+                self._meter.count(metrics.PROMPT_TOKENS, sequence.prompt_tokens)
+                self._meter.count(metrics.IMAGE_TOKENS, sequence.prompt.image_tokens)
+        if launch.rows:
+            self._meter.observe(metrics.STAGE_SECONDS, seconds, stage="decode_step")
+            self._meter.observe(metrics.BATCH_SIZE, len(launch.rows))
 
     def _to_service_error(self, error: Exception) -> ServiceError:
         if isinstance(error, ServiceError):
@@ -136,14 +210,3 @@ class StepExecutor:
         self._features.clear()
         if self._model.device.type == "cuda":
             torch.cuda.empty_cache()
-
-    @contextmanager
-    def _stage(self, sequence: Sequence, stage: str) -> Iterator[None]:
-        """Add the wall time of a block to the stage of the sequence and to the histogram of the stage."""
-        started = self._clock()
-        try:
-            yield
-        finally:
-            seconds = self._clock() - started
-            sequence.stages_ms[stage] = sequence.stages_ms.get(stage, 0.0) + seconds * 1e3
-            self._meter.observe(metrics.STAGE_SECONDS, seconds, stage=stage)

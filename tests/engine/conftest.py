@@ -4,7 +4,7 @@ import json
 import random
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +159,9 @@ class CountingModel:
     stop_ids = frozenset([EOS])
     device = torch.device("cpu")
 
-    def __init__(self) -> None:
+    def __init__(self, packs: bool = False) -> None:
+        self.packs = packs
+        self.newest: dict[int, int] = {}  # the token sampled last, by slot
         self.batches: list[list[str]] = []  # ids decoded together, step by step
         self.chunks: list[tuple[str, int, int]] = []
         self.encoded: list[str] = []
@@ -171,32 +173,46 @@ class CountingModel:
     def positions(self, prompt: Prompt) -> tuple[NDArray[np.int64], int]:
         return np.zeros((3, len(prompt.token_ids)), dtype=np.int64), 0
 
-    def encode(self, picture: Picture) -> torch.Tensor:
+    def page_keys(self, prompt: Prompt) -> list[bytes]:
+        return []
+
+    def prepare(self, sequence: Sequence) -> None:
+        sequence.needs_features = bool(sequence.prompt.pictures)
+
+    def encode_slices(self, pictures: list[Picture]) -> Generator[None, None, list[torch.Tensor]]:
         if self.refuse_encoding is not None:
             raise self.refuse_encoding
-        self.encoded.append(picture.digest)
-        return torch.zeros(picture.tokens, 4)
+        for picture in pictures:
+            self.encoded.append(picture.digest)
+            yield
+        return [torch.zeros(picture.tokens, 4) for picture in pictures]
 
-    def prefill(self, chunk: Chunk) -> torch.Tensor | None:
-        self.chunks.append((chunk.sequence.id, chunk.start, chunk.stop))
-        if chunk.sequence.id in self.broken:
+    def forward(self, rows: list[Sequence], chunks: list[Chunk]) -> torch.Tensor:
+        self.chunks += [(chunk.sequence.id, chunk.start, chunk.stop) for chunk in chunks]
+        if any(chunk.sequence.id in self.broken for chunk in chunks):
             raise RuntimeError("broken")
-        return self.logits(chunk.sequence) if chunk.completes else None
-
-    def decode(self, sequences: list[Sequence]) -> torch.Tensor:
-        self.batches.append([sequence.id for sequence in sequences])
-        if self.out_of_memory_steps:
-            self.out_of_memory_steps -= 1
-            raise torch.OutOfMemoryError("no memory")
-        rows = [
+        if rows:
+            self.batches.append([sequence.id for sequence in rows])
+            if self.out_of_memory_steps:
+                self.out_of_memory_steps -= 1
+                raise torch.OutOfMemoryError("no memory")
+        logits = [
             torch.full((1, self.vocab_size), torch.nan) if sequence.id in self.not_numbers else self.logits(sequence)
-            for sequence in sequences
+            for sequence in rows
         ]
-        return torch.cat(rows)
+        logits += [self.logits(chunk.sequence) for chunk in chunks if chunk.completes]
+        return torch.cat(logits) if logits else torch.empty(0, self.vocab_size)
+
+    def keep(self, slots: torch.Tensor, token_ids: torch.Tensor) -> None:
+        self.newest |= dict(zip(slots.tolist(), token_ids.tolist(), strict=True))
+
+    def tokens(self, sequence: Sequence) -> list[int]:
+        """What was generated, with what is in flight."""
+        return sequence.generated + ([self.newest[sequence.slot]] if sequence.in_flight else [])
 
     def logits(self, sequence: Sequence) -> torch.Tensor:
         """Logits (1, vocab) of what comes next."""
-        last = sequence.generated[-1] if sequence.generated else int(sequence.prompt.token_ids[-1])
+        last = (self.tokens(sequence) or sequence.prompt.token_ids.tolist())[-1]
         return self.favour(min(last + 1, EOS))
 
     def favour(self, token_id: int) -> torch.Tensor:
@@ -210,20 +226,22 @@ class ScriptedModel(CountingModel):
 
     stop_ids = frozenset([NAMES["<|endoftext|>"], NAMES["<|user|>"], NAMES["<|observation|>"]])
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, packs: bool = False) -> None:
+        super().__init__(packs)
         self.scripts: dict[str, list[int]] = {}
 
     def logits(self, sequence: Sequence) -> torch.Tensor:
-        script, place = self.scripts[sequence.id], len(sequence.generated)
+        script, place = self.scripts[sequence.id], len(self.tokens(sequence))
         return self.favour(script[place] if place < len(script) else NAMES["<|user|>"])
 
 
 class RandomModel(CountingModel):
     """Likes other tokens at every step of every request, whoever shares the batch."""
 
-    def __init__(self, vocabulary: Vocabulary, stop_ids: frozenset[int] = ScriptedModel.stop_ids) -> None:
-        super().__init__()
+    def __init__(
+        self, vocabulary: Vocabulary, stop_ids: frozenset[int] = ScriptedModel.stop_ids, packs: bool = False
+    ) -> None:
+        super().__init__(packs)
         self.vocab_size = len(vocabulary.token_bytes)
         self.stop_ids = stop_ids
         # Control tokens, and what closes strings, arrays and objects, are likelier, or few answers would end.
@@ -232,7 +250,7 @@ class RandomModel(CountingModel):
         self._liked[[*closing, *self.stop_ids, *vocabulary.names.values()]] = 3.0
 
     def logits(self, sequence: Sequence) -> torch.Tensor:
-        seed = zlib.crc32(f"{sequence.id}/{len(sequence.generated)}".encode())
+        seed = zlib.crc32(f"{sequence.id}/{self.tokens(sequence)}".encode())
         generator = torch.Generator().manual_seed(seed)
         return torch.randn(1, self.vocab_size, generator=generator) + self._liked
 
@@ -320,9 +338,17 @@ class Bench:
         return [event for event in self.events[name] if not isinstance(event, (Started, Delta, ToolCallDelta))]
 
 
-@pytest.fixture
-def bench() -> Callable[..., Bench]:
+@pytest.fixture(params=[False, True], ids=["in parts", "ahead"])
+def bench(request: pytest.FixtureRequest) -> Callable[..., Bench]:
+    """Makes loops, over a model that computes a step in parts, and over one that begins before the last is read."""
+
     def create(slots: int = 4, prefill_tokens: int = 64, max_waiting: int = 16, cache: int = 0) -> Bench:
-        return Bench(CountingModel(), slots, prefill_tokens, max_waiting, cache)
+        return Bench(CountingModel(request.param), slots, prefill_tokens, max_waiting, cache)
 
     return create
+
+
+@pytest.fixture
+def bench_in_parts() -> Callable[..., Bench]:
+    """As `bench`, for tests of what happens in which step."""
+    return lambda slots=4, prefill_tokens=64: Bench(CountingModel(), slots, prefill_tokens)

@@ -15,8 +15,8 @@ from tests.engine.conftest import Bench, CountingModel, picture
 Benches = Callable[..., Bench]
 
 
-def test_an_answer_starts_streams_and_finishes_once(bench: Benches) -> None:
-    b = bench()
+def test_an_answer_starts_streams_and_finishes_once(bench_in_parts: Benches) -> None:
+    b = bench_in_parts()
     b.ask("a", b"A", max_tokens=3)
     b.run(seconds_a_step=1.0)
     started, *deltas, finished = b.events["a"]
@@ -30,8 +30,8 @@ def pieces(b: Bench, name: str) -> list[tuple[str, int]]:
     return [(event.text, event.tokens) for event in b.events[name] if isinstance(event, Delta)]
 
 
-def test_a_streams_first_piece_goes_at_once_and_the_next_ones_an_interval_apart(bench: Benches) -> None:
-    b = bench()
+def test_a_streams_first_piece_goes_at_once_and_the_next_ones_an_interval_apart(bench_in_parts: Benches) -> None:
+    b = bench_in_parts()
     b.ask("a", b"A", max_tokens=6)
     b.run(seconds_a_step=0.02)  # the interval is 0.05
     assert pieces(b, "a") == [("B", 1), ("CDEF", 4), ("G", 1)]
@@ -53,8 +53,8 @@ def test_an_end_token_stops_the_answer_and_is_counted_but_not_shown(bench: Bench
     assert (finished.reason, finished.usage.completion_tokens) == ("stop", 3)
 
 
-def test_a_late_request_joins_the_running_batch(bench: Benches) -> None:
-    b = bench()
+def test_a_late_request_joins_the_running_batch(bench_in_parts: Benches) -> None:
+    b = bench_in_parts()
     b.ask("a")
     b.loop.step()
     b.ask("b")
@@ -107,8 +107,8 @@ def test_a_stop_string_across_tokens_ends_the_answer_before_it(bench: Benches) -
     assert finished.reason == "stop"
 
 
-def test_a_cancelled_request_frees_its_slot_in_the_next_step(bench: Benches) -> None:
-    b = bench(slots=1)
+def test_a_cancelled_request_frees_its_slot_in_the_next_step(bench_in_parts: Benches) -> None:
+    b = bench_in_parts(slots=1)
     b.ask("a", max_tokens=100)
     b.loop.step()
     b.loop.cancel("a")
@@ -235,7 +235,7 @@ def test_stopping_ends_the_thread_and_tells_who_is_left(bench: Benches) -> None:
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_whatever_happens_every_request_ends_once_and_no_slot_is_lost(data: st.DataObject) -> None:
-    b = Bench(CountingModel(), slots=3, prefill_tokens=7, max_waiting=5, cache=64)
+    b = Bench(CountingModel(data.draw(st.booleans())), slots=3, prefill_tokens=7, max_waiting=5, cache=64)
     names = [f"r{index}" for index in range(data.draw(st.integers(1, 12)))]
     cancelled = set()
     b.model.broken = set(data.draw(st.lists(st.sampled_from(names), max_size=2)))
@@ -255,3 +255,36 @@ def test_whatever_happens_every_request_ends_once_and_no_slot_is_lost(data: st.D
         assert len(b.terminals(name)) <= 1
         if name not in cancelled:
             assert len(b.terminals(name)) == 1
+
+
+def test_a_step_begins_before_the_last_ones_token_is_read() -> None:
+    b = Bench(CountingModel(packs=True))
+    b.ask("a", max_tokens=3)
+    b.loop.step()
+    b.loop.step()  # begins the second token, reads the first
+    assert (b.model.batches, b.text("a")) == ([["a"]], "B")
+    b.loop.step()
+    assert (b.model.batches, b.text("a")) == ([["a"], ["a"]], "B")
+    b.run()
+    assert b.text("a") == "BCD"
+    assert len(b.model.batches) == 2  # nothing is computed beyond max_tokens
+
+
+def test_a_row_that_ended_is_computed_once_more_and_its_slot_serves_the_next_request() -> None:
+    b = Bench(CountingModel(packs=True), slots=1)
+    b.ask("a", bytes([253]), max_tokens=50)  # ends with its third token
+    b.ask("b", b"A", max_tokens=3)
+    b.run()
+    assert b.finished("a").usage.completion_tokens == 3
+    assert b.text("b") == "BCD"
+
+
+def test_rows_and_chunks_share_one_forward() -> None:
+    b = Bench(CountingModel(packs=True), prefill_tokens=16)
+    b.ask("short", max_tokens=6)
+    b.loop.step()
+    b.ask("long", b"x" * 40, max_tokens=2)
+    b.run()
+    assert [chunk[1:] for chunk in b.model.chunks if chunk[0] == "long"] == [(0, 16), (16, 32), (32, 40)]
+    assert b.text("short") == "BCDEFG"
+    assert b.text("long") == "yz"

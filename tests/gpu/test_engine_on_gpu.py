@@ -12,7 +12,7 @@ from serve_app.engine.replica import EngineReplica
 from serve_app.metrics import SilentMeter
 from serve_app.settings import EngineSettings, MetricsSettings, ModelSettings
 from tests.engine.conftest import prompt, write_tiny_model
-from tests.engine.model.test_model_runner import answers, mixed_prompts
+from tests.engine.model.test_slot_runner import answers, mixed_prompts
 
 pytestmark = pytest.mark.gpu
 

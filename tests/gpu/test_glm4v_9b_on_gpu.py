@@ -8,12 +8,12 @@ import torch
 
 from serve_app.contracts import Prompt
 from serve_app.engine.model.families.glm4v_9b import Glm4v9bAdapter
-from serve_app.engine.model.model_runner import ModelRunner
+from serve_app.engine.model.slot_runner import SlotRunner
 from serve_app.engine.model.weights import load_model
 from serve_app.settings import ModelSettings
 from tests.engine.model.original_glm4v_9b import SMALL, changed, write_folder
 from tests.engine.model.test_glm4v_9b import last_logits, questions, read
-from tests.engine.model.test_model_runner import answers
+from tests.engine.model.test_slot_runner import answers
 
 pytestmark = pytest.mark.gpu
 
@@ -51,7 +51,7 @@ def test_a_mixed_batch_gives_what_each_prompt_gives_alone(folder: Path) -> None:
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_quantized_weights_load_and_answer(folder: Path, quantization: str, vision: bool, dtype: str) -> None:
     model = on_gpu(folder, quantization=quantization, quantize_vision=vision, dtype=dtype)
-    ModelRunner(model, 1, 64).check_numbers()
+    SlotRunner(model, 1, 64).check_numbers()
     answered = answers(model, asked(max_tokens=6, ignore_eos=True), context_tokens=64)
     assert all(len(answer) == 6 for answer in answered)
 

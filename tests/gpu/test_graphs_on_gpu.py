@@ -9,7 +9,7 @@ from serve_app.contracts import Prompt, Sampling
 from serve_app.engine.loop import EngineLoop
 from serve_app.engine.model.families.adapter import ModelAdapter
 from serve_app.engine.model.feature_cache import FeatureCache
-from serve_app.engine.model.model_runner import ModelRunner
+from serve_app.engine.model.slot_runner import SlotRunner
 from serve_app.engine.model.weights import load_model
 from serve_app.engine.output.detokenizer import Vocabulary
 from serve_app.engine.scheduler import Scheduler
@@ -18,13 +18,13 @@ from serve_app.settings import ModelSettings
 from tests.engine.conftest import write_tiny_model
 from tests.engine.model.original_glm4v_9b import SMALL, write_folder
 from tests.engine.model.test_glm4v_9b import questions
-from tests.engine.model.test_model_runner import mixed_prompts
+from tests.engine.model.test_slot_runner import mixed_prompts
 
 pytestmark = pytest.mark.gpu
 
 
 def answers(model: ModelAdapter, prompts: list[Prompt], context_tokens: int, captured: bool) -> list[list[int]]:
-    runner = ModelRunner(model, 8, context_tokens)
+    runner = SlotRunner(model, 8, context_tokens)
     if captured:
         runner.capture_graphs()
     vocabulary = Vocabulary([b"x"] * model.vocab_size)

@@ -1,8 +1,8 @@
 """CUDA graphs of the decode step, one for each bucket of rows and length (graph buckets).
 
-At batch 1 a decode step of a 9B model is about a thousand small kernels; launching them one by one takes
-longer than running them. A graph replays them with one launch. Its shapes are fixed, so there is one for
-each pair of a row bucket and a length bucket, captured before the first request; all share one memory
+At batch 1 launching the kernels of a decode step one by one takes longer than running them. A graph replays
+them with one launch. Its shapes are fixed, so there is one for each pair of a row bucket and a length bucket
+(attention over pages needs no length: one bucket), captured before the first request; all share one memory
 pool, since only one runs at a time. Capture follows torch.cuda.graph's own rules: a warm-up on a side
 stream first, static inputs, and outputs that live until the next replay.
 """
@@ -10,6 +10,7 @@ stream first, static inputs, and outputs that live until the next replay.
 from __future__ import annotations
 
 import bisect
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -17,37 +18,35 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-Step = Callable[[torch.Tensor, int], torch.Tensor]  # inputs (3, rows) and length to logits (rows, vocab)
+Step = Callable[[torch.Tensor, int], torch.Tensor]  # inputs (any, rows) and length to logits (rows, vocab)
 
 
 class DecodeGraphs:
     """Runs a decode step by replaying the smallest captured graph that holds it."""
 
-    def __init__(self, step: Step, slots: int, context_tokens: int, idle: int, device: torch.device) -> None:
-        """Capture all buckets; `idle` is the cache index that rows without a sequence write to."""
-        self._idle = idle
-        self.rows = row_buckets(slots)
-        self.lengths = length_buckets(context_tokens)
+    def __init__(self, step: Step, rows: list[int], lengths: list[int], idle: list[int], device: torch.device) -> None:
+        """Capture all buckets of `rows` and `lengths`; `idle` are the inputs of a row without a sequence."""
+        self._rows, self._lengths = rows, lengths
+        self._idle = np.array(idle, dtype=np.int64)[:, None]
         self._graphs: dict[tuple[int, int], tuple[torch.cuda.CUDAGraph, torch.Tensor, torch.Tensor]] = {}
         pool = torch.cuda.graph_pool_handle()
-        # The largest first, so that the others reuse its memory.
-        for rows in reversed(self.rows):
-            for length in reversed(self.lengths):
-                inputs = torch.zeros((3, rows), dtype=torch.int64, device=device)
-                inputs[1] = idle
-                self._graphs[rows, length] = (*_capture(step, inputs, length, pool), inputs)
+        # The largest first: the others then find their memory in the pool.
+        for bucket in sorted(itertools.product(rows, lengths), reverse=True):
+            inputs = torch.from_numpy(np.repeat(self._idle, bucket[0], axis=1)).to(device)
+            self._graphs[bucket] = (*_capture(step, inputs, bucket[1], pool), inputs)
 
     def replay(self, steps: NDArray[np.int64], length: int) -> torch.Tensor:
-        """Logits (rows of the bucket, vocab) for steps (3, rows): token id, cache index, position.
+        """Logits (rows of the bucket, vocab) for steps (inputs, rows).
 
         The result is overwritten by the next replay of any graph.
         """
         rows = steps.shape[1]
-        bucket = self.rows[bisect.bisect_left(self.rows, rows)], self.lengths[bisect.bisect_left(self.lengths, length)]
+        bucket = (
+            self._rows[bisect.bisect_left(self._rows, rows)],
+            self._lengths[bisect.bisect_left(self._lengths, length)],
+        )
         graph, logits, inputs = self._graphs[bucket]
-        padded = np.zeros((3, bucket[0]), dtype=np.int64)
-        padded[1] = self._idle
-        padded[:, :rows] = steps
+        padded = np.concatenate((steps, np.repeat(self._idle, bucket[0] - rows, axis=1)), axis=1)
         inputs.copy_(torch.from_numpy(padded).pin_memory(), non_blocking=True)
         graph.replay()
         return logits

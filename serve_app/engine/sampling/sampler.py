@@ -9,6 +9,7 @@ before `min_tokens`, tokens that the constraint excludes), temperature, top-k, t
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from serve_app.contracts import Sampling, TokenLogprob
 from serve_app.engine.output.detokenizer import Vocabulary
 from serve_app.engine.sampling.noise import gumbel, noise_key
+from serve_app.engine.sampling.transfer import HostCopy, to_device
 from serve_app.engine.sequence import Sequence
 from serve_app.engine.structured.masks import TokenMasks
 from serve_app.errors import EngineFailed, ServiceError
@@ -29,6 +31,14 @@ class SampledToken:
 
     token_id: int
     logprob: TokenLogprob | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PendingTokens:
+    """Sampled tokens, still on the device: the next step can use them before the host has read them."""
+
+    token_ids: torch.Tensor  # (rows,) int64
+    read: Callable[[], list[SampledToken | ServiceError]]  # waits for the device; a result for each row
 
 
 class Sampler:
@@ -60,14 +70,11 @@ class Sampler:
             return
         seen, counts = self._penalty_state()
         seen[sequence.slot] = False
-        ids = torch.from_numpy(sequence.prompt.token_ids.astype("int64")).to(self._device)
-        seen[sequence.slot, ids] = True
+        seen[sequence.slot].index_fill_(0, self._tensor(sequence.prompt.token_ids.tolist()), True)
         counts[sequence.slot] = 0
 
-    def sample(
-        self, logits: torch.Tensor, sequences: list[Sequence], masks: TokenMasks | None = None
-    ) -> list[SampledToken | ServiceError]:
-        """Sample one token for each row of `logits` (rows, vocab), which are not changed.
+    def sample(self, logits: torch.Tensor, sequences: list[Sequence], masks: TokenMasks | None = None) -> PendingTokens:
+        """One token for each row of `logits` (rows, vocab), which stay as they are; does not wait for the device.
 
         The result of a row is an error if its logits are not finite or its constraint failed.
         """
@@ -78,17 +85,21 @@ class Sampler:
         else:
             token_ids = self._sample_by_rules(logits, sequences, masks)
             if forced_tokens:
-                token_ids[list(forced_tokens)] = self._tensor(list(forced_tokens.values()))
-        # One transfer to the host for both results.
-        sampled = torch.where(finite, token_ids, -1).tolist()
-        self._count(sampled, sequences)
+                token_ids.index_copy_(0, self._tensor(list(forced_tokens)), self._tensor(list(forced_tokens.values())))
+        self._count(token_ids, sequences)
         logprobs = self._logprobs(logits, token_ids, sequences)
-        not_numbers = EngineFailed("The model produced values that are not numbers for this request.")
+        copied = HostCopy(torch.where(finite, token_ids, -1))
         failed = {} if masks is None else masks.failed
-        return [
-            not_numbers if token_id < 0 else failed.get(row) or SampledToken(token_id, logprobs.get(row))
-            for row, token_id in enumerate(sampled)
-        ]
+
+        def read() -> list[SampledToken | ServiceError]:
+            found = logprobs()
+            not_numbers = EngineFailed("The model produced values that are not numbers for this request.")
+            return [
+                not_numbers if token_id < 0 else failed.get(row) or SampledToken(token_id, found.get(row))
+                for row, token_id in enumerate(copied.read().tolist())
+            ]
+
+        return PendingTokens(token_ids, read)
 
     def _sample_by_rules(
         self, logits: torch.Tensor, sequences: list[Sequence], masks: TokenMasks | None
@@ -98,7 +109,7 @@ class Sampler:
         for row, sequence in enumerate(sequences):
             if sequence.slot in self._biases:
                 ids, added = self._biases[sequence.slot]
-                logits[row, ids] += added
+                logits[row].index_add_(0, ids, added)
         self._penalize(logits, sequences)
         if (early := [row for row, sequence in enumerate(sequences) if _below_min_tokens(sequence)]) and len(
             self._stop_ids
@@ -108,13 +119,14 @@ class Sampler:
             _apply_masks(logits, masks.rows, forbidden_tokens(masks.bits, logits.shape[1], self._device))
         token_ids = logits.argmax(dim=-1)
         if random_rows := [row for row, rule in enumerate(rules) if rule.temperature > 0]:
-            chosen = logits if len(random_rows) == len(rules) else logits[random_rows]
+            indices = self._tensor(random_rows)
+            chosen = logits if len(random_rows) == len(rules) else logits.index_select(0, indices)
             chosen_rules = [rules[row] for row in random_rows]
             chosen /= self._tensor([rule.temperature for rule in chosen_rules])[:, None]
             filter_top(chosen, chosen_rules)
             keys = [noise_key(sequences[row].seed, len(sequences[row].generated)) for row in random_rows]
             chosen += gumbel(self._tensor(keys), chosen.shape[1])
-            token_ids[random_rows] = chosen.argmax(dim=-1)
+            token_ids.index_copy_(0, indices, chosen.argmax(dim=-1))
         return token_ids
 
     def _penalize(self, logits: torch.Tensor, sequences: list[Sequence]) -> None:
@@ -122,40 +134,40 @@ class Sampler:
         if not rows:
             return
         rules = [sequences[row].prompt.sampling for row in rows]
-        slots = [sequences[row].slot for row in rows]
+        indices, slots = self._tensor(rows), self._tensor([sequences[row].slot for row in rows])
         prompt_seen, all_counts = self._penalty_state()
-        counts = all_counts[slots]  # (rows, vocab)
-        chosen = logits[rows]
+        counts = all_counts.index_select(0, slots)  # (rows, vocab)
+        chosen = logits.index_select(0, indices)
         repetition = self._tensor([rule.repetition_penalty for rule in rules])[:, None]
         seen = prompt_seen[slots] | (counts > 0)
         chosen = torch.where(seen, torch.where(chosen > 0, chosen / repetition, chosen * repetition), chosen)
         chosen -= self._tensor([rule.presence_penalty for rule in rules])[:, None] * (counts > 0)
         chosen -= self._tensor([rule.frequency_penalty for rule in rules])[:, None] * counts
-        logits[rows] = chosen
+        logits.index_copy_(0, indices, chosen)
 
     def _logprobs(
         self, logits: torch.Tensor, token_ids: torch.Tensor, sequences: list[Sequence]
-    ) -> dict[int, TokenLogprob]:
+    ) -> Callable[[], dict[int, TokenLogprob]]:
         wanted = {
             row: count
             for row, sequence in enumerate(sequences)
             if (count := sequence.prompt.sampling.logprobs) is not None
         }
         if not wanted:
-            return {}
-        rows = list(wanted)
-        found = token_logprobs(logits[rows], token_ids[rows], list(wanted.values()), self._token_bytes)
-        return dict(zip(rows, found, strict=True))
+            return dict
+        indices, counts = self._tensor(list(wanted)), list(wanted.values())
+        copied = HostCopy(
+            logprob_table(logits.index_select(0, indices), token_ids.index_select(0, indices), max(counts))
+        )
+        return lambda: dict(zip(wanted, token_logprobs(copied.read(), counts, self._token_bytes), strict=True))
 
-    def _count(self, sampled: list[int], sequences: list[Sequence]) -> None:
-        counted = [
-            (sequence.slot, token_id)
-            for token_id, sequence in zip(sampled, sequences, strict=True)
-            if token_id >= 0 and _uses_penalties(sequence.prompt.sampling)
-        ]
-        if counted:
-            slots, token_ids = self._tensor(counted).T
-            self._penalty_state()[1][slots, token_ids] += 1
+    def _count(self, token_ids: torch.Tensor, sequences: list[Sequence]) -> None:
+        rows = [row for row, sequence in enumerate(sequences) if _uses_penalties(sequence.prompt.sampling)]
+        if rows:
+            slots = self._tensor([sequences[row].slot for row in rows])
+            counts = self._penalty_state()[1]
+            one = torch.ones(len(rows), dtype=counts.dtype, device=self._device)
+            counts.index_put_((slots, token_ids.index_select(0, self._tensor(rows))), one, accumulate=True)
 
     def _penalty_state(self) -> tuple[torch.Tensor, torch.Tensor]:
         if self._prompt_seen is None or self._counts is None:
@@ -164,7 +176,7 @@ class Sampler:
         return self._prompt_seen, self._counts
 
     def _tensor(self, values: list[int] | list[float] | list[tuple[int, int]]) -> torch.Tensor:
-        return torch.tensor(values, device=self._device)
+        return to_device(values, self._device)
 
 
 def forbidden_tokens(bits: NDArray[np.int32], vocab_size: int, device: torch.device) -> torch.Tensor:
@@ -178,8 +190,8 @@ def forbidden_tokens(bits: NDArray[np.int32], vocab_size: int, device: torch.dev
 
 def unpacked(octets: torch.Tensor) -> torch.Tensor:
     """The bits of bytes (rows, bytes), lowest first, as bool (rows, 8 * bytes)."""
-    places = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8, device=octets.device)
-    return (octets[:, :, None] & places).ne(0).flatten(1)
+    shifts = torch.arange(8, dtype=torch.uint8, device=octets.device)
+    return ((octets[:, :, None] >> shifts) & 1).ne(0).flatten(1)
 
 
 def _apply_masks(logits: torch.Tensor, rows: list[int], forbidden: torch.Tensor) -> None:
@@ -187,7 +199,8 @@ def _apply_masks(logits: torch.Tensor, rows: list[int], forbidden: torch.Tensor)
     if len(rows) == logits.shape[0]:
         logits.masked_fill_(forbidden, -torch.inf)
     else:
-        logits[rows] = logits[rows].masked_fill(forbidden, -torch.inf)
+        indices = to_device(rows, logits.device)
+        logits.index_copy_(0, indices, logits.index_select(0, indices).masked_fill_(forbidden, -torch.inf))
 
 
 def filter_top(logits: torch.Tensor, rules: list[Sampling]) -> None:
@@ -197,36 +210,39 @@ def filter_top(logits: torch.Tensor, rules: list[Sampling]) -> None:
     if rows:
         top_k = [rules[row].top_k if 0 < rules[row].top_k < vocab_size else vocab_size for row in rows]
         top_p = [rules[row].top_p if rules[row].top_p < 1 else math.inf for row in rows]
-        # Stable sort: which of equal logits stays must not depend on the batch.
-        ordered, order = logits[rows].sort(dim=-1, descending=True, stable=True)
-        smallest_kept = ordered.gather(1, torch.tensor(top_k, device=logits.device)[:, None] - 1)
+        # Stable: which of equal tokens stays must not depend on the batch.
+        indices = to_device(rows, logits.device)
+        ordered, order = logits.index_select(0, indices).sort(dim=-1, descending=True, stable=True)
+        smallest_kept = ordered.gather(1, to_device(top_k, logits.device)[:, None] - 1)
         ordered = ordered.masked_fill(ordered < smallest_kept, -torch.inf)
         mass = ordered.softmax(dim=-1)
         # A token stays while the mass before it is below top_p.
-        dropped = (mass.cumsum(dim=-1) - mass) >= torch.tensor(top_p, device=logits.device)[:, None]
+        dropped = (mass.cumsum(dim=-1) - mass) >= to_device(top_p, logits.device)[:, None]
         dropped[:, 0] = False
         ordered = ordered.masked_fill(dropped, -torch.inf)
-        logits[rows] = torch.empty_like(ordered).scatter_(1, order, ordered)
+        logits.index_copy_(0, indices, torch.empty_like(ordered).scatter_(1, order, ordered))
     if rows := [row for row, rule in enumerate(rules) if rule.min_p > 0]:
-        least = torch.tensor([math.log(rules[row].min_p) for row in rows], device=logits.device)[:, None]
-        chosen = logits[rows]
-        logits[rows] = chosen.masked_fill(chosen < chosen.amax(dim=-1, keepdim=True) + least, -torch.inf)
+        indices = to_device(rows, logits.device)
+        least = to_device([math.log(rules[row].min_p) for row in rows], logits.device)[:, None]
+        chosen = logits.index_select(0, indices)
+        kept = chosen.masked_fill(chosen < chosen.amax(dim=-1, keepdim=True) + least, -torch.inf)
+        logits.index_copy_(0, indices, kept)
 
 
-def token_logprobs(
-    logits: torch.Tensor, token_ids: torch.Tensor, top: list[int], token_bytes: list[bytes]
-) -> list[TokenLogprob]:
-    """For each row of raw `logits` (rows, vocab): the logprobs of its sampled token and of its `top` most likely ones.
+def logprob_table(logits: torch.Tensor, token_ids: torch.Tensor, top: int) -> torch.Tensor:
+    """Of each row of raw `logits` (rows, vocab): sampled id, its logprob, ids and logprobs of the `top` likeliest.
 
-    Log-softmax in float32, one transfer to the host for all rows.
+    Log-softmax in float32; (rows, 2 + 2 * top) in float64, which holds ids and logprobs exactly.
     """
     logprobs = logits.float().log_softmax(dim=-1)
-    width = min(max(1, *top), logprobs.shape[1])
-    best = logprobs.topk(width, dim=-1)
+    best = logprobs.topk(min(max(1, top), logprobs.shape[1]), dim=-1)
     sampled = logprobs.gather(1, token_ids[:, None])
-    # float64 holds ids and logprobs exactly, so that one table holds both.
-    table = torch.cat([column.double() for column in (token_ids[:, None], sampled, best.indices, best.values)], dim=1)
-    found = []
+    return torch.cat([column.double() for column in (token_ids[:, None], sampled, best.indices, best.values)], dim=1)
+
+
+def token_logprobs(table: torch.Tensor, top: list[int], token_bytes: list[bytes]) -> list[TokenLogprob]:
+    """The rows of a `logprob_table`, each with as many of the likeliest tokens as `top` says."""
+    width, found = (table.shape[1] - 2) // 2, []
     for (token_id, logprob, *likeliest), count in zip(table.tolist(), top, strict=True):
         ids = [int(value) for value in likeliest[:count]]
         values = likeliest[width : width + count]

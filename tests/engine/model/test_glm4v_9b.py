@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from serve_app.contracts import Picture, Prompt, Sampling
 from serve_app.engine.model.families.glm4v_9b import Glm4v9bAdapter
-from serve_app.engine.model.model_runner import ModelRunner
+from serve_app.engine.model.slot_runner import SlotRunner
 from serve_app.engine.model.weights import load_model
 from serve_app.errors import ContextTooLong, EngineFailed
 from serve_app.settings import ModelSettings
@@ -25,7 +25,7 @@ from tests.engine.model.original_glm4v_9b import (
     prompt,
     write_folder,
 )
-from tests.engine.model.test_model_runner import answers
+from tests.engine.model.test_slot_runner import answers
 
 PATCHES, TOKENS = 4, 6  # of a picture in the small model
 
@@ -48,7 +48,7 @@ def read(folder: Path, **settings: Any) -> Glm4v9bAdapter:
 
 def last_logits(adapter: Glm4v9bAdapter, one: Prompt, *cuts: int) -> torch.Tensor:
     """Logits (vocab,) after a prompt that is taken in as chunks that end at the cuts."""
-    runner = ModelRunner(adapter, 1, 64)
+    runner = SlotRunner(adapter, 1, 64)
     positions, _ = runner.positions(one)
     features = torch.cat([runner.encode(picture) for picture in one.pictures]) if one.pictures else None
     ends = [*cuts, len(one.token_ids)]

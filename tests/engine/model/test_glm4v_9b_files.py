@@ -10,14 +10,14 @@ import torch
 from safetensors.torch import load_file
 
 from serve_app.engine.model.families.glm4v_9b import Glm4v9bAdapter, empty_network
-from serve_app.engine.model.model_runner import ModelRunner
 from serve_app.engine.model.quantization import count_parameters
+from serve_app.engine.model.slot_runner import SlotRunner
 from serve_app.engine.model.weights import load
 from serve_app.errors import InvalidRequest
 from serve_app.settings import ModelSettings
 from tests.engine.model.original_glm4v_9b import SMALL, STOP, changed, write_folder, write_weights
 from tests.engine.model.test_glm4v_9b import last_logits, questions, read
-from tests.engine.model.test_model_runner import answers
+from tests.engine.model.test_slot_runner import answers
 
 FULL = json.loads((Path(__file__).parents[2] / "glm-4v-9b.config.json").read_text())
 
@@ -201,12 +201,12 @@ def test_numbers_that_float16_does_not_have_are_noticed_before_the_first_request
     name = "transformer.encoder.layers.1.mlp.dense_4h_to_h.weight"
     large = load_file(folder / "model.safetensors")[name] * 60000
     copied(folder, tmp_path, added={name: large})
-    ModelRunner(read(tmp_path), 1, 64).check_numbers()
+    SlotRunner(read(tmp_path), 1, 64).check_numbers()
     with pytest.raises(InvalidRequest, match=r"text layers needs larger numbers than float16 has.*bfloat16"):
-        ModelRunner(read(tmp_path, dtype="float16"), 1, 64).check_numbers()
+        SlotRunner(read(tmp_path, dtype="float16"), 1, 64).check_numbers()
 
 
 def test_damaged_weights_are_noticed_before_the_first_request(folder: Path, tmp_path: Path) -> None:
     copied(folder, tmp_path, added={"transformer.vision.conv.bias": torch.full((64,), torch.nan)})
     with pytest.raises(InvalidRequest, match="vision tower gives values that are not numbers"):
-        ModelRunner(read(tmp_path), 1, 64).check_numbers()
+        SlotRunner(read(tmp_path), 1, 64).check_numbers()

@@ -17,7 +17,7 @@ from serve_app.engine.model.weights import find_device, find_dtype, load
 from serve_app.errors import InvalidRequest
 from serve_app.settings import ModelSettings
 from tests.engine.conftest import prompt, write_tiny_model
-from tests.engine.model.test_model_runner import answers
+from tests.engine.model.test_slot_runner import answers
 
 CPU = torch.device("cpu")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator
 from typing import Protocol
 
 import numpy as np
@@ -32,8 +33,17 @@ class ModelAdapter(Protocol):
     @property
     def model(self) -> torch.nn.Module: ...
 
+    @property
+    def text_layers(self) -> torch.nn.Module:
+        """The module of the text layers, `trunk` without its cache."""
+        ...
+
     def encode(self, picture: Picture) -> torch.Tensor:
         """Image features (tokens, hidden) of a picture."""
+        ...
+
+    def encode_slices(self, pictures: list[Picture]) -> Generator[None, None, list[torch.Tensor]]:
+        """The features of several pictures; yields after each slice of work, so that others can run between."""
         ...
 
     def image_mask(self, prompt: Prompt) -> NDArray[np.bool_]:
@@ -67,3 +77,14 @@ class ModelAdapter(Protocol):
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits (rows, vocab) of hidden states (rows, hidden)."""
         ...
+
+
+def encode_one_by_one(
+    encode: Callable[[Picture], torch.Tensor], pictures: list[Picture]
+) -> Generator[None, None, list[torch.Tensor]]:
+    """`encode_slices` with a picture a slice."""
+    features = []
+    for picture in pictures:
+        features.append(encode(picture))
+        yield
+    return features

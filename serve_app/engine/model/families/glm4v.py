@@ -7,17 +7,20 @@ the rules: transformers models/glm4v (`get_rope_index`, image processor), models
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 from transformers.cache_utils import Cache
 
 from serve_app.checkpoint import image_processor_settings
 from serve_app.contracts import Picture, Prompt, Sampling
 from serve_app.engine.model.attention import SLOT_ATTENTION
+from serve_app.engine.model.families.adapter import encode_one_by_one
 from serve_app.engine.model.quantization import Quantization
 from serve_app.engine.model.shards import fill_weights
 from serve_app.engine.model.slots import CacheShape
@@ -79,6 +82,13 @@ class Glm4vAdapter:
         from transformers import AutoTokenizer
 
         return Vocabulary.of(AutoTokenizer.from_pretrained(folder, local_files_only=True), size)
+
+    @property
+    def text_layers(self) -> nn.Module:
+        return self.model.model.language_model  # type: ignore[no-any-return]
+
+    def encode_slices(self, pictures: list[Picture]) -> Generator[None, None, list[torch.Tensor]]:
+        return encode_one_by_one(self.encode, pictures)
 
     def encode(self, picture: Picture) -> torch.Tensor:
         height, width = picture.pixels.shape[:2]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import re
+from collections.abc import Generator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from transformers.cache_utils import Cache
 
 from serve_app.contracts import Picture, Prompt, Sampling
 from serve_app.engine.model.attention import SLOT_ATTENTION
+from serve_app.engine.model.families.adapter import encode_one_by_one
 from serve_app.engine.model.families.eva_clip import EvaClip, EvaClipShape
 from serve_app.engine.model.quantization import Quantization
 from serve_app.engine.model.shards import fill_weights, read_json
@@ -132,6 +134,13 @@ class Glm4v9bAdapter:
             added = read_json(tokenizer).get("added_tokens_decoder", {})
             names = {token["content"]: int(index) for index, token in added.items() if int(index) < size}
         return Vocabulary(table, names)
+
+    @property
+    def text_layers(self) -> nn.Module:
+        return self.model.language_model  # type: ignore[no-any-return]
+
+    def encode_slices(self, pictures: list[Picture]) -> Generator[None, None, list[torch.Tensor]]:
+        return encode_one_by_one(self.encode, pictures)
 
     def encode(self, picture: Picture) -> torch.Tensor:
         if picture.pixels.shape != (self._side, self._side, 3):

@@ -1,4 +1,4 @@
-"""Model runner: forward passes for a prompt chunk of one sequence and a decode step of many."""
+"""The model over slots, by the library's own module: a prompt chunk of one sequence, or a token for many."""
 
 from __future__ import annotations
 
@@ -6,61 +6,43 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from serve_app.contracts import Picture, Prompt
+from serve_app.contracts import Prompt
 from serve_app.engine.model.families.adapter import ModelAdapter
-from serve_app.engine.model.graphs import DecodeGraphs
+from serve_app.engine.model.graphs import DecodeGraphs, length_buckets, row_buckets
+from serve_app.engine.model.runner import Runner
 from serve_app.engine.model.slots import DecodeView, PrefillView, SlotCache
 from serve_app.engine.scheduler import Chunk
 from serve_app.engine.sequence import Sequence
-from serve_app.errors import InvalidRequest
 
 _LENGTH_STEP = 128  # decode attends to a multiple of this many tokens, so that shapes repeat
 
 
-class ModelRunner:
-    """Computes the logits of chunks and sequences over the slots of the KV cache."""
+class SlotRunner(Runner):
+    """Turns chunks and sequences into logits; knows slots and shapes, not requests' fate."""
+
+    packs = False
 
     def __init__(self, model: ModelAdapter, slots: int, context_tokens: int) -> None:
-        self.model = model
-        self.context_tokens = context_tokens
+        super().__init__(model, context_tokens)
         self._cache = SlotCache(model.cache_shape, slots, context_tokens, model.device)
-        self._device = model.device
         self._graphs: DecodeGraphs | None = None
 
     @torch.inference_mode()
     def capture_graphs(self) -> None:
         """On a GPU, record the decode step once a bucket, so that later steps are one launch."""
         if self._device.type == "cuda":
-            slots = self._cache.keys[0].shape[0]
-            self._graphs = DecodeGraphs(self._step, slots, self.context_tokens, self._cache.trash, self._device)
-
-    @property
-    def vocab_size(self) -> int:
-        return self.model.vocab_size
-
-    @property
-    def stop_ids(self) -> frozenset[int]:
-        return self.model.stop_ids
-
-    @property
-    def device(self) -> torch.device:
-        return self._device
-
-    def positions(self, prompt: Prompt) -> tuple[NDArray[np.int64], int]:
-        """Positions (axes, tokens) of a prompt and the delta of what follows it."""
-        return self.model.positions(prompt)
+            rows, lengths = row_buckets(self._cache.keys[0].shape[0]), length_buckets(self.context_tokens)
+            self._graphs = DecodeGraphs(self._step, rows, lengths, [0, self._cache.trash, 0], self._device)
 
     @torch.inference_mode()
-    def encode(self, picture: Picture) -> torch.Tensor:
-        """Image features (tokens, hidden)."""
-        return self.model.encode(picture)
+    def forward(self, rows: list[Sequence], chunks: list[Chunk]) -> torch.Tensor:
+        """Logits (sequences, vocab) of `rows` if there are any, else of the one chunk's sequence if it completes it."""
+        return self._decode(rows) if rows else self._prefill(*chunks)
 
-    @torch.inference_mode()
-    def prefill(self, chunk: Chunk) -> torch.Tensor | None:
-        """Compute a chunk; returns logits (1, vocab) after the prompt's last token, None before that."""
+    def _prefill(self, chunk: Chunk) -> torch.Tensor:
         one = chunk.sequence
         hidden = self.hidden(one.prompt, one.features, one.positions, one.slot, chunk.start, chunk.stop)
-        return self.model.head(hidden[-1:]) if chunk.completes else None
+        return self.model.head(hidden[-1:] if chunk.completes else hidden[:0])
 
     @torch.inference_mode()
     def hidden(
@@ -87,8 +69,14 @@ class ModelRunner:
         view = PrefillView(self._cache, slot, start, stop)
         return self.model.trunk(embeddings, at, view, _chunk_mask(start, stop, self._device))[0]
 
-    @torch.inference_mode()
-    def decode(self, sequences: list[Sequence]) -> torch.Tensor:
+    def keep(self, slots: torch.Tensor, token_ids: torch.Tensor) -> None:
+        """Nothing: a step here begins with tokens that the host has read."""
+
+    def probe_hidden(self, prompt: Prompt, features: torch.Tensor) -> torch.Tensor:
+        positions, _ = self.model.positions(prompt)
+        return self.hidden(prompt, features, positions, slot=0, start=0, stop=len(prompt.token_ids))
+
+    def _decode(self, sequences: list[Sequence]) -> torch.Tensor:
         """Feed each sequence its newest token; logits (sequences, vocab) in the given order.
 
         Rows up to the highest slot in use are computed; idle ones among them write to the trash token.
@@ -119,30 +107,6 @@ class ModelRunner:
             mask[:, None, None],
         )
         return self.model.head(hidden[:, -1])
-
-    @torch.inference_mode()
-    def check_numbers(self) -> None:
-        """Run the adapter's probe in the first slot; raises `InvalidRequest` if a stage gives infinity or NaN.
-
-        Call it before the first request. float16 ends at 65504, and a model trained in bfloat16 may go beyond.
-        """
-        prompt = self.model.probe()
-        features = torch.cat([self.model.encode(picture) for picture in prompt.pictures])
-        positions, _ = self.model.positions(prompt)
-        hidden = self.hidden(prompt, features, positions, slot=0, start=0, stop=len(prompt.token_ids))
-        stages = {"vision tower": features, "text layers": hidden, "head": self.model.head(hidden[-1:])}
-        broken = next((stage for stage, values in stages.items() if not bool(values.isfinite().all())), None)
-        if broken is not None and self.model.dtype == torch.float16:
-            raise InvalidRequest(
-                f"The model's {broken} needs larger numbers than float16 has. Run it on a GPU with bfloat16 (compute "
-                "capability 8.0 or newer) or set model.dtype to float32.",
-                param="model.dtype",
-            )
-        if broken is not None:
-            raise InvalidRequest(
-                f"The model's {broken} gives values that are not numbers. Are its weights undamaged?",
-                param="model.path",
-            )
 
 
 def _chunk_mask(start: int, stop: int, device: torch.device) -> torch.Tensor | None:

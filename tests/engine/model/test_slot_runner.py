@@ -12,7 +12,7 @@ from serve_app.engine.loop import EngineLoop
 from serve_app.engine.model.families.adapter import ModelAdapter
 from serve_app.engine.model.families.glm4v import Glm4vAdapter, replace_convolution_by_matmul
 from serve_app.engine.model.feature_cache import FeatureCache
-from serve_app.engine.model.model_runner import ModelRunner
+from serve_app.engine.model.slot_runner import SlotRunner
 from serve_app.engine.output.detokenizer import Vocabulary
 from serve_app.engine.scheduler import Scheduler
 from serve_app.metrics import SilentMeter
@@ -36,7 +36,7 @@ def answers(
     adapter: ModelAdapter, prompts: list[Prompt], slots: int = 8, prefill_tokens: int = 64, context_tokens: int = 1024
 ) -> list[list[int]]:
     loop = EngineLoop(
-        ModelRunner(adapter, slots, context_tokens),
+        SlotRunner(adapter, slots, context_tokens),
         Vocabulary([b"x"] * adapter.vocab_size),
         Scheduler(slots, prefill_tokens, len(prompts)),
         FeatureCache(2**20),
@@ -116,7 +116,7 @@ def test_positions_are_those_of_transformers(adapter: Glm4vAdapter, reference: G
 
 
 def test_the_probe_of_a_sound_model_gives_finite_numbers(adapter: Glm4vAdapter) -> None:
-    ModelRunner(adapter, 1, 64).check_numbers()
+    SlotRunner(adapter, 1, 64).check_numbers()
 
 
 def test_the_modules_shared_rope_deltas_are_never_touched(adapter: Glm4vAdapter) -> None:

@@ -1,0 +1,185 @@
+"""The model over pages: one forward pass for the new tokens of many sequences and pieces of prompts.
+
+What a step needs goes to the device in one copy, and the newest token of every row stays there, so a step
+can be launched before the host has read what the last one drew.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from serve_app.contracts import Prompt
+from serve_app.engine.model import trunk
+from serve_app.engine.model.batch import Batch, Pieces, Rows
+from serve_app.engine.model.families.adapter import ModelAdapter
+from serve_app.engine.model.graphs import DecodeGraphs, row_buckets
+from serve_app.engine.model.kernels import kernels_for
+from serve_app.engine.model.pages import PAGE_TOKENS, pages_for, prompt_keys
+from serve_app.engine.model.runner import Runner
+from serve_app.engine.model.trunk import PagedCache, Trunk
+from serve_app.engine.scheduler import Chunk
+from serve_app.engine.sequence import Sequence
+
+log = logging.getLogger("glm.engine")
+
+_OF_DEVICE = -1  # as a row's token: the one that was drawn last
+
+
+class PagedRunner(Runner):
+    """Turns sequences and chunks into logits; knows pages and shapes, not requests' fate."""
+
+    packs = True
+
+    def __init__(self, model: ModelAdapter, slots: int, pages: int, context_tokens: int) -> None:
+        super().__init__(model, context_tokens)
+        self._slots = slots
+        # One row more than slots, for rows of a graph that nobody uses; its pages are page 0.
+        table = torch.zeros(slots + 1, pages_for(context_tokens), dtype=torch.int32, device=model.device)
+        self._cache = PagedCache(model.cache_shape, pages, PAGE_TOKENS, table)
+        self._trunk = Trunk(model.text_layers, model.device)
+        self._newest = torch.zeros(slots + 1, dtype=torch.int64, device=model.device)
+        self._graphs: DecodeGraphs | None = None
+
+    @torch.inference_mode()
+    def capture_graphs(self) -> None:
+        """On a GPU, record the decode step once for each number of rows."""
+        if self._device.type == "cuda":
+            idle = [self._slots, 1, 0, 0]
+            rows = row_buckets(self._slots)
+            self._graphs = DecodeGraphs(lambda steps, _: self._decode(steps), rows, [0], idle, self._device)
+
+    def page_keys(self, prompt: Prompt) -> list[bytes]:
+        """Under which keys the prompt's pages can be found."""
+        return prompt_keys(prompt, self.model.image_mask(prompt))
+
+    @torch.inference_mode()
+    def prepare(self, sequence: Sequence) -> None:
+        """List the pages of a newly admitted sequence in its row of the table."""
+        pages = np.zeros(self._cache.table.shape[1], dtype=np.int32)
+        pages[: len(sequence.pages)] = sequence.pages
+        self._cache.table[sequence.slot].copy_(self._upload(pages), non_blocking=True)
+        sequence.needs_features = bool(self.model.image_mask(sequence.prompt)[sequence.prefilled :].any())
+
+    @torch.inference_mode()
+    def keep(self, slots: torch.Tensor, token_ids: torch.Tensor) -> None:
+        """Remember the drawn tokens (rows,) of slots (rows,) for the next step."""
+        self._newest.index_copy_(0, slots, token_ids)
+
+    @torch.inference_mode()
+    def forward(self, rows: list[Sequence], chunks: list[Chunk]) -> torch.Tensor:
+        """Logits (sequences, vocab) after the newest token of `rows`, then after the prompts that `chunks` complete."""
+        steps = np.empty((4, len(rows)), dtype=np.int64)  # slot, tokens to look at, position, token
+        for column, one in enumerate(rows):
+            token = _OF_DEVICE if one.in_flight else one.generated[-1]
+            steps[:, column] = one.slot, one.cached + 1, one.cached + one.position_delta, token
+        if not chunks and self._graphs is not None:
+            return self._graphs.replay(steps, 0)[: len(rows)]
+        return self._mixed(steps, chunks)
+
+    def _mixed(self, steps: NDArray[np.int64], chunks: list[Chunk]) -> torch.Tensor:
+        rows = steps.shape[1]
+        held = [_places(chunk.sequence.pages, chunk.stop) for chunk in chunks]  # of all tokens so far
+        sizes = [chunk.stop - chunk.start for chunk in chunks]
+        starts, key_starts = (np.cumsum([0, *lengths]) for lengths in (sizes, [len(places) for places in held]))
+        logits_at = [*range(rows), *(rows + end - 1 for end, c in zip(starts[1:], chunks, strict=True) if c.completes)]
+        images = [self._images(chunk, rows + first) for chunk, first in zip(chunks, starts, strict=False)]
+        axes, none = self.model.position_axes, np.empty(0, dtype=np.int64)
+        positions = [np.empty((axes, 0), dtype=np.int64), *(c.sequence.positions[:, c.start : c.stop] for c in chunks)]
+        parts = [
+            steps.ravel(),
+            np.concatenate([none, *(c.sequence.prompt.token_ids[c.start : c.stop] for c in chunks)]),
+            np.concatenate(positions, axis=1).ravel(),
+            np.concatenate([none, *held]),
+            np.concatenate([none, *(places[c.start :] for places, c in zip(held, chunks, strict=True))]),
+            starts,
+            key_starts,
+            np.concatenate([none, *(at for at, _ in images)]),
+            np.array(logits_at, dtype=np.int64),
+        ]
+        lengths = [len(part) for part in parts]
+        uploaded = self._upload(np.concatenate(parts)).split(lengths)
+        flat_steps, tokens, flat_positions, key_places, places, first, first_key, image_at, wanted = uploaded
+        at, pieces = flat_positions.view(axes, -1), None
+        given = None
+        if rows:
+            given = flat_steps.view(4, rows)
+            row_tokens, row_places = self._of_rows(given)
+            tokens, places = torch.cat((row_tokens, tokens)), torch.cat((row_places, places))
+            at = torch.cat((given[2].expand(axes, -1), at), dim=1)
+        if chunks:
+            spans = list(zip(sizes, (len(p) for p in held), strict=True))
+            pieces = Pieces(spans, first.int(), first_key.int(), key_places)
+        embeddings = self.model.embed(tokens[None])[0]
+        if len(image_at):
+            features = torch.cat([features for _, features in images if features is not None])
+            embeddings.index_copy_(0, image_at, features.to(embeddings.dtype))
+        batch = Batch(at, places, None if given is None else Rows(given[0], given[1]), pieces)
+        hidden = self._trunk.forward(embeddings, batch, self._cache)
+        return self.model.head(hidden.index_select(0, wanted))
+
+    def probe_hidden(self, prompt: Prompt, features: torch.Tensor) -> torch.Tensor:
+        places = torch.arange(len(prompt.token_ids), device=self._device) + PAGE_TOKENS
+        positions, _ = self.model.positions(prompt)
+        embeddings = self.model.embed(self._upload(prompt.token_ids[None].astype(np.int64)))[0]
+        embeddings[self._upload(self.model.image_mask(prompt))] = features.to(embeddings.dtype)
+        starts = torch.tensor([0, len(places)], dtype=torch.int32, device=self._device)
+        pieces = Pieces([(len(places), len(places))], starts, starts, places)
+        return self._trunk.forward(embeddings, Batch(self._upload(positions), places, None, pieces), self._cache)
+
+    def _images(self, chunk: Chunk, first: int) -> tuple[NDArray[np.int64], torch.Tensor | None]:
+        """Where in the step the image tokens of a chunk stand whose first token is at `first`, and their features."""
+        one = chunk.sequence
+        if one.features is None:
+            return np.empty(0, dtype=np.int64), None
+        places = self.model.image_mask(one.prompt)
+        before, here = int(places[: chunk.start].sum()), np.flatnonzero(places[chunk.start : chunk.stop])
+        return first + here, one.features[before : before + len(here)]
+
+    def _decode(self, steps: torch.Tensor) -> torch.Tensor:
+        """Logits (rows, vocab) after one token of each row, steps (4, rows) as in `forward`."""
+        tokens, places = self._of_rows(steps)
+        positions = steps[2].expand(self.model.position_axes, -1)
+        batch = Batch(positions, places, Rows(steps[0], steps[1]), None)
+        return self.model.head(self._trunk.forward(self.model.embed(tokens[None])[0], batch, self._cache))
+
+    def _of_rows(self, steps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Each row's token, and where its keys and values go."""
+        slots, lengths, _, given = steps
+        at = lengths - 1
+        page = self._cache.table[slots, at // PAGE_TOKENS].long()
+        return torch.where(given == _OF_DEVICE, self._newest[slots], given), page * PAGE_TOKENS + at % PAGE_TOKENS
+
+    def _upload(self, values: NDArray[Any]) -> torch.Tensor:
+        on_host = torch.from_numpy(values)
+        if self._device.type != "cuda":
+            return on_host
+        return on_host.pin_memory().to(self._device, non_blocking=True)
+
+
+def _places(pages: list[int], tokens: int) -> NDArray[np.int64]:
+    """Where the first tokens of a sequence lie."""
+    firsts = np.array(pages[: pages_for(tokens)], dtype=np.int64) * PAGE_TOKENS
+    return (firsts[:, None] + np.arange(PAGE_TOKENS)).ravel()[:tokens]
+
+
+def supports(model: ModelAdapter) -> bool:
+    """Whether this model runs over pages on its device: with CUDA 8.0 or newer, and Triton with a compiler."""
+    device = model.device
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0):
+        return False
+    if not trunk.supports(model.text_layers):
+        return False
+    try:
+        ones = torch.ones(1, 16, dtype=model.dtype, device=device)
+        kernels_for(device).silu_mul(ones)
+    except Exception as error:
+        log.warning(
+            "Triton's kernels can't be built here (%s); the library's modules are used, at half the speed.", error
+        )
+        return False
+    return True

@@ -1,0 +1,36 @@
+"""Matrix products of the trunk: modules of a layer that read the same values become one product."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.nn.functional import linear
+
+Product = Callable[[torch.Tensor], torch.Tensor]  # (tokens, in) to (tokens, out)
+
+
+def product(*linears: nn.Module) -> Product:
+    """One product that gives the outputs of the modules side by side.
+
+    Weights of plain linear layers are joined once; each module's own become views of the joined ones, so that
+    the module gives the same as before and no memory is spent.
+    """
+    if all(type(module) is nn.Linear for module in linears):
+        weight = _joined(linears, "weight")
+        bias = _joined(linears, "bias") if linears[0].bias is not None else None
+        return lambda x: linear(x, weight, bias)
+    if len(linears) == 1:
+        return linears[0]
+    return lambda x: torch.cat([module(x) for module in linears], dim=-1)
+
+
+def _joined(linears: tuple[nn.Module, ...], name: str) -> torch.Tensor:
+    parts = [getattr(module, name) for module in linears]
+    if len(parts) == 1:
+        return parts[0]  # type: ignore[no-any-return]
+    joined = torch.cat([part.data for part in parts])
+    for part, view in zip(parts, joined.split([len(part) for part in parts]), strict=True):
+        part.data = view
+    return joined

@@ -1,0 +1,99 @@
+"""What runs a model's forward passes for the engine, whatever its cache: `SlotRunner`, `PagedRunner`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Generator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from serve_app.contracts import Picture, Prompt
+from serve_app.engine.model.families.adapter import ModelAdapter
+from serve_app.engine.scheduler import Chunk
+from serve_app.engine.sequence import Sequence
+from serve_app.errors import InvalidRequest
+
+
+class Runner(ABC):
+    """A loaded model with a cache; `ModelBackend` says what the engine asks of it."""
+
+    packs: bool
+
+    def __init__(self, model: ModelAdapter, context_tokens: int) -> None:
+        self.model = model
+        self.context_tokens = context_tokens
+        self._device = model.device
+
+    @property
+    def vocab_size(self) -> int:
+        return self.model.vocab_size
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        return self.model.stop_ids
+
+    @property
+    def device(self) -> torch.device:
+        return self._device
+
+    def positions(self, prompt: Prompt) -> tuple[NDArray[np.int64], int]:
+        """Positions (axes, tokens) of a prompt and the delta of what follows it."""
+        return self.model.positions(prompt)
+
+    def page_keys(self, prompt: Prompt) -> list[bytes]:
+        """Keys of the pages that the prompt fills; none where pages are not shared."""
+        return []
+
+    def prepare(self, sequence: Sequence) -> None:
+        """Prepare for a newly admitted sequence, and say whether it needs image features."""
+        sequence.needs_features = bool(sequence.prompt.pictures)
+
+    @torch.inference_mode()
+    def encode(self, picture: Picture) -> torch.Tensor:
+        """Image features (tokens, hidden) of a picture."""
+        return self.model.encode(picture)
+
+    def encode_slices(self, pictures: list[Picture]) -> Generator[None, None, list[torch.Tensor]]:
+        """Image features (tokens, hidden) of pictures; yields after each slice of work."""
+        return self.model.encode_slices(pictures)
+
+    @abstractmethod
+    def capture_graphs(self) -> None:
+        """On a GPU, record the decode step, so that it is launched as one from then on."""
+
+    @abstractmethod
+    def forward(self, rows: list[Sequence], chunks: list[Chunk]) -> torch.Tensor:
+        """Logits (sequences, vocab) after the newest token of `rows`, then after the prompts that `chunks` complete."""
+
+    @abstractmethod
+    def keep(self, slots: torch.Tensor, token_ids: torch.Tensor) -> None:
+        """Remember sampled tokens (rows,) of slots (rows,), where a step may begin before the host has read them."""
+
+    @abstractmethod
+    def probe_hidden(self, prompt: Prompt, features: torch.Tensor) -> torch.Tensor:
+        """Hidden states (tokens, hidden) of a prompt, for a runner without sequences only."""
+
+    @torch.inference_mode()
+    def check_numbers(self) -> None:
+        """Run the adapter's probe; raises `InvalidRequest` if a stage gives infinity or NaN.
+
+        Call it before the first request. float16 ends at 65504, and a model trained in bfloat16 may go beyond.
+        """
+        prompt = self.model.probe()
+        features = torch.cat([self.encode(picture) for picture in prompt.pictures])
+        hidden = self.probe_hidden(prompt, features)
+        stages = {"vision tower": features, "text layers": hidden, "head": self.model.head(hidden[-1:])}
+        broken = next((stage for stage, values in stages.items() if not bool(values.isfinite().all())), None)
+        if broken is not None and self.model.dtype == torch.float16:
+            raise InvalidRequest(
+                f"The model's {broken} needs larger numbers than float16 has. Run it on a GPU with bfloat16 (compute "
+                "capability 8.0 or newer) or set model.dtype to float32.",
+                param="model.dtype",
+            )
+        if broken is not None:
+            raise InvalidRequest(
+                f"The model's {broken} gives values that are not numbers. Are its weights undamaged?",
+                param="model.path",
+            )

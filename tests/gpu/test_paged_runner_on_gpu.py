@@ -1,0 +1,150 @@
+"""The kernels' path on a GPU: the library's numbers, captured as launched, nothing extra for new lengths."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import DynamicCache, Glm4vTextConfig, Glm4vTextModel
+
+from serve_app.contracts import Prompt, Sampling
+from serve_app.engine.model.batch import Batch, Pieces, Rows
+from serve_app.engine.model.families.adapter import ModelAdapter
+from serve_app.engine.model.paged_runner import PagedRunner, supports
+from serve_app.engine.model.pages import PAGE_TOKENS
+from serve_app.engine.model.slots import CacheShape
+from serve_app.engine.model.trunk import PagedCache, Trunk
+from serve_app.engine.model.weights import load_model
+from serve_app.engine.scheduler import Chunk
+from serve_app.engine.sequence import Sequence
+from serve_app.settings import ModelSettings
+from tests.engine.conftest import write_tiny_model
+from tests.engine.model.test_paged_runner import Paged, follow_up
+from tests.engine.model.test_slot_runner import answers, mixed_prompts
+
+pytestmark = pytest.mark.gpu
+CUDA = torch.device("cuda")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+def load(folder: Path, dtype: str) -> ModelAdapter:
+    return load_model(folder, ModelSettings(path=str(folder), device="cuda", dtype=dtype))  # type: ignore[arg-type]
+
+
+class Recording(PagedRunner):
+    """Keeps the logits of every step."""
+
+    def forward(self, rows: list[Sequence], chunks: list[Chunk]) -> torch.Tensor:
+        logits = super().forward(rows, chunks)
+        self.seen = [*getattr(self, "seen", []), logits.clone()]
+        return logits
+
+
+def recorded(model: ModelAdapter, prompts: list[Prompt], captured: bool) -> tuple[list[list[int]], list[torch.Tensor]]:
+    paged = Paged(model)
+    runner = Recording(model, 8, paged.pool.pages + 1, 1024)
+    if captured:
+        runner.capture_graphs()
+    paged.loop._model = paged.loop._executor._model = runner
+    return paged.answers(prompts), runner.seen
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_captured_steps_give_the_logits_of_launched_ones_bit_for_bit(folder: Path, dtype: str) -> None:
+    model = load(folder, dtype)
+    assert supports(model)
+    # One row in a bucket of one: padding to a bucket would let cuBLAS choose another kernel.
+    prompts = mixed_prompts(Sampling(max_tokens=20, temperature=0.0), count=1)
+    captured, launched = (recorded(model, prompts, captured) for captured in (True, False))
+    assert captured[0] == launched[0]
+    assert all(torch.equal(a, b) for a, b in zip(captured[1], launched[1], strict=True))
+
+
+def test_float32_answers_are_those_of_the_librarys_module_over_slots(folder: Path) -> None:
+    model = load(folder, "float32")
+    prompts = mixed_prompts(Sampling(max_tokens=20, temperature=0.0))
+    assert recorded(model, prompts, captured=True)[0] == answers(model, prompts)
+
+
+def test_float32_answers_after_a_shared_beginning_are_those_without(folder: Path) -> None:
+    model = load(folder, "float32")
+    prompts = [one for one in mixed_prompts(Sampling(max_tokens=12, temperature=0.0)) if len(one.token_ids) > 70]
+    questions = [follow_up(one, f"{one.id}/{n}", [60 + n] * (n + 1)) for n in range(3) for one in prompts]
+    paged = Paged(model)
+    got = [paged.answers([question])[0] for question in questions]
+    assert sum(paged.reused) > 0
+    assert got == [Paged(model).answers([question])[0] for question in questions]
+
+
+def wide_trunk(dtype: torch.dtype, layers: int) -> Any:
+    """Layers in the shape of GLM-4.1V-9B with random weights."""
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [8, 12, 12], "partial_rotary_factor": 0.5}
+    config = Glm4vTextConfig(num_hidden_layers=layers, rope_parameters=rope)
+    torch.manual_seed(0)
+    torch.set_default_dtype(dtype)
+    with CUDA:
+        module = Glm4vTextModel._from_config(config).eval()
+    torch.set_default_dtype(torch.float32)
+    return module
+
+
+def places(table: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+    at = torch.arange(start, stop, device=CUDA)
+    return table[0, at // PAGE_TOKENS].long() * PAGE_TOKENS + at % PAGE_TOKENS
+
+
+def piece(table: torch.Tensor, positions: torch.Tensor, start: int, stop: int) -> Batch:
+    starts, key_starts = (torch.tensor([0, n], dtype=torch.int32, device=CUDA) for n in (stop - start, stop))
+    pieces = Pieces([(stop - start, stop)], starts, key_starts, places(table, 0, stop))
+    return Batch(positions[:, start:stop], places(table, start, stop), None, pieces)
+
+
+@pytest.mark.parametrize(("dtype", "layers"), [(torch.float32, 4), (torch.bfloat16, 4)])
+@torch.inference_mode()
+def test_hidden_states_are_those_of_the_librarys_module(dtype: torch.dtype, layers: int) -> None:
+    module = wide_trunk(dtype, layers)
+    tokens = 700
+    embeddings = (torch.randn(tokens, 4096, device=CUDA) * 0.02).to(dtype)
+    positions = torch.randint(0, 2000, (3, tokens), device=CUDA)
+
+    def library() -> torch.Tensor:
+        at = dict(position_ids=positions[:, None], past_key_values=DynamicCache())
+        hidden = module(inputs_embeds=embeddings[None].to(module.dtype), **at).last_hidden_state[0]
+        return hidden.float()  # type: ignore[no-any-return]
+
+    theirs = library()
+    table = (torch.randperm(20, device=CUDA) + 1).int()[None]
+    cache = PagedCache(CacheShape(layers, 2, 128, dtype), 21, PAGE_TOKENS, table)
+    trunk = Trunk(module, CUDA)
+    row = Rows(torch.tensor([0], device=CUDA), torch.tensor([tokens], device=CUDA))
+    last = Batch(positions[:, -1:], places(table, tokens - 1, tokens), row, None)
+    steps = [(0, 400, piece(table, positions, 0, 400)), (400, 699, piece(table, positions, 400, 699)), (699, 700, last)]
+    ours = torch.cat([trunk.forward(embeddings[a:b].clone(), batch, cache) for a, b, batch in steps]).float()
+    if dtype == torch.float32:
+        assert (ours - theirs).abs().max() < 2e-4
+        return
+    module.float()
+    exact = library()
+    assert (ours - exact).norm() < 1.1 * (theirs - exact).norm()
+
+
+@torch.inference_mode()
+def test_lengths_never_seen_before_cost_nothing_extra(folder: Path) -> None:
+    model = load(folder, "bfloat16")
+    paged = Paged(model, context_tokens=1024, prefill_tokens=1024)
+    rng = np.random.default_rng(0)
+    lengths = [300, 300, 300, 417, 418, 533, 701, 300]
+    seconds = []
+    for index, length in enumerate(lengths):
+        ids = rng.integers(0, 250, length).astype(np.int32)
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        paged.answers([Prompt(f"{index}", ids, (), Sampling(max_tokens=1, temperature=0.0), 600.0)])
+        seconds.append(time.perf_counter() - started)
+    assert max(seconds[2:]) < min(seconds[2:]) + 0.030  # a first use of one of cuBLAS's kernels may be among them
