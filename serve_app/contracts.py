@@ -144,6 +144,12 @@ class ChatRequest:
     param: str = field(default="messages", compare=False)  # the request field of the conversation or text
     group: str = ""  # requests of one group differ in id and seed only, so they share one prompt; empty: none
 
+    @property
+    def picture_bytes(self) -> int:
+        """Size of the pictures as they were sent; of those at an address only the address."""
+        parts = (part for message in self.messages for part in message.parts)
+        return sum(len(part.source) for part in parts if isinstance(part, ImagePart))
+
 
 # -- prompts --------------------------------------------------------------------------------
 

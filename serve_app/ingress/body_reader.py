@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.errors import Overloaded, PayloadTooLarge, RequestTimeout, ServiceError
+from serve_app.process_memory import Collector
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class BodyLease:
         self._budget = budget
 
     def release(self) -> None:
-        self._budget.bytes -= self.bytes
+        self._budget.release(self.bytes)
         self.bytes = 0
 
 
@@ -48,7 +49,12 @@ class BodyBudget:
     def __init__(self, limits: BodyLimits) -> None:
         self.limits = limits
         self.bytes = 0
+        self._collector = Collector()
         self._unfinished: dict[BodyLease, _Reading] = {}  # oldest first
+
+    def release(self, size: int) -> None:
+        self.bytes -= size
+        self._collector.released(size)
 
     async def read(self, scope: Scope, receive: Receive) -> tuple[bytes, BodyLease]:
         """The whole body, and the lease on its bytes.

@@ -17,7 +17,7 @@ from serve_app.ingress.body_reader import BodyBudget, BodyLimits, BodyReader
 from serve_app.ingress.errors import UnhandledErrorMiddleware
 from serve_app.ingress.header_filter import HeaderFilter, OriginFilter, allowed_hosts
 from serve_app.ingress.http_protocol import ConnectionLimits
-from serve_app.ingress.load_limit import LoadLimit, LoadLimitMiddleware, LoadLimits
+from serve_app.ingress.load_limit import LoadCheckMiddleware, LoadLimit, LoadLimitMiddleware, LoadLimits
 from serve_app.ingress.request_log import RequestLogMiddleware
 from serve_app.metrics import Meter
 from serve_app.settings import HttpSettings, Settings
@@ -51,8 +51,9 @@ def outer_middlewares(
         Middleware(UnhandledErrorMiddleware),
         Middleware(HeaderFilter, allowed_hosts=allowed_hosts(host, http.allowed_hosts)),
         Middleware(OriginFilter, allowed_origins=http.allowed_origins),
-        Middleware(LoadLimitMiddleware, load=load),
+        Middleware(LoadCheckMiddleware, load=load),
         Middleware(BodyReader, budget=BodyBudget(body_limits(http))),
+        Middleware(LoadLimitMiddleware, load=load),
     ]
 
 

@@ -39,8 +39,8 @@ class LoadLimit:
         self._busy_since: float | None = None
         self._completed = 0
 
-    def enter(self) -> None:
-        """Accepts one more request; raises Overloaded if it would have to wait too long."""
+    def check(self) -> None:
+        """Raises Overloaded if one more request would have to wait too long."""
         wait_s = self.expected_wait_s()
         if self.in_flight >= self._limits.max_in_flight or wait_s > self._limits.max_wait_s:
             error = Overloaded(
@@ -49,6 +49,10 @@ class LoadLimit:
             )
             error.retry_after_s = max(1.0, wait_s - self._limits.max_wait_s, wait_s / 4)
             raise error
+
+    def enter(self) -> None:
+        """Accepts one more request; raises Overloaded if it would have to wait too long."""
+        self.check()
         self.in_flight += 1
         if self.in_flight == self._limits.min_in_flight:
             self._busy_since = self._clock()
@@ -77,15 +81,28 @@ class LoadLimit:
         self._busy_s, self._completed = 0.0, 0
 
 
-class LoadLimitMiddleware:
-    """ASGI middleware: applies the limit to requests that make work; health and the like always pass."""
+class LoadCheckMiddleware:
+    """ASGI middleware: refuses requests before their bodies are read; those that make no work always pass."""
 
     def __init__(self, app: ASGIApp, *, load: LoadLimit) -> None:
         self._app = app
         self._load = load
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST":
+        if _makes_work(scope):
+            self._load.check()
+        await self._app(scope, receive, send)
+
+
+class LoadLimitMiddleware:
+    """ASGI middleware: counts the requests that make work, once their bodies are complete."""
+
+    def __init__(self, app: ASGIApp, *, load: LoadLimit) -> None:
+        self._app = app
+        self._load = load
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not _makes_work(scope):
             await self._app(scope, receive, send)
             return
         self._load.enter()
@@ -104,3 +121,7 @@ class LoadLimitMiddleware:
             raise
         finally:
             self._load.leave(completed=completed)
+
+
+def _makes_work(scope: Scope) -> bool:
+    return bool(scope["type"] == "http" and scope["method"] == "POST")

@@ -6,6 +6,7 @@ from serve_app.contracts import ChatRequest, Prompt, Tokenized
 from serve_app.logs import join_serve_log
 from serve_app.metrics import RayMeter
 from serve_app.preprocess.prepare import Preprocessor
+from serve_app.process_memory import Collector, return_large_blocks
 from serve_app.settings import ModelSettings, PreprocessSettings
 
 
@@ -15,10 +16,15 @@ class PreprocessDeployment:
 
     def __init__(self, model: ModelSettings, settings: PreprocessSettings) -> None:
         join_serve_log()
+        return_large_blocks()
+        self._collector = Collector()
         self._preprocessor = Preprocessor(model, settings, RayMeter())
 
     async def prepare(self, request: ChatRequest) -> Prompt:
-        return await self._preprocessor.prepare(request)
+        try:
+            return await self._preprocessor.prepare(request)
+        finally:
+            self._collector.released(request.picture_bytes)
 
     async def tokenize(self, request: ChatRequest) -> Tokenized:
         return await self._preprocessor.tokenize(request)

@@ -1,0 +1,80 @@
+"""An ordinary client that uses the service while somebody attacks it, and measures how long it waits."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+PICTURE = (Path(__file__).parents[2] / "benchmarks" / "evaluation" / "labels-002.jpg").read_bytes()
+ANSWER_LIMIT_S = 3.0
+HEALTH_LIMIT_S = 1.0
+
+
+class Bystander:
+    """Asks about a picture every second and for the service's health five times a second."""
+
+    def __init__(self, base_url: str) -> None:
+        self.answers_s: list[float] = []
+        self.health_s: list[float] = []
+        self.failures: list[str] = []
+        self._base_url = base_url
+        self._stop = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._repeat, args=(self._ask, self.answers_s, 1.0), daemon=True),
+            threading.Thread(target=self._repeat, args=(self._health, self.health_s, 0.2), daemon=True),
+        ]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(60)
+
+    def check(self) -> None:
+        """Fails if a request failed or waited too long."""
+        assert not self.failures, self.failures[:3]
+        assert len(self.answers_s) >= 2, "the bystander got no answers"
+        assert max(self.answers_s) < ANSWER_LIMIT_S, sorted(self.answers_s)
+        assert max(self.health_s) < HEALTH_LIMIT_S, sorted(self.health_s)[-5:]
+
+    def _repeat(self, request: object, times_s: list[float], period_s: float) -> None:
+        with httpx.Client(base_url=self._base_url, timeout=60) as client:
+            while not self._stop.wait(period_s):
+                started = time.monotonic()
+                try:
+                    response = request(client)  # type: ignore[operator]
+                except httpx.HTTPError as error:
+                    self.failures.append(repr(error))
+                    continue
+                times_s.append(time.monotonic() - started)
+                if response.status_code != 200:
+                    self.failures.append(f"{response.status_code} {response.text[:200]}")
+
+    def _ask(self, client: httpx.Client) -> httpx.Response:
+        form = {"question": "What is the phone number?", "temperature": "0"}
+        return client.post("/v1/ask", data=form, files={"image": PICTURE})
+
+    def _health(self, client: httpx.Client) -> httpx.Response:
+        return client.get("/healthz")
+
+
+@contextmanager
+def bystander(base_url: str, least_s: float = 4.0) -> Iterator[Bystander]:
+    """A bystander during the block and for at least this long; checked at the end."""
+    one = Bystander(base_url)
+    started = time.monotonic()
+    one.start()
+    try:
+        yield one
+        time.sleep(max(0.0, least_s - (time.monotonic() - started)))
+    finally:
+        one.stop()
+    one.check()
