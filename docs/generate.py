@@ -144,7 +144,8 @@ def tree() -> str:
     order = [*READING_ORDER, *sorted(set(modules) - set(READING_ORDER))]
     stages = [*(name for name in STAGES if name in folders), *sorted(set(folders) - set(STAGES))]
     entries = [(f"{name}.py", modules[name]) for name in order] + [(f"{name}/", folders[name]) for name in stages]
-    lines = [f"  {name:<15}{first_line(file)}" for name, file in entries]
+    width = max(len(name) for name, _ in entries) + 1
+    lines = [f"  {name:<{width}}{first_line(file)}" for name, file in entries]
     return "\n".join(["```", "serve_app/", *lines, "```"])
 
 

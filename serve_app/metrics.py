@@ -1,5 +1,7 @@
 """Every metric of the service, declared once; written through Ray, which exports them on each node.
 
+The Grafana panels that show them are in helm/generate/dashboards_service.py and dashboards_engine.py.
+
 Code gets a `Meter` and calls `meter.observe(FIRST_TOKEN_SECONDS, 0.2)`. In a Serve replica it is a
 `RayMeter`; elsewhere (unit tests, offline engine) a `SilentMeter`. Ray adds `ray_` to the names and the
 tags `deployment`, `replica`, `application`. With Ray, a gauge that is not set again disappears after 20 s,
@@ -79,7 +81,7 @@ FEATURE_CACHE_BYTES = Metric("glm_feature_cache_bytes", "gauge", "Memory held by
 OUT_OF_MEMORY = Metric("glm_out_of_memory_total", "counter", "Out-of-memory errors caught by the engine.")
 VRAM_ALLOCATED = Metric("glm_vram_allocated_bytes", "gauge", "Device memory held by tensors of this replica.")
 VRAM_RESERVED = Metric("glm_vram_reserved_bytes", "gauge", "Device memory held by this replica's allocator.")
-VRAM_PEAK = Metric("glm_vram_peak_bytes", "gauge", "Most device memory this replica's tensors ever held.")
+VRAM_PEAK = Metric("glm_vram_peak_bytes", "gauge", "Maximum device memory that this replica's tensors have held.")
 VRAM_DEVICE_USED = Metric("glm_vram_device_used_bytes", "gauge", "Device memory in use by all processes.")
 VRAM_DEVICE_TOTAL = Metric("glm_vram_device_total_bytes", "gauge", "Memory of the device.")
 MODEL_LOAD_SECONDS = Metric("glm_model_load_seconds", "gauge", "Time this replica took to load its model.")

@@ -2,7 +2,7 @@
 
 `engine.max_slots` in code is `settings.engine.max_slots` in Helm values and `GLM_ENGINE__MAX_SLOTS`
 in the environment. Arguments given in code override the environment. No other module of the package
-reads settings from the environment. A secret is never a value here, only the path of a file that holds it.
+reads settings from the environment. A secret is never a value here, only the path of its file.
 """
 
 import logging
@@ -73,40 +73,45 @@ class PreprocessSettings(Section):
 
     renamed = {"max_answer_tokens": "default_max_tokens"}
 
-    max_images: int = Field(16, ge=0, description="Most pictures in one request.")
+    max_images: int = Field(16, ge=0, description="Maximum number of pictures in one request.")
     max_image_bytes: int = Field(20 * 2**20, ge=1, description="Largest encoded picture, in bytes.")
     max_image_pixels: int = Field(
         65_000_000,
         ge=1,
         le=178_956_970,
-        description="Most pixels of one picture, read from its header before it is decoded; Pillow allows no more.",
+        description="Maximum number of pixels of one picture, read from its header before it is decoded; Pillow"
+        " allows no more.",
     )
     max_request_pixels: int = Field(
-        260_000_000, ge=1, description="Most pixels of all pictures of one request together, read from their headers."
+        260_000_000,
+        ge=1,
+        description="Maximum number of pixels of all pictures of one request, read from their headers.",
     )
     max_jpeg_scans: int = Field(
-        100, ge=1, le=1000, description="Most scans of a progressive JPEG; each costs a pass over all pixels."
+        100, ge=1, le=1000, description="Maximum number of scans of a progressive JPEG; each is a pass over all pixels."
     )
     max_decode_cpu_s: float = Field(
-        20.0, gt=0, le=300, description="Most CPU time to decode the pictures of one request, in seconds."
+        20.0, gt=0, le=300, description="Maximum CPU time to decode the pictures of one request, in seconds."
     )
     max_decode_queue: int = Field(
-        256, ge=1, description="Most requests whose pictures wait for a decoder; further ones are refused (503)."
+        256, ge=1, description="Maximum number of requests that wait for a decoder; further ones are refused (503)."
     )
     decoders: int = Field(
         2,
         ge=1,
         le=64,
-        description="Processes of each replica that decode pictures; from two on, one is kept for small pictures.",
+        description="Processes of each replica that decode pictures; with two or more, one is reserved for small"
+        " pictures.",
     )
     max_image_tokens: int = Field(
-        6144, ge=4, description="Most tokens of one picture; larger pictures are scaled down."
+        6144, ge=4, description="Maximum number of tokens of one picture; larger pictures are scaled down."
     )
-    low_detail_tokens: int = Field(256, ge=4, description='Most tokens of a picture sent with detail "low".')
+    low_detail_tokens: int = Field(256, ge=4, description='Maximum number of tokens of a picture with detail "low".')
     default_max_tokens: int = Field(
         1024,
         ge=1,
-        description="Most tokens of an answer whose request gives no max_tokens; cut to what the context allows.",
+        description="The default of max_tokens: maximum number of tokens of an answer; reduced to what the context"
+        " allows.",
     )
     fetch_timeout_s: float = Field(
         10.0, gt=0, description="Longest time to fetch one picture from its URL, in seconds."
@@ -120,11 +125,11 @@ class EngineSettings(Section):
     """Batching in the model replica."""
 
     max_slots: int = Field(
-        16, ge=1, le=512, description="Most sequences that are decoded together (rows of the KV cache)."
+        16, ge=1, le=512, description="Maximum number of sequences that are decoded together (rows of the KV cache)."
     )
     prefill_tokens: int = Field(1024, ge=16, description="Prompt tokens computed in one step, between decode steps.")
     max_waiting: int = Field(
-        256, ge=0, description="Most requests that wait for a slot; further ones are refused (503)."
+        256, ge=0, description="Maximum number of requests that wait for a slot; further ones are refused (503)."
     )
     feature_cache_mib: int = Field(
         256, ge=0, description="Size of the cache of image features by content hash, in MiB; 0: no cache."
@@ -139,57 +144,77 @@ class EngineSettings(Section):
         2,
         ge=2,
         le=32,
-        description="Processes that test schemas, patterns and tools of callers; the first takes only quick ones.",
+        description="Processes that test the schemas, patterns and tools of requests; one is reserved for those that"
+        " compile fast.",
     )
     grammar_cpu_s: float = Field(
-        0.5, gt=0.01, le=60, description="Most CPU time to compile one schema, pattern or set of tools, in seconds."
+        0.5, gt=0.01, le=60, description="Maximum CPU time to compile one schema, pattern or set of tools, in seconds."
     )
     grammar_memory_mib: int = Field(
-        1024, ge=256, description="Most memory to compile one schema, pattern or set of tools, in MiB."
+        1024, ge=256, description="Maximum memory to compile one schema, pattern or set of tools, in MiB."
     )
     grammar_queue: int = Field(
-        32, ge=1, le=1024, description="Most new schemas, patterns and tools that wait to be compiled; others get 503."
+        32,
+        ge=1,
+        le=1024,
+        description="Maximum number of schemas, patterns and tools that wait to be compiled; further ones are"
+        " refused (503).",
     )
     threads: int = Field(0, ge=0, description="CPU threads of the model; 0: all cores of the machine.")
 
 
 class HttpSettings(Section):
-    """The HTTP API."""
+    """The HTTP API and its limits."""
 
     host: str = Field("127.0.0.1", description="Address to listen on; loopback by default.")
     port: int = Field(8000, ge=1, le=65535, description="Port of the HTTP API.")
-    max_choices: int = Field(8, ge=1, le=128, description="Most choices of one request (`n`).")
+    max_choices: int = Field(8, ge=1, le=128, description="Maximum number of choices of one request (`n`).")
     max_body_bytes: int = Field(64 * 2**20, ge=1024, description="Largest request body, in bytes.")
     request_timeout_s: float = Field(300.0, gt=0, description="Longest time for one answer, in seconds.")
     allowed_hosts: tuple[str, ...] = Field(
         (),
-        description="Names that the Host header may have besides loopback names; empty: only those where the service"
+        description="Names that the Host header may have besides loopback names; empty: only loopback names where"
+        " the service"
         " listens on a loopback address, any name elsewhere. `*`: any name.",
     )
     allowed_origins: tuple[str, ...] = Field(
         (),
         description="Origins (`https://shop.example`) whose pages may use the API from a browser (CORS); `*`: all.",
     )
-    max_connections: int = Field(2048, ge=8, description="Open connections of one ingress replica.")
-    header_timeout_s: float = Field(10.0, gt=0, description="Time for the headers of a request, in seconds.")
-    max_header_bytes: int = Field(32 * 2**10, ge=1024, description="Size of a request line and its headers, in bytes.")
-    max_headers: int = Field(100, ge=16, description="Header fields of one request.")
-    body_timeout_s: float = Field(120.0, gt=0, description="Time for one request body, in seconds.")
-    body_grace_s: float = Field(
-        10.0, gt=0, description="Seconds of a body during which `http.min_body_bytes_per_s` does not count yet."
+    max_connections: int = Field(2048, ge=8, description="Maximum number of open connections of one ingress replica.")
+    header_timeout_s: float = Field(
+        10.0, gt=0, description="Longest time to receive the headers of a request, in seconds."
     )
-    min_body_bytes_per_s: int = Field(32 * 2**10, ge=1, description="Least rate at which a request body arrives.")
+    max_header_bytes: int = Field(
+        32 * 2**10, ge=1024, description="Maximum size of a request line and its headers, in bytes."
+    )
+    max_headers: int = Field(100, ge=16, description="Maximum number of header fields of one request.")
+    body_timeout_s: float = Field(120.0, gt=0, description="Longest time to receive one request body, in seconds.")
+    body_grace_s: float = Field(
+        10.0,
+        gt=0,
+        description="Time from the start of a body in which `http.min_body_bytes_per_s` does not apply, in seconds.",
+    )
+    min_body_bytes_per_s: int = Field(
+        32 * 2**10, ge=1, description="Minimum rate at which a request body must arrive, in bytes per second."
+    )
     max_unfinished_bodies: int = Field(
-        256, ge=1, description="Request bodies being received at once; one more, and the oldest is refused (408)."
+        256,
+        ge=1,
+        description="Maximum number of bodies that are being received; above it, the oldest is refused (408).",
     )
     max_bytes_in_flight: int = Field(
         512 * 2**20,
         ge=2**20,
-        description="Bytes of the bodies of all requests in work; above it a request is refused (503), the largest"
-        " unfinished one first.",
+        description="Maximum size of the bodies of all requests in progress, in bytes; above it, the largest body"
+        " that is"
+        " still being received is refused (503).",
     )
     max_wait_s: float = Field(
-        60.0, gt=0, description="A request that is expected to take longer, by the measured rate, is refused (503)."
+        60.0,
+        gt=0,
+        description="Longest expected time of a request, by the measured rate, in seconds; above it, it is refused"
+        " (503).",
     )
 
 

@@ -1,4 +1,7 @@
-"""What the answering routes share: the pipeline's functions, the model's name, clock, ids and limits."""
+"""What the answering routes share: the pipeline's functions, the model's name, clock, ids and limits.
+
+Each API's `routes.py` makes its response id from `new_id`; `choices` adds the index of a choice.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Stops the work for a client that closed its connection: at once, streaming or not.
+"""Cancels the work for a client that closed its connection, both for streams and for JSON responses.
 
-Plain ASGI servers send an `http.disconnect` message; Ray Serve cancels the request's task. Both end in the
-cancellation of the work, whose generators then close: that is what frees the engine's slot.
+Plain ASGI servers send an `http.disconnect` message; Ray Serve cancels the request's task. In both cases the work is
+cancelled and its generators are closed, down to the engine, which frees the slot. docs/architecture.md ("Cancellation")
+lists the files of this chain.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ class AskForm(BaseModel):
 
     question: str = Field(json_schema_extra={"pattern": r"\S"})
     stream: bool = Field(False, json_schema_extra=_form_boolean)
-    max_tokens: TokenCount | None = Field(None, description="Most tokens of the answer.")
+    max_tokens: TokenCount | None = Field(None, description="Maximum number of tokens of the answer.")
     temperature: float | None = Field(None, ge=0, le=2, description="0: always the likeliest token. Default: 1.")
     model: str | None = Field(None, description="Default: the served model.")
 

@@ -32,7 +32,9 @@ class ChatBody(RequestBody, StreamFields, ConstraintFields, ToolFields, Thinking
     }
 
     messages: Messages
-    max_tokens: TokenCount | None = Field(None, description="Most tokens of the answer, reasoning included.")
+    max_tokens: TokenCount | None = Field(
+        None, description="Maximum number of tokens of the answer, reasoning included."
+    )
     max_completion_tokens: TokenCount | None = Field(None, description="OpenAI's newer name of max_tokens.")
     logprobs: bool | None = Field(
         None, description="The log probability of each token of the text; reasoning and tool calls have none."

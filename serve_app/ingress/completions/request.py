@@ -37,7 +37,7 @@ class CompletionBody(RequestBody, StreamFields, SamplingFields, IgnoredFields):
     }
 
     prompt: Annotated[Text, BeforeValidator(_one_text, json_schema_input_type=Text | OneText)]
-    max_tokens: TokenCount | None = Field(None, description=f"Most new tokens. Default: {DEFAULT_TOKENS}.")
+    max_tokens: TokenCount | None = Field(None, description=f"Maximum number of new tokens. Default: {DEFAULT_TOKENS}.")
     logprobs: int | None = Field(
         None,
         ge=0,

@@ -1,4 +1,7 @@
-"""Fields of sampling: OpenAI's and those that vLLM added, as the contract's Sampling."""
+"""Fields of sampling: OpenAI's and those that vLLM added, as the contract's Sampling.
+
+A new parameter is a field here, a field of `contracts.Sampling` and a step of `engine/sampling/sampler.py`.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ class SamplingFields(StrictModel):
     top_p: float | None = Field(None, gt=0, le=1)
     top_k: int | None = Field(None, ge=-1, le=MAX_INT, description="0 and -1: off. (vLLM's)")
     min_p: float | None = Field(
-        None, ge=0, le=1, description="Least probability, relative to the likeliest token's. 0: off. (vLLM's)"
+        None, ge=0, le=1, description="Minimum probability, relative to the likeliest token's. 0: off. (vLLM's)"
     )
     stop: (
         Annotated[

@@ -91,7 +91,9 @@ class ResponseBody(RequestBody, SamplingFields, IgnoredFields):
     instructions: str | None = Field(None, description="Instructions to the model; put first as a system message.")
     stream: bool | None = Field(None, description="The answer as server-sent events, while it is generated.")
     stream_options: ResponseStreamOptions | None = Field(None, description="Only with `stream`.")
-    max_output_tokens: TokenCount | None = Field(None, description="Most tokens of the answer, reasoning included.")
+    max_output_tokens: TokenCount | None = Field(
+        None, description="Maximum number of tokens of the answer, reasoning included."
+    )
     text: TextConfig | None = None
     tools: Annotated[list[FlatFunctionTool], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: (
