@@ -21,6 +21,7 @@ from serve_app.preprocess.decoder_pool import DecoderPool
 from serve_app.preprocess.family_processor import TokenizedPrompt, load_processor
 from serve_app.preprocess.fetch import Fetcher
 from serve_app.preprocess.max_tokens import resolve_max_tokens
+from serve_app.preprocess.memory_budget import MemoryBudget, Reservation
 from serve_app.preprocess.message_checks import check_request
 from serve_app.preprocess.picture_limits import (
     ImageLabel,
@@ -29,6 +30,7 @@ from serve_app.preprocess.picture_limits import (
     check_request_pixels,
     label_of,
 )
+from serve_app.preprocess.picture_source import PictureSources
 from serve_app.settings import ModelSettings, PreprocessSettings
 
 STUCK_S = 300.0  # no request's text takes this long to tokenize
@@ -61,7 +63,8 @@ class Preprocessor:
         self._processor = load_processor(checkpoint_folder(model), model, settings)
         self._settings = settings
         self._meter = meter
-        self._fetcher = fetcher or Fetcher(settings)
+        self._sources = PictureSources(fetcher or Fetcher(settings), settings.max_image_bytes)
+        self._memory = MemoryBudget(settings.max_bytes_in_flight)
         self._busy_since: float | None = None  # monotonic seconds
         self._cpu = ThreadPoolExecutor(max_workers=1, thread_name_prefix="preprocess")
 
@@ -78,8 +81,9 @@ class Preprocessor:
         """
         began = time.monotonic()
         stages_ms = {"fetch": 0.0, "decode": 0.0, "resize": 0.0, "tokenize": 0.0}
-        async with self._within_deadline(request):
-            measured, tokenized, sampling = await self._measure_and_tokenize(request, stages_ms)
+        async with self._limits_of(request) as held:
+            measured, tokenized, sampling = await self._measure_and_tokenize(request, stages_ms, held)
+            held.add(sum(3 * width * height for width, height in (picture.size for picture in measured)))
             pictures = await self._decode(measured, stages_ms)
         prompt = Prompt(
             request.id,
@@ -100,8 +104,8 @@ class Preprocessor:
     async def tokenize(self, request: ChatRequest) -> Tokenized:
         """The ids that `prepare` would make, with the same checks; pictures are measured, not decoded."""
         stages_ms = {"fetch": 0.0, "decode": 0.0, "tokenize": 0.0}
-        async with self._within_deadline(request):
-            measured, tokenized, _ = await self._measure_and_tokenize(request, stages_ms)
+        async with self._limits_of(request) as held:
+            measured, tokenized, _ = await self._measure_and_tokenize(request, stages_ms, held)
         image_tokens = sum(picture.tokens for picture in measured)
         limit = self._processor.context_limit(len(measured))
         return Tokenized(tuple(tokenized.token_ids.tolist()), image_tokens, limit.tokens)
@@ -115,22 +119,24 @@ class Preprocessor:
 
     async def close(self) -> None:
         """Ends fetches, the CPU thread and the decoder processes."""
-        await self._fetcher.close()
+        await self._sources.close()
         self._cpu.shutdown(wait=False, cancel_futures=True)
         self._decoders.close()
 
     @asynccontextmanager
-    async def _within_deadline(self, request: ChatRequest) -> AsyncIterator[None]:
+    async def _limits_of(self, request: ChatRequest) -> AsyncIterator[Reservation]:
+        """The time and the memory of a request."""
         try:
-            async with asyncio.timeout(request.deadline_s):
-                yield
+            with self._memory.reservation() as held:
+                async with asyncio.timeout(request.deadline_s):
+                    yield held
         except TimeoutError as error:
             raise DeadlineExceeded(
                 f"The pictures were not ready within the request's {request.deadline_s:g} seconds."
             ) from error
 
     async def _measure_and_tokenize(
-        self, request: ChatRequest, stages_ms: dict[str, float]
+        self, request: ChatRequest, stages_ms: dict[str, float], held: Reservation
     ) -> tuple[list[_MeasuredPicture], TokenizedPrompt, Sampling]:
         """All steps before a pixel is decoded; every reason to refuse a request but damaged pixels is found here."""
         parts = [part for message in request.messages for part in message.parts if isinstance(part, ImagePart)]
@@ -138,7 +144,7 @@ class Preprocessor:
         limit = self._processor.context_limit(len(parts))
         check_request(request, self._processor.abilities, limit.tokens)
         with _timed(stages_ms, "fetch"):
-            files = await self._fetcher.fetch_all(parts)
+            files = await self._sources.read_all(parts, held)
         with _timed(stages_ms, "decode"):
             measured = await self._measure(files, parts)
 

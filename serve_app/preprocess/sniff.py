@@ -21,12 +21,19 @@ def sniff(data: bytes, label: ImageLabel) -> str:
     """The format's name; raises ImageRejected for a format that is not accepted."""
     if not data:
         raise label.rejected("is empty (0 bytes)")
+    if file_format := known_format(data):
+        return file_format
+    raise label.rejected(f"is {_describe(data)}. Send {ACCEPTED}")
+
+
+def known_format(data: bytes) -> str | None:
+    """The format's name, if the file begins like one that is accepted."""
     for magic, file_format in _MAGIC:
         if data.startswith(magic):
             return file_format
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WebP"
-    raise label.rejected(f"is {_describe(data)}. Send {ACCEPTED}")
+    return None
 
 
 def _describe(data: bytes) -> str:

@@ -1,21 +1,26 @@
 import asyncio
-import base64
 import contextlib
 from collections.abc import AsyncIterator, Callable
 
 import httpx
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve_app.errors import ImageRejected
-from serve_app.preprocess.fetch import Fetcher, decode_data_url, is_public
+from serve_app.errors import ImageRejected, Overloaded
+from serve_app.preprocess.fetch import Fetcher
+from serve_app.preprocess.memory_budget import MemoryBudget, Reservation
 from serve_app.preprocess.picture_limits import ImageLabel
+from serve_app.preprocess.public_address import is_public
 from serve_app.settings import PreprocessSettings
 
 LABEL = ImageLabel(1, "messages[0].content[0].image_url")
 PUBLIC = "93.184.215.14"
 Respond = Callable[[str], bytes]  # the request's path -> the whole response
+
+
+def free() -> Reservation:
+    return Reservation(MemoryBudget(2**30))
 
 
 class Names:
@@ -74,18 +79,22 @@ def ok(body: bytes, headers: str = "") -> bytes:
     return f"HTTP/1.1 200 OK\r\nConnection: close\r\n{headers}\r\n".encode() + body
 
 
+async def streamed(body: bytes) -> AsyncIterator[bytes]:
+    yield body
+
+
 def moved(location: str) -> bytes:
     return f"HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode()
 
 
 async def fetched(
-    url: str, names: Names, respond: Respond, settings: PreprocessSettings | None = None
+    url: str, names: Names, respond: Respond, limits: PreprocessSettings | None = None
 ) -> tuple[bytes, Internet]:
     async with serving(respond) as port:
         internet = Internet(port)
-        fetcher = Fetcher(settings or PreprocessSettings(), names, internet)
+        fetcher = Fetcher(limits or PreprocessSettings(), names, internet)
         try:
-            return await fetcher.fetch(url, LABEL), internet
+            return await fetcher.fetch(url, LABEL, free()), internet
         finally:
             await fetcher.close()
 
@@ -141,7 +150,7 @@ async def test_one_private_address_among_public_ones_is_refused() -> None:
 )
 async def test_loopback_is_refused_however_it_is_written(url: str) -> None:
     with pytest.raises(ImageRejected, match=r"not a public address|not known|not a valid URL"):
-        await Fetcher(PreprocessSettings()).fetch(url, LABEL)
+        await Fetcher(PreprocessSettings()).fetch(url, LABEL, free())
 
 
 async def test_a_redirect_to_loopback_is_refused() -> None:
@@ -218,7 +227,7 @@ async def test_a_cookie_is_neither_kept_nor_sent() -> None:
         internet = Internet(port)
         fetcher = Fetcher(PreprocessSettings(), names, internet)
         for _ in range(2):
-            await fetcher.fetch("http://pics.example/", LABEL)
+            await fetcher.fetch("http://pics.example/", LABEL, free())
         await fetcher.close()
     assert len(internet.connected) == 2
 
@@ -240,7 +249,7 @@ async def test_a_slow_server_is_given_up() -> None:
 
     fetcher = Fetcher(PreprocessSettings(fetch_timeout_s=0.05), never)
     with pytest.raises(ImageRejected, match=r"within 0.05 seconds"):
-        await fetcher.fetch("http://pics.example/", LABEL)
+        await fetcher.fetch("http://pics.example/", LABEL, free())
     await fetcher.close()
 
 
@@ -264,35 +273,91 @@ async def test_an_unknown_host_is_named() -> None:
 async def test_private_addresses_are_fetched_where_that_is_allowed() -> None:
     async with serving(lambda _: ok(b"inside")) as port:
         fetcher = Fetcher(PreprocessSettings(fetch_private_addresses=True))
-        assert await fetcher.fetch(f"http://127.0.0.1:{port}/", LABEL) == b"inside"
+        assert await fetcher.fetch(f"http://127.0.0.1:{port}/", LABEL, free()) == b"inside"
         await fetcher.close()
 
 
-def test_a_data_url_is_decoded() -> None:
-    payload = bytes(range(256))
-    plain = "data:image/png;base64," + base64.b64encode(payload).decode()
-    lines = "DATA:;BASE64," + base64.encodebytes(payload).decode()
-    assert decode_data_url(plain, LABEL, 256) == decode_data_url(lines, LABEL, 256) == payload
+async def test_a_slow_host_holds_only_its_own_places() -> None:
+    names = Names(slow_example=[[PUBLIC]], fast_example=[[PUBLIC]])
+    entered = asyncio.Semaphore(0)
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        if request.headers["Host"] == "slow.example":
+            entered.release()
+            await asyncio.sleep(60)
+        return httpx.Response(200, content=streamed(b"x"))
+
+    fetcher = Fetcher(PreprocessSettings(max_fetches=3, max_fetches_per_host=2), names, httpx.MockTransport(answer))
+    slow = [asyncio.create_task(fetcher.fetch("http://slow.example/", LABEL, free())) for _ in range(8)]
+    await entered.acquire()
+    await entered.acquire()
+    assert await asyncio.wait_for(fetcher.fetch("http://fast.example/", LABEL, free()), 5) == b"x"
+    assert entered.locked()  # no third one
+    for task in slow:
+        task.cancel()
+    await asyncio.gather(*slow, return_exceptions=True)
+    assert await asyncio.wait_for(fetcher.fetch("http://fast.example/", LABEL, free()), 5) == b"x"
+    await fetcher.close()
 
 
-@pytest.mark.parametrize(
-    ("url", "reason"),
-    [
-        ("data:image/png;base64,@@@@", "not valid base64"),
-        ("data:image/png;base64,abcde", "not valid base64"),
-        ("data:image/png;base64,红灯", "not valid base64"),
-        ("data:image/png;base64,ab-_", "not valid base64"),
-        ("data:image/png,abcd", "without base64"),
-        ("data:image/png;base64", "without base64"),
-        ("data:image/png;base64," + "A" * 5000, "the limit"),
-    ],
-)
-def test_a_wrong_data_url_says_what_is_wrong(url: str, reason: str) -> None:
-    with pytest.raises(ImageRejected, match=reason):
-        decode_data_url(url, LABEL, 2048)
+async def test_more_waiting_fetches_than_the_limit_are_refused() -> None:
+    async def never(host: str, port: int) -> list[str]:
+        await asyncio.sleep(60)
+        return [PUBLIC]
+
+    fetcher = Fetcher(PreprocessSettings(max_fetches=1), never)
+    waiting = [asyncio.create_task(fetcher.fetch("http://a.example/", LABEL, free())) for _ in range(4)]
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded, match="4 pictures are being fetched"):
+        await fetcher.fetch("http://b.example/", LABEL, free())
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    await fetcher.close()
 
 
-@given(st.text())
-def test_any_data_url_is_decoded_or_refused(payload: str) -> None:
-    with contextlib.suppress(ImageRejected):
-        decode_data_url("data:;base64," + payload, LABEL, 100)
+async def test_a_name_whose_lookup_takes_too_long_is_given_up() -> None:
+    async def never(host: str, port: int) -> list[str]:
+        await asyncio.sleep(60)
+        return [PUBLIC]
+
+    fetcher = Fetcher(PreprocessSettings(dns_timeout_s=0.05), never)
+    with pytest.raises(ImageRejected, match=r"pics.example, whose address was not found within 0.05 seconds"):
+        await fetcher.fetch("http://pics.example/", LABEL, free())
+    await fetcher.close()
+
+
+@pytest.mark.parametrize("host", ["xn--a", "xn--0", "xn--\u00e4", "a..b", "\u00ad", "-" * 70, "xn--zz.example"])
+async def test_a_host_that_idna_refuses_is_refused_in_words(host: str) -> None:
+    await refused(f"http://{host}/", Names())
+    location = host.encode("utf-8").decode("latin-1")
+    await refused("http://pics.example/", Names(pics_example=[[PUBLIC]]), lambda _: moved(f"http://{location}/"))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(max_size=30), st.sampled_from(["http://", "https://", "http:", "http://[", "http://a@", "http://a:"]))
+async def test_any_address_is_refused_in_words(rest: str, start: str) -> None:
+    fetcher = Fetcher(PreprocessSettings(), Names(), httpx.MockTransport(lambda _: httpx.Response(404)))
+    with pytest.raises(ImageRejected):
+        await fetcher.fetch(start + rest, LABEL, free())
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(st.characters(max_codepoint=255, exclude_characters="\r\n\0"), max_size=30))
+async def test_any_redirect_is_followed_or_refused_in_words(location: str) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(302, headers=[(b"Location", location.encode("latin-1"))])
+
+    fetcher = Fetcher(PreprocessSettings(), Names(pics_example=[[PUBLIC]]), httpx.MockTransport(answer))
+    with pytest.raises(ImageRejected):
+        await fetcher.fetch("http://pics.example/", LABEL, free())
+
+
+async def test_a_body_that_exceeds_the_bytes_of_all_requests_is_refused() -> None:
+    budget = MemoryBudget(20_000)
+    async with serving(lambda _: ok(b"x" * 50_000)) as port:
+        fetcher = Fetcher(PreprocessSettings(), Names(pics_example=[[PUBLIC]]), Internet(port))
+        with pytest.raises(Overloaded, match="the limit"), budget.reservation() as held:
+            await fetcher.fetch("http://pics.example/", LABEL, held)
+        await fetcher.close()
+    assert budget.used == 0

@@ -1,0 +1,52 @@
+"""Pictures inside the request: `data:` URLs and bare base64, decoded as browsers do.
+
+White space, further parameters and missing padding are accepted, since clients send them; a character outside the
+alphabet is refused.
+"""
+
+import base64
+import binascii
+from urllib.parse import unquote_to_bytes
+
+from serve_app.preprocess.picture_limits import ImageLabel, check_bytes
+from serve_app.preprocess.sniff import known_format
+
+_HEAD = 64  # characters of base64 that show a format
+
+
+def decode_data_url(source: str, label: ImageLabel, max_bytes: int) -> bytes:
+    """The bytes of a `data:...;base64,` URL; raises ImageRejected if it is not base64 or too large."""
+    head, comma, payload = source.partition(",")
+    parameters = [parameter.strip().lower() for parameter in head.split(";")[1:]]
+    if not comma or "base64" not in parameters:
+        raise label.rejected('is a data: URL without base64. It must begin like "data:image/png;base64,"')
+    if "%" in payload:
+        payload = unquote_to_bytes(payload).decode("latin-1")
+    return _decode(payload, label, max_bytes)
+
+
+def is_bare_base64(text: str) -> bool:
+    """Whether a text without any scheme is the base64 of a file of a known format."""
+    head = "".join(text[: 2 * _HEAD].split())[:_HEAD]
+    try:
+        return known_format(base64.b64decode(head[: len(head) // 4 * 4], validate=True)) is not None
+    except ValueError:
+        return False
+
+
+def decode_bare_base64(source: str, label: ImageLabel, max_bytes: int) -> bytes:
+    """The bytes of base64 without a `data:` prefix, which z.ai's clients send; raises as `decode_data_url`."""
+    return _decode(source, label, max_bytes)
+
+
+def _decode(payload: str, label: ImageLabel, max_bytes: int) -> bytes:
+    if any(space in payload for space in "\r\n\t\f "):  # lines of 76 characters, as mail and shells make them
+        payload = "".join(payload.split())
+    size = len(payload) * 3 // 4
+    check_bytes(size - 2, max_bytes, label)  # up to two bytes are padding
+    if not payload.endswith("="):
+        payload += "=" * (-len(payload) % 4)
+    try:
+        return base64.b64decode(payload, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise label.rejected("is not valid base64. Use A-Z, a-z, 0-9, + and /, with = at the end") from error

@@ -1,0 +1,44 @@
+"""How many bytes of files and pixels the requests of one replica may hold together."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from serve_app.errors import Overloaded
+
+
+class MemoryBudget:
+    """Bytes in use by all requests; what would exceed the limit is refused with 503."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self.used = 0
+
+    @contextmanager
+    def reservation(self) -> Iterator["Reservation"]:
+        """The bytes of one request, which are free again at the end."""
+        reservation = Reservation(self)
+        try:
+            yield reservation
+        finally:
+            self.used -= reservation.bytes
+
+    def take(self, size: int) -> None:
+        """Raises Overloaded if the limit would be exceeded."""
+        if self.used + size > self._limit:
+            raise Overloaded(
+                f"The pictures of all requests take {self._limit / 2**20:.3g} MiB, the limit. Try again shortly."
+            )
+        self.used += size
+
+
+class Reservation:
+    """The bytes that one request holds."""
+
+    def __init__(self, budget: MemoryBudget) -> None:
+        self._budget = budget
+        self.bytes = 0
+
+    def add(self, size: int) -> None:
+        """Raises Overloaded if the budget has not that many bytes left."""
+        self._budget.take(size)
+        self.bytes += size
