@@ -1,7 +1,7 @@
 """One JSON log for all processes, with the request's id; the console shows it as plain lines.
 
 Each package logs to `logging.getLogger("glm.<package>")`. Inside a replica these records go to the file that Ray
-Serve writes for it (`session_latest/logs/serve/`), which adds request id, deployment and replica.
+Serve writes for it (in `log.folder`, or `session_latest/logs/serve/`), which adds request id, deployment and replica.
 A request has one record of ids, counts and times, never its text, pictures or credentials.
 """
 
@@ -63,6 +63,7 @@ def serve_logging(settings: LogSettings) -> dict[str, Any]:
         "log_level": settings.level,
         "enable_access_log": False,
         "additional_log_standard_attrs": ["name"],
+        **({"logs_dir": settings.folder} if settings.folder else {}),
     }
 
 

@@ -6,6 +6,7 @@ reads settings from the environment. A secret is never a value here, only the pa
 """
 
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal
@@ -248,6 +249,19 @@ class LogSettings(Section):
     """The log."""
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Lowest level that is logged.")
+    folder: str = Field(
+        "",
+        description="Folder of log files; empty: Ray's own in a pod, and for `glm-serve up` "
+        "$XDG_STATE_HOME/glm-vision-serve/logs, or ~/.local/state/glm-vision-serve/logs.",
+    )
+    kept_runs: int = Field(10, ge=1, description="`glm-serve up`: how many runs the log folder keeps.")
+
+
+def default_log_folder() -> Path:
+    """Where `glm-serve up` keeps logs, by the XDG base directory specification."""
+    state = os.environ.get("XDG_STATE_HOME", "")
+    base = Path(state) if os.path.isabs(state) else Path.home() / ".local" / "state"
+    return base / "glm-vision-serve" / "logs"
 
 
 class Settings(BaseSettings):

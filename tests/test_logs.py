@@ -104,6 +104,11 @@ def test_serve_writes_json_and_no_line_per_hop():
     assert configuration["enable_access_log"] is False
 
 
+def test_the_log_folder_is_serves_own_unless_a_setting_names_one():
+    assert "logs_dir" not in serve_logging(LogSettings())
+    assert serve_logging(LogSettings(folder="/var/log/glm"))["logs_dir"] == "/var/log/glm"
+
+
 def test_the_console_has_the_same_records_as_the_file(tmp_path: Path):
     file = logging.FileHandler(tmp_path / "replica.log")
     file.setFormatter(logging.Formatter('{"message": "%(message)s"}'))

@@ -39,6 +39,9 @@ logging_config:
   log_level: {{ $settings.log.level }}
   enable_access_log: false
   additional_log_standard_attrs: [name]
+  {{- with $settings.log.folder }}
+  logs_dir: {{ . }}
+  {{- end }}
 applications:
   - name: glm
     import_path: serve_app.app:build

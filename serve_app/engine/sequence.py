@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from serve_app.contracts import Event, FinishReason, Prompt, TokenLogprob, Usage
 from serve_app.engine.output.parser import OutputParser
+from serve_app.engine.structured.compiler import constraint_failure
 from serve_app.engine.structured.grammar_completion import GrammarCompletion
-from serve_app.errors import EngineFailed, ServiceError
+from serve_app.errors import ServiceError
 
 if TYPE_CHECKING:
     import torch
@@ -112,7 +113,7 @@ class Sequence:
     def append_token(self, token_id: int, logprob: TokenLogprob | None = None) -> FinishReason | None:
         """Append a sampled token and parse it. Returns the finish reason, None if the answer continues.
 
-        Raises EngineFailed if the token violates the constraint, which the token mask should prevent.
+        Raises InvalidRequest if the constraint is too complex to be applied to this token.
         """
         if token_id in self.stop_ids and not self.prompt.sampling.ignore_eos:
             self.generated.append(token_id)
@@ -142,7 +143,7 @@ class Sequence:
             token_id = self.completion.next_token(matcher, sampled, tokens_left)
             logprob = logprob if token_id == sampled else None
         if not matcher.consume_token(token_id):
-            raise EngineFailed("The constraint of the answer could not be applied to its end.")
+            raise constraint_failure(self.prompt, matcher)
         return token_id, logprob
 
     def _finish(self) -> FinishReason:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import secrets
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from serve_app.ray_flags import EVERYWHERE, OBJECT_STORE_BYTES
 from serve_app.settings import Settings
+from serve_app.standalone.log_folder import MAX_FILE_BYTES, OUTPUT, ROTATED_FILES
 from serve_app.standalone.shutdown import StopSignal, shut_down
 
 LOOPBACK = "127.0.0.1"
@@ -19,15 +21,27 @@ PACKAGE_PARENT = str(Path(__file__).parents[2])
 
 @contextmanager
 def private_ray(settings: Settings, folder: Path, stop: StopSignal) -> Iterator[None]:
-    """Run Ray in this process tree with its files in `folder`; shut it down at the end."""
+    """Run Ray in this process tree with its files in `folder`; shut it down at the end.
+
+    Ray lets every user write to its folder, so only this user may enter `folder`'s parent (`private_folder`).
+    """
     os.environ.update(ray_environment(settings))
-    with _output_to(folder / "ray.log"):
+    folder.mkdir()
+    with _output_to(folder / OUTPUT):
         try:
             _start(settings, folder)
             stop.install()  # Ray has installed its own SIGTERM handler
             yield
         finally:
             shut_down()
+
+
+def private_folder() -> Path:
+    """A new temporary folder that only this user may enter.
+
+    Not in $TMPDIR: the path of a socket may have 107 characters, and Ray adds 65 to it.
+    """
+    return Path(tempfile.mkdtemp(prefix="glm-serve-", dir="/tmp"))
 
 
 def ray_environment(settings: Settings) -> dict[str, str]:
@@ -48,6 +62,8 @@ def ray_environment(settings: Settings) -> dict[str, str]:
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(port),
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(port + 1),
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",  # there is no load balancer to wait for
+        "RAY_ROTATION_MAX_BYTES": str(MAX_FILE_BYTES),
+        "RAY_ROTATION_BACKUP_COUNT": str(ROTATED_FILES),
         "RAY_SERVE_PORT_QUARANTINE_S": "0",  # a restarted ingress takes the same port again
     }
 

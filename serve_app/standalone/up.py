@@ -1,15 +1,14 @@
 """Runs the service in the foreground: checks ports and model, starts Ray, deploys, waits for signals.
 
 Everything that listens does so on loopback, except the API if `http.host` is another address. The API's port is the
-ingress replica's own (Serve's direct ingress): there is no proxy before it. Ray's files are in a folder of this run;
-nothing is written to the user's home.
+ingress replica's own (Serve's direct ingress): there is no proxy before it. Ray's files are in a temporary folder; the
+logs are in the log folder.
 """
 
 from __future__ import annotations
 
 import shutil
 import socket
-import tempfile
 from pathlib import Path
 
 from serve_app import __version__
@@ -18,10 +17,9 @@ from serve_app.errors import ServiceError
 from serve_app.logs import WriteLine, follow_logs
 from serve_app.settings import Settings
 from serve_app.standalone.deploy import StartFailed, deploy, service_url
-from serve_app.standalone.private_ray import LOOPBACK, private_ray
+from serve_app.standalone.log_folder import create_run_folder, keep_ray_logs
+from serve_app.standalone.private_ray import LOOPBACK, private_folder, private_ray
 from serve_app.standalone.shutdown import DRAIN_S, StopSignal
-
-LOGS = Path("session_latest", "logs", "serve")
 
 
 def up(settings: Settings, write_line: WriteLine, *, json_logs: bool = False) -> int:
@@ -33,30 +31,32 @@ def up(settings: Settings, write_line: WriteLine, *, json_logs: bool = False) ->
     try:
         _require_free_port(settings.http.host, settings.http.port, "http.port", "--port")
         _require_free_port(LOOPBACK, settings.metrics.port, "metrics.port", "--metrics-port")
-        settings = _with_local_checkpoint(settings, write_line)
+        settings = _with_log_folder(_with_local_checkpoint(settings, write_line))
     except (StartFailed, ServiceError) as error:
         write_line(f"glm-serve: {error}")
         return 1
     stop = StopSignal()
-    # Not in $TMPDIR: the path of a socket may have 107 characters, and Ray adds sixty to this one.
-    folder = Path(tempfile.mkdtemp(prefix="glm-serve-", dir="/tmp"))
+    logs, folder = Path(settings.log.folder), private_folder()
+    ray_folder = folder / "ray"
     status = 0
     try:
         write_line("starting Ray …")
-        with private_ray(settings, folder, stop):
+        with private_ray(settings, ray_folder, stop):
             if deploy(settings, stop, write_line):
-                _write_ready(settings, folder, write_line)
-                with follow_logs(folder / LOGS, write_line, as_json=json_logs):
+                _write_ready(settings, write_line)
+                with follow_logs(logs, write_line, as_json=json_logs):
                     stop.wait()
                 write_line(
                     f"stopping: running answers get {DRAIN_S:g} s to finish (press Ctrl-C again to stop at once)"
                 )
     except StartFailed as error:
         write_line(f"glm-serve: {error}")
-        write_line(f"glm-serve: The logs are in {folder / LOGS}.")
+        write_line(f"glm-serve: The logs are in {logs}.")
         status = 1
-    if status == 0:
+    finally:
+        keep_ray_logs(ray_folder, logs)
         shutil.rmtree(folder, ignore_errors=True)
+    if status == 0:
         write_line("stopped")
     return status
 
@@ -81,8 +81,17 @@ def _with_local_checkpoint(settings: Settings, write_line: WriteLine) -> Setting
     return settings.model_copy(update={"model": model})
 
 
-def _write_ready(settings: Settings, folder: Path, write_line: WriteLine) -> None:
+def _with_log_folder(settings: Settings) -> Settings:
+    """The settings with the folder of this run's logs."""
+    try:
+        folder = create_run_folder(settings.log)
+    except OSError as error:
+        raise StartFailed(f"The log folder can't be created: {error}. Choose another one with log.folder.") from error
+    return settings.model_copy(update={"log": settings.log.model_copy(update={"folder": str(folder)})})
+
+
+def _write_ready(settings: Settings, write_line: WriteLine) -> None:
     url = service_url(settings)
     write_line(f"ready: {url}/v1  (page: {url}/, API reference: {url}/docs)")
     write_line(f"metrics: http://{LOOPBACK}:{settings.metrics.port}/metrics")
-    write_line(f"logs in {folder / LOGS}; Ctrl-C stops")
+    write_line(f"logs in {settings.log.folder}; Ctrl-C stops")

@@ -100,6 +100,11 @@ def test_the_log_is_the_one_of_glm_serve_up(level: str) -> None:
     assert config["logging_config"] == serve_logging(LogSettings(level=level))
 
 
+def test_the_log_folder_is_the_one_of_the_settings() -> None:
+    config = serve_config(render(set={"settings.log.folder": "/logs"}))
+    assert config["logging_config"] == serve_logging(LogSettings(folder="/logs"))
+
+
 def test_settings_go_to_the_builder_unchanged_and_without_defaults() -> None:
     objects = render(set={"settings.engine.max_slots": 4, "settings.http.max_body_bytes": 16_777_216})
     assert application(objects)["args"] == {

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from tests.cluster.conftest import ROOT, STOP_LIMIT_S, Service, started
+from tests.nobody import run_as_nobody
 
 pytestmark = pytest.mark.cluster
 
@@ -21,9 +22,19 @@ def children(service: Service) -> list[psutil.Process]:
     return psutil.Process(service.process.pid).children(recursive=True)
 
 
-def session_folder(service: Service) -> Path:
+def log_folder(service: Service) -> Path:
     (line,) = [line for line in service.log().splitlines() if line.startswith("logs in ")]
-    return Path(line.removeprefix("logs in ").partition(";")[0]).parents[2]
+    return Path(line.removeprefix("logs in ").partition(";")[0])
+
+
+def ray_folder(service: Service) -> Path:
+    (folder,) = {
+        argument.partition("=")[2]
+        for process in children(service)
+        for argument in process.cmdline()
+        if argument.startswith("--temp-dir=")
+    }
+    return Path(folder)
 
 
 def still_running(processes: list[psutil.Process]) -> list[str]:
@@ -61,12 +72,22 @@ def test_http_is_answered_on_loopback_only(service: Service):
         assert answer == "000", f"port {port} speaks HTTP on all interfaces"
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_another_user_reaches_neither_rays_files_nor_the_logs(service: Service):
+    """Ray makes its folder writable for everyone."""
+    folder = ray_folder(service)
+    assert folder.stat().st_mode & 0o777 == 0o777
+    for path in (folder, *folder.glob("session_2*/*"), log_folder(service)):
+        tried = run_as_nobody(f"import os; os.listdir({str(path)!r})")
+        assert "PermissionError" in tried.stderr, path
+
+
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
-def test_a_stop_leaves_no_process_and_no_file(tmp_path: Path, signal_number: signal.Signals):
+def test_a_stop_leaves_no_process_and_only_logs(tmp_path: Path, signal_number: signal.Signals):
     home = tmp_path / "home"
     home.mkdir()
     with started(tmp_path, HOME=str(home)) as service:
-        processes, folder = children(service), session_folder(service)
+        processes, folder, logs = children(service), ray_folder(service), log_folder(service)
         assert folder.is_dir()
         stopped_at = time.monotonic()
         if signal_number is signal.SIGINT:
@@ -76,8 +97,11 @@ def test_a_stop_leaves_no_process_and_no_file(tmp_path: Path, signal_number: sig
         assert service.process.wait(STOP_LIMIT_S) == 0
         assert time.monotonic() - stopped_at < STOP_LIMIT_S
     assert still_running(processes) == []
-    assert not folder.exists()
-    assert [str(path.relative_to(home)) for path in home.rglob("*") if path.is_file()] == []
+    assert not folder.parent.exists()
+    assert logs.parent == home / ".local" / "state" / "glm-vision-serve" / "logs"
+    assert [path for path in home.rglob("*") if path.is_file() and not path.is_relative_to(logs)] == []
+    assert list(logs.glob("replica_glm_engine_*.log"))
+    assert (logs / "ray" / "gcs_server.out").is_file()
     assert service.log().endswith("stopped\n")
 
 

@@ -138,6 +138,12 @@ class _RecentlyUsed(Generic[_Key, _Value]):
                 self._values.popitem(last=False)
 
 
+def constraint_failure(prompt: Prompt, matcher: LLMatcher) -> InvalidRequest:
+    """The error of a constraint that exceeds the limits of a step; some do so only far into the answer."""
+    param = constrained_field(prompt)
+    return InvalidRequest(f"{param} is too complex: {error_summary(matcher.get_error())} Use a simpler one.", param)
+
+
 def error_summary(error: str) -> str:
     """The one line of an llguidance error that says what is wrong."""
     lines = error.splitlines()

@@ -15,10 +15,8 @@ from llguidance import LLExecutor, LLMatcher
 from llguidance.numpy import fill_next_token_bitmask, fill_next_token_bitmask_par
 from numpy.typing import NDArray
 
-from serve_app.contracts import Prompt
 from serve_app.engine.sequence import Sequence
-from serve_app.engine.structured.compiler import error_summary
-from serve_app.engine.structured.grammar import constrained_field
+from serve_app.engine.structured.compiler import constraint_failure
 from serve_app.errors import InvalidRequest
 
 _SERIAL_FILL_S = 0.5e-3
@@ -57,7 +55,7 @@ class MaskFiller:
         bits = self._words[: len(rows)]
         self._fill(matchers, bits)
         failed = {
-            row: _too_complex(sequences[row].prompt, matcher.get_error())
+            row: constraint_failure(sequences[row].prompt, matcher)
             for row, matcher in zip(rows, matchers, strict=True)
             if matcher.is_error()
         }
@@ -72,9 +70,3 @@ class MaskFiller:
                 fill_next_token_bitmask_par(self._executor, rest, bits)
                 return
             fill_next_token_bitmask(matcher, bits, index)
-
-
-def _too_complex(prompt: Prompt, error: str) -> InvalidRequest:
-    """A constraint that exceeds the limits of a step, which shows only where the answer has come to that part of it."""
-    param = constrained_field(prompt)
-    return InvalidRequest(f"{param} is too complex: {error_summary(error)} Use a simpler one.", param)

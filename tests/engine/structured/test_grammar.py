@@ -382,6 +382,18 @@ def test_a_constraint_that_grows_too_complex_fails_alone() -> None:
     assert b.loop.slots_used() == 0
 
 
+def test_a_constraint_that_fails_on_a_token_is_too_complex() -> None:
+    """The demo model's tokens of several bytes exceed the limits of this pattern: it was a 500."""
+    pieces = [b"0a1b2c3d4e5f"[start : start + length] for length in (2, 3, 4) for start in range(8)]
+    vocabulary = Vocabulary([*BYTES.token_bytes[:256], b"", *pieces], {})
+    b = Bench(RandomModel(vocabulary, frozenset([256])), vocabulary=vocabulary)
+    b.ask("bad", max_tokens=400, prompt={"constraint": Constraint("regex", "(?:.{0,3}[0-9a-f].{0,3}){120}")})
+    b.run()
+    (error,) = b.terminals("bad")
+    assert isinstance(error, InvalidRequest)
+    assert error.param == "response_format"
+
+
 def test_a_model_without_end_tokens_ends_with_its_constraint() -> None:
     b = Bench(RandomModel(BYTES, frozenset()))
     b.ask("a", max_tokens=50, temperature=1.0, seed=1, prompt={"constraint": Constraint("regex", "[0-9]{3}")})
