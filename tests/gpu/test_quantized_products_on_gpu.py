@@ -1,12 +1,21 @@
-"""Products over FP8 weights in the shapes of the text layers: right, repeatable, capturable."""
+"""Products over FP8 and NF4 weights in the shapes of the text layers: right, repeatable, capturable."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from torch.nn.functional import linear
 
+from serve_app.contracts import Sampling
 from serve_app.engine.model.fp8 import Fp8Linear, Fp8Product, quantize_rows
+from serve_app.engine.model.nf4 import Nf4Product, fits_nf4
+from serve_app.engine.model.products import product as product_of
+from serve_app.engine.model.weights import load_model
+from serve_app.settings import ModelSettings
+from tests.engine.conftest import write_tiny_model
+from tests.engine.model.test_paged_runner import Paged
+from tests.engine.model.test_slot_runner import mixed_prompts
 
 pytestmark = pytest.mark.gpu
 
@@ -34,7 +43,28 @@ def fp8() -> Case:
     return Fp8Product(layers), right, weight
 
 
-@pytest.fixture(scope="module", params=[fp8], ids=["fp8"])
+def nf4() -> Case:
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    layers = []
+    for seed, outputs in enumerate((4096, 256, 256)):
+        torch.manual_seed(seed)
+        layer = bitsandbytes.nn.Linear4bit(
+            4096, outputs, bias=True, compute_dtype=torch.bfloat16, compress_statistics=True, quant_type="nf4"
+        )
+        values = torch.randn(outputs, 4096).bfloat16() * 0.02
+        layer.weight = bitsandbytes.nn.Params4bit(values, requires_grad=False, quant_type="nf4", module=layer)
+        layers.append(layer.cuda())
+    weight = torch.cat(
+        [bitsandbytes.functional.dequantize_4bit(one.weight.data, one.weight.quant_state).float() for one in layers]
+    )
+    for layer in layers:
+        layer.bias = torch.nn.Parameter(layer.bias.data.bfloat16(), requires_grad=False)
+    bias = torch.cat([layer.bias.float() for layer in layers])
+    assert fits_nf4(layers)
+    return Nf4Product(layers), lambda x: linear(x.float(), weight, bias), weight
+
+
+@pytest.fixture(scope="module", params=[fp8, nf4], ids=["fp8", "nf4"])
 def product(request: pytest.FixtureRequest) -> Case:
     return request.param()  # type: ignore[no-any-return]
 
@@ -73,3 +103,13 @@ def test_a_captured_product_gives_the_bits_of_a_launched_one(product: Case, rows
         captured.zero_()
         graph.replay()
         assert all(torch.equal(captured, one) for one in launched)
+
+
+@pytest.mark.parametrize(("quantization", "kind"), [("fp8", Fp8Product), ("nf4", Nf4Product)])
+def test_a_quantized_model_answers_over_pages(tmp_path: Path, quantization: str, kind: type) -> None:
+    folder = write_tiny_model(tmp_path)
+    settings = ModelSettings(path=str(folder), device="cuda", dtype="bfloat16", quantization=quantization)  # type: ignore[arg-type]
+    model = load_model(folder, settings)
+    assert isinstance(product_of(model.text_layers.layers[0].mlp.down_proj), kind)  # type: ignore[union-attr, index]
+    prompts = mixed_prompts(Sampling(max_tokens=6, temperature=0.0))
+    assert [len(answer) for answer in Paged(model).answers(prompts)] == [6] * len(prompts)

@@ -9,8 +9,8 @@ from torch import nn
 from serve_app.engine.model.quantization import Quantization
 from serve_app.engine.model.slots import CacheShape
 
-# Bytes a weight. NF4: half a byte, one byte of scale for 64 weights, and four bytes for 256 scales.
-_PACKED = {"fp8": 1.0, "nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
+# Bytes a weight. NF4: half of one and, for each 64 weights, a float32 scale, which is what the GPU kernels read.
+_PACKED = {"fp8": 1.0, "nf4": 0.5 + 4 / 64, "int8": 1.0}
 
 
 @dataclass(frozen=True, slots=True)

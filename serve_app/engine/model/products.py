@@ -8,6 +8,9 @@ import torch
 from torch import nn
 from torch.nn.functional import linear
 
+from serve_app.engine.model.fp8 import Fp8Linear, Fp8Product
+from serve_app.engine.model.nf4 import Nf4Product, fits_nf4
+
 Product = Callable[[torch.Tensor], torch.Tensor]  # (tokens, in) to (tokens, out)
 
 
@@ -17,6 +20,10 @@ def product(*linears: nn.Module) -> Product:
     Weights of plain linear layers are joined once; each module's own become views of the joined ones, so that
     the module gives the same as before and no memory is spent.
     """
+    if all(isinstance(module, Fp8Linear) for module in linears):
+        return Fp8Product(linears)  # type: ignore[arg-type]
+    if fits_nf4(linears):
+        return Nf4Product(linears)
     if all(type(module) is nn.Linear for module in linears):
         weight = _joined(linears, "weight")
         bias = _joined(linears, "bias") if linears[0].bias is not None else None

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from serve_app.engine.model.families.adapter import ModelAdapter
+from serve_app.engine.model.nf4 import expand_scales
 from serve_app.engine.model.quantization import Quantization, count_parameters
 from serve_app.engine.model.shards import read_json
 from serve_app.engine.output.detokenizer import Vocabulary
@@ -51,6 +52,7 @@ def load_model(folder: Path, settings: ModelSettings) -> ModelAdapter:
     quantization = Quantization.of(settings)
     quantization.check_device(device, dtype)
     adapter: ModelAdapter = adapter_class.load(folder, config, dtype, device, quantization)
+    expand_scales(adapter.model)
     return adapter
 
 

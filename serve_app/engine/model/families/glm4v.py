@@ -19,6 +19,7 @@ from transformers.cache_utils import Cache
 
 from serve_app.checkpoint import image_processor_settings
 from serve_app.contracts import Picture, Prompt, Sampling
+from serve_app.engine.model import tower
 from serve_app.engine.model.attention import SLOT_ATTENTION
 from serve_app.engine.model.families.adapter import encode_one_by_one
 from serve_app.engine.model.quantization import Quantization
@@ -59,6 +60,8 @@ class Glm4vAdapter:
         processor = image_processor_settings(folder)
         self._mean = torch.tensor(processor["image_mean"], device=device)
         self._std = torch.tensor(processor["image_std"], device=device)
+        visual = model.model.visual
+        self._tower = tower.Tower(visual, self._mean, self._std) if tower.supports(visual) else None
 
     @classmethod
     def load(
@@ -88,7 +91,15 @@ class Glm4vAdapter:
         return self.model.model.language_model  # type: ignore[no-any-return]
 
     def encode_slices(self, pictures: list[Picture]) -> Generator[None, None, list[torch.Tensor]]:
-        return encode_one_by_one(self.encode, pictures)
+        if self._tower is None:
+            return encode_one_by_one(self.encode, pictures)
+        return self._tower.encode([self._pixels(picture) for picture in pictures])
+
+    def _pixels(self, picture: Picture) -> torch.Tensor:
+        """A picture's pixels on the device, copied without waiting for it."""
+        pinned = torch.empty(picture.pixels.shape, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
+        pinned.numpy()[:] = picture.pixels
+        return pinned.to(self.device, non_blocking=True)
 
     def encode(self, picture: Picture) -> torch.Tensor:
         height, width = picture.pixels.shape[:2]
