@@ -56,11 +56,15 @@ def error_json(error: ServiceError) -> ErrorReply:
 
 
 def error_response(error: Exception, request_log: RequestLog) -> Response:
-    known = to_service_error(error, request_log)
+    return plain_error_response(to_service_error(error, request_log))
+
+
+def plain_error_response(error: ServiceError) -> Response:
+    """The response to an error; nothing is logged."""
     headers = {}
-    if known.retry_after_s is not None:
-        headers["Retry-After"] = str(max(1, math.ceil(known.retry_after_s)))
-    return _response(known.status, error_json(known), headers)
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+    return _response(error.status, error_json(error), headers)
 
 
 def _envelope(status: int, message: str, param: str | None, code: str) -> ErrorReply:

@@ -47,11 +47,11 @@ def outer_middlewares(
     )
     return [
         *([cors] if http.allowed_origins else ()),
+        Middleware(LoadCheckMiddleware, load=load, meter=meter, paths=paths),
         Middleware(RequestLogMiddleware, meter=meter, paths=paths, clock=clock, new_id=new_id),
         Middleware(UnhandledErrorMiddleware),
         Middleware(HeaderFilter, allowed_hosts=allowed_hosts(host, http.allowed_hosts)),
         Middleware(OriginFilter, allowed_origins=http.allowed_origins),
-        Middleware(LoadCheckMiddleware, load=load),
         Middleware(BodyReader, budget=BodyBudget(body_limits(http))),
         Middleware(LoadLimitMiddleware, load=load),
     ]

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+
+import httpx
 import pytest
+from starlette.types import Receive, Scope, Send
 
 from serve_app.errors import Overloaded
-from serve_app.ingress.load_limit import LoadLimit, LoadLimits
+from serve_app.ingress.load_limit import LoadCheckMiddleware, LoadLimit, LoadLimits
+from tests.fakes import FakeMeter
 
 LIMITS = LoadLimits(max_wait_s=10.0, min_in_flight=4, max_in_flight=100)
 
@@ -74,3 +80,35 @@ def test_few_requests_are_always_accepted() -> None:
     load.enter()
     with pytest.raises(Overloaded):
         load.enter()
+
+
+async def test_refusals_do_no_work_and_are_counted_and_logged_together(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LoadCheckMiddleware, "SUMMARY_S", 0.05)
+    reached: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        reached.append(scope["path"])
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    load, meter = LoadLimit(LoadLimits(10.0, 1, 1), Clock()), FakeMeter()
+    load.enter()
+    check = LoadCheckMiddleware(app, load=load, meter=meter, paths={"/v1/ask"})
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(check), base_url="http://localhost") as client:
+        refused = await client.post("/v1/ask", headers={"X-Request-ID": "a-1"})
+        await client.post("/v1/ask")
+        await client.post("/elsewhere")
+        assert (await client.get("/healthz")).status_code == 200
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "overloaded")
+    assert int(refused.headers["retry-after"]) >= 1
+    assert refused.headers["x-request-id"] == "a-1"
+    assert reached == ["/healthz"]
+    await asyncio.sleep(0.1)
+    assert meter.counts["glm_requests_total", "/v1/ask", "503"] == 2
+    assert meter.counts["glm_requests_total", "unmatched", "503"] == 1
+    assert meter.counts["glm_rejections_total", "overloaded"] == 3
+    assert [record.message for record in caplog.records if record.levelno == logging.WARNING] == [
+        "3 requests were refused within a second: 1 are in work"
+    ]
