@@ -53,6 +53,7 @@ def schema() -> Schema:
             ),
             redis=only(image=TEXT, persistence=only(enabled=FLAG, size=MEMORY, storageClassName=TEXT), resources=FREE),
             rayAuth=one_of("token", "disabled"),
+            publish=only(apiReference=FLAG),
             ingress=ingress(),
             gateway=only(enabled=FLAG, parentRefs=objects(), hostnames=texts(), annotations=STRINGS),
             networkPolicy=only(
@@ -143,6 +144,7 @@ def pod() -> dict[str, Schema]:
             "required": ["requests", "limits"],
         },
         "sharedMemory": MEMORY,
+        "temporaryStorage": MEMORY,
         "nodeSelector": STRINGS,
         "tolerations": objects(),
         "affinity": FREE,

@@ -5,7 +5,7 @@
 {{- $groups := dict -}}
 {{- range $name, $group := .Values.workers -}}
 {{- if and $group (ne (toString $group.enabled) "false") -}}
-{{- $defaults := dict "gpus" 0 "gpuResource" "nvidia.com/gpu" "idleTimeoutSeconds" 60 "sharedMemory" "2Gi" -}}
+{{- $defaults := dict "gpus" 0 "gpuResource" "nvidia.com/gpu" "idleTimeoutSeconds" 60 "sharedMemory" "2Gi" "temporaryStorage" "10Gi" -}}
 {{- $_ := set $groups $name (mergeOverwrite $defaults (deepCopy $group)) -}}
 {{- end -}}
 {{- end -}}

@@ -56,12 +56,12 @@ labels:
   {{- end }}
 {{- end -}}
 
-{{/* The writable volumes of a Ray container; the argument is the size of /dev/shm. */}}
+{{/* The writable volumes of a Ray container; the argument is the head's values or a worker group. */}}
 {{- define "glm.rayVolumes" -}}
 - name: tmp # Ray's session, its logs, downloads
-  emptyDir: {}
+  emptyDir: { sizeLimit: {{ .temporaryStorage }} }
 - name: shared-memory
-  emptyDir: { medium: Memory, sizeLimit: {{ . }} }
+  emptyDir: { medium: Memory, sizeLimit: {{ .sharedMemory }} }
 {{- end -}}
 
 {{- define "glm.rayMounts" -}}

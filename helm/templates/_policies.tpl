@@ -1,4 +1,13 @@
-{{/* Selectors of network policies. */}}
+{{/* Who reaches the service: published paths, selectors of network policies. */}}
+
+{{/* The paths that Ingress and HTTPRoute publish: path -> whether it is a prefix. JSON. */}}
+{{- define "glm.publicPaths" -}}
+{{- $paths := dict "/" false "/v1" true "/healthz" false -}}
+{{- if .Values.publish.apiReference -}}
+{{- $_ := merge $paths (dict "/docs" false "/openapi.json" false) -}}
+{{- end -}}
+{{- toJson $paths -}}
+{{- end -}}
 
 {{/* Name and labels of a policy; arguments: root, its own name. */}}
 {{- define "glm.policyMetadata" -}}

@@ -2,7 +2,8 @@
 
 {{/*
 The builder's arguments: only the given settings, so that new defaults of the package come with its image, and the
-model's device, which follows from the chart's values.
+model's device, which follows from the chart's values. A given list of allowed Host names also gets those that this
+release uses: of its services (other pods, `helm test`), of its Ingress and route.
 */}}
 {{- define "glm.arguments" -}}
 {{- $settings := deepCopy .Values.settings -}}
@@ -16,6 +17,16 @@ model's device, which follows from the chart's values.
 {{- /* Without this, torch would use as many threads as the machine has cores. */ -}}
 {{- $threads := dict "threads" (ceil (float64 $engine.cpus) | int) -}}
 {{- $_ := set $settings "engine" (mergeOverwrite $threads (default dict $settings.engine)) -}}
+{{- end -}}
+{{- $http := default dict $settings.http -}}
+{{- with $http.allowed_hosts -}}
+{{- $names := concat . (list $.Values.ingress.host) $.Values.gateway.hostnames -}}
+{{- range $service := list (include "glm.serveService" $) (include "glm.testService" $) -}}
+{{- range $end := list "" (printf ".%s" $.Release.Namespace) (printf ".%s.svc" $.Release.Namespace) (printf ".%s.svc.cluster.local" $.Release.Namespace) -}}
+{{- $names = append $names (print $service $end) -}}
+{{- end -}}
+{{- end -}}
+{{- $_ := set $http "allowed_hosts" (compact $names | uniq) -}}
 {{- end -}}
 {{- toYaml $settings -}}
 {{- end -}}

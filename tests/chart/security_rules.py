@@ -90,6 +90,13 @@ def writes_only_to_volumes(pod: Object) -> Complaints:
             yield f"{container['name']} may write to its image"
 
 
+def bounds_its_volumes(pod: Object) -> Complaints:
+    """ours: an emptyDir without a limit fills the node's disk or memory"""
+    for volume in pod["spec"].get("volumes") or ():
+        if "emptyDir" in volume and not quantity((volume["emptyDir"] or {}).get("sizeLimit", 0)):
+            yield f"the volume {volume['name']} has no sizeLimit"
+
+
 def says_what_it_takes(pod: Object) -> Complaints:
     """ours: without a request it is scheduled anywhere, without a limit of memory it takes its neighbours down"""
     for container in containers(pod):
@@ -144,6 +151,7 @@ POD_RULES: tuple[PodRule, ...] = (
     is_not_root,
     has_the_usual_confinement,
     writes_only_to_volumes,
+    bounds_its_volumes,
     says_what_it_takes,
     has_a_token_only_for_the_autoscaler,
     has_pinned_images,

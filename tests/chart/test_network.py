@@ -29,8 +29,6 @@ METADATA = (
 # Who, to whom, on which ports. `workers` is each worker group, `readers` those that run preprocess or engine.
 Flow = tuple[str, str, tuple[int, ...]]
 PASS: list[Flow] = [
-    ("client", "workers", (8000,)),
-    ("ingress", "workers", (8000,)),
     ("test", "workers", (8000,)),
     ("operator", "head", (8265,)),
     ("prometheus", "head", METRICS),
@@ -48,12 +46,13 @@ PASS: list[Flow] = [
 ]
 DENY: list[Flow] = [
     ("client", "head", (*RAY, *METRICS, 8000)),
-    ("client", "workers", (*RAY, 8080, 9101)),
+    ("client", "workers", (*RAY, *METRICS, 8000, 9000, 9101)),
     ("other pod", "head", (*RAY, *METRICS, 8000)),
-    ("other pod", "workers", (*RAY, 8080, 9101)),
+    ("other pod", "workers", (*RAY, *METRICS, 8000, 9000, 9101)),
     ("a page", "head", (*RAY, *METRICS, 8000)),
     ("a page", "workers", (*RAY, 8000, 8080)),
     ("ingress", "head", (*RAY, 8000)),
+    ("ingress", "workers", (*RAY, *METRICS, 9101)),
     ("prometheus", "head", (*RAY, 8000)),
     ("prometheus", "workers", RAY),
     ("operator", "head", (6379, 10001, 52365)),
@@ -168,21 +167,31 @@ def test_an_empty_egress_list_leaves_workers_nothing_outside():
     assert passes({"networkPolicy.egress": []}, "worker cpu", "head", 6379)
 
 
-def test_only_the_named_clients_may_ask():
-    only_nginx = {
-        "networkPolicy.clients": [
-            {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "ingress-nginx"}}}
-        ]
-    }
-    assert passes(only_nginx, "ingress", "worker cpu", 8000)
-    assert not passes(only_nginx, "client", "worker cpu", 8000)
-    assert not passes(only_nginx, "other pod", "worker cpu", 8000)
-    assert passes(only_nginx, "test", "worker cpu", 8000)
+SHOP: Any = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "shop"}}}
 
 
-def test_without_named_clients_only_the_helm_test_may_ask():
-    assert not passes({"networkPolicy.clients": []}, "client", "worker cpu", 8000)
-    assert passes({"networkPolicy.clients": []}, "test", "worker cpu", 8000)
+def test_only_the_named_clients_may_call_the_service():
+    only_the_shop = {"networkPolicy.clients": [SHOP]}
+    assert passes(only_the_shop, "client", "worker cpu", 8000)
+    assert not passes(only_the_shop, "ingress", "worker cpu", 8000)
+    assert not passes(only_the_shop, "other pod", "worker cpu", 8000)
+    assert passes(only_the_shop, "test", "worker cpu", 8000)
+
+
+@pytest.mark.parametrize("name", [name for name in PROFILES if name != "cluster"])
+def test_by_default_only_the_helm_test_may_call_the_service(name: str):
+    world, pods = cluster_network(profile(name), blocks_cover_pods=False)
+    (worker, *_) = [pod for pod in pods.values() if pod.name.startswith("worker")]
+    assert [pod.name for pod in pods.values() if pod.namespace and world.passes(pod, worker, 8000)] == [
+        *[pod.name for pod in release_pods(profile(name)).values() if pod.name in {"head", "clean-up"}],
+        *[pod.name for pod in pods.values() if pod.name.startswith("worker")],
+        "test",
+    ]
+
+
+def test_the_profile_with_an_ingress_lets_its_controller_in():
+    assert passes({}, "ingress", "worker cpu", 8000)
+    assert not passes({}, "client", "worker cpu", 8000)
 
 
 def test_the_autoscaler_reaches_the_api_server_and_only_it_where_that_is_named():
@@ -210,5 +219,5 @@ def test_without_monitors_no_pod_reaches_the_metrics():
 
 def test_a_changed_port_of_the_service_is_the_one_that_is_open():
     moved = {"settings.http.port": 9000}
-    assert passes(moved, "client", "worker cpu", 9000)
-    assert not passes(moved, "client", "worker cpu", 8000)
+    assert passes(moved, "ingress", "worker cpu", 9000)
+    assert not passes(moved, "ingress", "worker cpu", 8000)

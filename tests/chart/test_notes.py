@@ -58,6 +58,8 @@ def test_the_notes_say_where_to_ask() -> None:
 @pytest.mark.parametrize(
     ("file", "said"),
     [
+        ("values-cpu-demo.yaml", "No pod except `helm test` may call the service"),
+        ("ci/nginx-limits-values.yaml", "and the ingress controller or gateway, in\n     networkPolicy.clients"),
         ("values-cpu-demo.yaml", "The demo model reads only labels"),
         ("values-single-24g.yaml", "can be mounted on one node only"),
         ("values-single-24g.yaml", "delete raycluster"),
@@ -73,5 +75,7 @@ def test_the_notes_say_what_to_do_next(file: str, said: str) -> None:
 
 def test_the_notes_ask_for_nothing_that_is_done() -> None:
     words = notes("--values", str(CHART / "values-cluster.yaml"))
-    assert not any(each in words for each in ("faultTolerance.enabled", "podMonitor.enabled", "demo model"))
+    assert not any(
+        each in words for each in ("faultTolerance.enabled", "podMonitor.enabled", "demo model", "No pod except")
+    )
     assert "token" not in notes("--values", str(CHART / "ci/everything-off-values.yaml"))

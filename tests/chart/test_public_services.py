@@ -7,10 +7,28 @@ from typing import Any
 
 import pytest
 
+from serve_app.ingress.app import create_app
+from serve_app.metrics import SilentMeter
+from serve_app.settings import Settings
 from tests.chart.render import Object, of_kind, render
 
 pytestmark = pytest.mark.chart
 NGINX = "nginx.ingress.kubernetes.io/"
+
+
+# Every path of the service is one or the other; a new route has to be added here.
+PUBLIC = {
+    "/",
+    "/healthz",
+    "/v1/ask",
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/models",
+    "/v1/models/{model}",
+    "/v1/responses",
+}
+API_REFERENCE = {"/docs", "/openapi.json"}
+INSIDE = {"/metrics", "/readyz", "/tokenize"}
 
 
 def ingress(objects: list[Object]) -> Any:
@@ -27,6 +45,43 @@ def nginx(objects: list[Object]) -> dict[str, str]:
 def route(objects: list[Object]) -> Any:
     (only,) = of_kind(objects, "HTTPRoute")
     return only["spec"]
+
+
+def published(objects: list[Object], paths: set[str]) -> set[str]:
+    """Those of `paths` that the Ingress or HTTPRoute matches: exactly, or by a prefix of complete segments."""
+    matches: list[tuple[str, str]] = []
+    for each in of_kind(objects, "Ingress"):
+        (rule,) = each["spec"]["rules"]
+        matches += [(path["pathType"], path["path"]) for path in rule["http"]["paths"]]
+    for each in of_kind(objects, "HTTPRoute"):
+        (rule,) = each["spec"]["rules"]
+        matches += [(m["path"]["type"].removeprefix("Path"), m["path"]["value"]) for m in rule["matches"]]
+    assert {kind for kind, _ in matches} == {"Exact", "Prefix"}
+    return {
+        path
+        for path in paths
+        for kind, value in matches
+        if path == value or (kind == "Prefix" and path.startswith(value.rstrip("/") + "/"))
+    }
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"ingress.enabled": True}, {"gateway.enabled": True, "gateway.parentRefs": [{"name": "public"}]}],
+    ids=["ingress", "gateway"],
+)
+def test_only_the_api_and_the_page_are_published(values: dict[str, Any]) -> None:
+    paths = PUBLIC | API_REFERENCE | INSIDE | {"/-/routes", "/-/healthz", "/v10"}
+    assert published(render(set=values), paths) == PUBLIC
+    assert published(render(set={**values, "publish.apiReference": True}), paths) == PUBLIC | API_REFERENCE
+
+
+def test_each_path_of_the_service_is_published_or_stays_inside() -> None:
+    async def nothing(*_: Any) -> Any:
+        raise NotImplementedError
+
+    app = create_app(Settings(), nothing, nothing, nothing, SilentMeter())
+    assert app.openapi()["paths"].keys() | {"/", *API_REFERENCE} == PUBLIC | API_REFERENCE | INSIDE
 
 
 def test_there_is_no_ingress_and_no_route_by_default() -> None:
@@ -78,8 +133,8 @@ def test_the_ingress_points_at_kuberay_s_service() -> None:
     assert spec["tls"] == [{"secretName": "glm-tls", "hosts": ["glm.example.com"]}]
     (rule,) = spec["rules"]
     assert rule["host"] == "glm.example.com"
-    (path,) = rule["http"]["paths"]
-    assert path["backend"]["service"] == {"name": "glm-glm-vision-serve-serve-svc", "port": {"number": 8000}}
+    for path in rule["http"]["paths"]:
+        assert path["backend"]["service"] == {"name": "glm-glm-vision-serve-serve-svc", "port": {"number": 8000}}
 
 
 def test_an_ingress_without_a_host_accepts_every_name() -> None:

@@ -47,7 +47,7 @@ def test_the_bundled_redis_keeps_its_state_on_a_volume_or_nowhere() -> None:
     (claim,) = kept["spec"]["volumeClaimTemplates"]
     assert claim["spec"]["resources"]["requests"] == {"storage": "1Gi"}
     (lost,) = of_kind(render("ci/redis-bundled-values.yaml"), "StatefulSet")
-    assert lost["spec"]["template"]["spec"]["volumes"] == [{"name": "data", "emptyDir": {}}]
+    assert lost["spec"]["template"]["spec"]["volumes"] == [{"name": "data", "emptyDir": {"sizeLimit": "1Gi"}}]
 
 
 def test_a_user_s_password_is_used_and_none_is_generated() -> None:

@@ -37,7 +37,7 @@ POD: Object = {
                 },
             }
         ],
-        "volumes": [{"name": "tmp", "emptyDir": {}}],
+        "volumes": [{"name": "tmp", "emptyDir": {"sizeLimit": "1Gi"}}],
     },
 }
 ONLY = "spec/containers/0"
@@ -59,6 +59,7 @@ BROKEN: list[tuple[rules.PodRule, str, Any]] = [
     (rules.has_the_usual_confinement, f"{HARDENED}/procMount", "Unmasked"),
     (rules.has_the_usual_confinement, "spec/securityContext/sysctls", [{"name": "kernel.msgmax", "value": "1"}]),
     (rules.writes_only_to_volumes, f"{HARDENED}/readOnlyRootFilesystem", False),
+    (rules.bounds_its_volumes, "spec/volumes/0/emptyDir", {"medium": "Memory"}),
     (rules.says_what_it_takes, f"{ONLY}/resources", {"limits": {"memory": "1Gi"}}),
     (rules.says_what_it_takes, f"{ONLY}/resources", {"requests": {"cpu": 1, "memory": "1Gi"}}),
     (rules.has_a_token_only_for_the_autoscaler, "spec/automountServiceAccountToken", None),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -18,9 +19,10 @@ from ray.serve.schema import (
     ServeDeploySchema,
 )
 
+from serve_app.ingress.header_filter import allowed_hosts
 from serve_app.logs import serve_logging
 from serve_app.settings import LogSettings, Settings
-from tests.chart.render import PROFILES, Object, every_value_set, profile, rayservice, render
+from tests.chart.render import PROFILES, Object, every_value_set, of_kind, profile, rayservice, render
 
 pytestmark = pytest.mark.chart
 STAGES = ["ingress", "preprocess", "engine"]
@@ -112,6 +114,35 @@ def test_settings_go_to_the_builder_unchanged_and_without_defaults() -> None:
         "http": {"max_body_bytes": 16_777_216},
         "model": {"device": "cuda"},
     }
+
+
+def test_given_host_names_are_complemented_by_those_of_the_release() -> None:
+    names = {
+        "settings.http.allowed_hosts": ["glm.example.org"],
+        "ingress": {"enabled": True, "host": "glm.example.com"},
+    }
+    objects = render("ci/gateway-route-values.yaml", set={**names, "gateway.hostnames": ["glm.example.net"]})
+    service = "glm-glm-vision-serve-serve-svc"
+    assert application(objects)["args"]["http"]["allowed_hosts"] == [
+        "glm.example.org",
+        "glm.example.com",
+        "glm.example.net",
+        service,
+        f"{service}.glm",
+        f"{service}.glm.svc",
+        f"{service}.glm.svc.cluster.local",
+    ]
+    values = {"settings.http.allowed_hosts": ["glm.example.org"]}
+    (test,) = of_kind(render("ci/incremental-upgrade-values.yaml", set=values), "Pod")
+    (url,) = [each["value"] for each in test["spec"]["containers"][0]["env"] if each["name"] == "URL"]
+    args = application(render("ci/incremental-upgrade-values.yaml", set=values))["args"]
+    assert urlsplit(url).hostname in args["http"]["allowed_hosts"]
+
+
+def test_without_host_names_any_name_is_allowed_because_a_pod_listens_on_all_addresses() -> None:
+    assert "http" not in application(render())["args"]
+    host = serve_config(render())["http_options"]["host"]
+    assert allowed_hosts(host, Settings().http.allowed_hosts) == ("*",)
 
 
 def test_an_engine_without_a_gpu_runs_on_the_cpus_that_it_has() -> None:

@@ -44,6 +44,7 @@ CONDITIONS: dict[str, dict[str, Any]] = {
     "faultTolerance.externalAddress": {"faultTolerance.enabled": True},
     "faultTolerance.passwordSecret": {"faultTolerance.enabled": True},
     "redis": {"faultTolerance.enabled": True},
+    "publish": {"ingress.enabled": True},
     "ingress": {"ingress.enabled": True},
     "ingress.enabled": {},
     "ingress.nginx.burstMultiplier": {"ingress.enabled": True, "ingress.nginx.requestsPerSecond": 5},
@@ -114,7 +115,7 @@ def other(path: str, value: Any) -> Any:
     last = path.rpartition(".")[2]
     if last in {"memory", "size", "sizeLimit", "emptyDirSizeLimit"}:
         return "3Gi" if path != "workers.gpu.resources.limits.memory" else "30Gi"
-    if last == "sharedMemory":
+    if last in {"sharedMemory", "temporaryStorage"}:
         return "1Gi"
     if last == "cpu":
         return "7"
