@@ -120,10 +120,10 @@ def test_every_file_of_a_folder_is_used_and_has_its_kind_in_its_name(folder: str
 
 def test_the_example_of_the_readme_sets_what_it_says(tmp_path: Path):
     shutil.copytree(K8S, tmp_path / "k8s", ignore=shutil.ignore_patterns("__pycache__"))
-    (example,) = re.findall(r"```yaml\n(.*?)```", (K8S / "README.md").read_text(), flags=re.DOTALL)
+    example, client = re.findall(r"```yaml\n(.*?)```", (K8S / "README.md").read_text(), flags=re.DOTALL)
     mine = tmp_path / "mine"
     mine.mkdir()
-    (mine / "kustomization.yaml").write_text(example.replace("../glm-vision-serve/k8s", "../k8s"))
+    (mine / "kustomization.yaml").write_text((example + client).replace("../glm-vision-serve/k8s", "../k8s"))
     objects = {(each["kind"], each["metadata"]["name"]): each for each in built(mine)}
 
     cluster = objects["RayService", "glm-vision-serve"]["spec"]["rayClusterConfig"]
@@ -133,6 +133,11 @@ def test_the_example_of_the_readme_sets_what_it_says(tmp_path: Path):
     assert objects["Ingress", "glm-vision-serve"]["spec"]["rules"][0]["host"] == "glm.example.org"
     (rule,) = objects["NetworkPolicy", "glm-vision-serve-operator"]["spec"]["ingress"]
     assert rule["from"][0]["namespaceSelector"] == {"matchLabels": {"kubernetes.io/metadata.name": "default"}}
+    (rule,) = objects["NetworkPolicy", "glm-vision-serve-serve"]["spec"]["ingress"]
+    assert [peer["namespaceSelector"]["matchLabels"].popitem()[1] for peer in rule["from"][1:]] == [
+        "ingress-nginx",
+        "shop",
+    ]
 
 
 def test_the_check_lists_every_difference(tmp_path: Path):
