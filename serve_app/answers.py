@@ -1,4 +1,4 @@
-"""The answers to one request, for every entrance: choices merged, text collected, usage counted."""
+"""The answers to one request, for every API: merges the choices, collects text, counts usage."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Observer(Protocol):
 
 
 class Answers:
-    """The choices of one request while they are generated, with what is known of them so far.
+    """The choices of one request while they are generated, with their usage, pictures and times so far.
 
     If one choice fails, all fail and the others are stopped; closing `events` early stops all.
     """
@@ -101,7 +101,7 @@ class Answers:
             raise EngineFailed("The answer stopped before its end.")
 
     async def collect(self) -> list[CollectedAnswer]:
-        """All choices, complete; tried once more if a replica dies, since nothing has been sent to the caller yet."""
+        """All choices, complete; generated again if a replica dies, since nothing has been sent to the client."""
         try:
             return await self._collect()
         except ReplicaLost:
@@ -206,7 +206,7 @@ async def _one(answer: Answer, request: ChatRequest) -> IndexedEvents:
 
 
 async def _all(answer: Answer, requests: Sequence[ChatRequest]) -> IndexedEvents:
-    """Each choice has its own task, which puts its events into one queue; a done task is put there as well."""
+    """The events of all choices. Each has its own task, which puts its events and, at the end, itself into a queue."""
     queue: asyncio.Queue[tuple[int, Event] | asyncio.Task[None]] = asyncio.Queue()
 
     async def enqueue(index: int, request: ChatRequest) -> None:

@@ -1,4 +1,4 @@
-"""`glm-serve ask`: asks a running service over its OpenAI-compatible API and streams the answer."""
+"""`glm-serve ask`: sends a question to a running service over its OpenAI-compatible API and streams the answer."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def ask(
     if max_tokens is not None:
         body["max_tokens"] = max_tokens
 
-    asked = time.perf_counter()
+    sent_at = time.perf_counter()
     first_text: float | None = None
     usage: dict[str, Any] = {}
     ends_line = True
@@ -60,7 +60,7 @@ def ask(
         answer.write("\n")
     answer.flush()
     if progress and first_text:
-        _print_timings(progress, first_text - asked, time.perf_counter() - first_text, usage)
+        _print_timings(progress, first_text - sent_at, time.perf_counter() - first_text, usage)
 
 
 def _picture_url(picture: str, progress: TextIO | None) -> str:
@@ -100,9 +100,9 @@ def _chunks(url: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
         raise AskFailed(f"No service answers at {url}. Start one with `glm-serve up`.") from error
     except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-        raise AskFailed(f"{url!r} is not the URL of a service: {error}") from error
+        raise AskFailed(f"{url!r} is not the URL of a service: {str(error).rstrip('.')}.") from error
     except httpx.HTTPError as error:
-        raise AskFailed(f"The connection to {url} failed: {error or type(error).__name__}") from error
+        raise AskFailed(f"The connection to {url} failed: {str(error).rstrip('.') or type(error).__name__}.") from error
 
 
 def _refusal(response: httpx.Response) -> str:
@@ -111,7 +111,7 @@ def _refusal(response: httpx.Response) -> str:
         message: str = response.json()["error"]["message"]
         return message
     except (ValueError, KeyError, TypeError):
-        return f"{response.url} answered {response.status_code} {response.reason_phrase}; is it a glm-serve service?"
+        return f"{response.url} answered {response.status_code} {response.reason_phrase}. Is it a glm-serve service?"
 
 
 def _print_timings(progress: TextIO, first_text_s: float, rest_s: float, usage: dict[str, Any]) -> None:

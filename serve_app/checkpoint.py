@@ -1,4 +1,4 @@
-"""The checkpoint's folder: a local one as it is, a Hugging Face id after its download."""
+"""Finds the checkpoint's folder: a local folder, or the download of a Hugging Face id."""
 
 import json
 from pathlib import Path

@@ -1,7 +1,7 @@
 """The frozen data that crosses process borders: request, prompt, events.
 
 A *request* comes from a caller, a *prompt* is the request prepared for the model, *events* go back to the caller.
-Ingress makes requests and reads events; preprocess makes a prompt of a request; the engine makes events of a prompt.
+Ingress makes requests and reads events; preprocess turns a request into a prompt, the engine a prompt into events.
 Nothing here knows HTTP, Ray, PIL or torch.
 """
 
@@ -130,13 +130,13 @@ class Thinking:
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """A conversation or a text to answer: what every entrance gives to the pipeline."""
+    """A conversation or a text to answer: what every API passes to the pipeline."""
 
     id: str
     messages: tuple[Message, ...]  # empty if `text` is given
     sampling: Sampling = Sampling()
     deadline_s: float = DEFAULT_DEADLINE_S  # seconds from now
-    stream: bool = True  # text as it is generated; otherwise the first piece at once and the rest at the end
+    stream: bool = True  # text as it is generated; otherwise one event with the first text and one with the rest
     tools: ToolUse | None = None
     constraint: Constraint | None = None
     thinking: Thinking = Thinking()

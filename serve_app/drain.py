@@ -29,7 +29,7 @@ REASON: Final = "The pod of this node is being stopped."
 
 
 class Unreachable(Exception):
-    """Ray's control store did not answer; the message is one line."""
+    """Ray's control store did not respond; the message is one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ def drain(
     """
     began = clock()
     node, marked, logged_s = None, False, -LOG_EVERY_S
-    silent = ""
+    last_error = ""
     while (spent_s := clock() - began) < within_s:
         try:
             node = store.own_node()
@@ -93,16 +93,16 @@ def drain(
             if not left:
                 write_line(f"The node is empty after {spent_s:.0f} s.")
                 return True
-            silent = ""
+            last_error = ""
             if spent_s - logged_s >= LOG_EVERY_S:
                 logged_s = spent_s
                 write_line(f"After {spent_s:.0f} s still running on the node: {_listed(left)}.")
         except Unreachable as error:
-            if not silent:
-                silent = str(error)
-                write_line(f"Ray's head does not answer ({silent}). Trying again.")
+            if not last_error:
+                last_error = str(error)
+                write_line(f"Ray's head does not respond ({last_error}). Trying again.")
         sleep(min(POLL_S, max(0.0, within_s - (clock() - began))))
-    write_line(f"The {within_s:g} s are over. What still runs on the node ends when the pod stops.")
+    write_line(f"The time limit of {within_s:g} s is over. What still runs on the node ends when the pod stops.")
     return False
 
 

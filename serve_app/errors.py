@@ -18,14 +18,14 @@ ServiceError                 500  internal_error
     └── ReplicaLost          500  replica_lost             its process died; the request may be sent again
 ```
 
-`ingress/errors.py` maps them to HTTP; `ingress/validation.py` makes InvalidRequest of pydantic's errors; `pipeline.py`
+`ingress/errors.py` maps them to HTTP; `ingress/validation.py` maps pydantic's errors to InvalidRequest; `pipeline.py`
 maps Ray's errors to these. Status and code are class attributes and the constructor passes all its arguments to
 `Exception`: an error crosses process borders by pickling, which keeps only `args`, and Ray raises it as a subclass.
 """
 
 
 class ServiceError(Exception):
-    """The service failed; the caller can do nothing about it."""
+    """The service failed; the request cannot be corrected by the caller."""
 
     status = 500
     code = "internal_error"
@@ -102,7 +102,7 @@ class PayloadTooLarge(ServiceError):
 
 
 class RateLimited(ServiceError):
-    """The caller is over its own rate limit."""
+    """The caller has exceeded its own rate limit."""
 
     status = 429
     code = "rate_limit_exceeded"
@@ -110,7 +110,7 @@ class RateLimited(ServiceError):
 
 
 class Overloaded(ServiceError):
-    """The service has as much work as it accepts."""
+    """The service is at its limit of work."""
 
     status = 503
     code = "overloaded"

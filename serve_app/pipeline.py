@@ -1,6 +1,6 @@
-"""One request through both stages, preprocess and engine; the events come back as they happen.
+"""One request through both stages, preprocess and engine; returns the events as they are generated.
 
-It keeps the deadline, cancels both stages when the caller closes the answer, frees the pixels at the first event,
+It enforces the deadline, cancels both stages when the caller closes the answer, frees the pixels at the first event,
 and raises errors of `errors.py` only. Ray's own errors are mapped here and nowhere else.
 """
 
@@ -40,8 +40,8 @@ class Pipeline:
     async def answer(self, request: ChatRequest) -> Events:
         """Events of one answer; closing the generator early stops the work on it.
 
-        If a replica dies before the first text, the request is tried once more on another one. For that, `Started` is
-        held back until there is text: once it is out, the response has begun.
+        If a replica dies before the first text, the request is repeated once on another one. For that, `Started` is
+        kept back until there is text, because the HTTP response begins with it.
         """
         deadline = asyncio.get_running_loop().time() + request.deadline_s
         try:
@@ -80,7 +80,7 @@ class Pipeline:
         except Exception as error:
             raise as_service_error(error) from error
         if not isinstance(event, Finished):
-            raise EngineFailed("The engine ended this answer without a last event.")
+            raise EngineFailed("The engine ended this answer without its final event.")
 
     async def _shared_prompt(self, request: ChatRequest) -> Prompt:
         """The request's prompt; requests of one group wait for the same one."""
@@ -100,11 +100,11 @@ class Pipeline:
         return replace(prompt, id=request.id, sampling=replace(prompt.sampling, seed=request.sampling.seed))
 
     async def _prompt(self, request: ChatRequest) -> Prompt:
-        """What preprocess makes of the request; asked once more if the replica dies."""
+        """The prompt from preprocess; the call is repeated once if the replica dies."""
         prepare = self._prepare_small if _is_small(request) else self._prepare_large
         for last in (False, True):
             # Awaited here, not by the engine's router, which runs in this process too: if preprocess dies, Serve 2.60's
-            # router asks the lost call for its result again and again, without a pause and without an end.
+            # router reads the result of the lost call again and again, without a pause and for ever.
             call = prepare.remote(request)
             try:
                 prompt: Prompt = await call
@@ -182,7 +182,7 @@ def as_service_error(error: Exception) -> Exception:
             overloaded.retry_after_s = error.retry_after_s or Overloaded.retry_after_s
             return overloaded
         case DeploymentUnavailableError():
-            return EngineFailed("The model is not running; the service's log has the reason.")
+            return EngineFailed("The model is not running. The service's log has the reason.")
         case ray_errors.RayActorError() | ray_errors.WorkerCrashedError() | ray_errors.NodeDiedError():
             return ReplicaLost("The replica that worked on this request died; a new one is being started.")
         case ray_errors.OutOfMemoryError() | ray_errors.ObjectStoreFullError() | ray_errors.OutOfDiskError():

@@ -188,9 +188,8 @@ class HttpSettings(Section):
     request_timeout_s: float = Field(300.0, gt=0, description="Longest time for one answer, in seconds.")
     allowed_hosts: tuple[str, ...] = Field(
         (),
-        description="Names that the Host header may have besides loopback names; empty: only loopback names where"
-        " the service"
-        " listens on a loopback address, any name elsewhere. `*`: any name.",
+        description="Names that the Host header may have besides loopback names; empty: only loopback names where the"
+        " service listens on a loopback address, any name elsewhere. `*`: any name.",
     )
     allowed_origins: tuple[str, ...] = Field(
         (),
@@ -222,8 +221,7 @@ class HttpSettings(Section):
         512 * 2**20,
         ge=2**20,
         description="Maximum size of the bodies of all requests in progress, in bytes; above it, the largest body"
-        " that is"
-        " still being received is refused (503).",
+        " that is still being received is refused (503).",
     )
     max_wait_s: float = Field(
         60.0,

@@ -80,7 +80,7 @@ def test_it_marks_the_node_once_and_returns_as_soon_as_it_is_empty():
 def test_it_gives_up_when_the_time_is_over_and_says_so():
     empty, said, took_s = drained(FakeStore(BUSY), within_s=20.5)
     assert (empty, took_s) == (False, 20.5)
-    assert said[-1] == "The 20.5 s are over. What still runs on the node ends when the pod stops."
+    assert said[-1] == "The time limit of 20.5 s is over. What still runs on the node ends when the pod stops."
 
 
 def test_a_long_wait_is_logged_every_fifteen_seconds():
@@ -120,9 +120,9 @@ def test_a_head_that_is_away_is_asked_again_until_it_is_back():
     store = FakeStore(EMPTY, silent=lambda: time.now < 110)
     empty, said, took_s = drained(store, time=time)
     assert (empty, took_s) == (True, 10.0)
-    assert said[0] == "Ray's head does not answer (connection refused). Trying again."
+    assert said[0] == "Ray's head does not respond (connection refused). Trying again."
     assert store.marked == [(WORKER, 50.0)], "the node learns when its pod is really gone"
-    assert len([line for line in said if "does not answer" in line]) == 1
+    assert len([line for line in said if "does not respond" in line]) == 1
 
 
 def test_a_head_that_stays_away_costs_no_more_than_the_time_given():

@@ -218,7 +218,7 @@ async def test_a_stopped_replica_is_an_error_and_not_a_cancelled_request():
 
 async def test_an_answer_without_a_last_event_is_an_error():
     pipeline, *_ = pipeline_over(fake_answer("Two", break_off=True))
-    with pytest.raises(EngineFailed, match="without a last event"):
+    with pytest.raises(EngineFailed, match="without its final event"):
         await collect(pipeline.answer(QUESTION))
 
 

@@ -1,4 +1,4 @@
-"""Reads the whole body of a request before other work on it, within limits of size, time and memory.
+"""Reads the complete body of a request before other work on it, within limits of size, time and memory.
 
 A request takes no place in the service until its body is there: a client that sends half of one costs a connection
 and some bytes, and both are bounded. When the bound on unfinished bodies is reached, the oldest is refused; when the
@@ -24,8 +24,8 @@ class BodyLimits:
     """How large bodies may be and how fast they have to arrive."""
 
     max_bytes: int  # of one body
-    timeout_s: float  # for one whole body
-    grace_s: float  # before the least rate counts
+    timeout_s: float  # for one complete body
+    grace_s: float  # before the minimum rate applies
     min_bytes_per_s: float
     max_unfinished: int  # bodies that are being received
     max_bytes_in_flight: int  # of all bodies, until their requests end
@@ -44,7 +44,7 @@ class BodyLease:
 
 
 class BodyBudget:
-    """What all bodies of this process hold, and those that are still being received."""
+    """The bytes that all bodies of this process hold, and the bodies that are still being received."""
 
     def __init__(self, limits: BodyLimits) -> None:
         self.limits = limits
@@ -57,7 +57,7 @@ class BodyBudget:
         self._collector.released(size)
 
     async def read(self, scope: Scope, receive: Receive) -> tuple[bytes, BodyLease]:
-        """The whole body, and the lease on its bytes.
+        """The complete body, and the lease on its bytes.
 
         Raises PayloadTooLarge, RequestTimeout (too slow), Overloaded (no memory left) or ClientDisconnect.
         """
@@ -90,8 +90,8 @@ class BodyBudget:
         if self.bytes > self.limits.max_bytes_in_flight:
             largest = max(self._unfinished, key=lambda each: each.bytes, default=lease)
             error = Overloaded(
-                f"The bodies in work hold {readable(self.limits.max_bytes_in_flight)}, the limit of this service;"
-                " retry shortly, or send smaller pictures."
+                f"The requests in progress hold {readable(self.limits.max_bytes_in_flight)} of bodies, the limit of"
+                " this service. Try again shortly, or send smaller pictures."
             )
             if largest is lease:
                 raise error
@@ -105,7 +105,7 @@ class BodyBudget:
 
 
 class _Reading:
-    """One body on its way in: the deadline that moves with what has arrived."""
+    """One body that is being received, and its deadline, which moves with each received byte."""
 
     def __init__(self, limits: BodyLimits) -> None:
         self._limits = limits

@@ -142,7 +142,7 @@ RESPONSE: Final = {
 }
 
 TOKENS: Final = {
-    "text": {"summary": "A text as it stands", "value": {"prompt": "Good morning"}},
+    "text": {"summary": "A text, without the chat template", "value": {"prompt": "Good morning"}},
     "conversation": {"summary": "A conversation", "value": _chat(_PICTURE, "What colour is this?")},
 }
 

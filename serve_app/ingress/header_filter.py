@@ -1,7 +1,7 @@
-"""Checks headers: the Host and Origin, request ids; removes those that only Ray Serve would obey.
+"""Checks the headers Host, Origin and X-Request-ID; removes those that only Ray Serve would act on.
 
 Ray Serve reads some headers of every request (time-outs, its own request id, sessions, models) and fails with a 500 on
-values that are not UTF-8. Clients have no business with them, so they are removed. A `Host` that is not one of this
+values that are not UTF-8. No client needs them, so they are removed. A `Host` that is not one of this
 service's names is refused: a web page whose DNS name was pointed at a loopback address (DNS rebinding) sends its own.
 """
 
@@ -19,7 +19,7 @@ from serve_app.ingress.validation import truncate
 
 REQUEST_ID: Final = b"x-request-id"
 MAX_ID_LENGTH: Final = 128
-# What Ray Serve 2.60 obeys (ray.serve._private: http_util.py, replica.py); it takes - for _ in some of them.
+# What Ray Serve 2.60 acts on (ray.serve._private: http_util.py, replica.py); it takes - for _ in some of them.
 RAY_SERVE_HEADERS: Final = frozenset(
     {
         b"x_request_timeout_seconds",
@@ -85,7 +85,7 @@ class OriginFilter:
 
     def _check(self, headers: Headers) -> None:
         origin = headers.get("origin", "").lower()
-        site = headers.get("sec-fetch-site")  # what the browser itself says, also behind a proxy that rewrites Host
+        site = headers.get("sec-fetch-site")  # set by the browser itself, also behind a proxy that rewrites Host
         foreign = site in FOREIGN_SITES if site else urlsplit(origin).netloc != headers.get("host", "").lower()
         if origin and foreign and origin not in self._allowed:
             raise Forbidden(

@@ -1,6 +1,6 @@
 """Limits on the structure of a JSON body, checked before it is parsed and before it is validated.
 
-Pydantic reports every wrong item of a list: a body of 4 MB with two million of them took 3 GiB and 14 s. No honest
+Pydantic reports every wrong item of a list: a body of 4 MB with two million of them took 3 GiB and 14 s. No normal
 request has lists of thousands of entries; one string may be as long as the body.
 """
 

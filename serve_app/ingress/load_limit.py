@@ -54,8 +54,8 @@ class LoadLimit:
         wait_s = self.expected_wait_s()
         if self.in_flight >= self._limits.max_in_flight or wait_s > self._limits.max_wait_s:
             error = Overloaded(
-                f"The service has {self.in_flight} requests in work and a new one would wait about {wait_s:.0f} seconds"
-                f" (the limit is {self._limits.max_wait_s:g}). Retry later."
+                f"The service has {self.in_flight} requests in progress, and a new one would wait about"
+                f" {wait_s:.0f} seconds (the limit is {self._limits.max_wait_s:g}). Retry later."
             )
             error.retry_after_s = max(1.0, wait_s - self._limits.max_wait_s, wait_s / 4)
             raise error

@@ -16,9 +16,9 @@ _ERRORS: Final = {
     404: "The model is not served here.",
     413: "The body is larger than the limit.",
     415: "The body is not a multipart form.",
-    429: "The caller is over its rate limit; Retry-After has the seconds to wait.",
+    429: "The caller has exceeded its rate limit; Retry-After has the seconds to wait.",
     500: "The service failed on this request.",
-    503: "The service has as much work as it accepts, or is not ready; Retry-After has the seconds to wait.",
+    503: "The service is at its limit of work, or is not ready; Retry-After has the seconds to wait.",
     504: "The answer was not ready in time.",
 }
 
@@ -67,7 +67,7 @@ def error_responses(*statuses: int, content: Mapping[str, Any] | None = None) ->
     }
     documented[200] = {"headers": _REQUEST_ID, **({"content": content} if content else {})}
     documented["default"] = {
-        **_error("Any other error, in the same shape."),
+        **_error("Any other error, in the same format."),
         "headers": {**_REQUEST_ID, **_ALLOW},
     }
     return documented

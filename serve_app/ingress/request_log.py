@@ -65,7 +65,7 @@ class RequestLog:
     def close(self, method: str, route: str) -> None:
         """Write the log record and the metrics of the finished request."""
         answers, started = self.answers, self.answers.started if self.answers else None
-        cancelled = self.disconnected and not (answers and answers.finished)  # closing after the end loses nothing
+        cancelled = self.disconnected and not (answers and answers.finished)  # after the end, nothing is lost
         status = CLIENT_CLOSED_REQUEST if cancelled or self.status is None else self.status
         total_s = self.clock() - self.received_at
         self.meter.count(REQUESTS, route=route, status=str(status))

@@ -70,6 +70,6 @@ def timings_json(answers: Answers) -> dict[str, float]:
 
 
 def timing_headers(answers: Answers) -> dict[str, str]:
-    """The stages as a `Server-Timing` header; the browser's developer tools draw it."""
+    """The stages as a `Server-Timing` header; the browser's developer tools show it."""
     stages = {**answers.stages_ms, "total": answers.total_ms}
     return {"Server-Timing": ", ".join(f"{stage};dur={duration:.3f}" for stage, duration in stages.items())}

@@ -56,7 +56,7 @@ class EventStream(Response):
         try:
             await run_until_disconnect(receive, self._request_log, self._stream(send))
         except ClientDisconnect:
-            if not self._started:  # then it still gets a status, for the log
+            if not self._started:  # then a response with a status follows, for the log
                 raise
 
     async def _stream(self, send: Send) -> None:

@@ -38,7 +38,7 @@ def test_before_a_rate_is_known_only_the_fixed_limit_counts() -> None:
     load = LoadLimit(LIMITS, Clock())
     for _ in range(100):
         load.enter()
-    with pytest.raises(Overloaded, match="100 requests in work"):
+    with pytest.raises(Overloaded, match="100 requests in progress"):
         load.enter()
 
 

@@ -142,7 +142,7 @@ Messages: TypeAlias = Annotated[list[MessageBody], Field(min_length=1)]
 
 
 def parse_messages(messages: Sequence[MessageBody]) -> tuple[Message, ...]:
-    """The conversation for the pipeline; raises InvalidRequest if its last message asks nothing."""
+    """The conversation for the pipeline; raises InvalidRequest if its last message is not of the user or a tool."""
     return check_messages(
         [_message(message, f"messages[{index}]") for index, message in enumerate(messages)], "tool_call_id"
     )
@@ -196,7 +196,7 @@ def json_arguments(arguments: str, param: str) -> dict[str, Any]:
 
 
 def check_messages(messages: Sequence[Message], call_field: str) -> tuple[Message, ...]:
-    """The messages, if each tool result belongs to an earlier call and the last message asks something.
+    """The messages, if each tool result belongs to an earlier call and the last message is of the user or a tool.
 
     `call_field` names a result's reference to its call. Where pictures may be is checked in preprocess.
     """
@@ -209,6 +209,7 @@ def check_messages(messages: Sequence[Message], call_field: str) -> tuple[Messag
     last = messages[-1]
     if last.role not in ("user", "tool"):
         raise InvalidRequest(
-            "The last message must be the user's or a tool's; there is nothing to answer.", f"{last.param}.role"
+            "The role of the last message must be 'user' or 'tool'; otherwise there is nothing to answer.",
+            f"{last.param}.role",
         )
     return tuple(messages)

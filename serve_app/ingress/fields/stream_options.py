@@ -1,4 +1,4 @@
-"""Fields of streaming: the number of answers, stream or not, and the usage in a stream."""
+"""Fields of streaming: `n`, `stream` and `stream_options`."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 There are three kinds of fields. Most have an effect. Those with the description IGNORED are accepted and
 have none. The `unsupported` ones of a body are accepted with a value that changes nothing and refused by
-name otherwise. Any other field is refused, so that no request is served half.
+name otherwise. Any other field is refused, so that no part of a request is ignored unnoticed.
 """
 
 from __future__ import annotations

@@ -153,7 +153,7 @@ Input: TypeAlias = Annotated[
 
 
 def parse_input(input: str | Sequence[InputItem], instructions: str | None) -> tuple[Message, ...]:
-    """The conversation for the pipeline; raises InvalidRequest if its last item asks nothing.
+    """The conversation for the pipeline; raises InvalidRequest if its last item is no question or tool result.
 
     A tool call joins the assistant message before it; reasoning joins the assistant message after it.
     """

@@ -16,7 +16,7 @@ from serve_app.ingress.request_log import request_log_of
 from serve_app.ingress.tokenize.request import ChatTokensBody, TextTokensBody, tokens_body, tokens_request
 from serve_app.ingress.tokenize.response import TokensReply
 
-DESCRIPTION = """Token ids of a text as it stands (`prompt`), or of a conversation through the model's own template
+DESCRIPTION = """Token ids of an unchanged text (`prompt`), or of a conversation through the model's own template
 (`messages`, `tools`, `chat_template_kwargs`), with the placeholders of its pictures: exactly the prompt that
 /v1/completions or /v1/chat/completions would give to the model. The shape is vLLM's; `image_tokens` is ours.
 """

@@ -51,7 +51,7 @@ def refused(body: dict[str, Any]) -> InvalidRequest:
         (
             {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]},
             "messages[1].role",
-            "The last message must be the user's or a tool's; there is nothing to answer.",
+            "The role of the last message must be 'user' or 'tool'; otherwise there is nothing to answer.",
         ),
         (
             chat([text("x"), {"type": "file", "file": {"file_data": "…"}}]),

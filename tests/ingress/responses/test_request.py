@@ -217,7 +217,7 @@ def test_a_field_that_needs_a_store_or_openais_platform_is_refused_by_name(name:
         (
             {"input": [{"role": "system", "content": "x"}]},
             "input[0].role",
-            "The last message must be the user's or a tool's; there is nothing to answer.",
+            "The role of the last message must be 'user' or 'tool'; otherwise there is nothing to answer.",
         ),
         (
             {"input": [{"type": "reasoning", "summary": []}]},
