@@ -1,4 +1,4 @@
-"""`glm-serve ask`: sends a question to a running service over its OpenAI-compatible API and streams the answer."""
+"""`glm-serve ask`: sends a question to a running service by its OpenAI API and streams the answer."""
 
 from __future__ import annotations
 
