@@ -14,7 +14,6 @@ from serve_app.engine.output.detokenizer import Vocabulary
 from serve_app.engine.output.parser import OutputParser
 from serve_app.engine.sequence import Sequence, Sink
 from serve_app.engine.structured.compiler import GrammarCompiler
-from serve_app.engine.structured.grammar import is_constrained
 from serve_app.engine.structured.grammar_completion import CompletionTable, GrammarCompletion
 from serve_app.engine.structured.grammar_sandbox import DEFAULT_LIMITS
 from serve_app.errors import ContextTooLong, InvalidRequest
@@ -55,7 +54,7 @@ class Admission:
         except RecursionError as error:  # in a tool's schema
             raise InvalidRequest("The parameters of a tool are nested too deeply.", "tools") from error
         positions, delta = self._positions(prompt)
-        matcher = self.grammars.matcher(prompt, in_reasoning=parser.in_reasoning) if is_constrained(prompt) else None
+        matcher = self.grammars.matcher(prompt, in_reasoning=parser.in_reasoning) if prompt.is_constrained else None
         return Sequence(
             prompt=prompt,
             sink=sink,
@@ -84,7 +83,7 @@ class Admission:
                 raise InvalidRequest(
                     f"logit_bias names token {token_id}; token ids go from 0 to {self._vocab_size - 1}.", "logit_bias"
                 )
-        if is_constrained(prompt):
+        if prompt.is_constrained:
             for param, value in (("ignore_eos", sampling.ignore_eos), ("min_tokens", sampling.min_tokens)):
                 if value:
                     raise InvalidRequest(f"{param} can't be combined with a constraint on the answer.", param)

@@ -26,7 +26,6 @@ from serve_app.engine.model.slot_runner import SlotRunner
 from serve_app.engine.model.weights import load
 from serve_app.engine.output.deltas import append_delta
 from serve_app.engine.scheduler import Scheduler
-from serve_app.engine.structured.grammar import is_constrained
 from serve_app.errors import EngineFailed, ServiceError
 from serve_app.settings import EngineSettings, MetricsSettings, ModelSettings
 
@@ -123,7 +122,7 @@ class EngineReplica:
         mailbox = Mailbox()
         admit = self.loop.admission.admit
         # A new constraint takes up to 100 ms to compile; neither this event loop nor the engine's thread waits for it.
-        constrained = is_constrained(prompt)
+        constrained = prompt.is_constrained
         if constrained:
             sequence = await self._event_loop.run_in_executor(self._admitting, admit, prompt, mailbox.put)
         else:

@@ -122,10 +122,8 @@ class Sequence:
             token_id, logprob = self._apply_constraint(self.matcher, token_id, logprob)
         self.generated.append(token_id)
         self.parser.push(token_id, logprob)
-        if self.completion is not None and self.completion.done:
-            self.parser.finish()
-            return "length"
-        if self.parser.stopped or (self.matcher is not None and self.matcher.is_stopped()):
+        completed = self.completion is not None and self.completion.done
+        if completed or self.parser.stopped or (self.matcher is not None and self.matcher.is_stopped()):
             return self._finish()
         if len(self.generated) >= self.max_tokens:
             self.parser.truncate()

@@ -88,10 +88,8 @@ async def test_200_of_200_answers_are_valid_against_their_schema_streaming_or_no
         replies = await asyncio.gather(*(answer(client, number, body) for number, (body, _) in enumerate(asked)))
     for reply, (_, schema) in zip(replies, asked, strict=True):
         jsonschema.validate(json.loads(reply.text), schema)
-    # Answers that the model would not have ended within its tokens were completed, and have this reason.
-    reasons = [reply.finish_reason for reply in replies]
-    assert set(reasons) <= {"stop", "length"}
-    assert reasons.count("stop") > ANSWERS * 0.9
+    # Answers that the model would not have ended within its tokens were completed.
+    assert {reply.finish_reason for reply in replies} == {"stop"}
     assert len({reply.text for reply in replies}) > ANSWERS // 3  # temperature 1 does sample
 
 

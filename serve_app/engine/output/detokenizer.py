@@ -96,6 +96,10 @@ class StopStrings:
         text, self._buffer = self._buffer[:cut], self._buffer[cut:]
         return text
 
+    def occurs_in(self, text: str) -> bool:
+        """Whether a text has a stop string."""
+        return any(stop in text for stop in self._stop)
+
     def flush(self) -> str:
         """The buffered text, when the answer ends for another reason."""
         text, self._buffer = self._buffer, ""

@@ -3,11 +3,12 @@
 Control tokens (control_tokens.py) drive a state machine; the tokens between them are text.
 
 * Reasoning begins with `<think>` at the start of the answer, or in the prompt, and ends with `</think>` or
-  a tool call. White space around it is dropped. A `</think>` without reasoning is dropped and changes
-  nothing: the text before it may have been sent already.
+  a tool call. White space around it is dropped. If thinking is enabled and the answer begins without
+  `<think>`, up to `HELD_TOKENS` tokens are held: they are reasoning if `</think>` comes, else text. Any
+  other `</think>` is dropped and changes nothing, since the text before it may have been sent already.
 * One newline at the start of the text is dropped, because GLM models write one; after reasoning, all are.
 * Tool calls are parsed only if the prompt offers tools; white space before a call is dropped. Without
-  tools, the content of a call is text.
+  tools, the content of a call is text. A call of a tool that was not offered is text: `name({"a":1})`.
 * Box tokens are dropped; the text between them stays in the text and is also reported as a box.
 * Stop strings are searched for in the text only, not in reasoning or calls.
 * If the vocabulary has no tokens for them, `<think>`, `</think>`, `<answer>` and `</answer>` are recognized
@@ -33,10 +34,13 @@ from serve_app.engine.output.detokenizer import StopStrings, Utf8Decoder, Vocabu
 from serve_app.engine.output.tool_calls import ToolCallParser
 from serve_app.engine.sampling.logprobs import LogprobBuffer
 
+HELD_TOKENS = 1024  # after so many, an answer that began without `<think>` is text
+
 
 class _State(Enum):
     START = auto()  # only white space so far
     REASONING = auto()
+    HELD = auto()  # thinking is enabled but the answer began without `<think>`: text, or reasoning if `</think>` comes
     ANSWER = auto()  # after reasoning or a call, only white space so far
     TEXT = auto()
     CALL = auto()
@@ -52,6 +56,13 @@ class OutputParser:
         self._control_tokens_are_text = (
             bool(prompt.thinking.enabled) and not self._control_tokens.has_reasoning and not prompt.raw
         )
+        # A grammar allows no `</think>` without `<think>`.
+        self._may_hold = (
+            bool(prompt.thinking.enabled)
+            and not (prompt.raw or prompt.is_constrained)
+            and not _reasoning_is_closed(prompt, vocabulary)
+        )
+        self._raw = prompt.raw
         self._keep_newlines = prompt.raw or (
             prompt.constraint is not None and prompt.constraint.kind in ("regex", "choice")
         )
@@ -67,6 +78,7 @@ class OutputParser:
         self._box_text: str | None = None  # text since the box began; None outside of boxes
         self._in_answer = False  # after an `<answer>` written as text
         self._has_reasoning = False  # some reasoning was emitted
+        self._has_text = False  # some text was emitted
         self._deltas: list[AnyDelta] = []  # not yet taken; the only place in the engine that joins deltas
         self._tokens = 0
         self._tokens_emitted = 0
@@ -98,6 +110,8 @@ class OutputParser:
             if logprob is not None and self._state is not _State.CALL:
                 self._logprobs.push(logprob, len(text))
             self._read(text)
+        elif logprob is not None and self._raw:
+            self._logprobs.push(logprob, 0)  # a control token, which has no text
         self.reasoning_tokens += before or self.in_reasoning
         self.thinking_tokens += before and self.in_reasoning
 
@@ -110,12 +124,17 @@ class OutputParser:
 
     def truncate(self) -> None:
         """The answer is cut off: emit what is buffered; an open call stays incomplete, as with OpenAI."""
+        if self._call_parser is not None and self._state is _State.CALL:
+            self._emit_calls(self._call_parser.cut())
+        self._release()
         if self._state is _State.REASONING:
             self._emit("reasoning", self._buffer.rstrip())
         elif self._state in (_State.START, _State.TEXT) or self._keep_newlines or self._buffer.strip():
             self._begin_text()
             self._emit_buffer()
         self._emit("text", self._stop.flush())
+        if self._raw and self._deltas and isinstance(last := self._deltas[-1], Delta):
+            self._deltas[-1] = replace(last, logprobs=last.logprobs + self._logprobs.rest())
 
     def take_deltas(self) -> list[AnyDelta]:
         """The deltas since the last call, joined where possible."""
@@ -125,6 +144,10 @@ class OutputParser:
     # -- control tokens
 
     def _handle_token(self, token: ControlToken) -> None:
+        if token is ControlToken.END_THINK and self._state is _State.HELD:
+            self._held_is_reasoning(self._buffer)
+            return
+        self._release()
         if self._state is _State.CALL or (self._call_parser is not None and token is ControlToken.TOOL_CALL):
             self._handle_call_token(token)
         elif self._state is _State.REASONING:
@@ -180,9 +203,15 @@ class OutputParser:
             self._read_reasoning()
         elif self._state is _State.TEXT:
             self._read_text()
+        elif self._state is _State.HELD:
+            self._read_held()
         elif (text := self._buffer.lstrip()) and not self._starts_control_token(text):
-            self._begin_text()
-            self._read_text()
+            if self._state is _State.START and self._may_hold:
+                self._state = _State.HELD
+                self._read_held()
+            else:
+                self._begin_text()
+                self._read_text()
 
     def _starts_control_token(self, text: str) -> bool:
         """Whether the first text is, or may become, a control token written as text; a complete one is handled."""
@@ -213,6 +242,28 @@ class OutputParser:
         certain = len(self._buffer[:certain].rstrip())
         self._emit("reasoning", self._buffer[:certain])
         self._buffer = self._buffer[certain:]
+
+    def _read_held(self) -> None:
+        before, end, after = self._buffer, "", ""
+        if self._control_tokens_are_text:
+            before, end, after = self._buffer.partition(ControlToken.END_THINK.value)
+        if end and ControlToken.THINK.value not in before:
+            self._held_is_reasoning(before, after)
+        elif end or self._tokens > HELD_TOKENS or self._stop.occurs_in(self._buffer):
+            self._release()
+
+    def _held_is_reasoning(self, reasoning: str, unread: str = "") -> None:
+        self.reasoning_tokens = self._tokens
+        self._skip(len(reasoning) - len(reasoning.lstrip()))
+        self._emit("reasoning", reasoning.strip())
+        self._enter(_State.ANSWER, unread)
+
+    def _release(self) -> None:
+        """What is held is text."""
+        if self._state is _State.HELD:
+            self._state = _State.START
+            self._begin_text()
+            self._read_text()
 
     def _begin_text(self) -> None:
         """Start the text with the buffer, without the newlines before it."""
@@ -254,11 +305,15 @@ class OutputParser:
     def _emit(self, channel: Channel, text: str) -> None:
         if text:
             self._has_reasoning = self._has_reasoning or channel == "reasoning"
+            self._has_text = self._has_text or channel == "text"
             append_delta(self._deltas, Delta(text, self._tokens_since_last(), channel, self._logprobs.pop(len(text))))
 
-    def _emit_calls(self, deltas: list[ToolCallDelta]) -> None:
+    def _emit_calls(self, deltas: list[ToolCallDelta | str]) -> None:
         for delta in deltas:
-            append_delta(self._deltas, replace(delta, tokens=self._tokens_since_last()))
+            if isinstance(delta, str):  # a call of a tool that was not offered
+                self._emit_text("\n" * self._has_text + delta)
+            else:
+                append_delta(self._deltas, replace(delta, tokens=self._tokens_since_last()))
 
     def _tokens_since_last(self) -> int:
         tokens, self._tokens_emitted = self._tokens - self._tokens_emitted, self._tokens
@@ -276,6 +331,12 @@ def reasoning_is_open(prompt: Prompt, vocabulary: Vocabulary) -> bool:
         return False
     text = b"".join(vocabulary.token_bytes[token_id] for token_id in token_ids)
     return text.rstrip().endswith(ControlToken.THINK.value.encode())
+
+
+def _reasoning_is_closed(prompt: Prompt, vocabulary: Vocabulary) -> bool:
+    """Whether the template wrote `</think>` where the answer begins."""
+    token_ids = prompt.token_ids[_last(prompt.token_ids, vocabulary.names.get("<|assistant|>")) + 1 :]
+    return _last(token_ids, vocabulary.control_tokens.ids.get(ControlToken.END_THINK)) >= 0
 
 
 def _last(token_ids: NDArray[np.int32], token_id: int | None) -> int:

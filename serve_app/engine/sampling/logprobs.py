@@ -32,6 +32,12 @@ class LogprobBuffer:
             found.append(self._waiting.popleft()[1])
         return tuple(found)
 
+    def rest(self) -> tuple[TokenLogprob, ...]:
+        """The tokens after the last character: control tokens, which have none."""
+        found = tuple(logprob for at, logprob in self._waiting if at >= self._pushed)
+        self._waiting.clear()
+        return found
+
     def skip(self, characters: int) -> None:
         """Drop characters; their tokens are returned with the next ones."""
         self._emitted += characters

@@ -241,11 +241,16 @@ def logprob_table(logits: torch.Tensor, token_ids: torch.Tensor, top: int) -> to
 
 
 def token_logprobs(table: torch.Tensor, top: list[int], token_bytes: list[bytes]) -> list[TokenLogprob]:
-    """The rows of a `logprob_table`, each with as many of the likeliest tokens as `top` says."""
+    """The rows of a `logprob_table`, each with as many of the likeliest tokens as `top` says.
+
+    The sampled token takes the place of the last one if it is not among them, as with vLLM.
+    """
     width, found = (table.shape[1] - 2) // 2, []
     for (token_id, logprob, *likeliest), count in zip(table.tolist(), top, strict=True):
         ids = [int(value) for value in likeliest[:count]]
         values = likeliest[width : width + count]
+        if ids and int(token_id) not in ids:
+            ids[-1], values[-1] = int(token_id), logprob
         tops = tuple((index, token_bytes[index], value) for index, value in zip(ids, values, strict=True))
         found.append(TokenLogprob(int(token_id), token_bytes[int(token_id)], logprob, tops))
     return found

@@ -36,14 +36,6 @@ _ANNOTATIONS = {"title", "description", "default", "examples", "format", "deprec
 _ARGUMENTS_KEYWORDS = {"type", "properties", "required", "additionalProperties", "$defs", "definitions"}
 
 
-def is_constrained(prompt: Prompt) -> bool:
-    """Whether the answer is constrained: by a constraint, a required tool call or a strict tool."""
-    tools = prompt.tools
-    return prompt.constraint is not None or (
-        tools is not None and (tools.required or any(tool.strict for tool in tools.tools))
-    )
-
-
 def constrained_field(prompt: Prompt) -> str:
     """The request field of the constraint, for error messages."""
     return "tools" if prompt.constraint is None else prompt.constraint.param

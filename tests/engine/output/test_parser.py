@@ -24,7 +24,7 @@ from serve_app.contracts import (
 )
 from serve_app.engine.output.deltas import AnyDelta
 from serve_app.engine.output.detokenizer import Vocabulary
-from serve_app.engine.output.parser import OutputParser
+from serve_app.engine.output.parser import HELD_TOKENS, OutputParser
 from tests.engine.conftest import MARKED, NAMES, ids_of
 
 THINKING = Thinking(enabled=True)
@@ -131,7 +131,9 @@ def call(name: str, **arguments: str) -> str:
         ("<think>why \n", "why", ""),
         ("because", "", "because"),
         ("</think>\nbecause", "", "because"),
-        ("so </think>because", "", "so because"),
+        ("so </think>because", "so", "because"),
+        ("\n so\n</think>\n\nbecause", "so", "because"),
+        ("so <|begin_of_box|>5<|end_of_box|></think>because", "", "so 5because"),
         ("so <think>because", "", "so because"),
         ("<think>why <|begin_of_box|>5<|end_of_box|></think>because", "why 5", "because"),
         ("<think>why</think><answer>because</answer>", "why", "because"),
@@ -149,8 +151,8 @@ def test_reasoning_is_apart_from_the_text(answer: str, reasoning: str, text: str
         ("Q<|assistant|><think>", "why", "because"),
         ("Q<|assistant|>\n<think>\n", "why", "because"),
         ("Q<|assistant|>\n<think></think>\n", "", "whybecause"),
-        ("Q<|assistant|><think>a</think>b<|user|>Q<|assistant|>", "", "whybecause"),
-        ("<think>Q<|user|>Q<|assistant|>", "", "whybecause"),
+        ("Q<|assistant|><think>a</think>b<|user|>Q<|assistant|>", "why", "because"),
+        ("<think>Q<|user|>Q<|assistant|>", "why", "because"),
     ],
 )
 def test_a_prompt_that_ends_inside_reasoning_has_it_continued(question: str, reasoning: str, text: str) -> None:
@@ -165,6 +167,7 @@ def test_a_prompt_that_ends_inside_reasoning_has_it_continued(question: str, rea
         ("\n<think>\nwhy\n</think>\n<answer>\nbecause</answer>\n", "why", "because\n"),
         ("<think>a < b </thin k></think>c </answer> d", "a < b </thin k>", "c </answer> d"),
         ("<think>why</think>because", "why", "because"),
+        ("why</think>because", "why", "because"),
         ("<thinner> is a word", "", "<thinner> is a word"),
         ("<thi", "", "<thi"),
         ("a <think>b</think>", "", "a <think>b</think>"),
@@ -193,6 +196,30 @@ def test_a_prompt_that_ends_in_a_think_mark_written_as_text_has_it_continued() -
 
 def test_without_thinking_control_tokens_written_as_text_are_text() -> None:
     assert read([*b"<think>a</think>"], WITHOUT_TOKENS).text == "<think>a</think>"
+
+
+def test_the_end_of_reasoning_without_its_beginning() -> None:
+    """Tokens that a GLM model sampled: reasoning and answer were glued together."""
+    said = read("The label says 5872.</think>\nZX5872", thinking=THINKING)
+    assert (said.reasoning, said.text) == ("The label says 5872.", "ZX5872")
+    assert said.parser is not None
+    assert said.parser.reasoning_tokens == len(ids_of("The label says 5872.</think>"))
+    assert read("why</think>because", thinking=Thinking(False)).text == "whybecause"
+    constrained = read("why</think>because", thinking=THINKING, constraint=Constraint("json_object"))
+    assert (constrained.reasoning, constrained.text) == ("", "whybecause")
+
+
+def test_text_is_held_for_the_end_of_reasoning_no_longer_than_a_limit() -> None:
+    parser = OutputParser(MARKED, prompt(thinking=THINKING))
+    for _ in range(HELD_TOKENS):
+        parser.push(ord("a"))
+    assert parser.take_deltas() == []
+    parser.push(ord("a"))
+    (delta,) = parser.take_deltas()
+    assert isinstance(delta, Delta)
+    assert (len(delta.text), delta.channel) == (HELD_TOKENS + 1, "text")
+    said = read("a STOP b</think>c", thinking=THINKING, sampling=Sampling(max_tokens=9, stop=("STOP",)))
+    assert (said.reasoning, said.text) == ("", "a ")
 
 
 def test_reasoning_tokens_are_counted_with_their_marks() -> None:
@@ -284,6 +311,29 @@ def test_calls_are_sent_by_name_and_arguments() -> None:
     assert said.calls == [["weather", '{"city":"北京","days":3,"unit":"C"}'], ["weather", "{}"]]
 
 
+def test_a_call_of_a_tool_that_was_not_offered_is_named_in_the_text() -> None:
+    said = read("I ask." + call("bank", iban="1") + call("weather"), tools=TOOLS)
+    assert (said.text, said.calls) == ('I ask.\nbank({"iban":1})', [["weather", "{}"]])
+    alone = read(call("bank"), tools=TOOLS)
+    assert alone.parser is not None
+    assert (alone.text, alone.parser.has_tool_calls) == ("bank({})", False)
+    assert (
+        read(call("bank", iban="12 STOP 3"), tools=TOOLS, sampling=Sampling(stop=("STOP",))).text == 'bank({"iban":"12 '
+    )
+
+
+@pytest.mark.parametrize(
+    "written", ['{"name": "weather", "arguments": {"city": "北京"}}', 'weather\n{"city": "北京"}\n']
+)
+def test_a_call_written_as_json_keeps_its_arguments(written: str) -> None:
+    """Tokens that a GLM model sampled: the arguments were lost."""
+    said = read(f"<tool_call>{written}</tool_call>", tools=TOOLS)
+    assert (said.text, said.calls) == ("", [["weather", '{"city":"北京"}']])
+    cut = read(f"<tool_call>{written[:-8]}", tools=TOOLS, cut=True)
+    assert cut.calls[0][0] == "weather"
+    assert cut.calls[0][1].startswith('{"city"')
+
+
 def test_a_call_ends_reasoning() -> None:
     said = read("<think>I call. " + call("weather"), tools=TOOLS, thinking=THINKING)
     assert (said.reasoning, said.text, said.calls) == ("I call.", "", [["weather", "{}"]])
@@ -343,6 +393,25 @@ def emitted_with_logprobs(answer: str, **fields: Any) -> list[tuple[str, str, by
         for piece in pieces
         if isinstance(piece, Delta)
     ]
+
+
+def test_every_token_of_a_raw_answer_has_a_logprob_control_tokens_too() -> None:
+    answer = "a<think>b</think>"
+    emitted = emitted_with_logprobs(answer, raw=True)
+    parser = OutputParser(MARKED, prompt(raw=True))
+    for token_id in ids_of(answer):
+        parser.push(token_id, logprob(token_id))
+    parser.finish()
+    (delta,) = parser.take_deltas()
+    assert isinstance(delta, Delta)
+    assert [one.token_id for one in delta.logprobs] == ids_of(answer)
+    assert emitted[-1][1] == "b"
+
+
+def test_held_reasoning_has_its_logprobs() -> None:
+    emitted = emitted_with_logprobs(" why</think>because", thinking=THINKING)
+    assert "".join(text for channel, text, _ in emitted if channel == "reasoning") == "why"
+    assert b"".join(tokens for channel, _, tokens in emitted if channel == "reasoning") == b" why"
 
 
 def test_logprobs_come_with_the_text_that_they_are_of() -> None:

@@ -4,6 +4,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from serve_app.contracts import Tool, ToolCallDelta, ToolUse
 from serve_app.engine.output.control_tokens import ControlToken
@@ -14,12 +16,17 @@ from serve_app.engine.output.tool_schema import argument_types
 def parser(schema: Any = None) -> ToolCallParser:
     parameters = {"type": "object", "properties": {"k": schema} if schema is not None else {}}
     return ToolCallParser(
-        ToolUse((Tool("f", {"type": "function", "function": {"name": "f", "parameters": parameters}}),))
+        ToolUse(
+            tuple(
+                Tool(name, {"type": "function", "function": {"name": name, "parameters": parameters}})
+                for name in ("f", "g", "weather")
+            )
+        )
     )
 
 
-def pushed(one: ToolCallParser, *written: ControlToken | str) -> list[ToolCallDelta]:
-    pieces: list[ToolCallDelta] = []
+def pushed(one: ToolCallParser, *written: ControlToken | str) -> list[Any]:
+    pieces: list[Any] = []
     for part in written:
         pieces += one.push_token(part) if isinstance(part, ControlToken) else one.push_text(part)
     return pieces
@@ -97,10 +104,98 @@ def test_a_name_is_sent_as_soon_as_it_is_whole() -> None:
     assert pushed(one, ControlToken.END_TOOL_CALL) == [ToolCallDelta(0, None, "{}", 0)]
 
 
-def test_a_tool_nobody_offered_is_sent_as_a_call() -> None:
-    pieces = pushed(parser(), ControlToken.TOOL_CALL, "unheard_of", *argument("1"), ControlToken.END_TOOL_CALL)
-    assert pieces[0] == ToolCallDelta(0, "unheard_of", "", 0)
-    assert "".join(piece.arguments for piece in pieces) == '{"k":1}'
+def test_a_call_of_a_tool_that_was_not_offered_is_text() -> None:
+    one = parser()
+    written = (ControlToken.TOOL_CALL, "unheard_of", *argument("1"), ControlToken.END_TOOL_CALL)
+    assert pushed(one, *written) == ['unheard_of({"k":1})']
+    assert one.calls == 0
+    assert pushed(one, ControlToken.TOOL_CALL, "f\n", ControlToken.END_TOOL_CALL)[0] == ToolCallDelta(0, "f", "", 0)
+    assert [*pushed(one, *written[:-2]), *one.cut()] == ['unheard_of({"k":1})']
+
+
+ARGUMENTS = '{"waybill": "ZX5872", "kg": [1, 2.5]}'
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        f'{{"name": "f", "arguments": {ARGUMENTS}}}',
+        f'\n{{"arguments": {ARGUMENTS}, "name": "f"}}\n',
+        f'{{"name": "f", "parameters": {ARGUMENTS}}}',
+        f'{{"type": "function", "function": {{"name": "f", "arguments": {ARGUMENTS}}}}}',
+        f'{{"name": "f", "arguments": {json.dumps(ARGUMENTS)}}}',
+        f'[{{"name": "f", "arguments": {ARGUMENTS}}}]',
+        f"f\n{ARGUMENTS}\n",
+        f"\nf\n\n{ARGUMENTS}",
+        f"f {ARGUMENTS}",
+        f"f({ARGUMENTS})",
+        f"f\n({ARGUMENTS})",
+        'f {\n"waybill": "ZX5872",\n"kg": [1, 2.5]\n}',
+        f'f\n{{"arguments": {ARGUMENTS}}}',
+        f'f\n{{"name": "f", "arguments": {ARGUMENTS}}}',
+    ],
+)
+@pytest.mark.parametrize("ended", [True, False])
+def test_arguments_written_as_json_are_not_lost(written: str, ended: bool) -> None:
+    one = parser()
+    deltas = pushed(one, ControlToken.TOOL_CALL, *written)  # a character at a time
+    deltas += one.push_token(ControlToken.END_TOOL_CALL) if ended else one.close()
+    (name,) = [delta.name for delta in deltas if delta.name is not None]
+    assert name == "f"
+    assert json.loads("".join(delta.arguments for delta in deltas)) == {"waybill": "ZX5872", "kg": [1, 2.5]}
+    assert one.calls == 1
+
+
+def test_a_list_of_calls_is_several_calls() -> None:
+    calls = '[{"name": "f", "arguments": {"a": 1}}, {"name": "x"}, {"name": "g"}, {"no": "name"}, 5]'
+    deltas = pushed(parser(), ControlToken.TOOL_CALL, calls, ControlToken.END_TOOL_CALL)
+    assert deltas == [
+        ToolCallDelta(0, "f", "", 0),
+        ToolCallDelta(0, None, '{"a":1}', 0),
+        "x({})",
+        ToolCallDelta(1, "g", "", 0),
+        ToolCallDelta(1, None, "{}", 0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("written", "name", "arguments"),
+    [
+        ('{"name": "f", "arguments": {"a": "b', "f", '{"a": "b'),
+        ('{"name": "f", "argum', "f", ""),
+        ('{"na', "", ""),
+        ('f\n{"a": "b', "f", '{"a": "b'),
+        ("f\n", "f", ""),
+    ],
+)
+def test_json_that_is_cut_off_is_sent_as_far_as_it_goes(written: str, name: str, arguments: str) -> None:
+    one = parser()
+    deltas = [*pushed(one, ControlToken.TOOL_CALL, written), *one.cut()]
+    assert "".join(delta.name or "" for delta in deltas) == name
+    assert "".join(delta.arguments for delta in deltas) == arguments
+
+
+def test_an_argument_that_is_called_arguments_stays_one() -> None:
+    one = ToolCallParser(
+        ToolUse((Tool("f", {"function": {"parameters": {"properties": {"arguments": {"type": "object"}}}}}),))
+    )
+    deltas = pushed(one, ControlToken.TOOL_CALL, 'f\n{"arguments": {"a": 1}}', ControlToken.END_TOOL_CALL)
+    assert deltas[1] == ToolCallDelta(0, None, '{"arguments":{"a":1}}', 0)
+
+
+@given(
+    st.text(max_size=40)
+    | st.lists(st.sampled_from(["{", "}", "[", '"name"', ":", '"f"', "f", "\n", "(", ")", ",", "1"])).map("".join)
+)
+def test_any_text_in_a_call_gives_whole_calls(text: str) -> None:
+    one = parser()
+    deltas = pushed(one, ControlToken.TOOL_CALL, text, ControlToken.END_TOOL_CALL)
+    arguments: dict[int, str] = {}
+    for delta in deltas:
+        if not isinstance(delta, str):
+            arguments[delta.index] = arguments.get(delta.index, "") + delta.arguments
+    assert len(arguments) == one.calls
+    assert all(isinstance(json.loads(found), dict) for found in arguments.values())
 
 
 def test_a_call_without_a_name_is_none() -> None:

@@ -266,8 +266,11 @@ def test_logprobs_are_the_models_own_whatever_the_rules() -> None:
     assert first.token_id == first.logprob.token_id == 11
     assert first.logprob.logprob == pytest.approx(float(expected[0, 11]))
     best = expected[0].topk(4)
-    assert [index for index, _, _ in first.logprob.top] == best.indices.tolist()
-    assert [value for _, _, value in first.logprob.top] == pytest.approx(best.values.tolist())
+    # The sampled token takes the place of the last.
+    assert [index for index, _, _ in first.logprob.top] == [*best.indices.tolist()[:3], 11]
+    assert [value for _, _, value in first.logprob.top] == pytest.approx(
+        [*best.values.tolist()[:3], float(expected[0, 11])]
+    )
     assert second.logprob is None
     assert third.logprob.top == ()
     assert third.logprob.logprob == pytest.approx(float(expected[2].max()))
