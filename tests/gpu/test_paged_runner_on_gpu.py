@@ -1,6 +1,7 @@
 """The kernels' path on a GPU: the library's numbers, captured as launched, nothing extra for new lengths."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,27 @@ def test_float32_answers_are_those_of_the_librarys_module_over_slots(folder: Pat
     model = load(folder, "float32")
     prompts = mixed_prompts(Sampling(max_tokens=20, temperature=0.0))
     assert recorded(model, prompts, captured=True)[0] == answers(model, prompts)
+
+
+def test_sampled_answers_with_penalties_and_logprobs_are_those_over_slots(folder: Path) -> None:
+    model = load(folder, "float32")
+    rule = dict(max_tokens=20, temperature=0.9, top_p=0.95, top_k=50, min_p=0.01, seed=11, logprobs=2)
+    penalties = dict(repetition_penalty=1.2, frequency_penalty=0.3, logit_bias=((7, 2.0),), min_tokens=3)
+    prompts = mixed_prompts(Sampling(**rule, **penalties))  # type: ignore[arg-type]
+    assert recorded(model, prompts, captured=True)[0] == answers(model, prompts)
+
+
+def test_prompts_get_nearly_the_same_logits_alone_and_together_in_bfloat16(
+    folder: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """Products of other numbers of rows sum in another order, so near ties may fall the other way."""
+    model = load(folder, "bfloat16")
+    prompts = mixed_prompts(Sampling(max_tokens=8, temperature=0.0), count=200)
+    together = recorded(model, prompts, captured=True)[0]
+    alone = [Paged(model).answers([one])[0] for one in prompts]
+    agreeing = sum(a == b for a, b in zip(together, alone, strict=True))
+    record_property("agreeing of 200", agreeing)
+    assert agreeing >= 100
 
 
 def test_float32_answers_after_a_shared_beginning_are_those_without(folder: Path) -> None:

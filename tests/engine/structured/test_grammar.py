@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from serve_app.contracts import Constraint, Finished, Thinking, Tool, ToolUse
+from serve_app.contracts import Constraint, Delta, Finished, Thinking, Tool, ToolUse
 from serve_app.engine.output.detokenizer import Vocabulary
 from serve_app.errors import InvalidRequest
 from tests.engine.conftest import (
@@ -215,6 +216,23 @@ def test_an_answer_is_text_of_the_given_form_or_calls(random_bench: Bench) -> No
     assert 0 < len(called) < len(ended)
     for one in ended:
         assert random_bench.text(one) in ([""] if one in called else CHOICES)
+
+
+def test_answers_are_the_same_when_steps_begin_before_the_last_token_is_read() -> None:
+    """Also where a completion replaces a sampled token, so that a step begun with that token is computed again."""
+
+    def texts(packs: bool) -> dict[str, tuple[str, object]]:
+        b = Bench(RandomModel(MARKED, packs=packs), max_waiting=30, vocabulary=MARKED)
+        for index in range(24):
+            constraint = Constraint("json_schema", json.dumps(SCHEMAS["flat"])) if index % 4 else None
+            fields = {"constraint": constraint}
+            b.ask(f"{index}", max_tokens=20 + index, temperature=1.0, seed=index, logprobs=0, prompt=fields)
+        b.run()
+        b.loop.admission.grammars.close()
+        likely = {name: [d.logprobs for d in events if isinstance(d, Delta)] for name, events in b.events.items()}
+        return {name: (b.text(name), list(chain.from_iterable(likely[name]))) for name in b.events}
+
+    assert texts(packs=True) == texts(packs=False)
 
 
 def test_constrained_and_free_rows_do_not_disturb_each_other() -> None:
