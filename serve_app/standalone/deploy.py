@@ -38,7 +38,7 @@ def deploy(settings: Settings, stop: StopSignal, write_line: WriteLine) -> bool:
 
     started = time.monotonic()
     serve.start(
-        # Serve's own proxy is not used but can't be left out, so it gets any free port.
+        # Serve's own proxy is not used but can't be left out: it gets a free port and serves nothing (serve_proxy.py).
         http_options={"host": settings.http.host, "port": _free_port()},
         logging_config=serve_logging(settings.log),
     )

@@ -92,6 +92,6 @@ def _with_log_folder(settings: Settings) -> Settings:
 
 def _write_ready(settings: Settings, write_line: WriteLine) -> None:
     url = service_url(settings)
-    write_line(f"ready: {url}/v1  (page: {url}/, API reference: {url}/docs)")
+    write_line(f"ready: {url}/v1  (API reference: {url}/docs)")
     write_line(f"metrics: http://{LOOPBACK}:{settings.metrics.port}/metrics")
     write_line(f"logs in {settings.log.folder}; Ctrl-C stops")

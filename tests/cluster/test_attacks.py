@@ -20,13 +20,21 @@ import httpx
 import psutil
 import pytest
 
-from tests.cluster.bystander import HEALTH_LIMIT_S, bystander
+from tests.cluster.bystander import HEALTH_LIMIT_S, SLOWER, Bystander, bystander, high
 from tests.cluster.conftest import Service
 
 pytestmark = pytest.mark.cluster
 
 CHAT = "/v1/chat/completions"
 REPLICAS = ("glm:ingress", "glm:preprocess")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(service: Service) -> Bystander:
+    """What the machine gives without an attack; it may be busy with other tests."""
+    with bystander(service.base_url, least_s=5.0) as one:
+        pass
+    return one
 
 
 def open_connection(service: Service, data: bytes) -> socket.socket:
@@ -71,30 +79,33 @@ def memory(service: Service) -> int:
     return sum(each.memory_full_info().uss for each in replicas)
 
 
-def test_unfinished_bodies_take_no_place_in_the_service(service: Service):
+def test_unfinished_bodies_take_no_place_in_the_service(service: Service, undisturbed: Bystander):
     """1,100 of them stopped every route, health included, until they closed."""
     begun = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{"
-    with bystander(service.base_url), held(service, begun, 1100) as connections:
+    with bystander(service.base_url, undisturbed), held(service, begun, 1100) as connections:
         assert status_of(connections[0]) == 408
         assert status_of(connections[-1]) == 408  # after http.body_grace_s
 
 
-def test_unfinished_headers_do_not_use_up_the_connections(service: Service):
-    with bystander(service.base_url), held(service, b"POST / HTTP/1.1\r\nHost: localhost\r\nA: ", 2500) as connections:
+def test_unfinished_headers_do_not_use_up_the_connections(service: Service, undisturbed: Bystander):
+    with (
+        bystander(service.base_url, undisturbed),
+        held(service, b"POST / HTTP/1.1\r\nHost: localhost\r\nA: ", 2500) as connections,
+    ):
         assert status_of(connections[0]) == 408
 
 
-def test_headers_without_an_end_are_refused(service: Service):
+def test_headers_without_an_end_are_refused(service: Service, undisturbed: Bystander):
     """80 MiB of headers got a 200."""
-    with bystander(service.base_url):
+    with bystander(service.base_url, undisturbed):
         connection = open_connection(service, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nA: " + b"a" * 2**20)
         assert status_of(connection) == 431
 
 
-def test_wrong_items_without_number_are_refused_at_once(service: Service):
+def test_wrong_items_without_number_are_refused_at_once(service: Service, undisturbed: Bystander):
     """2 million of them took 3 GiB and 14 s."""
     body = json.dumps({"messages": [1] * 900_000})
-    with bystander(service.base_url):
+    with bystander(service.base_url, undisturbed):
         before = memory(service)
         assert set(post(service, 4, url=CHAT, content=body)) == {400}
         assert memory(service) - before < 600 * 2**20
@@ -105,16 +116,16 @@ def test_a_form_does_not_choose_its_charset(service: Service, charset: str):
     """`punycode` with 1 MB of text held everybody for 23 s; others gave a 500."""
     body = b'--b\r\nContent-Disposition: form-data; name="question"\r\n\r\n' + b"a-" * 500_000 + b"\r\n--b--\r\n"
     headers = {"Content-Type": f"multipart/form-data; boundary=b; charset={charset}"}
-    with bystander(service.base_url, 3.0):
+    with bystander(service.base_url, undisturbed, 3.0):
         assert set(post(service, 2, url="/v1/ask", content=body, headers=headers)) == {415}
 
 
-def test_large_bodies_at_once_are_refused_and_their_memory_comes_back(service: Service):
+def test_large_bodies_at_once_are_refused_and_their_memory_comes_back(service: Service, undisturbed: Bystander):
     """20 bodies of 60 MiB took 1.8 GiB, and the ingress kept 3.7 GiB for 20 minutes."""
     url = "data:image/png;base64," + "A" * (40 * 2**20)
     body = json.dumps({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}]})
     before = memory(service)
-    with bystander(service.base_url):
+    with bystander(service.base_url, undisturbed):
         statuses = post(service, 12, url=CHAT, content=body)
     assert set(statuses) <= {400, 413, 503}
     limit = time.monotonic() + 60
@@ -169,7 +180,23 @@ def test_other_forms_of_http_get_errors_in_the_shape_of_the_api(service: Service
             assert set(json.loads(body)["error"]) == {"message", "type", "param", "code"}
 
 
-def test_more_requests_than_the_service_can_do_are_refused_at_once_and_the_others_are_answered(service: Service):
+def test_ray_serves_own_proxy_serves_nothing(service: Service):
+    """It listened on a second port, without our limits."""
+    processes = psutil.Process(service.process.pid).children(recursive=True)
+    (proxy,) = [each for each in processes if "ProxyActor" in " ".join(each.cmdline())]
+    listening = [each.laddr for each in proxy.net_connections("tcp") if each.status == psutil.CONN_LISTEN]
+    statuses = []
+    for address in listening:
+        try:
+            statuses.append(httpx.get(f"http://127.0.0.1:{address.port}/v1/models", timeout=3).status_code)
+        except httpx.HTTPError:
+            continue  # not HTTP: Ray's gRPC, which takes a token
+    assert statuses == [404]
+
+
+def test_more_requests_than_the_service_can_do_are_refused_at_once_and_the_others_are_answered(
+    service: Service, undisturbed: Bystander
+):
     """They were refused after 14 s, and health stood still for 15 s."""
     fields = {"max_tokens": 16, "temperature": 0, "ignore_eos": True}
     body = json.dumps({"messages": [{"role": "user", "content": "Hello"}], **fields})
@@ -205,5 +232,6 @@ def test_more_requests_than_the_service_can_do_are_refused_at_once_and_the_other
     statuses = asyncio.run(overload())
     assert set(statuses) == {200, 503}
     assert statuses[200] >= 200
-    assert sorted(refused_s)[len(refused_s) // 2] < 1.0
-    assert max(health_s) < 2 * HEALTH_LIMIT_S
+    limit_s = max(HEALTH_LIMIT_S, SLOWER * max(undisturbed.health_s))
+    assert sorted(refused_s)[len(refused_s) // 2] < limit_s
+    assert high(health_s) < limit_s
