@@ -3,8 +3,9 @@
 #   make image                      the cpu image
 #   make image IMAGE_TARGET=gpu     the gpu image
 #
-# Any Debian with Python 3.11 or 3.12 will do as the base. For a build that can be repeated name it with its digest:
-# --build-arg BASE=docker.io/library/python:3.11-slim-bookworm@sha256:...
+# Any Debian with Python 3.11 or 3.12 will do as the base. The default is a tag, which its registry moves at each update of
+# Debian or Python; a release names the base with its digest, which `make image` checks:
+#   make image BASE=docker.io/library/python:3.11-slim-bookworm@sha256:...
 ARG BASE=docker.io/library/python:3.11-slim-bookworm
 
 FROM ${BASE} AS base
@@ -23,7 +24,7 @@ RUN apt-get update -qq \
 
 FROM base AS pip
 WORKDIR /build
-COPY requirements.lock image/layers.sh ./
+COPY requirements.lock requirements-torch.lock image/layers.sh ./
 # An index of your own, its address and password: mount pip's configuration for the build, and it is in no layer.
 ARG PIP_CONFIG_FILE=/etc/pip.conf
 ENV PIP_CONFIG_FILE=${PIP_CONFIG_FILE} \
@@ -32,23 +33,27 @@ ENV PIP_CONFIG_FILE=${PIP_CONFIG_FILE} \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
     SOURCE_DATE_EPOCH=1577836800
 RUN python3 -m venv /opt/pip \
- && /opt/pip/bin/pip install --quiet --constraint requirements.lock setuptools \
+ && sed -n '/^setuptools==/,/[^\\]$/p' requirements.lock >setuptools.lock \
+ && /opt/pip/bin/pip install --quiet --require-hashes --no-deps --requirement setuptools.lock \
  && python3 -m venv --without-pip /opt/glm
 
 FROM pip AS cpu-libraries
-# Where torch is found without its CUDA libraries; empty: pip's own index.
+# Where torch is found without its CUDA libraries; empty: pip's own index. It is the only package without a known hash:
+# the files there are not PyPI's. Its dependencies are all installed before.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-RUN /opt/pip/bin/pip --python /opt/glm/bin/python3 install --quiet \
-      ${TORCH_INDEX:+--extra-index-url ${TORCH_INDEX}} --requirement requirements.lock \
+RUN /opt/pip/bin/pip --python /opt/glm/bin/python3 install --quiet --require-hashes --no-deps --requirement requirements.lock \
+ && /opt/pip/bin/pip --python /opt/glm/bin/python3 install --quiet ${TORCH_INDEX:+--extra-index-url ${TORCH_INDEX}} \
+      "$(sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements-torch.lock)" \
  && rm -f /opt/glm/lib/python3*/site-packages/bitsandbytes/libbitsandbytes_cuda*.so \
  && bash layers.sh
 
 FROM pip AS gpu-libraries
-RUN /opt/pip/bin/pip --python /opt/glm/bin/python3 install --quiet --requirement requirements.lock \
+RUN /opt/pip/bin/pip --python /opt/glm/bin/python3 install --quiet --require-hashes --no-deps \
+      --requirement requirements.lock --requirement requirements-torch.lock \
  && bash layers.sh
 
 FROM pip AS package
-COPY pyproject.toml README.md ./
+COPY pyproject.toml README.md LICENSE ./
 COPY serve_app serve_app
 RUN /opt/pip/bin/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist . \
  && /opt/pip/bin/pip --python /opt/glm/bin/python3 install --quiet --no-deps --no-index dist/*.whl \
@@ -58,7 +63,8 @@ RUN /opt/pip/bin/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir di
 
 FROM base AS runtime
 LABEL org.opencontainers.image.title="GLM Vision Serve" \
-      org.opencontainers.image.description="Questions about pictures, answered by GLM vision models"
+      org.opencontainers.image.description="Questions about pictures, answered by GLM vision models" \
+      org.opencontainers.image.licenses="Apache-2.0"
 # HOME is where libraries put their caches; with a read-only root, /tmp is all that can be written.
 # TORCHDYNAMO_DISABLE: there is no compiler here, and bitsandbytes would look for one at each call on a CPU.
 ENV PATH=/opt/glm/bin:$PATH \

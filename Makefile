@@ -38,6 +38,7 @@ check: $(VENV)/.dev  ## format, lint, types, import contracts, generated pages
 	$(PYTHON) docs/generate.py --check
 	$(PYTHON) helm/generate --check
 	$(PYTHON) docs/capacity_table.py --check
+	$(PYTHON) docs/licences.py --check
 
 tools:  ## what tests need beside Python: helm, kubectl, podman, Prometheus, Redis (Debian packages and npm)
 	@.ci/tools
@@ -49,10 +50,11 @@ fmt: $(VENV)/.dev  ## format and mend what can be mended
 docs: $(VENV)/.dev tools  ## write anew what programs write: pages, the chart's schema, boards and alerts, k8s/
 	$(PYTHON) docs/generate.py
 	$(PYTHON) docs/capacity_table.py
+	$(PYTHON) docs/licences.py
 	$(PYTHON) helm/generate
 	$(PYTHON) k8s/generate.py
 
-lock: $(VENV)/.dev  ## resolve pyproject.toml anew into the two lock files
+lock: $(VENV)/.dev  ## resolve pyproject.toml anew into the lock files, with hashes
 	$(PYTHON) .ci/lock.py
 
 bench: $(VENV)/.dev  ## the benchmarks that need no running service; benchmarks/README.md lists all
@@ -65,8 +67,11 @@ IMAGE_TARGET ?= cpu
 IMAGE_ARGS   ?=
 BUILDER      ?= $(if $(shell command -v docker),docker,podman)
 VERSION       = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' serve_app/__init__.py)
-image:  ## the container image; IMAGE_TARGET=gpu for the one with CUDA
-	$(BUILDER) build $(if $(findstring podman,$(BUILDER)),--format docker) --target $(IMAGE_TARGET) \
+BASE         ?=
+image:  ## the container image; IMAGE_TARGET=gpu for the one with CUDA, BASE=NAME:TAG@sha256:… for a release
+	@if [ -n "$(BASE)" ] && ! printf '%s' "$(BASE)" | grep -Eq '@sha256:[0-9a-f]{64}$$'; then \
+	  echo 'BASE is $(BASE), which has no digest. Write NAME:TAG@sha256: and 64 hexadecimal digits.' >&2; exit 1; fi
+	$(BUILDER) build $(if $(BASE),--build-arg BASE=$(BASE)) $(if $(findstring podman,$(BUILDER)),--format docker) --target $(IMAGE_TARGET) \
 	  --label org.opencontainers.image.version=$(VERSION) --tag glm-vision-serve:$(VERSION)-$(IMAGE_TARGET) $(IMAGE_ARGS) .
 
 clean:  ## remove the environment and every cache
@@ -81,12 +86,16 @@ $(PYTHON):
 	  echo "$$python can't make virtual environments; on Debian or Ubuntu: apt install python3-venv" >&2; exit 1; fi; \
 	"$$python" -m venv $(VENV)
 
-$(VENV)/.installed: requirements.lock pyproject.toml | $(PYTHON)
+# Without hashes: the CPU build of PyTorch's index, and local builds, are other files than PyPI's.
+TORCH = $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements-torch.lock)
+
+$(VENV)/.installed: requirements.lock requirements-torch.lock pyproject.toml | $(PYTHON)
 	@echo "Installing $$(grep -c == requirements.lock) packages into $(VENV); the first time takes a few minutes …"
-	@$(PIP) -r requirements.lock
-	@$(PIP) --no-deps --editable .
+	@$(PIP) --require-hashes --no-deps -r requirements.lock
+	@$(PIP) $(TORCH)
+	@$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.lock $(VENV)/.installed
-	@$(PIP) -r requirements-dev.lock
+	@$(PIP) --require-hashes --no-deps -r requirements-dev.lock
 	@touch $@

@@ -20,6 +20,7 @@ import serve_app
 ROOT = Path(__file__).parent.parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 MODULES = sorted((ROOT / "serve_app").rglob("*.py"))
+LOCKS = ("requirements.lock", "requirements-torch.lock", "requirements-dev.lock")
 LONGEST_FIRST_LINE = 103  # what the README's tree has room for
 MOST_LINES = 350
 # One sets Ray's variables, one reads KubeRay's; settings are read by pydantic.
@@ -31,8 +32,8 @@ def pins(*files: str) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for file in files:
         for line in (ROOT / file).read_text().splitlines():
-            if line and not line.startswith("#"):
-                pin = Requirement(line)
+            if line and not line.startswith(("#", " ")):
+                pin = Requirement(line.removesuffix(" \\"))
                 (specifier,) = pin.specifier
                 assert specifier.operator == "==", line
                 found.setdefault(canonicalize_name(pin.name), set()).add(specifier.version)
@@ -45,8 +46,8 @@ def asked(requirements: list[str]) -> list[Requirement]:
 
 @pytest.mark.parametrize("requirement", asked(PROJECT["project"]["dependencies"]), ids=str)
 def test_a_dependency_is_locked_within_its_range(requirement: Requirement):
-    locked = pins("requirements.lock").get(canonicalize_name(requirement.name))
-    assert locked, "not in requirements.lock; run `make lock`"
+    locked = pins("requirements.lock", "requirements-torch.lock").get(canonicalize_name(requirement.name))
+    assert locked, "not in the lock files; run `make lock`"
     assert all(requirement.specifier.contains(version) for version in locked)
 
 
@@ -63,8 +64,42 @@ def test_what_is_installed_is_what_is_locked():
     assert {name: {found} for name, found in installed.items()} == {name: locked[name] for name in installed}
 
 
-def test_the_lock_installs_with_and_without_a_gpu():
-    assert not [line for line in (ROOT / "requirements.lock").read_text().splitlines() if "+" in line or "://" in line]
+@pytest.mark.parametrize("file", LOCKS)
+def test_every_package_is_locked_with_the_hashes_of_its_files(file: str):
+    head, *rest = (ROOT / file).read_text().splitlines()
+    assert head.startswith("# ")
+    blocks = re.split(r"\n(?=[a-z])", "\n".join(rest))
+    for block in blocks:
+        assert re.fullmatch(r"[a-z0-9-]+==\S+( ; [^\n]+?)?( \\\n    --hash=sha256:[0-9a-f]{64})+", block), block
+    assert len(blocks) == len(pins(file))
+
+
+def test_only_torch_and_its_libraries_are_apart_because_builds_without_cuda_are_other_files():
+    apart = pins("requirements-torch.lock")
+    assert "torch" in apart
+    assert all(name == "torch" or name.startswith(("nvidia-", "cuda-", "triton")) for name in apart)
+    assert not apart.keys() & pins("requirements.lock").keys()
+
+
+@pytest.mark.parametrize("base", ["python:3.11-slim", "python@sha256:12", f"python@sha256:{'g' * 64}"])
+def test_the_image_is_not_built_on_a_base_without_a_digest(base: str):
+    run = subprocess.run(["make", "image", f"BASE={base}", "BUILDER=echo"], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode
+    assert "has no digest" in run.stderr
+
+
+def test_the_image_is_built_on_a_base_that_is_named_with_its_digest():
+    base = f"docker.io/library/python:3.11-slim-bookworm@sha256:{'0' * 64}"
+    run = subprocess.run(["make", "image", f"BASE={base}", "BUILDER=echo"], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert f"--build-arg BASE={base} " in run.stdout
+
+
+def test_the_license_is_the_apache_license_everywhere():
+    assert "Apache License\n                           Version 2.0, January 2004" in (ROOT / "LICENSE").read_text()
+    assert PROJECT["project"]["license"] == "Apache-2.0"
+    assert PROJECT["project"]["license-files"] == ["LICENSE"]
+    assert 'org.opencontainers.image.licenses="Apache-2.0"' in (ROOT / "Dockerfile").read_text()
 
 
 def test_the_version_stands_in_one_place():

@@ -117,7 +117,15 @@ def _pip_configuration() -> dict[str, str]:
 
 def copied_context(folder: Path) -> Path:
     """What a build gets to see, in a folder where it can be changed."""
-    for name in ("pyproject.toml", "README.md", "requirements.lock", "Dockerfile", ".dockerignore"):
+    for name in (
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+        "requirements.lock",
+        "requirements-torch.lock",
+        "Dockerfile",
+        ".dockerignore",
+    ):
         shutil.copy2(ROOT / name, folder / name)
     for name in ("serve_app", "image"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 
 import pytest
@@ -102,8 +103,9 @@ def test_a_scanner_finds_what_is_installed(containers: Containers, image: str):
     assert "Package: wget" in run(containers, image, "cat /var/lib/dpkg/status")
     script = "python3 -c 'import importlib.metadata as m; [print(d.name, d.version) for d in m.distributions()]'"
     found = dict(line.split() for line in run(containers, image, script).splitlines())
-    locked = (ROOT / "requirements.lock").read_text().splitlines()
-    pins = dict(line.partition(" ;")[0].split("==") for line in locked if "==" in line and not line.startswith("#"))
+    locked = (ROOT / "requirements.lock").read_text() + (ROOT / "requirements-torch.lock").read_text()
+    pins = dict(re.findall(r"^([a-z0-9-]+)==(\S+)", locked, flags=re.MULTILINE))
+    pins = {name: version for name, version in pins.items() if not name.startswith(("nvidia-", "cuda-", "triton"))}
     normal = {name.lower().replace("_", "-").replace(".", "-"): version for name, version in found.items()}
     assert {name: normal.get(name, "").partition("+")[0] for name in pins} == pins
     assert normal["glm-vision-serve"] == serve_app.__version__
@@ -113,6 +115,10 @@ def test_its_labels_say_what_it_is(containers: Containers, image: str):
     labels = containers.inspect(image)["Labels"]
     assert labels["org.opencontainers.image.title"] == "GLM Vision Serve"
     assert labels["org.opencontainers.image.version"] == serve_app.__version__
+    assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"
+    packages = "/opt/glm/lib/python3*/site-packages"
+    license_text = run(containers, image, f"cat {packages}/glm_vision_serve-*.dist-info/licenses/LICENSE")
+    assert license_text.strip() == (ROOT / "LICENSE").read_text().strip()
 
 
 def test_layers_stay_small(containers: Containers, image: str, record_property: Callable[[str, object], None]):

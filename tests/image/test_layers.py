@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from tests.image.building import build, copied_context
@@ -34,8 +35,10 @@ def test_the_gpu_target_differs_in_its_libraries_and_what_it_tells_the_node(
 ):
     """With a lock of one package: the CUDA wheels are gigabytes, and nothing here could run them."""
     context = copied_context(tmp_path)
-    lock = (context / "requirements.lock").read_text().splitlines()
-    (context / "requirements.lock").write_text("\n".join(line for line in lock if line.startswith("setuptools==")))
+    lock = (context / "requirements.lock").read_text()
+    (setuptools,) = re.findall(r"^setuptools==.*\n(?:    .*\n)+", lock, flags=re.MULTILINE)
+    (context / "requirements.lock").write_text(setuptools)
+    (context / "requirements-torch.lock").write_text("")
     try:
         build(containers, "gpu", unique_tag, context)
         gpu, cpu = (containers.inspect(each)["Config"] for each in (unique_tag, image))
