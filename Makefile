@@ -47,7 +47,7 @@ fmt: $(VENV)/.dev  ## format and mend what can be mended
 	$(VENV)/bin/ruff format
 	$(VENV)/bin/ruff check --fix
 
-docs: $(VENV)/.dev tools  ## write anew what programs write: pages, the chart's schema, boards and alerts, k8s/
+docs: $(VENV)/.dev tools  ## write the generated files: pages, the chart's schema, dashboards and alerts, k8s/
 	$(PYTHON) docs/generate.py
 	$(PYTHON) docs/capacity_table.py
 	$(PYTHON) docs/licences.py

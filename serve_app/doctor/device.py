@@ -1,4 +1,4 @@
-"""Checks driver, torch and GPU against each other, and the compute type."""
+"""Checks that driver, torch and GPU fit together, and the compute type."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def check_gpu(driver: Driver, torch: Torch, wanted: str) -> Iterator[Finding]:
     elif driver.hangs:
         yield problem(
             "driver",
-            "nvidia-smi does not answer: the driver or the card hangs.",
+            "nvidia-smi does not respond: the driver or the card hangs.",
             "Look for Xid messages in dmesg. Restarting the machine usually helps. Or use --device cpu.",
         )
     elif driver.gpus:
@@ -114,7 +114,7 @@ def has_kernels(capability: tuple[int, int], architectures: tuple[str, ...]) -> 
 
 
 def check_dtype(dtype: str, stored: str, device: str, wanted: str) -> Finding:
-    """Judge the compute type that the loader chooses; names are torch's."""
+    """Check the compute type that the loader chooses; names are torch's."""
     if device == "cpu" and wanted == "auto":
         return ok("dtype", f"{dtype}, the default on a CPU")
     if dtype == "float16" and stored == "bfloat16":

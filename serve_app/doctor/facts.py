@@ -1,4 +1,4 @@
-"""Collects facts of the machine: packages, driver, GPU, memory, ports; other modules judge them."""
+"""Collects facts of the machine: packages, driver, GPU, memory, ports; other modules check them."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Driver:
     version: str | None = None  # None: there is no driver
     gpus: tuple[str, ...] = ()  # names of the cards
     holders: tuple[Holder, ...] = ()
-    hangs: bool = False  # nvidia-smi did not answer
+    hangs: bool = False  # nvidia-smi did not respond
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ def look_at_software() -> Software:
 
 
 def look_at_driver() -> Driver:
-    """Ask nvidia-smi, with a time limit because it hangs if the card does."""
+    """Run nvidia-smi, with a time limit because it hangs if the card does."""
     found = re.search(r"\d{3,}\.\d+(\.\d+)?", _KERNEL_DRIVER.read_text()) if _KERNEL_DRIVER.is_file() else None
     in_kernel = found.group() if found else None
     try:
@@ -144,12 +144,12 @@ def look_at_driver() -> Driver:
 
 
 def look_at_torch(driver: Driver) -> Torch:
-    """Ask torch. Raises what the import of torch raises."""
+    """The facts that torch reports. Raises what the import of torch raises."""
     import torch
 
     built = torch.__version__, torch.version.cuda
     if driver.hangs:  # CUDA would hang too
-        return Torch(*built, error="the driver does not answer")
+        return Torch(*built, error="the driver does not respond")
     try:
         torch.cuda.init()
         free, total = torch.cuda.mem_get_info()

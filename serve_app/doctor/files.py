@@ -89,7 +89,7 @@ def to_download(seen: str, free_bytes: int, offline: bool) -> Finding:
         return warning(
             "folder",
             f"{seen}; the disk has {sized(free_bytes)} free, and a GLM vision model takes 20 to 28 GB.",
-            "Make room, or set HF_HOME to a folder on a larger disk, before `up` downloads it.",
+            "Free disk space, or set HF_HOME to a folder on a larger disk, before `up` downloads it.",
         )
     return warning(
         "folder",

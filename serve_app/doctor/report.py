@@ -99,7 +99,7 @@ class Report:
         return f"Can serve {self.model}: {how}, with {slots}{_also(warnings)}."
 
     def as_object(self) -> dict[str, Any]:
-        """The whole report as JSON types."""
+        """The complete report as JSON types."""
         fit = self.fit and {**asdict(self.fit), "needed_bytes": self.fit.needed_bytes, "fits": self.fit.fits}
         return {
             "version": self.version,
@@ -148,7 +148,7 @@ def guarded(name: str, check: Callable[[], Iterable[Finding]]) -> list[Finding]:
     except Exception as error:
         what = f"{type(error).__name__}: {' '.join(str(error).split())}"
         findings.append(
-            problem(name, f"The check failed: {what}", "If nothing on this machine explains it, report it as a bug.")
+            problem(name, f"The check failed: {what}", "If no cause is found on this machine, report it as a bug.")
         )
     return findings
 
@@ -170,8 +170,8 @@ def show(report: Report, stream: TextIO) -> None:
         return f"{_COLOURS[status]}{signs[status]}{_NO_COLOUR}" if coloured else signs[status]
 
     def wrapped(text: str) -> list[str]:
-        room = max(width - len(indent) - 2, _LEAST_WIDTH)
-        return textwrap.wrap(text, room, break_long_words=False, break_on_hyphens=False)
+        columns = max(width - len(indent) - 2, _LEAST_WIDTH)
+        return textwrap.wrap(text, columns, break_long_words=False, break_on_hyphens=False)
 
     lines = [f"glm-serve {report.version} doctor: {report.model}"]
     for group in report.groups:

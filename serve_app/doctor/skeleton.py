@@ -80,7 +80,7 @@ def check_names(skeleton: Skeleton, tensors: dict[str, Stored]) -> Iterator[Find
         if skeleton.unknown_refused:
             yield problem("names", f"{seen}.", again)
         elif not skeleton.missing:
-            yield warning("names", f"{seen}; they are ignored.", "If answers are good, nothing has to be done.")
+            yield warning("names", f"{seen}; they are ignored.", "If the answers are correct, no action is needed.")
     if not (skeleton.missing or skeleton.misshapen or skeleton.unknown):
         yield ok("names", f"all {skeleton.weights} weights of the model are stored, with the right shapes")
 

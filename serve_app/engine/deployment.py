@@ -41,11 +41,11 @@ class EngineDeployment:
         return self._replica.loop.slots_used()
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
-        """The load of this replica; Serve asks every few seconds and passes it to `scaling.replicas_for_load`."""
+        """The load of this replica; Serve calls this every few seconds and passes it to `scaling.replicas_for_load`."""
         return self._replica.loop.load()
 
     async def check_health(self) -> None:
-        """Raises EngineFailed when the engine loop is dead, so that Serve replaces this replica."""
+        """Raises EngineFailed if the engine loop has failed, so that Serve replaces this replica."""
         self._replica.check()
 
     def __del__(self) -> None:

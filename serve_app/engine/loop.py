@@ -68,7 +68,7 @@ class EngineLoop:
         self._outbox: Outbox = []
         self._wake = threading.Event()
         self._stopping = False
-        self.failure: BaseException | None = None  # set once, when the loop died
+        self.failure: BaseException | None = None  # set once, when the loop failed
 
     # -- called from other threads
 
@@ -104,7 +104,7 @@ class EngineLoop:
                     self._wake.wait()
                     self._wake.clear()
         except BaseException as error:
-            log.exception("The engine loop died.")
+            log.exception("The engine loop failed.")
             self.failure = error
             self._fail_all("The engine has stopped; the replica is being replaced.")
             return
@@ -126,7 +126,7 @@ class EngineLoop:
         return busy
 
     def _step_ahead(self) -> None:
-        """One forward for rows and chunks, begun before the tokens of the last one are read."""
+        """One forward pass for rows and chunks, launched before the tokens of the previous step are read."""
         rows = self._scheduler.decoding()
         for sequence, error in self._executor.encode(self._scheduler.running, all_slices=not rows):
             self._fail(sequence, error)
@@ -135,19 +135,19 @@ class EngineLoop:
         launch = self._executor.launch(rows, chunks)
         if self._launched is not None:
             self._collect(self._launched)
-            self._flush()  # a stream does not wait for what follows
+            self._flush()  # streams do not wait for the sampling below
         self._executor.sample(launch)
         self._launched = launch if rows or chunks else None
 
     def _step_in_parts(self) -> None:
-        """Each chunk by itself, then all rows."""
+        """One forward pass for each chunk, then one for all rows."""
         for chunk in self._scheduler.chunks():
             if failures := self._executor.encode([chunk.sequence], all_slices=True):
                 for sequence, error in failures:
                     self._fail(sequence, error)
             else:
                 self._run_part([], [chunk])
-        self._flush()  # first tokens do not wait for the others' next one
+        self._flush()  # first tokens do not wait for the decode step
         if rows := self._scheduler.decoding():
             self._run_part(rows, [])
 

@@ -22,7 +22,7 @@ def plan_pages(slots: int, shape: CacheShape, context_tokens: int, reserved_byte
     `reserved_bytes` is what the feature cache will take; a workspace is left free as well. Raises InvalidRequest
     if not even one such sequence fits.
     """
-    wanted = slots * pages_for(context_tokens) + 1  # page 0 is of idle rows
+    wanted = slots * pages_for(context_tokens) + 1  # page 0 is for idle rows
     if device.type != "cuda":
         return wanted
     free, total = torch.cuda.mem_get_info(device)
@@ -30,7 +30,7 @@ def plan_pages(slots: int, shape: CacheShape, context_tokens: int, reserved_byte
     if fitting < pages_for(context_tokens) + 1:
         raise _too_little_memory(free, total, shape, context_tokens)
     if fitting < wanted:
-        log.warning("The KV cache has %d of %d pages: this GPU's memory holds no more.", fitting, wanted)
+        log.warning("The KV cache has %d of %d pages, because no more fit in the memory of this GPU.", fitting, wanted)
     return min(wanted, fitting)
 
 

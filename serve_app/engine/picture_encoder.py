@@ -17,13 +17,13 @@ _PACKED_TOKENS = 4096  # image tokens computed together: enough to fill a GPU wi
 
 
 class PictureModel(Protocol):
-    """What the encoder asks of a model."""
+    """The model interface of the encoder."""
 
     def encode_slices(self, pictures: list[Picture]) -> Generator[None, None, list[torch.Tensor]]: ...
 
 
 class PictureEncoder:
-    """Gives sequences the features of their pictures."""
+    """Computes the image features of sequences, or reads them from the cache."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class PictureEncoder:
         return failures
 
     def _encode_singly(self, error: Exception) -> list[tuple[Sequence, Exception]]:
-        """After an error: the sequences of the job one by one, so that only those fail that must."""
+        """After an error: encode the sequences of the job one by one, so that the error affects only its cause."""
         for sequence in self._sequences:
             sequence.needs_features = False  # computed now, or never
         if len(self._sequences) == 1:

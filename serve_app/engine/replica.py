@@ -143,7 +143,7 @@ class EngineReplica:
     def check(self) -> None:
         """Raise EngineFailed if this replica cannot answer any more."""
         if self.loop.failure is not None or not self._thread.is_alive():
-            raise EngineFailed(f"The engine loop is dead: {self.loop.failure!r}.")
+            raise EngineFailed(f"The engine loop has failed: {self.loop.failure!r}.")
 
     def close(self) -> None:
         """Stop the loop; requests that are still in it fail."""

@@ -17,7 +17,7 @@ KV_DEMAND: Final = "kv_demand"
 
 TOLERANCE: Final = 0.1  # a share this much above or below its target changes nothing
 REMEMBERED_ANSWERS: Final = 128
-FIRST_GUESS_TOKENS: Final = 256  # the first entry, until real answers replace it
+FIRST_GUESS_TOKENS: Final = 256  # the first entry, until finished answers replace it
 
 
 class InFlightRequest(Protocol):
@@ -99,7 +99,7 @@ class replicas_for_load:  # used as a function; a class, because Serve gives `po
       reported counts as idle when more replicas are considered and as full when fewer are: both are rules of
       the Kubernetes HorizontalPodAutoscaler ("Algorithm details" of its documentation), against flapping.
     * While any request is under way, at a replica or still queued at a handle, there is at least one replica.
-      At zero nobody but the handles knows of a request; Serve (2.60) starts the first replica by itself then.
+      At zero, only the handles know of a request; Serve (2.60) starts the first replica by itself then.
 
     Not here, because Serve does it for every policy (`_apply_autoscaling_config` in Ray 2.60's
     `serve/autoscaling_policy.py`): `upscale_delay_s`, `downscale_delay_s` and `downscale_to_zero_delay_s`, the

@@ -1,4 +1,4 @@
-"""Who runs next: waiting requests into slots and pages, prompts into chunks, everyone else decodes.
+"""Scheduler: slots and pages for waiting sequences, prompt chunks and decoding sequences for a step.
 
 Pure: no torch, no clock, no threads. Slots: first come, first served. Prefill: short prompts first, within
 the bound of fairness.py. A sequence gets the memory of its longest answer when it is admitted, so no sequence
@@ -73,7 +73,7 @@ class Scheduler:
         self.waiting.append(sequence)
 
     def admit(self) -> list[Sequence]:
-        """Give free slots, and pages, to the longest-waiting sequences."""
+        """Assign free slots, and pages, to the sequences that wait longest."""
         admitted = []
         while self.waiting and self._free and self._reserve(self.waiting[0]):
             sequence = self.waiting.popleft()
@@ -94,7 +94,7 @@ class Scheduler:
         ]
 
     def decoding(self) -> list[Sequence]:
-        """Sequences that draw one more token in this step, by slot."""
+        """Sequences that decode one token in this step, by slot."""
         return sorted((s for s in self.running if s.decodes), key=lambda s: s.slot)
 
     def complete(self, chunk: Chunk) -> None:
@@ -106,7 +106,7 @@ class Scheduler:
                 self._pool.publish(sequence.pages[index], sequence.page_keys[index])
 
     def retire(self, sequence: Sequence) -> None:
-        """Take a sequence out, wherever it is; its slot and pages are free at once."""
+        """Remove a running or waiting sequence; its slot and pages are free at once."""
         if sequence.slot >= 0:
             self.running.remove(sequence)
             heapq.heappush(self._free, sequence.slot)

@@ -28,7 +28,7 @@ log = logging.getLogger("glm.engine")
 
 
 class ModelBackend(Protocol):
-    """What the engine asks of a model; `SlotRunner` or `PagedRunner` over a checkpoint, a fake in tests."""
+    """The model interface of the engine: `SlotRunner` or `PagedRunner` over a checkpoint, a fake in tests."""
 
     context_tokens: int
     packs: bool  # one forward takes rows and chunks together, and may begin before the last one's tokens are read
@@ -49,7 +49,7 @@ class ModelBackend(Protocol):
         ...
 
     def prepare(self, sequence: Sequence) -> None:
-        """Prepare for a newly admitted sequence, and say whether it needs image features."""
+        """Prepare for a newly admitted sequence, and set whether it needs image features."""
         ...
 
     def encode_slices(self, pictures: list[Picture]) -> Generator[None, None, list[torch.Tensor]]: ...
@@ -65,7 +65,7 @@ class ModelBackend(Protocol):
 
 @dataclass(slots=True)
 class Launch:
-    """A step on its way: whose logits are computed, later whose tokens are sampled."""
+    """A step that was launched: its sequences, their logits and later their sampled tokens."""
 
     started: float
     rows: list[Sequence]
@@ -123,7 +123,7 @@ class StepExecutor:
             elif len(parts) == 1:
                 self._fail(launch, [*rows, *(chunk.sequence for chunk in chunks)], error)
                 return launch
-            # Once more, each by itself: only those fail that must.
+            # Repeated for each part alone, so that the error affects only its cause.
             for part in parts:
                 try:
                     self._forward(launch, *part)
@@ -132,10 +132,10 @@ class StepExecutor:
         return launch
 
     def sample(self, launch: Launch) -> None:
-        """Begin sampling from a launched step's logits, for the sequences that still want its result."""
+        """Begin sampling from a launched step's logits, for the sequences that still need its result."""
         wanted = [row for row, s in enumerate(launch.sequences) if s.slot >= 0 and not s.stale]
         for sequence in launch.sequences:
-            if sequence.stale:  # its next step begins anew, with the token that was accepted
+            if sequence.stale:  # its next step starts again from the token that was accepted
                 sequence.stale, sequence.in_flight = False, sequence.in_flight - 1
         if not wanted:
             launch.sequences = []
@@ -154,7 +154,7 @@ class StepExecutor:
             launch.sequences = []
 
     def collect(self, launch: Launch) -> list[tuple[Sequence, SampledToken | ServiceError]]:
-        """Wait for a step's tokens; each sequence's token, or why it has none."""
+        """Wait for a step's tokens; returns the token of each sequence, or its error."""
         results: list[tuple[Sequence, SampledToken | ServiceError]] = list(launch.failed)
         if launch.tokens is not None:
             try:

@@ -130,12 +130,12 @@ class LoadCheckMiddleware:
             self._meter.count(REQUESTS, count, route=route, status=str(Overloaded.status))
         total = self._refused.total()
         self._meter.count(REJECTIONS, total, code=Overloaded.code)
-        _log.warning("%d requests were refused within a second: %d are in work", total, self._load.in_flight)
+        _log.warning("%d requests were refused within a second; %d are in progress.", total, self._load.in_flight)
         self._refused.clear()
 
 
 class LoadLimitMiddleware:
-    """ASGI middleware: counts the requests that make work, once their bodies are complete."""
+    """ASGI middleware: counts the requests in progress, from the time their bodies are complete."""
 
     def __init__(self, app: ASGIApp, *, load: LoadLimit) -> None:
         self._app = app

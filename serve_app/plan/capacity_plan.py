@@ -18,7 +18,7 @@ from serve_app.settings import EngineSettings, PreprocessSettings
 DRIVER_BYTES: Final = 2**30  # CUDA's context and what the allocator can't use; a safe estimate
 GPU_USE: Final = 0.75  # of what a GPU can do at most; nearer to it, waiting times grow without bound
 PEAK: Final = 1.5  # the autoscaler may start as many replicas as this many times the load needs
-LONGEST_PIECE_S: Final = 0.25  # a prefill piece holds up every other answer's next token for this long at most
+LONGEST_PIECE_S: Final = 0.25  # a prefill piece delays the next token of all other answers by at most this time
 MOST_SLOTS: Final = 64  # larger batches were not measured
 ENOUGH_SLOTS: Final = 8  # with fewer, weights are quantized
 _PIECES: Final = (2048, 4096, 8192)  # measured values of engine.prefill_tokens above the default
@@ -113,14 +113,14 @@ def plan_capacity(
     slots = min(MOST_SLOTS, memory.slots)
     peak = PEAK * load.requests_per_s
     requests_per_s = GPU_USE / gpu_time.request_s(request, prefill_tokens, slots)
-    room = (context - request.text_tokens - request.answer_tokens) // max(1, len(pictures))
+    tokens_left = (context - request.text_tokens - request.answer_tokens) // max(1, len(pictures))
     return CapacityPlan(
         load=load,
         request=request,
         gpu_time=gpu_time,
         memory=memory,
         context_tokens=context,
-        image_tokens=max(0, *pictures, room // 64 * 64),
+        image_tokens=max(0, *pictures, tokens_left // 64 * 64),
         prefill_tokens=prefill_tokens,
         slots=slots,
         replicas=math.ceil(load.requests_per_s / requests_per_s),
@@ -130,7 +130,7 @@ def plan_capacity(
 
 
 def _context(checkpoint: Checkpoint, request: RequestShape, wanted: int) -> int:
-    """The shortest usual context that holds the request with some room: shorter slots are more slots."""
+    """The shortest usual context that holds the request with a margin: the shorter the slots, the more of them fit."""
     longest = checkpoint.longest_context
     if request.tokens > longest:
         raise InvalidRequest(
@@ -175,7 +175,7 @@ def _memory(checkpoint: Checkpoint, card: Card, kind: Quantization, context: int
 
 
 def _prefill(gpu_time: GpuTime, memory: CardMemory) -> tuple[int, CardMemory]:
-    """The largest prefill piece that is short enough and leaves the slots their room."""
+    """The largest prefill piece that is short enough and leaves enough memory for the slots."""
     chosen = _DEFAULTS.prefill_tokens, memory
     for tokens in _PIECES:
         activations = (tokens - _DEFAULTS.prefill_tokens) * _PIECE_BYTES * gpu_time.checkpoint.attention_width

@@ -18,7 +18,7 @@ INGRESS_CPUS: Final = 0.5  # the chart's default for one replica
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Least and most replicas."""
+    """Minimum and maximum number of replicas."""
 
     least: int
     most: int

@@ -50,7 +50,7 @@ class GpuTime:
         return self.encode_s(request) + self._read_s(request, pieces) + self.write_s(request, rows)
 
     def first_token_s(self, request: RequestShape, prefill_tokens: int) -> float:
-        """Time to the first token of a request that is alone."""
+        """Time to the first token of a request on an idle GPU."""
         return self.encode_s(request) + self._read_s(request, math.ceil(request.prompt_tokens / prefill_tokens))
 
     def encode_s(self, request: RequestShape) -> float:

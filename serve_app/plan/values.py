@@ -103,7 +103,7 @@ def _settings(plan: CapacityPlan, model: str) -> Iterator[str]:
     if plan.prefill_tokens != EngineSettings().prefill_tokens:
         piece_s = plan.gpu_time.piece_s(plan.prefill_tokens)
         yield from _comment(
-            f"Larger pieces read prompts faster; each holds up the other answers for up to {piece_s:.2f} s.", 4
+            f"Larger pieces read prompts faster; each delays the other answers by up to {piece_s:.2f} s.", 4
         )
         yield f"    prefill_tokens: {plan.prefill_tokens}"
     yield from _comment(f"{memory.slots} slots fit; no more than 64 were measured.", 4)

@@ -1,7 +1,7 @@
 """Plain text -> token ids by byte-level BPE, with a vocabulary that has no special tokens.
 
 Checkpoints have one of two files: `tokenizers` reads a tokenizer.json, `tiktoken` a tokenizer.model.
-Neither hangs on hostile text: their merges take n log n steps. tiktoken's pattern fails on a million
+Neither hangs on malicious text: their merges take n log n steps. tiktoken's pattern fails on a million
 white-space characters in a row, so longer runs are cut before.
 """
 

@@ -1,7 +1,7 @@
 """Picture file -> upright RGB image: size read from the header first, then decoded.
 
 The bytes are not trusted: the size is known from the header before a pixel is decoded, and every failure of
-Pillow on hostile bytes becomes an `ImageRejected` that names the picture. The service runs this in the processes of
+Pillow on malicious bytes becomes an `ImageRejected` that names the picture. The service runs this in the processes of
 decoder_pool.py only, which can be killed.
 """
 
@@ -164,5 +164,5 @@ def _pillow_errors_rejected(label: ImageLabel, file_format: str, max_pixels: int
         raise
     except Image.DecompressionBombError as error:  # only far above our own limit
         raise label.rejected(f"has more pixels than the limit of {megapixels(max_pixels)} megapixels") from error
-    except Exception as error:  # Pillow's parsers raise any exception type on hostile bytes
+    except Exception as error:  # Pillow's parsers raise any exception type on malicious bytes
         raise label.rejected(f"is a damaged or incomplete {file_format} file. Send the complete file") from error

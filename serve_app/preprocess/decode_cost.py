@@ -1,4 +1,4 @@
-"""How much CPU time a picture will take, predicted from its header before a pixel is decoded.
+"""Predicts the CPU time of a picture from its header, before a pixel is decoded.
 
 The prediction orders the queue of the decoder pool and sets the budget after which the kernel ends a decoder.
 Nanoseconds of CPU per pixel were measured with Pillow 13 on one core (docs/decisions/0013-decoding-processes.md).

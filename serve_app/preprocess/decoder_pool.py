@@ -1,9 +1,9 @@
 """Decodes pictures in a few processes that can be killed: queue by predicted cost, CPU budgets.
 
 Pictures are decoded in the order of their arrival plus five times their predicted cost: cheap ones pass expensive
-ones, and nothing waits for ever. Of several processes one takes small pictures only. A process that spends its CPU
-budget is ended by the kernel, one whose caller has left by us; it is replaced within milliseconds, and only its own
-picture is refused.
+ones, and no picture waits without end. Of several processes, one is reserved for small pictures. A process that spends
+its CPU budget is ended by the kernel, one whose request was cancelled by the pool; it is replaced within milliseconds,
+and only its own picture is refused.
 Design and figures: docs/decisions/0013-decoding-processes.md
 """
 
@@ -26,7 +26,7 @@ from serve_app.preprocess.decoder_process import Decoder, DecoderServer
 from serve_app.preprocess.picture_limits import ImageLabel, PictureLimits
 from serve_app.settings import PreprocessSettings
 
-_YIELDS: Final = 5.0  # a picture lets those pass that arrive within this many times its predicted cost
+_COST_WEIGHT: Final = 5.0  # pictures that arrive within this many times a picture's predicted cost go first
 _ATTEMPTS: Final = 2  # a process may be killed from outside: by the operating system or an operator
 
 _log: Final = logging.getLogger("glm.preprocess")
@@ -121,7 +121,7 @@ class DecoderPool:
                 reply = await decoder.work({**job, "budget_s": budget_s}, file)
                 rejected = reply is not None and reply.get("rejected")
                 pixels = decoder.read_pixels(*size) if size and reply is not None and not rejected else None
-            except BaseException:  # the caller has left, or the process replies nonsense
+            except BaseException:  # the request was cancelled, or the reply is invalid
                 self._replace(decoder)
                 raise
             if reply is None:
@@ -135,7 +135,9 @@ class DecoderPool:
 
     async def _acquire(self, cost_s: float) -> Decoder:
         if len(self._waiting) >= self._max_waiting:
-            raise Overloaded(f"{self._max_waiting} pictures wait to be decoded, the limit. Try again shortly.")
+            raise Overloaded(
+                f"{self._max_waiting} pictures are waiting to be decoded, which is the limit. Try again shortly."
+            )
         if self._failed:
             raise ServiceError("Pictures cannot be decoded: no decoder process can be started.")
         self._loop = asyncio.get_running_loop()
@@ -162,7 +164,7 @@ class DecoderPool:
             most = SMALL_S if decoder.small_only else float("inf")
             fitting = [job for job in self._waiting if job.cost_s <= most and not job.decoder.done()]
             if fitting:
-                chosen = min(fitting, key=lambda job: job.since + _YIELDS * job.cost_s)
+                chosen = min(fitting, key=lambda job: job.since + _COST_WEIGHT * job.cost_s)
                 self._waiting.remove(chosen)
                 decoder.busy = True
                 chosen.decoder.set_result(decoder)
@@ -199,10 +201,10 @@ def _job(kind: str, label: ImageLabel, limits: PictureLimits) -> dict[str, Any]:
 
 
 def _check_end(ended_by: int, budget_s: float, label: ImageLabel) -> None:
-    """Raises ImageRejected unless the process was killed from outside."""
+    """Raises ImageRejected if the picture ended the process; not if it was killed from outside."""
     if ended_by == signal.SIGPROF:
         raise label.rejected(
             f"takes more than {budget_s:.2g} seconds of CPU time to decode, the limit. Save it as PNG or baseline JPEG"
         )
     if ended_by != signal.SIGKILL:
-        raise label.rejected("cannot be decoded: it ends the decoder. Save it again as PNG or JPEG")
+        raise label.rejected("cannot be decoded: it crashes the decoder. Save it again as PNG or JPEG")

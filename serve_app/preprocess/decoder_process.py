@@ -30,7 +30,7 @@ class DecoderServer:
         try:
             try:
                 pid = self._ask(self._order, theirs.fileno(), memory)
-            except OSError:  # somebody ended the server; its workers have ended with it
+            except OSError:  # the server was killed; its workers ended with it
                 self.close()
                 self._launch()
                 pid = self._ask(self._order, theirs.fileno(), memory)
@@ -126,7 +126,7 @@ class Decoder:
         while read < len(view):
             got = os.preadv(self._memory, [view[read:]], read)
             if got == 0:
-                raise OSError("The decoder has written fewer pixels than it said.")
+                raise OSError("The decoder has written fewer pixels than the picture has.")
             read += got
         pixels.flags.writeable = False
         return pixels

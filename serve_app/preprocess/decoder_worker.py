@@ -2,7 +2,7 @@
 
 The server is a small process without threads that has imported all that a worker needs, so that a new worker starts in
 milliseconds. A worker gets jobs as JSON over a socket; file bytes come in and pixels go out through a memory file that
-both sides hold. It works on bytes that nobody trusts: the kernel ends it when its CPU budget is spent, also inside C
+both sides hold. Its input is not trusted: the kernel ends it when its CPU budget is spent, also inside C
 code, and limits its memory.
 """
 
@@ -72,8 +72,8 @@ def _work(jobs: socket.socket, memory: int, max_pixels: int) -> None:
     for stream in range(3):  # libraries write what a caller sent to the standard error
         os.dup2(null, stream)
     warnings.simplefilter("ignore")
-    most = _RLIMIT_BASE_BYTES + _BYTES_PER_PIXEL * max_pixels
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    limit = _RLIMIT_BASE_BYTES + _BYTES_PER_PIXEL * max_pixels
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     while message := jobs.recv(MESSAGE_BYTES):
         job = json.loads(message)
         signal.setitimer(signal.ITIMER_PROF, job["budget_s"])  # SIGPROF ends the process

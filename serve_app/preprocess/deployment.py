@@ -10,7 +10,7 @@ from serve_app.process_memory import Collector, return_large_blocks
 from serve_app.settings import ModelSettings, PreprocessSettings
 
 
-# Work is bounded inside (decoders, fetches, bytes): a request that waits for a slow host takes nobody's place.
+# The preprocessor bounds its own work (decoders, fetches, bytes): a request that waits for a slow host blocks no other.
 @serve.deployment(name="preprocess", ray_actor_options={"num_cpus": 1}, max_ongoing_requests=512)
 class PreprocessDeployment:
     """One CPU process that prepares requests; throughput grows with the replicas."""

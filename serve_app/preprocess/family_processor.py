@@ -33,7 +33,7 @@ _ALWAYS = {"chat", "vision", "streaming", "structured_output", "logprobs"}
 
 @dataclass(frozen=True, slots=True)
 class ContextLimit:
-    """Most cache tokens that prompt and answer may take together."""
+    """The maximum number of cache tokens that prompt and answer may take together."""
 
     tokens: int
     reason: str = ""  # where the limit comes from, if it is not the setting
@@ -60,7 +60,7 @@ class FamilyProcessor(Protocol):
 
     @property
     def max_pictures(self) -> int | None:
-        """Most pictures in a whole conversation; None: as many as fit."""
+        """Maximum number of pictures in a conversation; None: as many as fit."""
         ...
 
     def context_limit(self, pictures: int) -> ContextLimit:

@@ -40,8 +40,8 @@ class Glm4vGrid:
     patch_size: int = 14
     merge_size: int = 2  # patches along each side of a token
     temporal_patch_size: int = 2
-    shortest_edge: int = 112 * 112  # least frames x height x width
-    longest_edge: int = 28 * 28 * 15000  # most frames x height x width
+    shortest_edge: int = 112 * 112  # minimum of frames x height x width
+    longest_edge: int = 28 * 28 * 15000  # maximum of frames x height x width
 
     @classmethod
     def of_checkpoint(cls, folder: Path) -> "Glm4vGrid":
@@ -65,7 +65,7 @@ class Glm4vGrid:
 
     @property
     def max_tokens(self) -> int:
-        """Most tokens of a picture in the checkpoint's own processor."""
+        """Maximum number of tokens of a picture in the checkpoint's own processor."""
         return self.longest_edge // (self.token_side**2 * self.temporal_patch_size)
 
     def size(self, width: int, height: int, max_tokens: float | None = None) -> tuple[int, int]:

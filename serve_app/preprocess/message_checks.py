@@ -82,7 +82,7 @@ def check_length(
 
 
 def _rendered_data(message: Message) -> list[Any]:
-    """All that the template may write of a message; the role takes a token too, so an empty text counts."""
+    """All data of a message that the template may write; the role takes a token too, so an empty text counts."""
     calls = [[call.name, call.arguments] for call in message.tool_calls]
     pictures = [None for part in message.parts if isinstance(part, ImagePart)]
     return [text_of(message), *pictures, *filter(None, [message.reasoning]), *calls]

@@ -16,7 +16,7 @@ PURE_PYTHON_PIXELS: Final = 4_000_000  # of formats that Pillow decodes in Pytho
 
 @dataclass(frozen=True, slots=True)
 class PictureLimits:
-    """Most bytes, pixels and scans of one picture."""
+    """Maximum number of bytes, pixels and scans of one picture."""
 
     max_bytes: int
     max_pixels: int
@@ -48,8 +48,8 @@ def check_number(pictures: Sequence[ImagePart], model_limit: int | None, request
     """Raises InvalidRequest for more pictures than the model takes in a conversation or the service in a request."""
     if model_limit is not None and len(pictures) > model_limit:
         raise InvalidRequest(
-            f"The conversation has {len(pictures)} pictures; the served model takes {model_limit} in a whole"
-            " conversation. Remove the others.",
+            f"The conversation has {len(pictures)} pictures; the served model accepts at most"
+            f" {model_limit} in a conversation. Remove the others.",
             param=pictures[model_limit].param,
         )
     if len(pictures) > request_limit:

@@ -1,4 +1,4 @@
-"""A request -> a prompt: check, fetch the pictures, read their headers, tokenize, and decode last.
+"""Turns a request into a prompt: checks it, fetches pictures, reads their headers, tokenizes, decodes last.
 
 What is known from headers (sizes, token counts, whether the context suffices) is checked before a pixel is
 decoded. Pictures are read in the processes of decoder_pool.py, text is tokenized in one thread, so the event loop is
@@ -138,7 +138,7 @@ class Preprocessor:
     async def _measure_and_tokenize(
         self, request: ChatRequest, stages_ms: dict[str, float], held: Reservation
     ) -> tuple[list[_MeasuredPicture], TokenizedPrompt, Sampling]:
-        """All steps before a pixel is decoded; every reason to refuse a request but damaged pixels is found here."""
+        """All steps before a pixel is decoded; finds every reason to refuse a request except damaged pixels."""
         parts = [part for message in request.messages for part in message.parts if isinstance(part, ImagePart)]
         check_number(parts, self._processor.max_pictures, self._settings.max_images)
         limit = self._processor.context_limit(len(parts))

@@ -1,4 +1,4 @@
-"""Whether the answer begins with reasoning: request, a typed `/nothink`, and the model's ability.
+"""Decides whether the answer begins with reasoning: request, a typed `/nothink`, the model's ability.
 
 `/nothink` at the very end of the user's last question switches thinking off, as GLM-4.5V and 4.6V document
 it, if the request itself does not set thinking. The template then writes the token. Anywhere else, and for

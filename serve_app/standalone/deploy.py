@@ -15,7 +15,7 @@ from serve_app.standalone.private_ray import LOOPBACK
 from serve_app.standalone.shutdown import StopSignal
 
 APP_NAME = "glm"
-LONGEST_REASON = 500  # characters of a failure that the terminal shows; the logs have all of it
+LONGEST_REASON = 500  # characters of a failure that the terminal shows; the logs have the complete text
 _FAILED_MARK = "failed to start with exception"  # from Serve, which would try twice more
 
 

@@ -1,4 +1,4 @@
-"""Starts a Ray for this run only: its environment, its files, and where its output goes."""
+"""Starts a Ray for this run only: its environment, its files and its output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stops the service: the signals that ask for it, and the end of Ray's processes."""
+"""Stops the service: handles the signals, and ends Ray's processes."""
 
 from __future__ import annotations
 

@@ -25,6 +25,12 @@ REPLACEMENTS = {
         r"mend(?:s|ed|ing)?": "fix or repair",
         r"whole (?:answer|reply|response)s?": "complete, or non-streaming",
         r"in company": "batched, or with other requests",
+        r"drew|drawn|draws?": "sample",
+        r"entrances?": "API or route",
+        r"in work": "in progress",
+        r"fates?": "result, or leave it out",
+        r"(?:asks?|asked) of": "the interface, or what is called",
+        r"on (?:its|their) way": "the state: launched, being copied, being received",
     }.items()
 }
 FSTRING = [tokenize.FSTRING_MIDDLE] if hasattr(tokenize, "FSTRING_MIDDLE") else []  # Python 3.12

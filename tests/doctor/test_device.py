@@ -69,8 +69,8 @@ def test_a_container_without_the_machines_card_gets_advice():
 def test_a_driver_that_hangs_is_not_waited_for():
     finding = the_one(check_gpu(Driver("580.95.05", hangs=True), BLIND, "auto"))
     assert finding.status == Status.PROBLEM
-    assert "nvidia-smi does not answer" in finding.seen
-    assert look_at_torch(Driver(hangs=True)).error == "the driver does not answer"
+    assert "nvidia-smi does not respond" in finding.seen
+    assert look_at_torch(Driver(hangs=True)).error == "the driver does not respond"
 
 
 @pytest.mark.parametrize(

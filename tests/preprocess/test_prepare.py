@@ -259,7 +259,7 @@ async def test_glm_4v_9b_keeps_its_one_picture_over_turns_and_refuses_a_second(c
     kept = await stage.prepare(ChatRequest("r1", (earlier, answer, Message("user", (TextPart("Q2"),)))))
     assert kept.image_tokens == 1602
     second = Message("user", (TextPart("Q2"), ImagePart(PNG, "messages[2].content[1].image_url")))
-    with pytest.raises(InvalidRequest, match="2 pictures; the served model takes 1 in a whole conv") as refused:
+    with pytest.raises(InvalidRequest, match="2 pictures; the served model accepts at most 1 in a conv") as refused:
         await stage.prepare(ChatRequest("r1", (earlier, answer, second)))
     assert refused.value.param == "messages[2].content[1].image_url"
 

@@ -1,4 +1,4 @@
-"""Batch of one forward pass: positions of its tokens, places in the KV cache, what they attend to."""
+"""Batch of one forward pass: positions and cache places of its tokens, and the places they attend to."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ class Rows:
     """Sequences with one new token each."""
 
     slots: Tensor  # (rows,) int64: whose row of the page table
-    lengths: Tensor  # (rows,) int64: tokens to look at, the new one among them
+    lengths: Tensor  # (rows,) int64: tokens to attend to, the new one included
 
 
 @dataclass(frozen=True, slots=True)
 class Pieces:
-    """Pieces of prompts, packed one after the other; each looks at its prompt's tokens so far and its own."""
+    """Pieces of prompts, packed one after the other; each attends to the earlier tokens of its prompt and its own."""
 
-    lengths: list[tuple[int, int]]  # (new tokens, all tokens to look at) of each piece
+    lengths: list[tuple[int, int]]  # (new tokens, all tokens to attend to) of each piece
     starts: Tensor  # (pieces + 1,) int32: where each piece begins among the new tokens
     key_starts: Tensor  # (pieces + 1,) int32: the same among `places`
-    places: Tensor  # (tokens looked at,) int64: where their keys and values lie
+    places: Tensor  # (tokens attended to,) int64: where their keys and values are
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The model over pages: one forward pass for the new tokens of many sequences and pieces of prompts.
 
 What a step needs goes to the device in one copy, and the newest token of every row stays there, so a step
-can be launched before the host has read what the last one drew.
+can be launched before the host has read the tokens of the previous one.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from serve_app.engine.sequence import Sequence
 
 log = logging.getLogger("glm.engine")
 
-_OF_DEVICE = -1  # as a row's token: the one that was drawn last
+_OF_DEVICE = -1  # in place of a row's token: the token that was sampled last, which is on the device
 
 
 class PagedRunner(Runner):
-    """Turns sequences and chunks into logits; knows pages and shapes, not requests' fate."""
+    """Computes the logits of sequences and chunks over the pages of the KV cache."""
 
     packs = True
 
     def __init__(self, model: ModelAdapter, slots: int, pages: int, context_tokens: int) -> None:
         super().__init__(model, context_tokens)
         self._slots = slots
-        # One row more than slots, for rows of a graph that nobody uses; its pages are page 0.
+        # One row more than slots, for unused rows of a graph; its pages are page 0.
         table = torch.zeros(slots + 1, pages_for(context_tokens), dtype=torch.int32, device=model.device)
         self._cache = PagedCache(model.cache_shape, pages, PAGE_TOKENS, table)
         self._trunk = Trunk(model.text_layers, model.device)
@@ -54,7 +54,7 @@ class PagedRunner(Runner):
             self._graphs = DecodeGraphs(lambda steps, _: self._decode(steps), rows, [0], idle, self._device)
 
     def page_keys(self, prompt: Prompt) -> list[bytes]:
-        """Under which keys the prompt's pages can be found."""
+        """The keys of the pages that the prompt fills."""
         return prompt_keys(prompt, self.model.image_mask(prompt))
 
     @torch.inference_mode()
@@ -67,7 +67,7 @@ class PagedRunner(Runner):
 
     @torch.inference_mode()
     def keep(self, slots: torch.Tensor, token_ids: torch.Tensor) -> None:
-        """Remember the drawn tokens (rows,) of slots (rows,) for the next step."""
+        """Keep the sampled tokens (rows,) of slots (rows,) for the next step."""
         self._newest.index_copy_(0, slots, token_ids)
 
     @torch.inference_mode()
@@ -162,7 +162,7 @@ class PagedRunner(Runner):
 
 
 def _places(pages: list[int], tokens: int) -> NDArray[np.int64]:
-    """Where the first tokens of a sequence lie."""
+    """The places of the first tokens of a sequence in the cache."""
     firsts = np.array(pages[: pages_for(tokens)], dtype=np.int64) * PAGE_TOKENS
     return (firsts[:, None] + np.arange(PAGE_TOKENS)).ravel()[:tokens]
 
@@ -179,7 +179,7 @@ def supports(model: ModelAdapter) -> bool:
         kernels_for(device).silu_mul(ones)
     except Exception as error:
         log.warning(
-            "Triton's kernels can't be built here (%s); the library's modules are used, at half the speed.", error
+            "The Triton kernels can't be compiled here (%s); the library's modules are used, at half the speed.", error
         )
         return False
     return True

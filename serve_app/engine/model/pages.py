@@ -1,8 +1,8 @@
-"""Pages of the KV cache: who uses them, and which hold the beginning of a prompt that may come again.
+"""Pages of the KV cache: their users, and which can be reused for prompts with the same beginning.
 
-Pure: page numbers and keys only, no tensors. A page that holds 64 tokens of a prompt keeps its key after its
-last user has left, until its memory is needed; a new prompt with the same key takes it as it is. Keys are
-chains of hashes: equal keys mean equal tokens and pictures from the first token on, of one tenant.
+Pure: page numbers and keys only, no tensors. A page that holds 64 tokens of a prompt keeps its key after the
+last sequence that used it has ended, until its memory is needed; a new prompt with the same key uses it unchanged.
+Keys are chains of hashes: equal keys mean equal tokens and pictures from the first token on, of one tenant.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ class PagePool:
         return known + [self._take() for _ in range(count - len(known))], len(known)
 
     def publish(self, page: int, key: bytes) -> None:
-        """Say what a page in use holds; the first page of equal ones is found from now on."""
+        """Register the key of a page in use, so that `reserve` finds it; only the first of equal pages is."""
         if key not in self._page_of and page not in self._key_of:
             self._page_of[key], self._key_of[page] = page, key
 
     def release(self, pages: list[int]) -> None:
         """End one use of each page."""
-        for page in reversed(pages):  # of a chain, the last page is given up first
+        for page in reversed(pages):  # of a chain, the last page is evicted first
             self._users[page] -= 1
             if self._users[page]:
                 continue

@@ -1,4 +1,4 @@
-"""What runs a model's forward passes for the engine, whatever its cache: `SlotRunner`, `PagedRunner`."""
+"""The base class of the runners, which run the forward passes of a model: `SlotRunner`, `PagedRunner`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from serve_app.errors import InvalidRequest
 
 
 class Runner(ABC):
-    """A loaded model with a cache; `ModelBackend` says what the engine asks of it."""
+    """A loaded model with a cache; implements `ModelBackend`, the interface that the engine calls."""
 
     packs: bool
 

@@ -18,7 +18,7 @@ _LENGTH_STEP = 128  # decode attends to a multiple of this many tokens, so that 
 
 
 class SlotRunner(Runner):
-    """Turns chunks and sequences into logits; knows slots and shapes, not requests' fate."""
+    """Computes the logits of chunks and sequences over the slots of the KV cache."""
 
     packs = False
 
@@ -32,7 +32,7 @@ class SlotRunner(Runner):
         """On a GPU, record the decode step once a bucket, so that later steps are one launch."""
         if self._device.type == "cuda":
             rows, lengths = row_buckets(self._cache.keys[0].shape[0]), length_buckets(self.context_tokens)
-            self._graphs = DecodeGraphs(self._step, rows, lengths, [0, self._cache.trash, 0], self._device)
+            self._graphs = DecodeGraphs(self._step, rows, lengths, [0, self._cache.dummy_index, 0], self._device)
 
     @torch.inference_mode()
     def forward(self, rows: list[Sequence], chunks: list[Chunk]) -> torch.Tensor:
@@ -70,7 +70,7 @@ class SlotRunner(Runner):
         return self.model.trunk(embeddings, at, view, _chunk_mask(start, stop, self._device))[0]
 
     def keep(self, slots: torch.Tensor, token_ids: torch.Tensor) -> None:
-        """Nothing: a step here begins with tokens that the host has read."""
+        """Does nothing: each step here begins with tokens that the host has read."""
 
     def probe_hidden(self, prompt: Prompt, features: torch.Tensor) -> torch.Tensor:
         positions, _ = self.model.positions(prompt)
@@ -79,11 +79,11 @@ class SlotRunner(Runner):
     def _decode(self, sequences: list[Sequence]) -> torch.Tensor:
         """Feed each sequence its newest token; logits (sequences, vocab) in the given order.
 
-        Rows up to the highest slot in use are computed; idle ones among them write to the trash token.
+        Rows up to the highest slot in use are computed; idle ones among them write to the dummy token.
         """
         rows = max(sequence.slot for sequence in sequences) + 1
         steps = np.zeros((3, rows), dtype=np.int64)  # token id, index in the cache, position
-        steps[1] = self._cache.trash
+        steps[1] = self._cache.dummy_index
         for sequence in sequences:
             at = sequence.cached
             steps[:, sequence.slot] = sequence.generated[-1], at, at + sequence.position_delta

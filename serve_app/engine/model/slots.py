@@ -27,16 +27,16 @@ class CacheShape:
         return 2 * self.layers * self.kv_heads * self.head_dim * self.dtype.itemsize
 
     def slots_that_fit(self, free_bytes: int, context_tokens: int) -> int:
-        """How many slots of `context_tokens` (and their trash token) fit in `free_bytes`."""
+        """How many slots of `context_tokens` (and their dummy token) fit in `free_bytes`."""
         return free_bytes // (self.bytes_per_token * (context_tokens + 1))
 
 
 class SlotCache:
-    """Keys and values of all slots; the last token of each row is trash that idle rows write to."""
+    """Keys and values of all slots; the last token of each row is a dummy that idle rows write to."""
 
     def __init__(self, shape: CacheShape, slots: int, context_tokens: int, device: torch.device) -> None:
         self.context_tokens = context_tokens
-        self.trash = context_tokens  # an index that no sequence reaches
+        self.dummy_index = context_tokens  # an index that no sequence reaches
         block = (slots, shape.kv_heads, context_tokens + 1, shape.head_dim)
 
         # Zeros, because idle rows attend to the block and uninitialized memory may be NaN.

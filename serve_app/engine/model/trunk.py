@@ -35,7 +35,7 @@ class Layer:
 class PagedCache:
     """Keys and values of all layers, (places, kv_heads, dim) each, and the page table of all slots.
 
-    Place = page * PAGE_TOKENS + token of the page. Page 0 belongs to nobody: idle rows write to it.
+    Place = page * PAGE_TOKENS + token of the page. Page 0 belongs to no sequence: idle rows write to it.
     """
 
     def __init__(self, shape: CacheShape, pages: int, page_tokens: int, table: Tensor) -> None:
@@ -50,7 +50,7 @@ class PagedCache:
 
 
 class Trunk:
-    """The layers of a `language_model` module; `forward` gives what the module gives."""
+    """The layers of a `language_model` module; `forward` computes what the module computes."""
 
     def __init__(self, module: Any, device: torch.device) -> None:
         self._kernels = kernels_for(device)
@@ -95,7 +95,7 @@ class Trunk:
 
 
 def supports(module: Any) -> bool:
-    """Whether the layers of a `language_model` are of the kind written out here."""
+    """Whether this module implements the layers of this `language_model`."""
     return bool(module.config.hidden_act == "silu" and module.rotary_emb.attention_scaling == 1.0)
 
 

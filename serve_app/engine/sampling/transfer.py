@@ -1,4 +1,4 @@
-"""Small values to a device and back without waiting for what it computes meanwhile."""
+"""Copies small values to a device and back without a wait for its running computations."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def to_device(
 
 
 class HostCopy:
-    """A tensor on its way from a device to the host."""
+    """A tensor that is being copied from a device to the host."""
 
     def __init__(self, tensor: torch.Tensor) -> None:
         self._copied: torch.cuda.Event | None = None

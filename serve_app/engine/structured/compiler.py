@@ -81,7 +81,7 @@ class GrammarCompiler:
         return matcher.deep_copy()
 
     def _verdict(self, grammar: str, param: str) -> str:
-        """The sandbox's error of a grammar, "" if there is none; the sandbox is asked once."""
+        """The sandbox's error of a grammar, "" if there is none; each grammar goes to the sandbox once."""
         key = hashlib.sha256(grammar.encode()).digest()
         for cache in (self._accepted, self._refused):
             if (verdict := cache.get(key)) is not None:
@@ -118,7 +118,7 @@ class GrammarCompiler:
 
 
 class _RecentlyUsed(Generic[_Key, _Value]):
-    """A cache that forgets what was not used for longest; any thread may call it."""
+    """A cache that evicts the least recently used entry; any thread may call it."""
 
     def __init__(self, size: int) -> None:
         self._size = size

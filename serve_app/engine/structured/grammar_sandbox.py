@@ -35,7 +35,7 @@ class GrammarSandbox:
         self._quick_process = _Process(special_tokens)
         self._slow_processes = [_Process(special_tokens) for _ in range(max(1, limits.grammar_processes - 1))]
         self._idle = [*self._slow_processes, self._quick_process]
-        self._quick: deque[object] = deque()  # tickets of those who wait
+        self._quick: deque[object] = deque()  # tickets of the waiting calls
         self._slow: deque[object] = deque()
         self._changed = threading.Condition()
 
@@ -59,7 +59,7 @@ class GrammarSandbox:
         return str(answer["error"])
 
     def close(self) -> None:
-        """End the processes; jobs that run are given up."""
+        """End the processes; running jobs are lost."""
         for process in (*self._slow_processes, self._quick_process):
             process.close()
 
