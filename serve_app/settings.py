@@ -121,15 +121,18 @@ class PreprocessSettings(Section):
         5.0, gt=0, le=60, description="Longest time to look up the host of a picture's URL, in seconds."
     )
     max_fetches: int = Field(
-        64, ge=1, le=1024, description="Most pictures that are fetched at the same time; four times as many may wait."
+        64,
+        ge=1,
+        le=1024,
+        description="Maximum number of pictures fetched at the same time; four times as many may wait.",
     )
     max_fetches_per_host: int = Field(
-        8, ge=1, description="Most pictures that are fetched from one host at the same time."
+        8, ge=1, description="Maximum number of pictures fetched from one host at the same time."
     )
     max_bytes_in_flight: int = Field(
         2**30,
         ge=2**20,
-        description="Most bytes of files and pixels of all requests of a replica; further requests are refused (503).",
+        description="Maximum size of files and pixels of all requests of a replica, in bytes; above it, 503.",
     )
     fetch_private_addresses: bool = Field(
         False, description="Also fetch pictures from private, loopback and link-local addresses."

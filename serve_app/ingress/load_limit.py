@@ -92,7 +92,7 @@ class LoadLimit:
 
 
 class LoadCheckMiddleware:
-    """ASGI middleware: refuses requests before their bodies are read; those that make no work always pass.
+    """ASGI middleware: refuses POST requests before their bodies are read; others always pass.
 
     It is the outermost one, and a refusal costs as little as possible: under a load of many times the capacity, the
     time of refusals is taken from the model on the same machine. So they are counted and logged once a second.
@@ -108,7 +108,7 @@ class LoadCheckMiddleware:
         self._refused: Counter[str] = Counter()  # by route, since the last summary
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if _makes_work(scope):
+        if _is_limited(scope):
             try:
                 self._load.check()
             except Overloaded as error:
@@ -142,7 +142,7 @@ class LoadLimitMiddleware:
         self._load = load
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if not _makes_work(scope):
+        if not _is_limited(scope):
             await self._app(scope, receive, send)
             return
         self._load.enter()
@@ -163,5 +163,5 @@ class LoadLimitMiddleware:
             self._load.leave(completed=completed)
 
 
-def _makes_work(scope: Scope) -> bool:
+def _is_limited(scope: Scope) -> bool:
     return bool(scope["type"] == "http" and scope["method"] == "POST")

@@ -3,7 +3,7 @@
 A caller can make this service fetch any address (SSRF), so a host is resolved once, refused unless all its
 addresses are public, and connected to by the checked address: no second DNS query, every redirect checked
 again, no proxy, no cookies, no credentials, no compression, and no more bytes than a picture may have.
-Slow hosts hold only places of their own: so many at one host, so many in total.
+The number of fetches is limited in total and for each host, so a slow host delays only fetches from itself.
 """
 
 import asyncio
@@ -28,24 +28,24 @@ _MAX_WAITING: Final = 4  # fetches, running or waiting, for each that may run
 
 
 class FetchPlaces:
-    """Places for fetches, in total and at one host; fetches wait for one within their time-out."""
+    """Limits the fetches that run at the same time, in total and for one host; others wait, within their time-out."""
 
     def __init__(self, total: int, per_host: int) -> None:
-        self._most, self._per_host = _MAX_WAITING * total, per_host
+        self._max_waiting, self._per_host = _MAX_WAITING * total, per_host
         self._total = asyncio.Semaphore(total)
         self._hosts: dict[str, tuple[asyncio.Semaphore, int]] = {}  # with the fetches that run or wait
         self._number = 0
 
     @asynccontextmanager
     async def at(self, host: str) -> AsyncIterator[None]:
-        """A place at a host; raises Overloaded if too many fetches wait already."""
-        if self._number >= self._most:
-            raise Overloaded(f"{self._number} pictures are being fetched or wait for it, the limit. Try again shortly.")
+        """A context in which one fetch from a host runs; raises Overloaded if too many fetches wait already."""
+        if self._number >= self._max_waiting:
+            raise Overloaded(f"{self._number} pictures are being fetched or waiting, the limit. Try again shortly.")
         places, users = self._hosts.get(host, (asyncio.Semaphore(self._per_host), 0))
         self._hosts[host] = places, users + 1
         self._number += 1
         try:
-            async with places, self._total:  # in this order: who waits for a slow host holds no place in total
+            async with places, self._total:  # in this order: a fetch that waits for a slow host does not count in total
                 yield
         finally:
             self._number -= 1

@@ -1,4 +1,4 @@
-"""How many bytes of files and pixels the requests of one replica may hold together."""
+"""A limit on the bytes of files and pixels that all requests of one replica hold together."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ from serve_app.errors import Overloaded
 
 
 class MemoryBudget:
-    """Bytes in use by all requests; what would exceed the limit is refused with 503."""
+    """Bytes in use by all requests; a request that would exceed the limit is refused with 503."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -15,7 +15,7 @@ class MemoryBudget:
 
     @contextmanager
     def reservation(self) -> Iterator["Reservation"]:
-        """The bytes of one request, which are free again at the end."""
+        """A context with the bytes of one request, which are released at its end."""
         reservation = Reservation(self)
         try:
             yield reservation
@@ -39,6 +39,6 @@ class Reservation:
         self.bytes = 0
 
     def add(self, size: int) -> None:
-        """Raises Overloaded if the budget has not that many bytes left."""
+        """Raises Overloaded if fewer bytes are left in the budget."""
         self._budget.take(size)
         self.bytes += size

@@ -11,7 +11,7 @@ from serve_app.preprocess.fetch import Fetcher
 from serve_app.preprocess.memory_budget import Reservation
 from serve_app.preprocess.picture_limits import ImageLabel, label_of
 
-_AT_ONCE: Final = 100_000  # characters of base64 that are decoded faster than a thread is asked
+_AT_ONCE: Final = 100_000  # characters of base64; shorter texts are decoded faster than a thread starts the work
 
 
 class PictureSources:

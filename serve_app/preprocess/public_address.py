@@ -1,4 +1,4 @@
-"""Addresses of hosts: looked up in threads of their own, and whether one is on the internet."""
+"""DNS look-ups in separate threads, and the check whether an address is on the public internet."""
 
 import asyncio
 import ipaddress

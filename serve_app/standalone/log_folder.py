@@ -42,7 +42,7 @@ def create_run_folder(settings: LogSettings) -> Path:
 
 def keep_ray_logs(ray_folder: Path, run_folder: Path) -> None:
     """Copy the logs of Ray's last session, which are in a temporary folder, to those of this run."""
-    with suppress(OSError):  # Ray has not started, or the disk is full: the service ends all the same
+    with suppress(OSError):  # Ray has not started, or the disk is full: neither keeps the service from its normal end
         shutil.copytree(
             ray_folder / "session_latest" / "logs",
             run_folder / RAY_LOGS,

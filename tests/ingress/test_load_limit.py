@@ -25,7 +25,7 @@ class Clock:
 
 
 def busy(load: LoadLimit, clock: Clock, rate: float, seconds: float) -> None:
-    """Requests that are completed at a rate while `min_in_flight` and one more are in work."""
+    """Requests that are completed at a rate while `min_in_flight` and one more are in progress."""
     for _ in range(LIMITS.min_in_flight + 1):
         load.enter()
     for _ in range(round(rate * seconds)):
@@ -110,5 +110,5 @@ async def test_refusals_do_no_work_and_are_counted_and_logged_together(
     assert meter.counts["glm_requests_total", "unmatched", "503"] == 1
     assert meter.counts["glm_rejections_total", "overloaded"] == 3
     assert [record.message for record in caplog.records if record.levelno == logging.WARNING] == [
-        "3 requests were refused within a second: 1 are in work"
+        "3 requests were refused within a second; 1 are in progress."
     ]

@@ -20,7 +20,7 @@ class Nf4Product:
     """
 
     def __init__(self, layers: Sequence[Any]) -> None:
-        """Of layers for which `fits_nf4` says yes."""
+        """`layers` are those for which `fits_nf4` is true."""
         from serve_app.engine.model.kernels import few_rows, nf4  # imported late: Triton is for GPUs
 
         self._kernels, self._most_rows = nf4, few_rows.MOST_ROWS

@@ -143,7 +143,7 @@ class Tower:
 
 
 def supports(module: Any) -> bool:
-    """Whether a module's tower is of the kind written out here, on a GPU that runs its kernels."""
+    """Whether this class implements the tower of this module, on a GPU that runs its kernels."""
     weight = module.patch_embed.proj.weight
     capable = weight.is_cuda and torch.cuda.get_device_capability(weight.device) >= (8, 0)
     return capable and module.config.hidden_act == "silu"
