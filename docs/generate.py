@@ -1,4 +1,4 @@
-"""Writes the generated pages: docs/{settings,errors,metrics}.md and the tree of the README.
+"""Writes the generated pages: docs/{settings,errors,metrics}.md and the trees of README.md and docs/architecture.md.
 
 python docs/generate.py           write them
 python docs/generate.py --check   exit 1 if one is out of date
@@ -129,7 +129,7 @@ def metrics_page() -> str:
     )
 
 
-# -- the tree in the README ----------------------------------------------------------------------
+# -- the trees in the README and in docs/architecture.md ------------------------------------------
 
 TREE_BEGINS, TREE_ENDS = "<!-- tree: written by `make docs` from the docstrings -->", "<!-- end of tree -->"
 READING_ORDER = ("app", "pipeline", "contracts", "errors", "settings", "metrics", "logs", "checkpoint")
@@ -143,10 +143,31 @@ def tree() -> str:
     folders = {file.parent.name: file for file in package.glob("*/__init__.py")}
     order = [*READING_ORDER, *sorted(set(modules) - set(READING_ORDER))]
     stages = [*(name for name in STAGES if name in folders), *sorted(set(folders) - set(STAGES))]
-    entries = [(f"{name}.py", modules[name]) for name in order] + [(f"{name}/", folders[name]) for name in stages]
+    entries = [(f"  {name}.py", modules[name]) for name in order]
+    entries += [(f"  {name}/", folders[name]) for name in stages]
+    return "\n".join(["```", "serve_app/", *_aligned(entries), "```"])
+
+
+def stage_trees() -> str:
+    """The files of the three stages and of their subfolders, one line each."""
+    package = ROOT / "serve_app"
+    entries = [entry for name in STAGES[:3] for entry in _folder(package / name, "")]
+    return "\n".join(["```", *_aligned(entries), "```"])
+
+
+def _folder(folder: Path, indent: str) -> Iterator[tuple[str, Path]]:
+    """A folder, its modules and its subfolders: their indented names, and the files that describe them."""
+    yield f"{indent}{folder.name}/", folder / "__init__.py"
+    for file in sorted(folder.glob("*.py")):
+        if file.name != "__init__.py":
+            yield f"{indent}  {file.name}", file
+    for subfolder in sorted(file.parent for file in folder.glob("*/__init__.py")):
+        yield from _folder(subfolder, f"{indent}  ")
+
+
+def _aligned(entries: list[tuple[str, Path]]) -> list[str]:
     width = max(len(name) for name, _ in entries) + 1
-    lines = [f"  {name:<{width}}{first_line(file)}" for name, file in entries]
-    return "\n".join(["```", "serve_app/", *lines, "```"])
+    return [f"{name:<{width}}{first_line(file)}" for name, file in entries]
 
 
 def first_line(file: Path) -> str:
@@ -155,12 +176,20 @@ def first_line(file: Path) -> str:
 
 
 def readme_page() -> str:
-    """The README with the current tree."""
-    before, begins, rest = (ROOT / "README.md").read_text().partition(TREE_BEGINS)
+    return _with_tree("README.md", tree())
+
+
+def architecture_page() -> str:
+    return _with_tree("docs/architecture.md", stage_trees())
+
+
+def _with_tree(page: str, tree: str) -> str:
+    """A page with the current tree between its two comments."""
+    before, begins, rest = (ROOT / page).read_text().partition(TREE_BEGINS)
     _, ends, after = rest.partition(TREE_ENDS)
     if not begins or not ends:
-        raise SystemExit(f"README.md has no lines {TREE_BEGINS!r} and {TREE_ENDS!r}, between which the tree belongs.")
-    return f"{before}{begins}\n{tree()}\n{ends}{after}"
+        raise SystemExit(f"{page} has no lines {TREE_BEGINS!r} and {TREE_ENDS!r}, between which the tree belongs.")
+    return f"{before}{begins}\n{tree}\n{ends}{after}"
 
 
 # -- writing and checking ------------------------------------------------------------------------
@@ -170,6 +199,7 @@ PAGES = {
     "docs/errors.md": errors_page,
     "docs/metrics.md": metrics_page,
     "README.md": readme_page,
+    "docs/architecture.md": architecture_page,
 }
 
 

@@ -224,13 +224,13 @@ def _up(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from serve_app.doctor.examination import examine
     from serve_app.doctor.report import show
+    from serve_app.doctor.run_checks import run_checks
 
     settings = _settings(options)
     if settings is None:
         return 2
-    report = examine(settings)
+    report = run_checks(settings)
     if options.json:
         print(json.dumps(report.as_object(), indent=2))
     else:

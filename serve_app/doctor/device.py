@@ -77,10 +77,10 @@ def _unusable(driver: Driver, torch: Torch) -> Finding:
 
 def _memory(driver: Driver, torch: Torch) -> Finding:
     free = f"{sized(torch.free_bytes)} of {sized(torch.total_bytes)} free"
-    held = sum(holder.held_bytes for holder in driver.holders)
+    held = sum(process.used_bytes for process in driver.processes)
     if held > _HELD_BYTES:
-        largest = sorted(driver.holders, key=lambda holder: holder.held_bytes, reverse=True)
-        shown = ", ".join(f"{h.name} (process {h.pid}) {sized(h.held_bytes)}" for h in largest[:3])
+        largest = sorted(driver.processes, key=lambda process: process.used_bytes, reverse=True)
+        shown = ", ".join(f"{h.name} (process {h.pid}) {sized(h.used_bytes)}" for h in largest[:3])
         return warning(
             "GPU memory", f"{free}; other processes use it: {shown}", "Stop those that the model does not need."
         )

@@ -49,12 +49,12 @@ class Software:
 
 
 @dataclass(frozen=True, slots=True)
-class Holder:
+class GpuProcess:
     """A process that uses memory of the GPU."""
 
     pid: int
     name: str
-    held_bytes: int
+    used_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Driver:
 
     version: str | None = None  # None: there is no driver
     gpus: tuple[str, ...] = ()  # names of the cards
-    holders: tuple[Holder, ...] = ()
+    processes: tuple[GpuProcess, ...] = ()
     hangs: bool = False  # nvidia-smi did not respond
 
 
@@ -107,7 +107,7 @@ class Host:
     ports: tuple[Port, ...]
 
 
-def look_at_software() -> Software:
+def collect_software() -> Software:
     """Versions from the installed metadata; an installed torchvision is imported in another process."""
     needs_python, packages = None, []
     try:
@@ -123,27 +123,27 @@ def look_at_software() -> Software:
     return Software(platform.python_version(), needs_python, tuple(packages), torchvision, error)
 
 
-def look_at_driver() -> Driver:
+def collect_driver() -> Driver:
     """Run nvidia-smi, with a time limit because it hangs if the card does."""
     found = re.search(r"\d{3,}\.\d+(\.\d+)?", _KERNEL_DRIVER.read_text()) if _KERNEL_DRIVER.is_file() else None
     in_kernel = found.group() if found else None
     try:
         cards = _nvidia_smi("gpu=driver_version,name")
-        processes = _nvidia_smi("compute-apps=pid,process_name,used_memory")
+        listed = _nvidia_smi("compute-apps=pid,process_name,used_memory")
     except subprocess.TimeoutExpired:
         return Driver(in_kernel, hangs=True)
     except (OSError, subprocess.CalledProcessError):  # not installed, or not in this container
         return Driver(in_kernel)
-    holders = [
-        Holder(int(pid), Path(name).name, int(mib) * 2**20)
-        for pid, name, mib in processes
+    processes = [
+        GpuProcess(int(pid), Path(name).name, int(mib) * 2**20)
+        for pid, name, mib in listed
         if mib.isdigit() and int(pid) != os.getpid()
     ]
     names = tuple(name for _, name in cards)
-    return Driver(cards[0][0] if cards else in_kernel, names, tuple(holders))
+    return Driver(cards[0][0] if cards else in_kernel, names, tuple(processes))
 
 
-def look_at_torch(driver: Driver) -> Torch:
+def collect_torch(driver: Driver) -> Torch:
     """The facts that torch reports. Raises what the import of torch raises."""
     import torch
 
@@ -166,7 +166,7 @@ def look_at_torch(driver: Driver) -> Torch:
         return Torch(*built, error=(str(error).splitlines() or [type(error).__name__])[0])
 
 
-def look_at_host(settings: Settings) -> Host:
+def collect_host(settings: Settings) -> Host:
     """Memory, files and ports at this moment."""
     ram_bytes, ram_free_bytes = container_memory() or _machine_memory()
     temporary = shutil.disk_usage(_TEMPORARY)

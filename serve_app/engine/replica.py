@@ -32,8 +32,8 @@ from serve_app.settings import EngineSettings, MetricsSettings, ModelSettings
 log = logging.getLogger("glm.engine")
 
 
-class Mailbox:
-    """Events of one request that wait for their reader, in order; deltas are joined. For one event loop."""
+class EventBuffer:
+    """Events of one request that wait for their reader, in order; deltas are joined. Used in one event loop."""
 
     def __init__(self) -> None:
         self._events: list[Event | ServiceError] = []
@@ -119,19 +119,19 @@ class EngineReplica:
         Closing or cancelling the generator frees the slot within one step.
         """
         self._event_loop = asyncio.get_running_loop()
-        mailbox = Mailbox()
+        buffer = EventBuffer()
         admit = self.loop.admission.admit
         # A new constraint takes up to 100 ms to compile; neither this event loop nor the engine's thread waits for it.
         constrained = prompt.is_constrained
         if constrained:
-            sequence = await self._event_loop.run_in_executor(self._admitting, admit, prompt, mailbox.put)
+            sequence = await self._event_loop.run_in_executor(self._admitting, admit, prompt, buffer.put)
         else:
-            sequence = admit(prompt, mailbox.put)
+            sequence = admit(prompt, buffer.put)
         self.loop.submit(sequence)
         ended = False
         try:
             while not ended:
-                for event in await mailbox.take():
+                for event in await buffer.take():
                     ended = isinstance(event, (Finished, ServiceError))
                     if isinstance(event, ServiceError):
                         raise event

@@ -18,8 +18,8 @@ from serve_app.ingress.completions.routes import completion_routes
 from serve_app.ingress.context import ServingContext
 from serve_app.ingress.docs_page import docs_routes
 from serve_app.ingress.errors import HANDLERS
-from serve_app.ingress.front import outer_middlewares
 from serve_app.ingress.openapi import complete_openapi
+from serve_app.ingress.outer_middlewares import outer_middlewares
 from serve_app.ingress.responses.routes import response_routes
 from serve_app.ingress.status.routes import READY_WITHIN_S, Describe, MetricsPage, status_routes
 from serve_app.ingress.tokenize.routes import tokenize_routes

@@ -13,8 +13,8 @@ from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
 from serve_app.ingress.app import create_app, new_uuid, route_paths
-from serve_app.ingress.front import connection_limits, outer_middlewares, wrap
 from serve_app.ingress.http_protocol import bounded_protocol
+from serve_app.ingress.outer_middlewares import connection_limits, outer_middlewares, wrap
 from serve_app.ingress.server import customize_server
 from serve_app.logs import join_serve_log
 from serve_app.metrics import RayMeter
@@ -25,7 +25,7 @@ from serve_app.settings import Settings
 METRICS_TIMEOUT_S: Final = 5.0  # a scrape of a busy node takes 0.1 s
 
 
-# Far above our own limits (`front.py`): a request that Serve counts has its whole body, and is refused by ours first.
+# Far above our own limits (`outer_middlewares.py`), which refuse a request before Serve counts it.
 @serve.deployment(name="ingress", max_ongoing_requests=100_000, ray_actor_options={"num_cpus": 0})
 @serve.ingress()
 class IngressDeployment:

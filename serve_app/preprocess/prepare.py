@@ -1,4 +1,4 @@
-"""Turns a request into a prompt: checks it, fetches pictures, reads their headers, tokenizes, decodes last.
+"""Turns a request into a prompt: checks it, fetches pictures, reads headers, tokenizes, decodes last.
 
 What is known from headers (sizes, token counts, whether the context suffices) is checked before a pixel is
 decoded. Pictures are read in the processes of decoder_pool.py, text is tokenized in one thread, so the event loop is

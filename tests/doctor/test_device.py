@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from serve_app.doctor.device import check_dtype, check_gpu, has_kernels
-from serve_app.doctor.facts import Driver, Holder, Torch, look_at_driver, look_at_torch
+from serve_app.doctor.facts import Driver, GpuProcess, Torch, collect_driver, collect_torch
 from serve_app.doctor.report import Status
 from tests.doctor.conftest import named, the_one
 
@@ -70,7 +70,7 @@ def test_a_driver_that_hangs_is_not_waited_for():
     finding = the_one(check_gpu(Driver("580.95.05", hangs=True), BLIND, "auto"))
     assert finding.status == Status.PROBLEM
     assert "nvidia-smi does not respond" in finding.seen
-    assert look_at_torch(Driver(hangs=True)).error == "the driver does not respond"
+    assert collect_torch(Driver(hangs=True)).error == "the driver does not respond"
 
 
 @pytest.mark.parametrize(
@@ -103,9 +103,9 @@ def test_a_card_that_torch_has_no_code_for_is_a_problem(capability: tuple[int, i
 
 
 def test_others_who_hold_the_cards_memory_are_named():
-    others = (Holder(1, "Xorg", GIB // 4), Holder(4711, "python", 9 * GIB))
+    others = (GpuProcess(1, "Xorg", GIB // 4), GpuProcess(4711, "python", 9 * GIB))
     finding = named(
-        check_gpu(replace(DRIVER, holders=others), replace(TORCH, free_bytes=14 * GIB), "auto"), "GPU memory"
+        check_gpu(replace(DRIVER, processes=others), replace(TORCH, free_bytes=14 * GIB), "auto"), "GPU memory"
     )
     assert finding.status == Status.WARNING
     assert "python (process 4711) 9.0 GiB, Xorg (process 1) 256 MiB" in finding.seen
@@ -138,6 +138,6 @@ def test_a_dtype_of_the_checkpoint_or_the_cpu_needs_no_word():
 
 
 def test_this_machine_answers_for_itself():
-    driver = look_at_driver()
-    torch = look_at_torch(driver)
+    driver = collect_driver()
+    torch = collect_torch(driver)
     assert bool(torch.gpus) != bool(torch.error)

@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from serve_app.doctor.facts import Host, Port, container_memory, look_at_host
+from serve_app.doctor.facts import Host, Port, collect_host, container_memory
 from serve_app.doctor.host import check_host
 from serve_app.doctor.report import Status
 from serve_app.settings import Settings
@@ -55,7 +55,7 @@ def test_a_port_in_use_is_a_problem_with_the_option_that_changes_it():
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         number = taken.getsockname()[1]
-        found = look_at_host(Settings.model_validate({"http": {"port": number}}))
+        found = collect_host(Settings.model_validate({"http": {"port": number}}))
     finding = named(check_host(found), f"port {number}")
     assert finding.status == Status.PROBLEM
     assert "(Address already in use)" in finding.seen

@@ -4,7 +4,7 @@ import pytest
 import torch
 from packaging.requirements import Requirement
 
-from serve_app.doctor.facts import Package, Software, import_error, look_at_software
+from serve_app.doctor.facts import Package, Software, collect_software, import_error
 from serve_app.doctor.report import Status
 from serve_app.doctor.software import FormatTest, check_bitsandbytes, check_software, measure_formats
 from tests.doctor.conftest import named, the_one
@@ -63,7 +63,7 @@ def test_a_torchvision_that_matches_is_left_alone():
 
 
 def test_this_environment_is_within_the_ranges_of_the_installed_metadata():
-    findings = list(check_software(look_at_software()))
+    findings = list(check_software(collect_software()))
     assert not [finding for finding in findings if finding.status == Status.PROBLEM]
 
 

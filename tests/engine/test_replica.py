@@ -21,7 +21,7 @@ from serve_app.contracts import (
     ToolCallDelta,
     Usage,
 )
-from serve_app.engine.replica import EngineReplica, Mailbox
+from serve_app.engine.replica import EngineReplica, EventBuffer
 from serve_app.errors import EngineFailed, InvalidRequest, ServiceError
 from serve_app.metrics import SilentMeter
 from serve_app.settings import EngineSettings, MetricsSettings, ModelSettings
@@ -117,10 +117,10 @@ async def test_deltas_that_wait_for_a_slow_reader_are_joined_by_channel_and_call
         ToolCallDelta(1, "f", "{}", 1),
         finished,
     ]
-    mailbox = Mailbox()
+    buffer = EventBuffer()
     for event in waiting:
-        mailbox.put(event)
-    assert await mailbox.take() == [
+        buffer.put(event)
+    assert await buffer.take() == [
         Delta("why", 3, "reasoning"),
         Delta("ab", 2, "text", (one, two)),
         ToolCallDelta(0, "f", "{}", 3),

@@ -12,7 +12,7 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from serve_app.errors import Overloaded
-from serve_app.ingress.front import outer_middlewares, wrap
+from serve_app.ingress.outer_middlewares import outer_middlewares, wrap
 from serve_app.settings import Settings
 from tests.fakes import FakeAnswer, FakeDescribe, FakeMeter
 from tests.ingress.client import PICTURE_URL, PNG, MakeClient, chat, make_app, picture, text

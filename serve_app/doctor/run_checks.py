@@ -24,14 +24,14 @@ from serve_app.settings import Settings
 if TYPE_CHECKING:
     import torch
 
-    from serve_app.doctor.skeleton import Skeleton
+    from serve_app.doctor.empty_model import EmptyModel
     from serve_app.engine.model.quantization import Quantization
 
 # Each step imports what needs torch or transformers itself, so that a failing import becomes a finding.
 
 
 @dataclass(slots=True)
-class ExamContext:
+class CheckContext:
     """What earlier steps found; a value of None means that the step did not succeed, and later ones skip."""
 
     settings: Settings
@@ -44,13 +44,13 @@ class ExamContext:
     quantization: Quantization | None = None
     tensors: dict[str, files.Stored] = field(default_factory=dict)
     weights_are_complete: bool = False
-    skeleton: Skeleton | None = None
+    empty_model: EmptyModel | None = None
     fit: MemoryFit | None = None
 
 
-def examine(settings: Settings) -> Report:
+def run_checks(settings: Settings) -> Report:
     """Check everything that `up` needs with these settings; change nothing and download nothing."""
-    context = ExamContext(settings)
+    context = CheckContext(settings)
     groups: dict[str, list[Finding]] = {title: [] for title, _, _ in _STEPS}
     with _quiet():
         for title, name, step in _STEPS:
@@ -64,22 +64,22 @@ def examine(settings: Settings) -> Report:
     )
 
 
-def _software(context: ExamContext) -> Iterator[Finding]:
-    yield from check_software(facts.look_at_software())
+def _software(context: CheckContext) -> Iterator[Finding]:
+    yield from check_software(facts.collect_software())
 
 
-def _machine(context: ExamContext) -> Iterator[Finding]:
-    host = facts.look_at_host(context.settings)
+def _machine(context: CheckContext) -> Iterator[Finding]:
+    host = facts.collect_host(context.settings)
     context.ram_free_bytes = host.ram_free_bytes
     yield from check_host(host)
 
 
-def _gpu(context: ExamContext) -> Iterator[Finding]:
+def _gpu(context: CheckContext) -> Iterator[Finding]:
     wanted = context.settings.model.device
     findings = [ok("GPU", "not checked, because model.device is cpu")]
     if wanted != "cpu":
-        driver = facts.look_at_driver()
-        torch = facts.look_at_torch(driver)
+        driver = facts.collect_driver()
+        torch = facts.collect_torch(driver)
         context.gpu_free_bytes = torch.free_bytes
         findings = list(check_gpu(driver, torch, wanted))
     yield from findings
@@ -89,20 +89,20 @@ def _gpu(context: ExamContext) -> Iterator[Finding]:
         context.device = find_device(wanted)
 
 
-def _folder(context: ExamContext) -> Iterator[Finding]:
+def _folder(context: CheckContext) -> Iterator[Finding]:
     folder = files.find_folder(context.settings.model)
     yield ok("folder", str(folder.resolve()))
     files.check_pointers(folder)
     config = files.read_config(folder)
 
-    from serve_app.doctor.skeleton import check_family
+    from serve_app.doctor.empty_model import check_family
 
     yield from check_family(config, folder)
     context.folder, context.config = folder, config
     yield from files.check_code(folder)
 
 
-def _quantization(context: ExamContext) -> Iterator[Finding]:
+def _quantization(context: CheckContext) -> Iterator[Finding]:
     if context.config is None:
         return
     from serve_app.engine.model.quantization import Quantization
@@ -128,7 +128,7 @@ def _quantization(context: ExamContext) -> Iterator[Finding]:
         yield ok("quantization", "stored quantized by bitsandbytes")
 
 
-def _dtype(context: ExamContext) -> Iterator[Finding]:
+def _dtype(context: CheckContext) -> Iterator[Finding]:
     if context.config is None:
         return
     from serve_app.engine.model.weights import checkpoint_dtype, find_dtype
@@ -144,7 +144,7 @@ def _dtype(context: ExamContext) -> Iterator[Finding]:
     yield check_dtype(chosen, checkpoint, context.device.type, context.settings.model.dtype)
 
 
-def _bitsandbytes(context: ExamContext) -> Iterator[Finding]:
+def _bitsandbytes(context: CheckContext) -> Iterator[Finding]:
     if context.device is None or context.dtype is None:
         return
     wanted: str = context.settings.model.quantization
@@ -155,7 +155,7 @@ def _bitsandbytes(context: ExamContext) -> Iterator[Finding]:
     yield from check_bitsandbytes(measure_formats(context.device, context.dtype), wanted, where)
 
 
-def _weights(context: ExamContext) -> Iterator[Finding]:
+def _weights(context: CheckContext) -> Iterator[Finding]:
     if context.folder is None or context.config is None:
         return
     needs_index = model_family(context.config, context.folder).weight_layout == "transformers"
@@ -164,35 +164,35 @@ def _weights(context: ExamContext) -> Iterator[Finding]:
     yield from findings
 
 
-def _layout(context: ExamContext) -> Iterator[Finding]:
+def _layout(context: CheckContext) -> Iterator[Finding]:
     if context.folder is None or context.config is None or context.dtype is None or not context.tensors:
         return
-    from serve_app.doctor import skeleton
+    from serve_app.doctor import empty_model
 
-    context.skeleton = skeleton.build(context.folder, context.config, context.tensors, context.dtype)
+    context.empty_model = empty_model.build(context.folder, context.config, context.tensors, context.dtype)
     if context.weights_are_complete:
-        yield from skeleton.check_names(context.skeleton, context.tensors)
+        yield from empty_model.check_names(context.empty_model, context.tensors)
 
 
-def _chat(context: ExamContext) -> Iterator[Finding]:
+def _chat(context: CheckContext) -> Iterator[Finding]:
     if context.folder is None or context.config is None:
         return
     from serve_app.doctor import tokenizer_check
 
-    if context.skeleton is not None:
-        family = context.skeleton.family
+    if context.empty_model is not None:
+        family = context.empty_model.family
         yield from tokenizer_check.check_ids(context.folder, context.config, family.vocab_size, family.stop_ids)
     yield from tokenizer_check.check_conversation(context.folder, context.settings)
 
 
-def _memory(context: ExamContext) -> Iterator[Finding]:
-    if context.skeleton is None or context.device is None or context.quantization is None:
+def _memory(context: CheckContext) -> Iterator[Finding]:
+    if context.empty_model is None or context.device is None or context.quantization is None:
         return
+    from serve_app.doctor.empty_model import quantized_bytes
     from serve_app.doctor.fit import Demand, check_fit, fit_slots
-    from serve_app.doctor.skeleton import quantized_bytes
     from serve_app.engine.model.footprint import Sizes
 
-    family, settings = context.skeleton.family, context.settings
+    family, settings = context.empty_model.family, context.settings
     stored = (context.config or {}).get("quantization_config")
     stored_bytes = quantized_bytes(context.tensors, family.dtype) if stored else None
     sizes = Sizes.of(family.model, family.cache_shape, stored_bytes)

@@ -28,7 +28,7 @@ _QUANTIZED_PARTS = (".absmax", ".quant_map", ".nested_absmax", ".nested_quant_ma
 
 
 @dataclass(frozen=True, slots=True)
-class Skeleton:
+class EmptyModel:
     """The model without weights, and the differences of the stored tensors."""
 
     family: ModelAdapter
@@ -48,7 +48,7 @@ def check_family(config: dict[str, Any], folder: Path) -> Iterator[Finding]:
     yield ok("family", f"{family.name}, as {' and '.join(family.checkpoints)}")
 
 
-def build(folder: Path, config: dict[str, Any], tensors: dict[str, Stored], dtype: torch.dtype) -> Skeleton:
+def build(folder: Path, config: dict[str, Any], tensors: dict[str, Stored], dtype: torch.dtype) -> EmptyModel:
     """Build the model without weights and compare it with `tensors`.
 
     Raises InvalidRequest for an invalid config, and CheckEnded for a missing file.
@@ -58,34 +58,37 @@ def build(folder: Path, config: dict[str, Any], tensors: dict[str, Stored], dtyp
     return _transformers_layout(folder, tensors, dtype)
 
 
-def check_names(skeleton: Skeleton, tensors: dict[str, Stored]) -> Iterator[Finding]:
+def check_names(empty_model: EmptyModel, tensors: dict[str, Stored]) -> Iterator[Finding]:
     """Report missing tensors, wrong shapes and unknown tensors."""
     again = "Download the folder again, all files at one revision; merge a fine-tuned adapter before saving."
-    if missing := skeleton.missing:
-        if len(missing) == skeleton.weights:
+    if missing := empty_model.missing:
+        if len(missing) == empty_model.weights:
             seen = f"None of the model's weights is stored; the first stored tensor is {min(tensors, key=natural)}."
             again = "The names are of another layout: use the revision that was published with this config.json."
         else:
-            seen = f"{len(missing)} of {skeleton.weights} are missing, {missing[0]} first."
+            seen = f"{len(missing)} of {empty_model.weights} are missing, {missing[0]} first."
         yield problem("names", seen, again)
-    if skeleton.misshapen:
-        name, stored, expected = skeleton.misshapen[0]
+    if empty_model.misshapen:
+        name, stored, expected = empty_model.misshapen[0]
+        differing = len(empty_model.misshapen)
         yield problem(
             "shapes",
-            f"{len(skeleton.misshapen)} shapes differ from config.json, {name} first: {stored} instead of {expected}.",
+            f"{differing} shapes differ from config.json, {name} first: {stored} instead of {expected}.",
             f"config.json is of another model or revision. {again}",
         )
-    if skeleton.unknown:
-        seen = f"{len(skeleton.unknown)} tensors are not part of the model, {skeleton.unknown[0]} first"
-        if skeleton.unknown_refused:
+    if empty_model.unknown:
+        seen = f"{len(empty_model.unknown)} tensors are not part of the model, {empty_model.unknown[0]} first"
+        if empty_model.unknown_refused:
             yield problem("names", f"{seen}.", again)
-        elif not skeleton.missing:
+        elif not empty_model.missing:
             yield warning("names", f"{seen}; they are ignored.", "If the answers are correct, no action is needed.")
-    if not (skeleton.missing or skeleton.misshapen or skeleton.unknown):
-        yield ok("names", f"all {skeleton.weights} weights of the model are stored, with the right shapes")
+    if not (empty_model.missing or empty_model.misshapen or empty_model.unknown):
+        yield ok("names", f"all {empty_model.weights} weights of the model are stored, with the right shapes")
 
 
-def _original_layout(folder: Path, config: dict[str, Any], tensors: dict[str, Stored], dtype: torch.dtype) -> Skeleton:
+def _original_layout(
+    folder: Path, config: dict[str, Any], tensors: dict[str, Stored], dtype: torch.dtype
+) -> EmptyModel:
     """GLM-4V-9B: the names and shapes that engine/model/shards.py checks."""
     network = empty_network(config)
     expected = original_shapes(network, original_name)
@@ -94,7 +97,7 @@ def _original_layout(folder: Path, config: dict[str, Any], tensors: dict[str, St
     eos = read_json(generation).get("eos_token_id") if generation.is_file() else None
     if eos is not None:
         config = config | {"eos_token_id": eos}
-    return Skeleton(
+    return EmptyModel(
         Glm4v9bAdapter(network, config, dtype),
         weights=len(expected),
         missing=_sorted(expected.keys() - stored.keys()),
@@ -108,7 +111,7 @@ def _original_layout(folder: Path, config: dict[str, Any], tensors: dict[str, St
     )
 
 
-def _transformers_layout(folder: Path, tensors: dict[str, Stored], dtype: torch.dtype) -> Skeleton:
+def _transformers_layout(folder: Path, tensors: dict[str, Stored], dtype: torch.dtype) -> EmptyModel:
     """GLM-4.xV: `from_pretrained` with empty tensors, which renames and compares them."""
     from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig
 
@@ -138,7 +141,7 @@ def _transformers_layout(folder: Path, tensors: dict[str, Stored], dtype: torch.
         if not (quantized and name in tensors and not tensors[name].is_float)  # packed, two elements in a byte
     ]
     unknown = [name for name in report["unexpected_keys"] if not (quantized and _is_quantized_part(name))]
-    return Skeleton(
+    return EmptyModel(
         Glm4vAdapter(model, folder, dtype, torch.device("meta")),
         weights=len(model.state_dict()),
         missing=_sorted(report["missing_keys"]),

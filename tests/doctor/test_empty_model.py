@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from serve_app.doctor.empty_model import build, check_family, check_names, quantized_bytes
 from serve_app.doctor.files import read_shards
 from serve_app.doctor.report import CheckEnded, Finding, Status
-from serve_app.doctor.skeleton import build, check_family, check_names, quantized_bytes
 from serve_app.engine.model.weights import load
 from serve_app.errors import InvalidRequest
 from serve_app.settings import ModelSettings
@@ -128,7 +128,7 @@ def test_a_checkpoint_stored_quantized_is_complete_in_its_own_way(tiny: Path, tm
     assert quantized_bytes(tensors, torch.bfloat16) < whole
 
 
-def test_the_skeleton_knows_what_the_loaded_model_knows(tiny: Path):
+def test_the_empty_model_has_the_properties_of_the_loaded_model(tiny: Path):
     tensors, _ = read_shards(tiny)
     family = build(tiny, json.loads((tiny / "config.json").read_text()), tensors, torch.float32).family
     loaded = load(tiny, ModelSettings(path=str(tiny), device="cpu")).model

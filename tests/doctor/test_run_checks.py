@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from serve_app.doctor.examination import examine
 from serve_app.doctor.report import Finding, Report, Status
+from serve_app.doctor.run_checks import run_checks
 from serve_app.settings import Settings
 from tests.doctor.conftest import change, named
 from tests.engine.model.original_glm4v_9b import write_folder
@@ -17,7 +17,7 @@ from tests.test_standalone import free_ports
 
 def examined(folder: Path | None = None, **model: Any) -> Report:
     path = {} if folder is None else {"path": str(folder)}
-    return examine(Settings.model_validate({"model": {**path, "device": "cpu", **model}, **free_ports()}))
+    return run_checks(Settings.model_validate({"model": {**path, "device": "cpu", **model}, **free_ports()}))
 
 
 def problems(report: Report) -> list[Finding]:
