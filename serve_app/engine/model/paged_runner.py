@@ -6,7 +6,6 @@ can be launched before the host has read the tokens of the previous one.
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import numpy as np
@@ -18,14 +17,12 @@ from serve_app.engine.model import trunk
 from serve_app.engine.model.batch import Batch, Pieces, Rows
 from serve_app.engine.model.families.adapter import ModelAdapter
 from serve_app.engine.model.graphs import DecodeGraphs, row_buckets
-from serve_app.engine.model.kernels import kernels_for
+from serve_app.engine.model.kernels import available
 from serve_app.engine.model.pages import PAGE_TOKENS, pages_for, prompt_keys
 from serve_app.engine.model.runner import Runner
 from serve_app.engine.model.trunk import PagedCache, Trunk
 from serve_app.engine.scheduler import Chunk
 from serve_app.engine.sequence import Sequence
-
-log = logging.getLogger("glm.engine")
 
 _OF_DEVICE = -1  # in place of a row's token: the token that was sampled last, which is on the device
 
@@ -168,18 +165,5 @@ def _places(pages: list[int], tokens: int) -> NDArray[np.int64]:
 
 
 def supports(model: ModelAdapter) -> bool:
-    """Whether this model runs over pages on its device: with CUDA 8.0 or newer, and Triton with a compiler."""
-    device = model.device
-    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0):
-        return False
-    if not trunk.supports(model.text_layers):
-        return False
-    try:
-        ones = torch.ones(1, 16, dtype=model.dtype, device=device)
-        kernels_for(device).silu_mul(ones)
-    except Exception as error:
-        log.warning(
-            "The Triton kernels can't be compiled here (%s); the library's modules are used, at half the speed.", error
-        )
-        return False
-    return True
+    """Whether this model runs over pages: its layers are of a known kind and its device runs the kernels."""
+    return available(model.device) and trunk.supports(model.text_layers)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.nn.functional import gelu, grid_sample, linear, scaled_dot_product_attention
 
-from serve_app.engine.model.kernels import kernels_for
+from serve_app.engine.model.kernels import available, kernels_for
 from serve_app.engine.model.products import product
 
 _SLICE_PATCHES = 5 * 6400  # patches times layers of a slice: 5 of 24 layers of a 1120x1120 picture, 7 ms on an H200
@@ -145,8 +145,7 @@ class Tower:
 def supports(module: Any) -> bool:
     """Whether this class implements the tower of this module, on a GPU that runs its kernels."""
     weight = module.patch_embed.proj.weight
-    capable = weight.is_cuda and torch.cuda.get_device_capability(weight.device) >= (8, 0)
-    return capable and module.config.hidden_act == "silu"
+    return available(weight.device) and module.config.hidden_act == "silu"
 
 
 def _axis_weights(length: int, side: int, device: torch.device) -> torch.Tensor:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 from types import ModuleType
 
 import torch
+
+log = logging.getLogger("glm.engine")
 
 
 def kernels_for(device: torch.device) -> ModuleType:
@@ -16,3 +20,21 @@ def kernels_for(device: torch.device) -> ModuleType:
     from serve_app.engine.model.kernels import plain
 
     return plain
+
+
+@functools.cache
+def available(device: torch.device) -> bool:
+    """Whether the Triton kernels run on a device: compute capability 8.0 or newer, and Triton can build.
+
+    Triton needs a C compiler once, for its driver module. Without one the library's modules compute.
+    """
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0):
+        return False
+    try:
+        kernels_for(device).silu_mul(torch.ones(1, 16, device=device))
+    except Exception as error:
+        log.warning(
+            "Triton cannot build kernels here (%s). The library's modules run instead, at half the speed.", error
+        )
+        return False
+    return True
