@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from PIL import (
+    AvifImagePlugin,
     BmpImagePlugin,
     GifImagePlugin,
     Image,
@@ -21,6 +22,8 @@ from PIL import (
     TiffImagePlugin,
     WebPImagePlugin,
 )
+from pillow_heif import HeifImageFile
+from pillow_heif import options as heif_options
 
 from serve_app.errors import ServiceError
 from serve_app.preprocess.picture_limits import (
@@ -33,6 +36,7 @@ from serve_app.preprocess.picture_limits import (
     megapixels,
 )
 from serve_app.preprocess.sniff import sniff
+from serve_app.preprocess.tolerant import keep_pixel_chunks, load_without_end_mark
 
 # The plugins are called directly, not through Image.open: its decompression bomb check is a process-wide
 # limit that warns on stderr. Our own limit is checked right after the header instead.
@@ -43,7 +47,10 @@ _PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
     "GIF": GifImagePlugin.GifImageFile,
     "BMP": BmpImagePlugin.BmpImageFile,
     "TIFF": TiffImagePlugin.TiffImageFile,
+    "AVIF": AvifImagePlugin.AvifImageFile,
+    "HEIC": HeifImageFile,
 }
+AvifImagePlugin.DEFAULT_MAX_THREADS = heif_options.DECODE_THREADS = 1  # one core for each decoder process
 _UPRIGHT = {  # EXIF orientation -> what turns the stored pixels upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -78,7 +85,7 @@ def read_header(data: bytes, label: ImageLabel, limits: PictureLimits) -> Header
     check_bytes(len(data), limits.max_bytes, label)
     file_format = sniff(data, label)
     with _pillow_errors_rejected(label, file_format, limits.max_pixels):
-        image = _PLUGINS[file_format](io.BytesIO(data))
+        image = _open(data, file_format)
         width, height = image.size
         check_pixels(width, height, limits.max_pixels, label)
         scans = _count_scans(data, file_format)
@@ -98,9 +105,7 @@ def decode_picture(data: bytes, header: Header, label: ImageLabel, max_pixels: i
     Raises ImageRejected if the file is damaged, cut off, or has a pixel type without an 8-bit equivalent.
     """
     with _pillow_errors_rejected(label, header.format, max_pixels):
-        image: Image.Image = _PLUGINS[header.format](io.BytesIO(data))
-        image.load()
-        image = _eight_bit(image, label)
+        image = _eight_bit(_load(data, header.format), label)
         if header.orientation in _UPRIGHT:
             image = image.transpose(_UPRIGHT[header.orientation])
         if image.size != (header.width, header.height):
@@ -108,6 +113,21 @@ def decode_picture(data: bytes, header: Header, label: ImageLabel, max_pixels: i
                 f"is a damaged {header.format} file: its size differs between header and pixels. Save it again"
             )
         return image
+
+
+def _open(data: bytes, file_format: str) -> ImageFile.ImageFile:
+    return _PLUGINS[file_format](io.BytesIO(keep_pixel_chunks(data) if file_format == "PNG" else data))
+
+
+def _load(data: bytes, file_format: str) -> Image.Image:
+    image = _open(data, file_format)
+    try:
+        image.load()
+    except OSError:
+        if file_format != "JPEG":
+            raise
+        return load_without_end_mark(data)
+    return image
 
 
 def _count_scans(data: bytes, file_format: str) -> int:

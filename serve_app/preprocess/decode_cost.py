@@ -15,6 +15,8 @@ _NS_PER_PIXEL: Final = {
     "GIF": 8.0,
     "BMP": 2.0,
     "TIFF": 12.0,
+    "AVIF": 30.0,
+    "HEIC": 50.0,
 }
 _NS_PER_SCAN_PIXEL: Final = 1.0  # each further scan of a progressive JPEG
 _NS_PURE_PYTHON: Final = 150.0  # decoders that Pillow has in Python only: BMP with run lengths

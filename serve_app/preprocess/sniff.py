@@ -2,7 +2,7 @@
 
 from serve_app.preprocess.picture_limits import ImageLabel
 
-ACCEPTED = "JPEG, PNG, WebP, GIF, BMP or TIFF"
+ACCEPTED = "JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIC"
 
 _MAGIC = (
     (b"\xff\xd8\xff", "JPEG"),
@@ -23,7 +23,8 @@ def sniff(data: bytes, label: ImageLabel) -> str:
         raise label.rejected("is empty (0 bytes)")
     if file_format := known_format(data):
         return file_format
-    raise label.rejected(f"is {_describe(data)}. Send {ACCEPTED}")
+    what, conversion = _describe(data)
+    raise label.rejected(f"is {what}. {conversion}; accepted are {ACCEPTED}")
 
 
 def known_format(data: bytes) -> str | None:
@@ -33,17 +34,35 @@ def known_format(data: bytes) -> str | None:
             return file_format
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WebP"
+    brands = _brands(data)
+    if brands & {b"avif", b"avis"}:
+        return "AVIF"
+    if brands & {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}:
+        return "HEIC"
     return None
 
 
-def _describe(data: bytes) -> str:
+def _brands(data: bytes) -> set[bytes]:
+    """The brands in the first box of a file in the ISO base media format."""
+    if data[4:8] != b"ftyp":
+        return set()
+    end = min(int.from_bytes(data[:4]), 512)
+    return {data[8:12], *(data[start : start + 4] for start in range(16, end, 4))}
+
+
+def _describe(data: bytes) -> tuple[str, str]:
+    """What an unknown file is, and how to make a picture of it."""
     head = data[:512].lstrip().lower()
-    if data[4:8] == b"ftyp":
-        return "a HEIC, AVIF or video file"
+    if data[4:8] == b"ftyp" or data[:4] == b"\x1aE\xdf\xa3":
+        return "a video file", "Send one frame of it as JPEG or PNG"
+    if data[:2] == b"\xff\x0a" or data[4:8] in (b"JXL ", b"jP  "):
+        return "a JPEG XL or JPEG 2000 file", "Convert it to JPEG or PNG"
     if head.startswith(b"%pdf"):
-        return "a PDF"
+        return "a PDF", "Export its pages as PNG"
     if head.startswith(b"<svg") or (head.startswith(b"<?xml") and b"<svg" in head):
-        return "an SVG drawing"
+        return "an SVG drawing", "Export it as PNG"
     if head.startswith((b"<!doctype html", b"<html")):
-        return "a web page"
-    return "not a picture of a known format"
+        return "a web page", "Send a screenshot, or the address of the picture itself"
+    if data[:2] == b"PK" or data[:4] == b"\xd0\xcf\x11\xe0":
+        return "an office document or archive", "Send its pages as pictures"
+    return "not a picture of a known format", "Convert it to JPEG or PNG"
