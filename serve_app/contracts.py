@@ -41,7 +41,18 @@ class ImagePart:
     detail: Detail = "auto"
 
 
-Part: TypeAlias = TextPart | ImagePart
+@dataclass(frozen=True, slots=True)
+class FilePart:
+    """A document or picture as file bytes, a `data:` URL or an `http(s):` URL; each page becomes a picture."""
+
+    source: bytes | str
+    param: str = "file"  # the request field it came from, for error messages
+    filename: str = ""  # as sent; has no effect
+    pages: tuple[int, int] | None = None  # first and last page of a PDF, from 1; None: all
+    detail: Detail = "auto"
+
+
+Part: TypeAlias = TextPart | ImagePart | FilePart
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +165,14 @@ class ChatRequest:
 # -- prompts --------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class PictureSource:
+    """Which upload of the request a picture comes from, from 0, and which page of a document, from 1."""
+
+    upload: int
+    page: int | None = None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Picture:
     """A decoded picture at the size that the model sees, with its digest."""
@@ -161,7 +180,8 @@ class Picture:
     pixels: NDArray[np.uint8]  # (height, width, 3), RGB
     digest: str  # SHA-256 over size and pixels: key of the feature cache
     tokens: int  # placeholder tokens in the prompt
-    original_size: tuple[int, int]  # (width, height) as uploaded, after EXIF rotation
+    original_size: tuple[int, int]  # (width, height) as uploaded, after EXIF rotation; of a page: as rendered
+    source: PictureSource | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -214,6 +234,7 @@ class PictureSeen:
     original_size: tuple[int, int]
     seen_size: tuple[int, int]
     tokens: int
+    source: PictureSource | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -187,7 +187,12 @@ class EngineLoop:
         self._executor.prepare(sequence)
         prompt = sequence.prompt
         seen = tuple(
-            PictureSeen(picture.original_size, (picture.pixels.shape[1], picture.pixels.shape[0]), picture.tokens)
+            PictureSeen(
+                picture.original_size,
+                (picture.pixels.shape[1], picture.pixels.shape[0]),
+                picture.tokens,
+                picture.source,
+            )
             for picture in prompt.pictures
         )
         stages = {**prompt.stages_ms, **sequence.stages_ms}

@@ -8,6 +8,7 @@ import base64
 import binascii
 from urllib.parse import unquote_to_bytes
 
+from serve_app.preprocess.documents import is_pdf
 from serve_app.preprocess.picture_limits import ImageLabel, check_bytes
 from serve_app.preprocess.sniff import known_format
 
@@ -29,9 +30,10 @@ def is_bare_base64(text: str) -> bool:
     """Whether a text without any scheme is the base64 of a file of a known format."""
     head = "".join(text[: 2 * _HEAD].split())[:_HEAD]
     try:
-        return known_format(base64.b64decode(head[: len(head) // 4 * 4], validate=True)) is not None
+        start = base64.b64decode(head[: len(head) // 4 * 4], validate=True)
     except ValueError:
         return False
+    return known_format(start) is not None or is_pdf(start)
 
 
 def decode_bare_base64(source: str, label: ImageLabel, max_bytes: int) -> bytes:

@@ -75,6 +75,7 @@ class Header:
     orientation: int  # EXIF, 1 to 8
     scans: int = 1  # of a JPEG: a progressive one is decoded once for each
     pure_python: bool = False  # Pillow has no C decoder for it
+    page: int | None = None  # of a PDF, from 1
 
 
 def read_header(data: bytes, label: ImageLabel, limits: PictureLimits) -> Header:

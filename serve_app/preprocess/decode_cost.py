@@ -17,9 +17,11 @@ _NS_PER_PIXEL: Final = {
     "TIFF": 12.0,
     "AVIF": 30.0,
     "HEIC": 50.0,
+    "PDF": 60.0,
 }
 _NS_PER_SCAN_PIXEL: Final = 1.0  # each further scan of a progressive JPEG
 _NS_PURE_PYTHON: Final = 150.0  # decoders that Pillow has in Python only: BMP with run lengths
+_PAGE_S: Final = 0.1  # of a PDF, besides its pixels: what it draws is not known
 _NS_RESIZE: Final = 10.0
 _NS_PER_BYTE: Final = 5.0  # of a header: a file may be all header
 _BUDGET_FACTOR: Final = 10.0  # above every prediction error and slower machines
@@ -50,7 +52,8 @@ def decode_cost_s(header: Measured, seen_pixels: int) -> float:
     """Predicted CPU seconds to decode a picture and to resize it to `seen_pixels`."""
     per_pixel = _NS_PURE_PYTHON if header.pure_python else _NS_PER_PIXEL[header.format]
     per_pixel += _NS_PER_SCAN_PIXEL * (header.scans - 1) + _NS_RESIZE
-    return (header.width * header.height * per_pixel + seen_pixels * _NS_RESIZE) / 1e9
+    fixed_s = _PAGE_S if header.format == "PDF" else 0.0
+    return fixed_s + (header.width * header.height * per_pixel + seen_pixels * _NS_RESIZE) / 1e9
 
 
 def cpu_budget_s(cost_s: float) -> float:

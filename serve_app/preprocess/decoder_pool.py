@@ -77,6 +77,15 @@ class DecoderPool:
         reply, _ = await self._run(_job("measure", label, limits), file, cost_s, cpu_budget_s(cost_s), label)
         return Header(**reply["header"])
 
+    async def measure_pages(
+        self, file: bytes, pages: tuple[int, int] | None, max_pages: int, label: ImageLabel, limits: PictureLimits
+    ) -> list[tuple[int, float, float]]:
+        """(page from 1, width, height in points) of the pages of a PDF; raises as `measure`."""
+        cost_s = header_cost_s(len(file))
+        job = {**_job("pages", label, limits), "pages": pages, "max_pages": max_pages}
+        reply, _ = await self._run(job, file, cost_s, cpu_budget_s(cost_s), label)
+        return [(page, width, height) for page, width, height in reply["pages"]]
+
     async def decode(
         self,
         file: bytes,
@@ -197,7 +206,7 @@ class DecoderPool:
 
 
 def _job(kind: str, label: ImageLabel, limits: PictureLimits) -> dict[str, Any]:
-    return {"kind": kind, "label": (label.number, ""), "limits": astuple(limits)}
+    return {"kind": kind, "label": (label.number, "", label.page), "limits": astuple(limits)}
 
 
 def _check_end(ended_by: int, budget_s: float, label: ImageLabel) -> None:

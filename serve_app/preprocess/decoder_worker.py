@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from serve_app.errors import ImageRejected
 from serve_app.preprocess.decode import Header, decode_picture, read_header
+from serve_app.preprocess.pdf import page_sizes, render_page
 from serve_app.preprocess.picture_limits import ImageLabel, PictureLimits
 from serve_app.preprocess.resize import picture_digest, resize_picture
 
@@ -94,9 +95,15 @@ def _do(job: dict[str, Any], memory: int) -> dict[str, Any]:
     data = os.pread(memory, job["bytes"], 0)
     if job["kind"] == "measure":
         return {"header": asdict(read_header(data, label, limits))}
+    if job["kind"] == "pages":
+        return {"pages": page_sizes(data, job["pages"], job["max_pages"], label)}
     began = time.perf_counter()
     header = Header(**job["header"])
-    image = decode_picture(data, header, label, limits.max_pixels)
+    if header.page is not None:
+        width, height = job["size"]
+        image = render_page(data, header.page, width, height, label)
+    else:
+        image = decode_picture(data, header, label, limits.max_pixels)
     decoded = time.perf_counter()
     pixels = resize_picture(image, *job["size"])
     digest = picture_digest(pixels)

@@ -29,14 +29,16 @@ class PictureLimits:
 
 @dataclass(frozen=True, slots=True)
 class ImageLabel:
-    """How errors name a picture: its number in the request, from 1, and its field."""
+    """How errors name a picture: its number in the request, from 1, its field, and the page of a document."""
 
     number: int
     param: str
+    page: int | None = None
 
     def rejected(self, reason: str) -> ImageRejected:
-        """The error "Picture 2 {reason}."."""
-        return ImageRejected(f"Picture {self.number} {reason}.", self.param)
+        """The error "Picture 2 {reason}." or "Page 3 of file 2 {reason}."."""
+        name = f"Picture {self.number}" if self.page is None else f"Page {self.page} of file {self.number}"
+        return ImageRejected(f"{name} {reason}.", self.param)
 
 
 def label_of(part: ImagePart, index: int) -> ImageLabel:

@@ -7,17 +7,19 @@ never blocked. What depends on the model is in its family's processor.
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from serve_app.checkpoint import checkpoint_folder
-from serve_app.contracts import ChatRequest, ImagePart, Picture, Prompt, Sampling, Tokenized
+from serve_app.contracts import ChatRequest, Picture, PictureSource, Prompt, Sampling, Tokenized
 from serve_app.errors import DeadlineExceeded
 from serve_app.metrics import PICTURE_TOKENS, PICTURES, STAGE_SECONDS, Meter
 from serve_app.preprocess.decode import Header
 from serve_app.preprocess.decoder_pool import DecoderPool
+from serve_app.preprocess.documents import PDF, POINTS_PER_INCH, Upload, files_as_pictures, is_pdf, repeat_pictures
 from serve_app.preprocess.family_processor import TokenizedPrompt, load_processor
 from serve_app.preprocess.fetch import Fetcher
 from serve_app.preprocess.max_tokens import resolve_max_tokens
@@ -26,7 +28,9 @@ from serve_app.preprocess.message_checks import check_request
 from serve_app.preprocess.picture_limits import (
     ImageLabel,
     PictureLimits,
+    check_bytes,
     check_number,
+    check_pixels,
     check_request_pixels,
     label_of,
 )
@@ -45,6 +49,7 @@ class _MeasuredPicture:
     header: Header
     size: tuple[int, int]  # (width, height) to which it is resized
     tokens: int
+    source: PictureSource
 
 
 class Preprocessor:
@@ -139,19 +144,22 @@ class Preprocessor:
         self, request: ChatRequest, stages_ms: dict[str, float], held: Reservation
     ) -> tuple[list[_MeasuredPicture], TokenizedPrompt, Sampling]:
         """All steps before a pixel is decoded; finds every reason to refuse a request except damaged pixels."""
-        parts = [part for message in request.messages for part in message.parts if isinstance(part, ImagePart)]
+        messages, uploads = files_as_pictures(request.messages)
+        parts = [upload.part for upload in uploads]
         check_number(parts, self._processor.max_pictures, self._settings.max_images)
         limit = self._processor.context_limit(len(parts))
-        check_request(request, self._processor.abilities, limit.tokens)
+        check_request(replace(request, messages=messages), self._processor.abilities, limit.tokens)
         with _timed(stages_ms, "fetch"):
             files = await self._sources.read_all(parts, held)
         with _timed(stages_ms, "decode"):
-            measured = await self._measure(files, parts)
+            measured = await self._measure(files, uploads)
+        pictures = Counter(picture.source.upload for picture in measured)
+        shown = replace(request, messages=repeat_pictures(messages, [pictures[n] for n in range(len(parts))]))
 
         def work() -> TokenizedPrompt:
             self._busy_since = time.monotonic()
             try:
-                return self._processor.tokenize(request, [picture.tokens for picture in measured], limit.tokens)
+                return self._processor.tokenize(shown, [picture.tokens for picture in measured], limit.tokens)
             finally:
                 self._busy_since = None
 
@@ -161,17 +169,37 @@ class Preprocessor:
         sampling = resolve_max_tokens(request.sampling, len(tokenized.token_ids), limit, default, request.param)
         return measured, tokenized, sampling
 
-    async def _measure(self, files: Sequence[bytes], parts: Sequence[ImagePart]) -> list[_MeasuredPicture]:
+    async def _measure(self, files: Sequence[bytes], uploads: Sequence[Upload]) -> list[_MeasuredPicture]:
         measured: list[_MeasuredPicture] = []
         pixels = 0
-        for index, (file, part) in enumerate(zip(files, parts, strict=True)):
-            label = label_of(part, index)
-            header = await self._decoders.measure(file, label, self._limits)
-            pixels += header.width * header.height
-            check_request_pixels(pixels, self._settings.max_request_pixels, label)
-            size = self._processor.target_size(header.width, header.height, part.detail, label)
-            measured.append(_MeasuredPicture(file, label, header, size, self._processor.picture_tokens(*size)))
+        for index, (file, upload) in enumerate(zip(files, uploads, strict=True)):
+            label = label_of(upload.part, index)
+            for header in await self._headers(file, upload, label):
+                label = replace(label, page=header.page)
+                pixels += header.width * header.height
+                check_request_pixels(pixels, self._settings.max_request_pixels, label)
+                size = self._processor.target_size(header.width, header.height, upload.part.detail, label)
+                tokens = self._processor.picture_tokens(*size)
+                measured.append(_MeasuredPicture(file, label, header, size, tokens, PictureSource(index, header.page)))
+            parts = [uploads[picture.source.upload].part for picture in measured]
+            check_number(parts, self._processor.max_pictures, self._settings.max_images)
         return measured
+
+    async def _headers(self, file: bytes, upload: Upload, label: ImageLabel) -> list[Header]:
+        """The header of a picture, or of each page of a document."""
+        if not is_pdf(file):
+            return [await self._decoders.measure(file, label, self._limits)]
+        check_bytes(len(file), self._limits.max_bytes, label)
+        most = self._settings.max_pdf_pages
+        pages = await self._decoders.measure_pages(file, upload.pages, most, label, self._limits)
+        scale = self._settings.pdf_dpi / POINTS_PER_INCH
+        headers = [
+            Header(PDF, max(1, round(width * scale)), max(1, round(height * scale)), orientation=1, page=page)
+            for page, width, height in pages
+        ]
+        for header in headers:
+            check_pixels(header.width, header.height, self._limits.max_pixels, replace(label, page=header.page))
+        return headers
 
     async def _decode(self, measured: Sequence[_MeasuredPicture], stages_ms: dict[str, float]) -> tuple[Picture, ...]:
         """One picture after the other, so that each request has one job in the queue."""
@@ -192,7 +220,8 @@ class Preprocessor:
             stages_ms["resize"] += decoded.resize_ms
             stages_ms["decode"] += spent_ms - decoded.resize_ms  # with the time in the queue
             cpu_left_s -= decoded.cpu_s
-            pictures.append(Picture(decoded.pixels, decoded.digest, picture.tokens, (header.width, header.height)))
+            original_size = (header.width, header.height)
+            pictures.append(Picture(decoded.pixels, decoded.digest, picture.tokens, original_size, picture.source))
         return tuple(pictures)
 
     def _count(self, prompt: Prompt, formats: list[str]) -> None:

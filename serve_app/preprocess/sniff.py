@@ -2,7 +2,7 @@
 
 from serve_app.preprocess.picture_limits import ImageLabel
 
-ACCEPTED = "JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIC"
+ACCEPTED = "JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, HEIC or PDF"
 
 _MAGIC = (
     (b"\xff\xd8\xff", "JPEG"),
@@ -57,8 +57,6 @@ def _describe(data: bytes) -> tuple[str, str]:
         return "a video file", "Send one frame of it as JPEG or PNG"
     if data[:2] == b"\xff\x0a" or data[4:8] in (b"JXL ", b"jP  "):
         return "a JPEG XL or JPEG 2000 file", "Convert it to JPEG or PNG"
-    if head.startswith(b"%pdf"):
-        return "a PDF", "Export its pages as PNG"
     if head.startswith(b"<svg") or (head.startswith(b"<?xml") and b"<svg" in head):
         return "an SVG drawing", "Export it as PNG"
     if head.startswith((b"<!doctype html", b"<html")):

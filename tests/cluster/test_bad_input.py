@@ -51,7 +51,8 @@ def with_text(text: str, **settings: Any) -> Body:
 
 
 CASES: dict[str, tuple[Callable[[], Body], int, str, str]] = {
-    "not an image": (lambda: with_picture(b"%PDF-1.7 not a picture"), 400, "invalid_image", "JPEG"),
+    "not an image": (lambda: with_picture(b"not a picture"), 400, "invalid_image", "JPEG"),
+    "damaged PDF": (lambda: with_picture(b"%PDF-1.7 not a document"), 400, "invalid_image", "PDF"),
     "truncated JPEG": (lambda: with_picture(jpeg(300, 200)[:4000]), 400, "invalid_image", "incomplete"),
     "decompression bomb": (lambda: with_picture(png_bomb()), 400, "invalid_image", "65"),
     "zero bytes": (lambda: with_picture(b""), 400, "invalid_image", "empty"),

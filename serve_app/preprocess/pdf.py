@@ -1,0 +1,56 @@
+"""Pages of a PDF as pictures, by PDFium; runs in the decoder processes only."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pypdfium2
+from PIL import Image
+
+from serve_app.errors import ServiceError
+from serve_app.preprocess.picture_limits import ImageLabel
+
+
+def page_sizes(
+    data: bytes, pages: tuple[int, int] | None, max_pages: int, label: ImageLabel
+) -> list[tuple[int, float, float]]:
+    """(page from 1, width, height in points) of the pages from first to last, or of all.
+
+    Raises ImageRejected for a file that cannot be opened, for pages that it lacks and for more than `max_pages`.
+    """
+    with _opened(data, label) as pdf:
+        total = len(pdf)
+        if total == 0:
+            raise label.rejected("is a PDF without pages")
+        first, last = pages or (1, total)
+        if not 1 <= first <= last <= total:
+            raise label.rejected(f"has {total} pages; pages {first} to {last} are asked for. Correct the range")
+        if last - first + 1 > max_pages:
+            raise label.rejected(f"gives {last - first + 1} pages; the limit is {max_pages}. Send a range of pages")
+        return [(number, *pdf.get_page_size(number - 1)) for number in range(first, last + 1)]
+
+
+def render_page(data: bytes, page: int, width: int, height: int, label: ImageLabel) -> Image.Image:
+    """A page (from 1) with its annotations and form fields on white, RGB, at least `width` x `height` pixels."""
+    with _opened(data, label) as pdf:
+        if pdf.get_formtype():
+            pdf.init_forms()
+        sheet = pdf[page - 1]
+        scale = max(width / sheet.get_width(), height / sheet.get_height())
+        image: Image.Image = sheet.render(scale=scale, rev_byteorder=True).to_pil()
+        return image.convert("RGB")
+
+
+@contextmanager
+def _opened(data: bytes, label: ImageLabel) -> Iterator[pypdfium2.PdfDocument]:
+    try:
+        pdf = pypdfium2.PdfDocument(data)
+        try:
+            yield pdf
+        finally:
+            pdf.close()
+    except ServiceError:
+        raise
+    except Exception as error:
+        if "password" in str(error).lower():
+            raise label.rejected("is a PDF that needs a password. Send it without one") from error
+        raise label.rejected("is a damaged or incomplete PDF. Send the complete file") from error
