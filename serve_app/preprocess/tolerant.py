@@ -1,4 +1,4 @@
-"""Files with small faults that browsers show: PNG side chunks, and JPEG files that lack only their end mark."""
+"""Files with small faults that browsers show: side chunks of PNG, and JPEG without its end mark."""
 
 import io
 import zlib
