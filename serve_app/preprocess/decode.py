@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
+from pi_heif import HeifImageFile
+from pi_heif import options as heif_options
 from PIL import (
     AvifImagePlugin,
     BmpImagePlugin,
@@ -22,8 +24,6 @@ from PIL import (
     TiffImagePlugin,
     WebPImagePlugin,
 )
-from pillow_heif import HeifImageFile
-from pillow_heif import options as heif_options
 
 from serve_app.errors import ServiceError
 from serve_app.preprocess.picture_limits import (
