@@ -21,7 +21,7 @@ _NS_PER_PIXEL: Final = {
 }
 _NS_PER_SCAN_PIXEL: Final = 1.0  # each further scan of a progressive JPEG
 _NS_PURE_PYTHON: Final = 150.0  # decoders that Pillow has in Python only: BMP with run lengths
-_PAGE_S: Final = 0.1  # of a PDF, besides its pixels: what it draws is not known
+_PAGE_S: Final = 0.1  # of a PDF, besides its pixels: its content is not known
 _NS_RESIZE: Final = 10.0
 _NS_PER_BYTE: Final = 5.0  # of a header: a file may be all header
 _BUDGET_FACTOR: Final = 10.0  # above every prediction error and slower machines

@@ -112,7 +112,7 @@ async def test_a_document_is_refused_in_words(
 async def test_pages_count_as_pictures_of_the_request(checkpoint: Path, checkpoint_9b: Path) -> None:
     with pytest.raises(InvalidRequest, match="The request has 4 pictures; the limit is 3"):
         await prepared(checkpoint, ImagePart(encoded(photo(60, 60))), FilePart(document(3)), max_images=3)
-    with pytest.raises(InvalidRequest, match="2 pictures; the served model takes 1"):
+    with pytest.raises(InvalidRequest, match="2 pictures; the served model accepts at most 1"):
         await prepared(checkpoint_9b, FilePart(document(2)))
     assert len((await prepared(checkpoint_9b, FilePart(document(2), pages=(2, 2)))).pictures) == 1
 
