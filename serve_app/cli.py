@@ -285,7 +285,8 @@ def _settings(options: argparse.Namespace) -> Settings | None:
     except ValidationError as error:
         for problem in error.errors():
             setting = ".".join(str(step) for step in problem["loc"])
-            print(f"glm-serve: {setting} = {problem['input']!r}: {problem['msg']}", file=sys.stderr)
+            rule = problem["msg"].rstrip(".")
+            print(f"glm-serve: The setting {setting} is {problem['input']!r}. {rule}.", file=sys.stderr)
         return None
 
 

@@ -49,7 +49,7 @@ class ControlStore(Protocol):
     def drain(self, node: OwnNode, deadline_s: float) -> str | None:
         """Mark the node; its pod stops `deadline_s` seconds from now. Return the reason of a refusal, or None."""
 
-    def left(self, node: OwnNode) -> Counter[str]:
+    def remaining(self, node: OwnNode) -> Counter[str]:
         """Count what Serve still runs on the node: `ingress` 1, `engine` 2, `proxy` 1."""
 
 
@@ -89,7 +89,7 @@ def drain(
                 write_line(
                     f"Node {node.id[:8]} is draining: replacements start on other nodes, and no new requests arrive."
                 )
-            left = store.left(node)
+            left = store.remaining(node)
             if not left:
                 write_line(f"The node is empty after {spent_s:.0f} s.")
                 return True
@@ -163,7 +163,7 @@ class RayControlStore:
         accepted, why_not = self._call(lambda client: client.drain_node(node.id, reason, REASON, deadline_ms))
         return None if accepted else str(why_not)
 
-    def left(self, node: OwnNode) -> Counter[str]:
+    def remaining(self, node: OwnNode) -> Counter[str]:
         async def alive(client: Any) -> Any:
             return await client.async_get_all_actor_info(actor_state_name="ALIVE", timeout=CALL_TIMEOUT_S)
 

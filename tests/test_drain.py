@@ -53,7 +53,7 @@ class FakeStore:
         self.marked.append((node, deadline_s))
         return self._refusal
 
-    def left(self, node: OwnNode) -> Counter[str]:
+    def remaining(self, node: OwnNode) -> Counter[str]:
         return self._left.pop(0) if len(self._left) > 1 else self._left[0]
 
 

@@ -69,7 +69,7 @@ def _require_free_port(host: str, port: int, setting: str, flag: str) -> None:
             probe.bind(address)
         except OSError as error:
             raise StartFailed(
-                f"can't listen on {host}:{port} ({error.strerror}); choose another port with {flag} ({setting})"
+                f"Can't listen on {host}:{port} ({error.strerror}). Choose another port with {flag} ({setting})."
             ) from error
 
 

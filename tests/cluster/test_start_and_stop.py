@@ -134,8 +134,8 @@ def test_a_port_in_use_is_reported_at_once(service: Service):
     assert time.monotonic() - began < 5
     assert ended.returncode == 1
     assert ended.stdout == (
-        f"glm-serve: can't listen on 127.0.0.1:{port} (Address already in use); "
-        "choose another port with --port (http.port)\n"
+        f"glm-serve: Can't listen on 127.0.0.1:{port} (Address already in use). "
+        "Choose another port with --port (http.port).\n"
     )
 
 

@@ -12,7 +12,6 @@ import re
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-_CUT_CUT_ARGUMENTS = re.compile(r'"(?:arguments|parameters)"\s*:\s*(?P<arguments>\{.*)', re.DOTALL)
 _CUT_NAME = re.compile(r'"name"\s*:\s*"(?P<name>[^"\\]+)"')
 _CUT_ARGUMENTS = re.compile(r'"(?:arguments|parameters)"\s*:\s*(?P<arguments>\{.*)', re.DOTALL)
 _ARGUMENTS = ("arguments", "parameters")

@@ -259,7 +259,7 @@ class OutputParser:
         self._enter(_State.ANSWER, unread)
 
     def _release(self) -> None:
-        """What is held is text."""
+        """The held text is the answer, not reasoning: emit it."""
         if self._state is _State.HELD:
             self._state = _State.START
             self._begin_text()

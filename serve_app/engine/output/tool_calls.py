@@ -103,7 +103,7 @@ class ToolCallParser:
         return self._take_deltas()
 
     def cut(self) -> list[ToolCallDelta | str]:
-        """The answer was cut off: return what is buffered of JSON, and a call that is to be text."""
+        """The answer was cut off: return the buffered JSON, and a call that becomes text."""
         if self._foreign is not None:
             return self.close()
         if self._part is _Part.JSON:
