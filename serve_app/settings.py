@@ -97,7 +97,7 @@ class PreprocessSettings(Section):
     max_decode_queue: int = Field(
         256, ge=1, description="Maximum number of requests that wait for a decoder; further ones are refused (503)."
     )
-    max_pdf_pages: int = Field(16, ge=1, description="Most pages of one PDF; each counts as a picture of the request.")
+    max_pdf_pages: int = Field(16, ge=1, description="Maximum number of pages of one PDF; each counts as a picture.")
     pdf_dpi: int = Field(150, ge=36, le=600, description="Resolution at which the pages of a PDF are rendered.")
     decoders: int = Field(
         2,

@@ -51,7 +51,7 @@ def _brands(data: bytes) -> set[bytes]:
 
 
 def _describe(data: bytes) -> tuple[str, str]:
-    """What an unknown file is, and how to make a picture of it."""
+    """A sentence that names the format of an unknown file and how to convert it to a picture."""
     head = data[:512].lstrip().lower()
     if data[4:8] == b"ftyp" or data[:4] == b"\x1aE\xdf\xa3":
         return "a video file", "Send one frame of it as JPEG or PNG"

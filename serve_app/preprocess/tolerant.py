@@ -1,4 +1,4 @@
-"""Files with small faults that browsers show: side chunks of PNG, and JPEG without its end mark."""
+"""Decodes files with small faults, as browsers do: side chunks of PNG, and JPEG without its end mark."""
 
 import io
 import zlib
