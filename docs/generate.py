@@ -1,4 +1,4 @@
-"""Writes the generated pages: docs/{settings,errors,metrics}.md and the trees of README.md and docs/architecture.md.
+"""Writes the generated pages: docs/{settings,errors,fields,metrics}.md, trees in README.md and docs/architecture.md.
 
 python docs/generate.py           write them
 python docs/generate.py --check   exit 1 if one is out of date
@@ -17,6 +17,8 @@ from pydantic_core import PydanticUndefined
 
 from serve_app import errors, metrics
 from serve_app.errors import ServiceError
+from serve_app.ingress.accepted_fields import BODIES, accepted_fields, nested_objects
+from serve_app.ingress.fields.strict_model import StrictModel
 from serve_app.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -111,6 +113,31 @@ def errors_page() -> str:
     )
 
 
+# -- fields --------------------------------------------------------------------------------------
+
+
+def fields_page() -> str:
+    sections = [_section("##", route, body) for route, body in BODIES.items()]
+    objects = [_section("###", model.__name__, model) for model in nested_objects()]
+    return (
+        "# Accepted fields\n\n"
+        + WRITTEN.format(source="ingress")
+        + "\nThe rules are in [decision 0018](decisions/0018-accepted-fields.md): a field that asks for\n"
+        "something that this service does not do is refused by name; a field that asks for nothing is accepted, and\n"
+        "so is null. "
+        "Unknown fields are refused unless `http.unknown_fields` is `ignore`; the header `X-Ignored-Fields` then\n"
+        "names them.\n\n" + "\n".join([*sections, "## Objects in these bodies\n", *objects])
+    )
+
+
+def _section(level: str, title: str, model: type[StrictModel]) -> str:
+    rows = [("Field", "Effect", "Accepted, no effect")]
+    for field in accepted_fields(model):
+        without_effect = "" if field.effect else f"yes. {field.note}".removesuffix(" ").removesuffix(".")
+        rows.append((f"`{field.name}`", field.effect, without_effect))
+    return f"{level} {title}\n\n{model.__doc__}\n\n{table(*rows)}\n"
+
+
 # -- metrics -------------------------------------------------------------------------------------
 
 
@@ -197,6 +224,7 @@ def _with_tree(page: str, tree: str) -> str:
 PAGES = {
     "docs/settings.md": settings_page,
     "docs/errors.md": errors_page,
+    "docs/fields.md": fields_page,
     "docs/metrics.md": metrics_page,
     "README.md": readme_page,
     "docs/architecture.md": architecture_page,

@@ -48,10 +48,11 @@ class Answers:
         clock: Clock = time.monotonic,
         received_at: float | None = None,  # by `clock`: when the request came in
     ) -> None:
-        self.started: Started | None = None
+        self.started: Started | None = None  # of the choice that was first
         self.finished: Finished | None = None  # of all choices together
         self.tokens = 0  # generated so far, of all choices
         self.reasoning_tokens = 0  # of these
+        self._started: dict[str, Started] = {}  # of each different prompt
         self._answer = answer
         self._requests = requests
         self._observers = observers
@@ -64,11 +65,16 @@ class Answers:
 
     @property
     def usage(self) -> Usage:
-        """Tokens counted so far; the prompt counts once."""
+        """Tokens counted so far; a prompt that several choices share counts once."""
         if self.finished is not None:
             return self.finished.usage
-        started = self.started or Started(0, 0)
-        return Usage(started.prompt_tokens, self.tokens, started.image_tokens, self.reasoning_tokens)
+        prompts = self._started.values()
+        return Usage(
+            sum(each.prompt_tokens for each in prompts),
+            self.tokens,
+            sum(each.image_tokens for each in prompts),
+            self.reasoning_tokens,
+        )
 
     @property
     def pictures(self) -> tuple[PictureSeen, ...]:
@@ -93,9 +99,9 @@ class Answers:
                 if isinstance(event, Finished):
                     finished[index] = event
                     if len(finished) == len(self):
-                        self._add(merge([finished[number] for number in range(len(self))]))
+                        self._add(index, merge([finished[number] for number in range(len(self))], self._prompts))
                 else:
-                    self._add(event)
+                    self._add(index, event)
                 yield index, event
         if self.finished is None:
             raise EngineFailed("The answer stopped before its end.")
@@ -106,6 +112,7 @@ class Answers:
             return await self._collect()
         except ReplicaLost:
             self.started, self.finished, self.tokens, self.reasoning_tokens = None, None, 0, 0
+            self._started.clear()
             return await self._collect()
 
     async def _collect(self) -> list[CollectedAnswer]:
@@ -115,10 +122,16 @@ class Answers:
                 choices[index].add(event)
         return choices
 
-    def _add(self, event: Event) -> None:
+    @property
+    def _prompts(self) -> list[str]:
+        """The prompt of each choice; equal for those that share it."""
+        return [request.group or request.id for request in self._requests]
+
+    def _add(self, index: int, event: Event) -> None:
         match event:
             case Started():
                 self.started = self.started or event
+                self._started[self._prompts[index]] = event
             case Delta() | ToolCallDelta():
                 self.tokens += event.tokens
                 if isinstance(event, Delta) and event.channel == "reasoning":
@@ -178,16 +191,20 @@ class CollectedAnswer:
                 self.finished = event
 
 
-def merge(finished: Sequence[Finished]) -> Finished:
-    """One terminal event for several choices: answer tokens are added up, a stage takes its longest time."""
+def merge(finished: Sequence[Finished], prompts: Sequence[str]) -> Finished:
+    """One terminal event for several choices: tokens are added up, a stage takes its longest time.
+
+    `prompts` names the prompt of each choice; one that several choices share counts once.
+    """
     usages = [each.usage for each in finished]
+    different = dict(zip(prompts, usages, strict=True)).values()
     stages = dict.fromkeys(stage for each in finished for stage in each.stages_ms)  # in their order
     return Finished(
         finished[0].reason,
         Usage(
-            usages[0].prompt_tokens,
+            sum(usage.prompt_tokens for usage in different),
             sum(usage.completion_tokens for usage in usages),
-            usages[0].image_tokens,
+            sum(usage.image_tokens for usage in different),
             sum(usage.reasoning_tokens for usage in usages),
         ),
         {stage: max(each.stages_ms.get(stage, 0.0) for each in finished) for stage in stages},

@@ -92,6 +92,7 @@ class Sampling:
     min_p: float = 0.0  # least probability, relative to the likeliest token's; 0: off
     min_tokens: int = 0  # the answer does not end before this many tokens
     ignore_eos: bool = False  # the answer ends at max_tokens only; for benchmarks
+    stop_token_ids: tuple[int, ...] = ()  # the answer ends before any of these, also with ignore_eos
     logit_bias: tuple[tuple[int, float], ...] = ()  # (token id, number added to its logit)
     logprobs: int | None = None  # likeliest tokens reported beside each one; None: report nothing
 
@@ -151,7 +152,9 @@ class ChatRequest:
     tools: ToolUse | None = None
     constraint: Constraint | None = None
     thinking: Thinking = Thinking()
-    text: str | None = None  # to continue, without the chat template
+    text: str | tuple[int, ...] | None = None  # to continue, without the chat template; a text or its token ids
+    special_tokens: bool = True  # a text begins with the special tokens that begin every prompt
+    continue_last: bool = False  # the answer continues the last message, which is the assistant's
     param: str = field(default="messages", compare=False)  # the request field of the conversation or text
     group: str = ""  # requests of one group differ in id and seed only, so they share one prompt; empty: none
 
@@ -200,6 +203,9 @@ class Prompt:
     thinking: Thinking = Thinking(enabled=False)  # resolved: never None, and False where the model does not support it
     raw: bool = False  # the answer is text only: it is not parsed for reasoning, tool calls and boxes
     tenant: str = ""  # prompts of one tenant share pages of the KV cache
+    continues: bool = False  # the answer continues a text, so no white space at its beginning is dropped
+    ignored_fields: tuple[str, ...] = ()  # request fields that had no effect
+    clipped_max_tokens: int | None = None  # the limit in force, where the request's did not fit the context
 
     @property
     def image_tokens(self) -> int:
@@ -245,6 +251,8 @@ class Started:
     image_tokens: int
     stages_ms: dict[str, float] = field(default_factory=dict)
     pictures: tuple[PictureSeen, ...] = ()
+    ignored_fields: tuple[str, ...] = ()  # as in Prompt
+    clipped_max_tokens: int | None = None  # as in Prompt
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,9 @@ class ModelSettings(Section):
     path: str = Field("", description="Model folder or hub id; empty: the demo model in the package.")
     revision: str | None = Field(None, description="Hub revision (branch, tag or commit); None: the default branch.")
     name: str = Field("", description="Name in the API; empty: the last part of the path.")
+    aliases: tuple[str, ...] = Field(
+        (), description="More names that requests may give the model; the hub id is always one. Any letter case."
+    )
     quantization: Literal["none", "fp8", "nf4", "int8"] = Field(
         "none",
         description="Weight format of the text layers; lm_head is not quantized. fp8 needs a GPU of compute capability"
@@ -115,6 +118,11 @@ class PreprocessSettings(Section):
         ge=1,
         description="The default of max_tokens: maximum number of tokens of an answer; reduced to what the context"
         " allows.",
+    )
+    clip_max_tokens: bool = Field(
+        True,
+        description="Lower a request's max_tokens to what is left of the context, and say so in X-Max-Tokens; false:"
+        " refuse it.",
     )
     fetch_timeout_s: float = Field(
         10.0, gt=0, description="Longest time to fetch one picture from its URL, in seconds."
@@ -188,6 +196,12 @@ class HttpSettings(Section):
 
     host: str = Field("127.0.0.1", description="Address to listen on; loopback by default.")
     port: int = Field(8000, ge=1, le=65535, description="Port of the HTTP API.")
+    unknown_fields: Literal["refuse", "ignore"] = Field(
+        "refuse", description="Unknown fields of a request: refused by name, or named in the header X-Ignored-Fields."
+    )
+    keep_alive_s: float = Field(
+        15.0, gt=0, description="A stream without news for so many seconds gets a comment line; proxies cut at 60."
+    )
     max_choices: int = Field(8, ge=1, le=128, description="Maximum number of choices of one request (`n`).")
     max_body_bytes: int = Field(64 * 2**20, ge=1024, description="Largest request body, in bytes.")
     request_timeout_s: float = Field(300.0, gt=0, description="Longest time for one answer, in seconds.")

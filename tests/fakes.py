@@ -42,7 +42,8 @@ class FakeAnswer:
     """An `Answer` that returns the given deltas; a text is a delta of one token.
 
     `error` is raised after `fail_after` events: 0 is before the first, 1 after Started. After `hold_after` events it
-    waits until `release` is set; `held` is set while it waits. With `break_off` there is no last event.
+    waits until `release` is set; `held` is set while it waits. With `break_off` there is no last event. `pause_s`
+    passes before each event.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class FakeAnswer:
         hold_after: int | None = None,
         reason: FinishReason = "stop",
         break_off: bool = False,
+        pause_s: float = 0.0,
         pictures: tuple[PictureSeen, ...] = (),
         boxed: tuple[Boxed, ...] = (),
     ) -> None:
@@ -66,6 +68,7 @@ class FakeAnswer:
         self._error = error
         self._fail_after = fail_after
         self._hold_after = hold_after
+        self._pause_s = pause_s
         self.requests: list[ChatRequest] = []
         self.running = 0
         self.closed_early = 0
@@ -86,6 +89,8 @@ class FakeAnswer:
                     self.held.set()
                     await self.release.wait()
                 if event is not None:
+                    if self._pause_s:
+                        await asyncio.sleep(self._pause_s)
                     yield event
         except (asyncio.CancelledError, GeneratorExit):
             self.closed_early += 1

@@ -93,5 +93,9 @@ def test_merged_choices_add_up_their_tokens_and_take_the_longest_of_each_stage()
         Finished("stop", Usage(10, 3, 4, 2), {"prefill": 1.0, "decode_steps": 9.0}),
         Finished("length", Usage(10, 5, 4, 1), {"prefill": 2.0, "decode_steps": 7.0, "encode": 3.0}),
     ]
-    assert merge(ends) == Finished("stop", Usage(10, 8, 4, 3), {"prefill": 2.0, "decode_steps": 9.0, "encode": 3.0})
-    assert list(merge(ends).stages_ms) == ["prefill", "decode_steps", "encode"]
+    assert merge(ends, ["a", "a"]) == Finished(
+        "stop", Usage(10, 8, 4, 3), {"prefill": 2.0, "decode_steps": 9.0, "encode": 3.0}
+    )
+    different = merge(ends, ["a", "b"]).usage
+    assert (different.prompt_tokens, different.image_tokens) == (20, 8)
+    assert list(merge(ends, ["a", "a"]).stages_ms) == ["prefill", "decode_steps", "encode"]

@@ -196,7 +196,10 @@ class EngineLoop:
             for picture in prompt.pictures
         )
         stages = {**prompt.stages_ms, **sequence.stages_ms}
-        self._emit(sequence, Started(sequence.prompt_tokens, prompt.image_tokens, stages, seen))
+        started = Started(
+            sequence.prompt_tokens, prompt.image_tokens, stages, seen, prompt.ignored_fields, prompt.clipped_max_tokens
+        )
+        self._emit(sequence, started)
 
     def _append_token(self, sequence: Sequence, sampled: SampledToken | ServiceError) -> None:
         """Append a sampled token to its sequence, emit deltas that are due, finish a complete answer."""

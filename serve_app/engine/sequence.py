@@ -110,12 +110,19 @@ class Sequence:
         """The next token if it is not sampled: the end of reasoning after the thinking budget."""
         return self._forced_tokens[0] if self._forced_tokens else None
 
+    def _ends_with(self, token_id: int) -> bool:
+        """Whether the answer ends with this token, which has no text."""
+        sampling = self.prompt.sampling
+        if token_id in sampling.stop_token_ids and len(self.generated) >= sampling.min_tokens:
+            return True
+        return token_id in self.stop_ids and not sampling.ignore_eos
+
     def append_token(self, token_id: int, logprob: TokenLogprob | None = None) -> FinishReason | None:
         """Append a sampled token and parse it. Returns the finish reason, None if the answer continues.
 
         Raises InvalidRequest if the constraint is too complex to be applied to this token.
         """
-        if token_id in self.stop_ids and not self.prompt.sampling.ignore_eos:
+        if self._ends_with(token_id):
             self.generated.append(token_id)
             return self._finish()
         if self.matcher is not None:

@@ -15,7 +15,7 @@ from serve_app.contracts import Answer, Tokenize
 from serve_app.ingress.ask.routes import ask_routes
 from serve_app.ingress.chat.routes import chat_routes
 from serve_app.ingress.completions.routes import completion_routes
-from serve_app.ingress.context import ServingContext
+from serve_app.ingress.context import ServingContext, model_names
 from serve_app.ingress.docs_page import docs_routes
 from serve_app.ingress.errors import HANDLERS
 from serve_app.ingress.openapi import complete_openapi
@@ -65,9 +65,12 @@ def create_app(
         answer,
         tokenize,
         served=settings.model.served_name,
+        names=model_names(settings.model),
         fingerprint=system_fingerprint(settings.model),
         deadline_s=settings.http.request_timeout_s,
         max_choices=settings.http.max_choices,
+        ignore_unknown=settings.http.unknown_fields == "ignore",
+        keep_alive_s=settings.http.keep_alive_s,
         now=now,
         new_id=new_id,
     )
@@ -75,7 +78,13 @@ def create_app(
         app.include_router(routes(context))
     app.include_router(
         status_routes(
-            describe, metrics_page, name=TITLE, version=__version__, created=int(now()), ready_within_s=ready_within_s
+            context,
+            describe,
+            metrics_page,
+            name=TITLE,
+            version=__version__,
+            created=int(now()),
+            ready_within_s=ready_within_s,
         )
     )
     app.include_router(docs_routes(lambda: app.openapi()))

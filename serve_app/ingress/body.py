@@ -15,6 +15,7 @@ from starlette.requests import Request
 
 from serve_app.errors import InvalidRequest
 from serve_app.ingress.json_limits import check_bytes, check_values
+from serve_app.ingress.surrogates import replace_lone_surrogates
 from serve_app.ingress.validation import truncate
 
 MAX_FORM_FILES: Final = 1000  # far above preprocess.max_images, whose error names that limit
@@ -42,7 +43,8 @@ async def read_json(request: Request) -> dict[str, Any]:
 
 def _parse(body: bytes) -> Any:
     check_bytes(body)
-    parsed = from_json(body.removeprefix(BYTE_ORDER_MARK), allow_inf_nan=False, cache_strings="keys")
+    text = replace_lone_surrogates(body.removeprefix(BYTE_ORDER_MARK))
+    parsed = from_json(text, allow_inf_nan=False, cache_strings="keys")
     if isinstance(parsed, dict):
         check_values(parsed)
     return parsed

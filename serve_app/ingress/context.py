@@ -5,12 +5,20 @@ Each API's `routes.py` makes its response id from `new_id`; `choices` adds the i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
+from typing import Any, Final, TypeVar
 
 from serve_app.contracts import Answer, ChatRequest, Tokenize
 from serve_app.errors import InvalidRequest, UnknownModel
+from serve_app.ingress.fields.strict_model import RequestBody
 from serve_app.ingress.validation import truncate
+from serve_app.settings import ModelSettings
+
+BodyT = TypeVar("BodyT", bound=RequestBody)
+
+_HUB_ID: Final = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,14 +28,24 @@ class ServingContext:
     answer: Answer
     tokenize: Tokenize
     served: str  # the model's name
+    names: frozenset[str]  # that a request may give the model, in lower case
     fingerprint: str
     deadline_s: float
     max_choices: int
+    ignore_unknown: bool  # fields, instead of refusing the request
+    keep_alive_s: float  # a stream is never silent for longer
     now: Callable[[], float]  # seconds since 1970
     new_id: Callable[[], str]
 
+    def read(self, kind: type[BodyT], fields: dict[str, Any]) -> BodyT:
+        """The validated body; raises InvalidRequest that names the field, and UnknownModel."""
+        body = kind.read(fields, ignore_unknown=self.ignore_unknown)
+        self.check_model(body.model)
+        return body
+
     def check_model(self, requested: str | None) -> None:
-        check_model(requested, self.served)
+        if requested is not None:
+            check_model(requested, self.served, self.names)
 
     def choices(self, request: ChatRequest, n: int | None) -> tuple[ChatRequest, ...]:
         """The same request `n` times, each with its own id and, if a seed was given, its own seed."""
@@ -52,8 +70,14 @@ def _add_to_seed(seed: int, number: int) -> int:
     return (seed + number + 2**63) % 2**64 - 2**63
 
 
-def check_model(requested: str | None, served: str) -> None:
-    if requested is not None and requested != served:
+def model_names(model: ModelSettings) -> frozenset[str]:
+    """Every name of the served model in lower case: its own, its aliases and its hub id."""
+    hub_id = (model.path,) if _HUB_ID.fullmatch(model.path) else ()
+    return frozenset(name.casefold() for name in (model.served_name, *model.aliases, *hub_id))
+
+
+def check_model(requested: str, served: str, names: Collection[str]) -> None:
+    if requested.casefold() not in names:
         raise UnknownModel(
             f"The model '{truncate(requested)}' is not served here; this service has '{served}'.", "model"
         )

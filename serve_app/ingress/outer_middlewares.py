@@ -22,7 +22,7 @@ from serve_app.ingress.request_log import RequestLogMiddleware
 from serve_app.metrics import Meter
 from serve_app.settings import HttpSettings, Settings
 
-EXPOSED_HEADERS = ("x-request-id", "retry-after", "server-timing")
+EXPOSED_HEADERS = ("x-request-id", "retry-after", "server-timing", "x-ignored-fields", "x-max-tokens")
 
 
 def outer_middlewares(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Sequence
-from typing import Any
+from typing import Any, Final
+from urllib.parse import quote
 
 import orjson
 from starlette.requests import Request
@@ -18,6 +19,10 @@ from serve_app.ingress.disconnect import run_until_disconnect
 from serve_app.ingress.errors import error_json
 from serve_app.ingress.request_log import request_log_of
 from serve_app.ingress.sse import EventStream, data_frame
+from serve_app.ingress.validation import truncate
+
+MAX_NAMED: Final = 32  # fields in one header
+_PLAIN: Final = "[]_.- "  # characters of a field's name that a header may have
 
 
 class Responder(ABC):
@@ -39,9 +44,18 @@ class Responder(ABC):
 
 
 async def respond(
-    request: Request, context: ServingContext, requests: Sequence[ChatRequest], responder: Responder, *, id: str
+    request: Request,
+    context: ServingContext,
+    requests: Sequence[ChatRequest],
+    responder: Responder,
+    *,
+    id: str,
+    ignored: Sequence[str] = (),
 ) -> Response:
-    """The response to `requests`, which are the choices of one HTTP request; `id` is the response id."""
+    """The response to `requests`, which are the choices of one HTTP request.
+
+    `id` is the response id, `ignored` has the names of the body's fields that had no effect.
+    """
     request_log = request_log_of(request.scope)
     request_log.answer_id = id
     answers = Answers(
@@ -55,21 +69,44 @@ async def respond(
         return EventStream(
             responder.chunks(answers),
             request_log,
-            headers=lambda: timing_headers(answers),
+            headers=lambda: _headers(answers, ignored),
             frame=responder.frame,
             error_chunks=lambda error: responder.error_chunks(answers, error),
+            keep_alive_s=context.keep_alive_s,
         )
     body = await run_until_disconnect(request.receive, request_log, responder.body(answers))
-    return Response(orjson.dumps(body), headers=timing_headers(answers), media_type="application/json")
+    return Response(orjson.dumps(body), headers=_headers(answers, ignored), media_type="application/json")
 
 
 def timings_json(answers: Answers) -> dict[str, float]:
-    """Milliseconds by stage as `<stage>_ms`, and in total since the request came in."""
-    stages = {f"{stage}_ms": round(duration, 3) for stage, duration in answers.stages_ms.items()}
-    return {**stages, "total_ms": round(answers.total_ms, 3)}
+    """Milliseconds by stage as `<stage>_ms`, and in total since the request came in; then the same as llama.cpp's.
+
+    llama.cpp's are `prompt_n` and `predicted_n` (tokens), `prompt_ms` and `predicted_ms`; Open WebUI shows them.
+    """
+    spent = answers.stages_ms
+    stages = {f"{stage}_ms": round(duration, 3) for stage, duration in spent.items()}
+    prompt_ms = spent.get("encode", 0.0) + spent.get("prefill", 0.0)
+    return {
+        **stages,
+        "total_ms": round(answers.total_ms, 3),
+        "prompt_n": answers.usage.prompt_tokens,
+        "prompt_ms": round(prompt_ms, 3),
+        "predicted_n": answers.usage.completion_tokens,
+        "predicted_ms": round(spent.get("decode_steps", 0.0), 3),
+    }
 
 
-def timing_headers(answers: Answers) -> dict[str, str]:
-    """The stages as a `Server-Timing` header; the browser's developer tools show it."""
+def _headers(answers: Answers, ignored: Sequence[str]) -> dict[str, str]:
+    """What is known of the answers before their text.
+
+    `Server-Timing` has the stages; browsers' developer tools show it. `X-Ignored-Fields` and `X-Max-Tokens` say
+    where the request was not done as it was sent.
+    """
     stages = {**answers.stages_ms, "total": answers.total_ms}
-    return {"Server-Timing": ", ".join(f"{stage};dur={duration:.3f}" for stage, duration in stages.items())}
+    headers = {"Server-Timing": ", ".join(f"{stage};dur={duration:.3f}" for stage, duration in stages.items())}
+    started = answers.started
+    if names := (*ignored, *(started.ignored_fields if started else ())):
+        headers["X-Ignored-Fields"] = ", ".join(quote(truncate(name), safe=_PLAIN) for name in names[:MAX_NAMED])
+    if started and started.clipped_max_tokens is not None:
+        headers["X-Max-Tokens"] = str(started.clipped_max_tokens)
+    return headers

@@ -1,8 +1,13 @@
-"""Server-sent events; nothing is sent before the first chunk, so an early failure keeps its HTTP status."""
+"""Server-sent events; an early failure keeps its HTTP status, and a silent stream gets comments.
+
+Nothing is sent before the first chunk or the first `keep_alive_s`: proxies cut connections that are silent for a
+minute.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Final
 
@@ -11,12 +16,13 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from serve_app.errors import ServiceError
+from serve_app.errors import EngineFailed, ServiceError
 from serve_app.ingress.disconnect import run_until_disconnect
 from serve_app.ingress.errors import to_service_error
 from serve_app.ingress.request_log import RequestLog
 
 DONE: Final = "[DONE]"  # OpenAI's last line; not JSON
+KEEP_ALIVE: Final = b": keep-alive\n\n"  # a comment, which clients ignore
 
 
 def data_frame(chunk: Any) -> bytes:
@@ -42,6 +48,7 @@ class EventStream(Response):
         headers: Callable[[], Mapping[str, str]],  # called when the first chunk is there
         frame: Callable[[Any], bytes],
         error_chunks: Callable[[ServiceError], Sequence[Any]],
+        keep_alive_s: float,  # a comment is sent after so many seconds without a chunk
     ) -> None:
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
@@ -50,7 +57,10 @@ class EventStream(Response):
         self._first_headers = headers
         self._frame = frame
         self._error_chunks = error_chunks
+        self._keep_alive_s = keep_alive_s
         self._started = False
+        self._sending = asyncio.Lock()  # a chunk or a comment
+        self._last_sent = 0.0  # in the event loop's time
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -60,26 +70,49 @@ class EventStream(Response):
                 raise
 
     async def _stream(self, send: Send) -> None:
-        async with aclosing(self._chunks) as chunks:
-            first = await anext(chunks)
-            self._started = True
-            self.headers.update(self._first_headers())
-            await _send(send, {"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            await _send(send, self._message(first))
-            async for chunk in self._with_failure(chunks):
-                await _send(send, self._message(chunk))
-            await _send(send, {"type": "http.response.body", "body": b"", "more_body": False})
-
-    async def _with_failure(self, chunks: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        keeping_alive = asyncio.create_task(self._keep_alive(send))
         try:
-            async for chunk in chunks:
-                yield chunk
-        except Exception as error:
-            for chunk in self._error_chunks(to_service_error(error, self._request_log)):
-                yield chunk
+            async with aclosing(self._chunks) as chunks:
+                async for chunk in chunks:
+                    await self._send_frame(send, self._frame(chunk))
+        except ClientDisconnect:
+            raise
+        except (Exception, asyncio.CancelledError) as error:
+            if not self._started:
+                raise
+            await self._send_failure(send, error)
+            if isinstance(error, asyncio.CancelledError):
+                raise
+        finally:
+            keeping_alive.cancel()
+        await _send(send, {"type": "http.response.body", "body": b"", "more_body": False})
 
-    def _message(self, chunk: Any) -> Message:
-        return {"type": "http.response.body", "body": self._frame(chunk), "more_body": True}
+    async def _keep_alive(self, send: Send) -> None:
+        """Sends a comment whenever nothing was sent for `keep_alive_s`."""
+        loop = asyncio.get_running_loop()
+        self._last_sent = loop.time()
+        while True:
+            await asyncio.sleep(max(0.0, self._last_sent + self._keep_alive_s - loop.time()))
+            if loop.time() >= self._last_sent + self._keep_alive_s:
+                await self._send_frame(send, KEEP_ALIVE)
+
+    async def _send_frame(self, send: Send, frame: bytes) -> None:
+        async with self._sending:
+            if not self._started:
+                self._started = True
+                self.headers.update(self._first_headers())
+                await _send(send, {"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            await _send(send, {"type": "http.response.body", "body": frame, "more_body": True})
+            self._last_sent = asyncio.get_running_loop().time()
+
+    async def _send_failure(self, send: Send, error: BaseException) -> None:
+        """The last chunks of a stream that failed, or that a stop of the service cuts."""
+        if isinstance(error, Exception):
+            known = to_service_error(error, self._request_log)
+        else:
+            known = EngineFailed("The service was stopped before the answer was complete.")
+        for chunk in self._error_chunks(known):
+            await self._send_frame(send, self._frame(chunk))
 
 
 async def _send(send: Send, message: Message) -> None:

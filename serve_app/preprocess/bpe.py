@@ -16,7 +16,8 @@ from typing import Any, Protocol
 import tiktoken
 from tokenizers import Tokenizer
 
-from serve_app.errors import ContextTooLong, InvalidRequest
+from serve_app.errors import InvalidRequest
+from serve_app.preprocess.max_tokens import context_too_long
 
 # GLM-4's, as in tokenization_chatglm.py of THUDM/glm-4v-9b
 PATTERN = (
@@ -32,6 +33,7 @@ class Bpe(Protocol):
     """A vocabulary of byte strings and the order in which they are merged."""
 
     longest_token: int  # bytes
+    largest_id: int
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text without lone surrogates; names of special tokens in it are text."""
@@ -44,7 +46,9 @@ class HubBpe:
     def __init__(self, tokenizer: dict[str, Any]) -> None:
         bare = {**tokenizer, "added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
         self._tokenizer = Tokenizer.from_str(json.dumps(bare))
-        self.longest_token = max(map(len, self._tokenizer.get_vocab(with_added_tokens=False)))
+        vocabulary = self._tokenizer.get_vocab(with_added_tokens=False)
+        self.longest_token = max(map(len, vocabulary))
+        self.largest_id = max(vocabulary.values())
 
     def encode(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
@@ -61,6 +65,7 @@ class TiktokenBpe:
         if missing:
             raise InvalidRequest(f"{path} has no token for {len(missing)} of the 256 bytes.", param="model.path")
         self.longest_token = max(map(len, self.ranks))
+        self.largest_id = max(self.ranks.values())
         self._encoding = tiktoken.Encoding("glm-4", pat_str=PATTERN, mergeable_ranks=self.ranks, special_tokens={})
 
     def encode(self, text: str) -> list[int]:
@@ -73,9 +78,7 @@ def encode_within(bpe: Bpe, texts: Sequence[str], limit: int, param: str) -> lis
     """Ids of each text; raises ContextTooLong as soon as they are clearly far more than `limit`."""
     least = sum(-(-len(text.encode("utf-8")) // bpe.longest_token) for text in texts)
     if least > limit:
-        raise ContextTooLong(
-            f"The text is at least {least} tokens; the context is {limit} tokens. Shorten the prompt.", param
-        )
+        raise context_too_long(limit, least, param, at_least=True)
     encoded: list[list[int]] = []
     count = 0
     for text in texts:
@@ -83,7 +86,7 @@ def encode_within(bpe: Bpe, texts: Sequence[str], limit: int, param: str) -> lis
         encoded.append(bpe.encode(text))
         count += len(encoded[-1])
         if count > 2 * limit:
-            raise _too_long(limit, param)
+            raise context_too_long(limit, 2 * limit, param, at_least=True)
     return encoded
 
 
@@ -94,13 +97,7 @@ def check_sample(bpe: Bpe, text: str, limit: int, param: str) -> None:
     megabytes of any other text.
     """
     if len(text) > _SAMPLES[-1] * limit and any(len(bpe.encode(text[: s * limit])) > 2 * limit for s in _SAMPLES):
-        raise _too_long(limit, param)
-
-
-def _too_long(limit: int, param: str) -> ContextTooLong:
-    return ContextTooLong(
-        f"The text is more than twice as long as the context; the context is {limit} tokens. Shorten the prompt.", param
-    )
+        raise context_too_long(limit, 2 * limit, param, at_least=True)
 
 
 def _cut(text: str) -> Iterator[str]:

@@ -23,6 +23,7 @@ from serve_app.preprocess.bpe import HubBpe, check_sample, encode_within
 from serve_app.preprocess.chat_template import ChatTemplate, holds_in_order
 from serve_app.preprocess.message_checks import check_length
 from serve_app.preprocess.normalize_messages import normalize_messages, text_of
+from serve_app.preprocess.raw_prompt import encode_raw
 from serve_app.preprocess.special_token_escape import SpecialTokenEscape, replace_surrogates
 from serve_app.preprocess.thinking import ThinkingAbility, remove_nothink
 
@@ -74,11 +75,13 @@ class ChatTokenizer:
         tools: ToolUse | None = None,
         think: bool | None = None,
         param: str = "messages",
+        continue_last: bool = False,
     ) -> NDArray[np.int32]:
         """Token ids (tokens,) of the conversation and the beginning of the answer.
 
         `think` sets the template's switch, where it has one; None leaves its default. `param` is the
-        request's field of the conversation. Raises InvalidRequest for a conversation that the template
+        request's field of the conversation. With `continue_last` the answer begins with the text of the last
+        message, which is the assistant's. Raises InvalidRequest for a conversation that the template
         refuses, and ContextTooLong for a text that cannot fit `limit` tokens, before time is spent on it.
         """
         normalized = normalize_messages(messages, self._answer_tags)
@@ -88,19 +91,25 @@ class ChatTokenizer:
         switch = think if self.thinking.switch else None
         if switch is False:
             normalized = remove_nothink(normalized)
-        token_ids = self._encode_rendered(self._render(normalized, tools, switch, param), limit, param)
+        before = normalized[:-1] if continue_last else normalized
+        rendered = self._render(before, tools, switch, param)
+        if continue_last:
+            rendered += self._answer_start + self._escape.escape(text_of(normalized[-1]))
+        token_ids = self._encode_rendered(rendered, limit, param)
         pictures = sum(isinstance(part, ImagePart) for message in messages for part in message.parts)
         if int((token_ids == self._image_token).sum()) != pictures:
             raise ServiceError("The model's chat template does not write one placeholder for each picture.")
         return token_ids
 
-    def encode_text(self, text: str, limit: int, param: str) -> NDArray[np.int32]:
-        """Token ids (tokens,) of a text without template or special tokens, except those at its start.
+    def encode_raw(
+        self, prompt: str | tuple[int, ...], limit: int, param: str, *, start: bool = True
+    ) -> NDArray[np.int32]:
+        """Token ids (tokens,) of a text without template or special tokens, except those at its `start`.
 
-        Raises ContextTooLong as `encode`.
+        Raises what raw_prompt.py's `encode_raw` does.
         """
-        start = [self._special[token] for token in _PROMPT_START if token in self._special]
-        return np.asarray(start + encode_within(self._bpe, [replace_surrogates(text)], limit, param)[0], np.int32)
+        begin = [self._special[token] for token in _PROMPT_START if start and token in self._special]
+        return np.asarray(encode_raw(prompt, begin, self._bpe, self._special, limit, param), np.int32)
 
     def _render(self, messages: Sequence[Message], tools: ToolUse | None, switch: bool | None, param: str) -> str:
         definitions = [self._escape.escape(tool.definition) for tool in tools.tools] if tools else None
@@ -146,6 +155,11 @@ class ChatTokenizer:
             token_ids += encoded
             token_ids += specials[number : number + 1]
         return np.asarray(token_ids, dtype=np.int32)
+
+    @property
+    def _answer_start(self) -> str:
+        """What a model that always thinks writes before the text of its answer; the template writes it for others."""
+        return "<think></think><answer>" if self.thinking.always else ""
 
     def _thinking_ability(self) -> ThinkingAbility:
         budget = self._special.keys() >= _THINK_TOKENS

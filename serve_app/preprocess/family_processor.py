@@ -39,7 +39,7 @@ class ContextLimit:
     reason: str = ""  # where the limit comes from, if it is not the setting
 
     def __str__(self) -> str:
-        return f"the context is {self.tokens} tokens{self.reason and f' ({self.reason})'}"
+        return f"{self.tokens} tokens{self.reason and f' ({self.reason})'}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

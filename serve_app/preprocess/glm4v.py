@@ -134,9 +134,15 @@ class Glm4vProcessor:
 
     def tokenize(self, request: ChatRequest, counts: Sequence[int], limit: int) -> TokenizedPrompt:
         if request.text is not None:
-            return TokenizedPrompt(self._chat.encode_text(request.text, limit, request.param), Thinking(enabled=False))
-        thinking = resolve_thinking(request.thinking, self._chat.thinking, ends_with_nothink(request.messages))
-        token_ids = self._chat.encode(request.messages, limit, request.tools, thinking.enabled, request.param)
+            raw = self._chat.encode_raw(request.text, limit, request.param, start=request.special_tokens)
+            return TokenizedPrompt(raw, Thinking(enabled=False))
+        if request.continue_last:  # reasoning is over where the answer's text has begun
+            thinking = Thinking(enabled=False)
+        else:
+            thinking = resolve_thinking(request.thinking, self._chat.thinking, ends_with_nothink(request.messages))
+        token_ids = self._chat.encode(
+            request.messages, limit, request.tools, thinking.enabled, request.param, request.continue_last
+        )
         return TokenizedPrompt(expand_placeholders(token_ids, self._image_token, counts), thinking)
 
 

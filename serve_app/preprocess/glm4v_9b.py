@@ -21,6 +21,7 @@ from serve_app.preprocess.family_processor import ContextLimit, TokenizedPrompt,
 from serve_app.preprocess.message_checks import check_length
 from serve_app.preprocess.normalize_messages import normalize_messages, text_of
 from serve_app.preprocess.picture_limits import ImageLabel
+from serve_app.preprocess.raw_prompt import encode_raw
 from serve_app.preprocess.special_token_escape import replace_surrogates
 from serve_app.preprocess.thinking import ThinkingAbility, resolve_thinking
 from serve_app.settings import ModelSettings, PreprocessSettings
@@ -88,7 +89,8 @@ class Glm4v9bProcessor:
         thinking = resolve_thinking(request.thinking, ThinkingAbility())
         token_ids = self._ids(*_PROMPT_START)
         if request.text is not None:
-            token_ids += encode_within(self._bpe, [replace_surrogates(request.text)], limit, request.param)[0]
+            start = token_ids if request.special_tokens else []
+            token_ids = encode_raw(request.text, start, self._bpe, self._special, limit, request.param)
             return TokenizedPrompt(np.asarray(token_ids, dtype=np.int32), thinking)
         messages = normalize_messages(request.messages)
         check_length(messages, None, self._bpe.longest_token, limit, request.param)
@@ -98,7 +100,8 @@ class Glm4v9bProcessor:
         for message, text in zip(messages, texts, strict=True):
             picture = self._picture if any(isinstance(part, ImagePart) for part in message.parts) else []
             token_ids += [*self._ids(f"<|{message.role}|>"), *self._line_break, *picture, *text]
-        token_ids += self._ids("<|assistant|>")
+        if not request.continue_last:
+            token_ids += self._ids("<|assistant|>")
         return TokenizedPrompt(np.asarray(token_ids, dtype=np.int32), thinking)
 
     def _ids(self, *specials: str) -> list[int]:

@@ -5,7 +5,8 @@ from itertools import chain
 from typing import Any
 
 from serve_app.contracts import ChatRequest, ImagePart, Message, TextPart, Thinking, ToolUse
-from serve_app.errors import ContextTooLong, InvalidRequest
+from serve_app.errors import InvalidRequest
+from serve_app.preprocess.max_tokens import context_too_long
 from serve_app.preprocess.normalize_messages import text_of
 
 _MAX_DEPTH = 100  # levels of nested JSON in tool definitions and arguments
@@ -23,25 +24,30 @@ def check_request(request: ChatRequest, abilities: Collection[str], limit: int) 
                 request.param,
             )
         return
-    if request.tools is not None and request.tools.tools and "tools" not in abilities:
-        raise InvalidRequest("The served model does not support tools. Send the request without tools.", "tools")
+    if request.tools is not None and request.tools.required and "tools" not in abilities:
+        raise InvalidRequest("The served model does not support tools, so none can be required.", "tool_choice")
     if len(request.messages) > limit:
-        raise ContextTooLong(
-            f"The conversation has {len(request.messages)} messages; the context is {limit} tokens."
-            " Send fewer messages.",
-            request.param,
-        )
-    if not any(message.role == "user" for message in request.messages):
-        raise InvalidRequest("The conversation has no user message, so there is no question.", request.param)
+        raise context_too_long(limit, len(request.messages), request.param, at_least=True)
+    _check_question(request)
     for message in request.messages:
         _check_message(message, abilities)
 
 
+def _check_question(request: ChatRequest) -> None:
+    """Raises InvalidRequest if nothing is asked: only the last turn of the user has to have a text or a picture."""
+    if not request.messages:
+        raise InvalidRequest("The conversation has no message, so there is no question.", request.param)
+    asked = [message for message in request.messages if message.role in ("user", "tool")] or request.messages
+    if asked[-1].role != "tool" and not _has_content(asked[-1]):
+        raise InvalidRequest(f"The question is empty: {asked[-1].param} has no text.", asked[-1].param)
+
+
+def _has_content(message: Message) -> bool:
+    return any(not isinstance(part, TextPart) or part.text.strip() for part in message.parts)
+
+
 def _check_message(message: Message, abilities: Collection[str]) -> None:
-    texts = [part.text for part in message.parts if isinstance(part, TextPart)]
     pictures = [part for part in message.parts if isinstance(part, ImagePart)]
-    if message.role == "user" and not any(text.strip() for text in texts) and (texts or not pictures):
-        raise InvalidRequest(f"The question is empty: {message.param} has no text.", message.param)
     if (message.role == "tool" or message.tool_calls) and "tools" not in abilities:
         what = "is the result of a tool" if message.role == "tool" else "calls a tool"
         raise InvalidRequest(
@@ -76,9 +82,7 @@ def check_length(
         for size in _byte_sizes(data, field):
             least += max(1, -(-size // longest_token))
             if least > limit:
-                raise ContextTooLong(
-                    f"The text is at least {least} tokens; the context is {limit} tokens. Shorten the prompt.", param
-                )
+                raise context_too_long(limit, least, param, at_least=True)
 
 
 def _rendered_data(message: Message) -> list[Any]:

@@ -26,9 +26,10 @@ def normalize_messages(messages: Sequence[Message], answer_tags: bool = False) -
 
 
 def join_texts(parts: Sequence[Part]) -> tuple[Part, ...]:
-    """The parts with neighbouring texts joined: templates put nothing between them."""
+    """The parts with neighbouring texts joined, since templates put nothing between them, and without empty ones."""
     joined: list[Part] = []
-    for is_picture, run in groupby(parts, lambda part: isinstance(part, ImagePart)):
+    filled = [part for part in parts if not isinstance(part, TextPart) or part.text]
+    for is_picture, run in groupby(filled, lambda part: isinstance(part, ImagePart)):
         found = list(run)
         joined += (
             found if is_picture else [TextPart("".join(part.text for part in found if isinstance(part, TextPart)))]

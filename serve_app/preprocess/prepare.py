@@ -15,14 +15,14 @@ from dataclasses import dataclass, replace
 
 from serve_app.checkpoint import checkpoint_folder
 from serve_app.contracts import ChatRequest, Picture, PictureSource, Prompt, Sampling, Tokenized
-from serve_app.errors import DeadlineExceeded
+from serve_app.errors import ContextTooLong, DeadlineExceeded
 from serve_app.metrics import PICTURE_TOKENS, PICTURES, STAGE_SECONDS, Meter
 from serve_app.preprocess.decode import Header
 from serve_app.preprocess.decoder_pool import DecoderPool
 from serve_app.preprocess.documents import PDF, POINTS_PER_INCH, Upload, files_as_pictures, is_pdf, repeat_pictures
-from serve_app.preprocess.family_processor import TokenizedPrompt, load_processor
+from serve_app.preprocess.family_processor import ContextLimit, TokenizedPrompt, load_processor
 from serve_app.preprocess.fetch import Fetcher
-from serve_app.preprocess.max_tokens import resolve_max_tokens
+from serve_app.preprocess.max_tokens import context_too_long, resolve_max_tokens
 from serve_app.preprocess.memory_budget import MemoryBudget, Reservation
 from serve_app.preprocess.message_checks import check_request
 from serve_app.preprocess.picture_limits import (
@@ -85,6 +85,7 @@ class Preprocessor:
         is the rest of the request's.
         """
         began = time.monotonic()
+        request, ignored = self._without_unsupported_tools(request)
         stages_ms = {"fetch": 0.0, "decode": 0.0, "resize": 0.0, "tokenize": 0.0}
         async with self._limits_of(request) as held:
             measured, tokenized, sampling = await self._measure_and_tokenize(request, stages_ms, held)
@@ -102,12 +103,16 @@ class Preprocessor:
             constraint=request.constraint,
             thinking=tokenized.thinking,
             raw=request.text is not None,
+            continues=request.continue_last,
+            ignored_fields=ignored,
+            clipped_max_tokens=_clipped(request.sampling, sampling),
         )
         self._count(prompt, [picture.header.format.lower() for picture in measured])
         return prompt
 
     async def tokenize(self, request: ChatRequest) -> Tokenized:
         """The ids that `prepare` would make, with the same checks; pictures are measured, not decoded."""
+        request, _ = self._without_unsupported_tools(request)
         stages_ms = {"fetch": 0.0, "decode": 0.0, "tokenize": 0.0}
         async with self._limits_of(request) as held:
             measured, tokenized, _ = await self._measure_and_tokenize(request, stages_ms, held)
@@ -156,18 +161,43 @@ class Preprocessor:
         pictures = Counter(picture.source.upload for picture in measured)
         shown = replace(request, messages=repeat_pictures(messages, [pictures[n] for n in range(len(parts))]))
 
-        def work() -> TokenizedPrompt:
+        def work() -> tuple[TokenizedPrompt, Sampling]:
             self._busy_since = time.monotonic()
             try:
-                return self._processor.tokenize(shown, [picture.tokens for picture in measured], limit.tokens)
+                return self._tokenize(shown, [picture.tokens for picture in measured], limit)
             finally:
                 self._busy_since = None
 
         with _timed(stages_ms, "tokenize"):
-            tokenized = await asyncio.get_running_loop().run_in_executor(self._cpu, work)
-        default = self._settings.default_max_tokens
-        sampling = resolve_max_tokens(request.sampling, len(tokenized.token_ids), limit, default, request.param)
+            tokenized, sampling = await asyncio.get_running_loop().run_in_executor(self._cpu, work)
         return measured, tokenized, sampling
+
+    def _tokenize(
+        self, request: ChatRequest, counts: Sequence[int], limit: ContextLimit
+    ) -> tuple[TokenizedPrompt, Sampling]:
+        """The prompt, and the sampling with its token limit; raises ContextTooLong, which names tools at fault."""
+        tokens: int | None = None
+        try:
+            tokenized = self._processor.tokenize(request, counts, limit.tokens)
+            tokens = len(tokenized.token_ids)
+            default, clip = self._settings.default_max_tokens, self._settings.clip_max_tokens
+            return tokenized, resolve_max_tokens(request.sampling, tokens, limit, default, request.param, clip=clip)
+        except ContextTooLong:
+            if request.tools is None or (tokens is not None and tokens < limit.tokens):
+                raise
+            # Raises the same error where the prompt is too long without the tools too.
+            without, _ = self._tokenize(replace(request, tools=None), counts, limit)
+            known = tokens or limit.tokens + 1
+            tool_tokens = known - len(without.token_ids)
+            raise context_too_long(
+                limit, known, request.param, at_least=tokens is None, tool_tokens=tool_tokens
+            ) from None
+
+    def _without_unsupported_tools(self, request: ChatRequest) -> tuple[ChatRequest, tuple[str, ...]]:
+        """The request without tools that the model can't call and need not, and the names of fields left out."""
+        if request.tools is None or request.tools.required or "tools" in self._processor.abilities:
+            return request, ()
+        return replace(request, tools=None), ("tools",)
 
     async def _measure(self, files: Sequence[bytes], uploads: Sequence[Upload]) -> list[_MeasuredPicture]:
         measured: list[_MeasuredPicture] = []
@@ -232,6 +262,11 @@ class Preprocessor:
                 self._meter.observe(STAGE_SECONDS, spent_ms / 1000, stage=stage)
         for picture in prompt.pictures:
             self._meter.observe(PICTURE_TOKENS, picture.tokens)
+
+
+def _clipped(requested: Sampling, resolved: Sampling) -> int | None:
+    """The token limit in force, where it is not the request's."""
+    return resolved.max_tokens if requested.max_tokens not in (None, resolved.max_tokens) else None
 
 
 @contextmanager

@@ -58,7 +58,7 @@ def ends_with_nothink(messages: Sequence[Message]) -> bool:
     question = next((message for message in reversed(messages) if message.role == "user" and message.parts), None)
     if question is None:
         return False
-    last = join_texts(question.parts)[-1]
+    last = (join_texts(question.parts) or (TextPart(""),))[-1]
     return isinstance(last, TextPart) and last.text.rstrip().endswith(NO_THINKING)
 
 
@@ -71,6 +71,8 @@ def remove_nothink(messages: Sequence[Message]) -> list[Message]:
 
 
 def _remove_nothink(message: Message) -> Message:
+    if not message.parts:
+        return message
     *before, last = message.parts
     text = last.text.rstrip() if isinstance(last, TextPart) else ""
     if not text.endswith(NO_THINKING):

@@ -123,7 +123,7 @@ async def test_an_unknown_route_has_the_same_envelope(
 
 async def test_the_app_answers_normally_after_each_error(make_client: MakeClient) -> None:
     client = make_client(FakeAnswer("Two ", "cats"))
-    for body in (b"{", b"[]", b'{"messages": []}', b'{"messages": [{"role": "user", "content": []}]}'):
+    for body in (b"{", b"[]", b'{"messages": []}', b'{"messages": [{"role": "user", "content": 5}]}'):
         assert (await client.post("/v1/chat/completions", content=body)).status_code == 400
         assert (await ask_chat(client)).json()["choices"][0]["message"]["content"] == "Two cats"
 

@@ -105,13 +105,12 @@ async def test_no_bytes_make_the_app_fail(path: str, raw: bytes) -> None:
         b"[" * 100_000,
         b'{"messages":' * 10_000,
         b'{"input": ' + b'{"a":' * 150 + b"1" + b"}" * 150 + b"}",
-        b'{"prompt": "\\ud800"}',
         b'{"prompt": "x", "seed": ' + b"9" * 5000 + b"}",
         b'{"prompt": "x", "temperature": 1e999}',
         b'{"prompt": "x", "temperature": NaN}',
         b'{"prompt": "x", "max_tokens": 123456789012345678901234567890}',
     ],
-    ids=["lists", "objects", "depth", "surrogate", "digits", "infinity", "NaN", "integer"],
+    ids=["lists", "objects", "depth", "digits", "infinity", "NaN", "integer"],
 )
 async def test_extremes_are_refused_with_a_sentence(path: str, raw: bytes) -> None:
     response = await sent(path, raw)

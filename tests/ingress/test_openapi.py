@@ -77,6 +77,7 @@ def test_every_route_is_documented() -> None:
         "/v1/ask": ["post"],
         "/tokenize": ["post"],
         "/healthz": ["get"],
+        "/health": ["get"],
         "/readyz": ["get"],
         "/v1/models": ["get"],
         "/v1/models/{model}": ["get"],

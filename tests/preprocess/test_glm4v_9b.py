@@ -103,12 +103,12 @@ def test_a_picture_larger_than_the_square_cannot_be_seen_as_it_is(checkpoint_9b:
 @pytest.mark.parametrize(
     ("context", "pictures", "expected"),
     [
-        (8192, 0, "the context is 8192 tokens"),
-        (8192, 1, "the context is 8192 tokens"),
-        (9791, 1, "the context is 9791 tokens"),
-        (100_000, 0, "the context is 8192 tokens (the model has 8192 positions)"),
-        (100_000, 1, "the context is 9791 tokens (the model has 8192 positions, of which a picture takes 3)"),
-        (64, 1, "the context is 64 tokens"),
+        (8192, 0, "8192 tokens"),
+        (8192, 1, "8192 tokens"),
+        (9791, 1, "9791 tokens"),
+        (100_000, 0, "8192 tokens (the model has 8192 positions)"),
+        (100_000, 1, "9791 tokens (the model has 8192 positions, of which a picture takes 3)"),
+        (64, 1, "64 tokens"),
     ],
 )
 def test_the_context_is_the_models_positions_or_the_services_tokens(
@@ -124,7 +124,7 @@ def test_thinking_is_refused(checkpoint_9b: Path, thinking: Thinking) -> None:
 
 
 def test_a_text_that_cannot_fit_is_refused_with_its_field(checkpoint_9b: Path) -> None:
-    with pytest.raises(ContextTooLong, match="the context is 8192 tokens") as refused:
+    with pytest.raises(ContextTooLong, match="8192 tokens") as refused:
         own(checkpoint_9b).tokenize(asking(user("x" * 10_000_000), param="input"), [], LIMIT)
     assert refused.value.param == "input"
 

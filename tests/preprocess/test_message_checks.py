@@ -37,9 +37,9 @@ def check(messages: list[Message], abilities: set[str], limit: int = 100, **more
         (second("user"), EVERYTHING, r"The question is empty: input\[1\] has no text", "input[1]"),
         (second("user", TextPart("")), EVERYTHING, "question is empty", "input[1]"),
         (second("user", TextPart(" \n")), EVERYTHING, "question is empty", "input[1]"),
-        (second("user", PICTURE, TextPart(" ")), EVERYTHING, "question is empty", "input[1]"),
         ([], EVERYTHING, "no question", "input"),
-        (second("system", TextPart("x"))[1:], EVERYTHING, "no question", "input"),
+        (second("system", TextPart(" "))[1:], EVERYTHING, "question is empty", "input[1]"),
+        ([*second("user"), Message("system", (TextPart("x"),))], EVERYTHING, "question is empty", "input[1]"),
     ],
 )
 def test_what_the_model_cannot_express_is_refused_with_the_field_of_the_message(
@@ -50,11 +50,27 @@ def test_what_the_model_cannot_express_is_refused_with_the_field_of_the_message(
     assert refused.value.param == param
 
 
-def test_tools_are_refused_where_the_model_has_none() -> None:
+def test_a_call_can_not_be_required_where_the_model_has_no_tools() -> None:
+    required = ToolUse((Tool("look", LOOK),), required=True)
     with pytest.raises(InvalidRequest, match="does not support tools") as refused:
-        check([QUESTION], set(), tools=ToolUse((Tool("look", LOOK),)))
-    assert refused.value.param == "tools"
-    check([QUESTION], {"tools"}, tools=ToolUse((Tool("look", LOOK),)))
+        check([QUESTION], set(), tools=required)
+    assert refused.value.param == "tool_choice"
+    check([QUESTION], {"tools"}, tools=required)
+
+
+@pytest.mark.parametrize("empty", [(), (TextPart(""),), (TextPart(" \n"),)])
+def test_only_the_last_turn_has_to_ask_something(empty: tuple[Part, ...]) -> None:
+    answer = Message("assistant", (TextPart("How can I help?"),))
+    check([Message("user", empty), answer, QUESTION], EVERYTHING)
+    check([QUESTION, Message("assistant", empty), QUESTION], EVERYTHING)
+    check([QUESTION, Message("system", empty)], EVERYTHING)
+    check([Message("user", (PICTURE, *empty))], EVERYTHING)
+
+
+def test_a_conversation_may_be_of_one_message_of_any_role() -> None:
+    """OpenAI's library and AutoGen send such."""
+    for role in ("system", "assistant", "user"):
+        check([Message(role, (TextPart("Say hello."),))], EVERYTHING)
 
 
 def test_the_last_message_may_be_a_tools_result_and_a_question_may_be_a_picture() -> None:
@@ -72,7 +88,7 @@ def test_a_text_without_template_goes_without_what_only_a_template_writes(more: 
 
 
 def test_more_messages_than_tokens_are_refused_at_once() -> None:
-    with pytest.raises(ContextTooLong, match="has 101 messages; the context is 100 tokens") as refused:
+    with pytest.raises(ContextTooLong, match=r"maximum context length is 100 tokens.*at least 101 tokens") as refused:
         check([QUESTION] * 101, EVERYTHING)
     assert refused.value.param == "input"
 
@@ -97,7 +113,7 @@ def tools(parameters: object) -> ToolUse:
 )
 def test_whatever_cannot_fit_is_refused_before_it_is_rendered(messages: list[Message], offered: ToolUse | None) -> None:
     normalized = normalize_messages(messages)
-    with pytest.raises(ContextTooLong, match="the context is 100 tokens") as refused:
+    with pytest.raises(ContextTooLong, match="maximum context length is 100 tokens") as refused:
         check_length(normalized, offered, 64, 100, "input")
     assert refused.value.param == "input"
     check_length(normalized, offered, 64, 1000, "input")

@@ -63,10 +63,12 @@ class OutputParser:
             and not _reasoning_is_closed(prompt, vocabulary)
         )
         self._raw = prompt.raw
-        self._keep_newlines = prompt.raw or (
-            prompt.constraint is not None and prompt.constraint.kind in ("regex", "choice")
+        self._keep_newlines = (
+            prompt.raw
+            or prompt.continues
+            or (prompt.constraint is not None and prompt.constraint.kind in ("regex", "choice"))
         )
-        self._state = _State.TEXT if prompt.raw else _State.START
+        self._state = _State.TEXT if prompt.raw or prompt.continues else _State.START
         if not prompt.raw and reasoning_is_open(prompt, vocabulary):
             self._state = _State.REASONING
         self._decoder = Utf8Decoder()

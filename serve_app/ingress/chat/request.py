@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from pydantic import Field
 
 from serve_app.contracts import ChatRequest
 from serve_app.errors import InvalidRequest
-from serve_app.ingress.fields.messages import Messages, parse_messages
+from serve_app.ingress.fields.conversation import continues_last, parse_messages
+from serve_app.ingress.fields.messages import AssistantMessage, Messages
+from serve_app.ingress.fields.other_servers import UNSUPPORTED_ELSEWHERE, UNSUPPORTED_TEMPLATE, IgnoredFields
 from serve_app.ingress.fields.sampling import MAX_TOP_LOGPROBS, SamplingFields, TokenCount, sampling, single_max_tokens
 from serve_app.ingress.fields.stream_options import StreamFields, check_stream_options
-from serve_app.ingress.fields.strict_model import IGNORED, IgnoredFields, RequestBody, UnsupportedField
+from serve_app.ingress.fields.strict_model import IGNORED, Integer, RequestBody, UnsupportedField
 from serve_app.ingress.fields.structured_output import ConstraintFields, constraint
 from serve_app.ingress.fields.thinking import ThinkingFields, thinking
 from serve_app.ingress.fields.tools import ToolFields, tool_use
 
+CONTINUE: Final = (
+    "Whether the answer goes on from the last message, which then is the assistant's; it has only what is new. "
+    "Default: true where that message is the assistant's and there is no format. (vLLM's)"
+)
+
 
 class ChatBody(RequestBody, StreamFields, ConstraintFields, ToolFields, ThinkingFields, SamplingFields, IgnoredFields):
-    """A conversation whose last message is a question of the user, or a tool's result."""
+    """A conversation: the answer to its last message, or the rest of a last message of the assistant."""
 
     unsupported: ClassVar[dict[str, UnsupportedField]] = {
+        **UNSUPPORTED_ELSEWHERE,
+        **UNSUPPORTED_TEMPLATE,
         "audio": UnsupportedField(),
         "function_call": UnsupportedField(("none", "auto"), "Use 'tool_choice'."),
         "functions": UnsupportedField(([],), "Use 'tools'."),
@@ -31,7 +40,7 @@ class ChatBody(RequestBody, StreamFields, ConstraintFields, ToolFields, Thinking
         "web_search_options": UnsupportedField(),
     }
 
-    messages: Messages
+    messages: Messages = Field(description="The conversation, oldest message first.")
     max_tokens: TokenCount | None = Field(
         None, description="Maximum number of tokens of the answer, reasoning included."
     )
@@ -39,13 +48,17 @@ class ChatBody(RequestBody, StreamFields, ConstraintFields, ToolFields, Thinking
     logprobs: bool | None = Field(
         None, description="The log probability of each token of the text; reasoning and tool calls have none."
     )
-    top_logprobs: int | None = Field(
+    top_logprobs: Integer | None = Field(
         None,
         ge=0,
         le=MAX_TOP_LOGPROBS,
         description="Number of likeliest tokens returned beside each one; needs `logprobs`.",
     )
     metadata: dict[str, Any] | None = Field(None, description=IGNORED)
+    continue_final_message: bool | None = Field(None, description=CONTINUE)
+    add_generation_prompt: bool | None = Field(
+        None, description="false: as `continue_final_message`. true: a new answer also after one of the assistant."
+    )
 
 
 def chat_request(body: ChatBody, *, id: str, deadline_s: float) -> ChatRequest:
@@ -53,14 +66,18 @@ def chat_request(body: ChatBody, *, id: str, deadline_s: float) -> ChatRequest:
     check_stream_options(body.stream, body.stream_options)
     if body.top_logprobs is not None and not body.logprobs:
         raise InvalidRequest("'top_logprobs' is only for a request with 'logprobs': true.", "top_logprobs")
+    messages, form = parse_messages(body.messages), constraint(body)
+    marked = True if isinstance(last := body.messages[-1], AssistantMessage) and last.prefix else None
+    continue_final = marked if body.continue_final_message is None else body.continue_final_message
     limit = single_max_tokens(body.max_tokens, body.max_completion_tokens)
     return ChatRequest(
         id,
-        parse_messages(body.messages),
+        messages,
         sampling(body, max_tokens=limit, logprobs=(body.top_logprobs or 0) if body.logprobs else None),
         deadline_s,
         bool(body.stream),
         tool_use(body),
-        constraint(body),
+        form,
         thinking(body),
+        continue_last=continues_last(messages, continue_final, body.add_generation_prompt, form is None),
     )

@@ -6,7 +6,7 @@ from typing import Any, Literal, NotRequired
 
 from typing_extensions import TypedDict
 
-from serve_app.answers import CollectedAnswer
+from serve_app.answers import Answers, CollectedAnswer
 from serve_app.contracts import Delta, Event, Finished, FinishReason, Started, ToolCallDelta
 from serve_app.ingress.chat.request import ChatBody
 from serve_app.ingress.context import ServingContext
@@ -37,8 +37,8 @@ class AnswerMessage(TypedDict):
     content: str | None
     refusal: None
     annotations: list[None]
-    reasoning_content: NotRequired[str]
-    reasoning: NotRequired[str]
+    reasoning_content: str | None
+    reasoning: str | None
     tool_calls: NotRequired[list[ToolCallReply]]
     boxes: NotRequired[list[BoxedReply]]
 
@@ -63,6 +63,7 @@ class ChatCompletion(TypedDict):
     service_tier: NotRequired[Literal["default"]]
     choices: list[Choice]
     usage: UsageReply
+    prompt_logprobs: None
     timings: dict[str, float]
     images: NotRequired[list[ImageReply]]
 
@@ -88,8 +89,8 @@ class AnswerDelta(TypedDict, total=False):
 
     role: Literal["assistant"]
     content: str
-    reasoning_content: str
-    reasoning: str
+    reasoning_content: str | None
+    reasoning: str | None
     tool_calls: list[ToolCallDeltaReply]
     boxes: list[BoxedReply]
 
@@ -131,15 +132,16 @@ class ChatResponder(CompletionsResponder):
         super().__init__(context, id, request, request.service_tier)
         self._logprobs = request.logprobs
 
-    def choice(self, answer: CollectedAnswer) -> dict[str, Any]:
+    def choice(self, index: int, answer: CollectedAnswer) -> dict[str, Any]:
+        reasoning = answer.reasoning if answer.reasonings else None
         message: AnswerMessage = {
             "role": "assistant",
             "content": answer.text if answer.texts or not answer.calls else None,
             "refusal": None,
             "annotations": [],
+            "reasoning_content": reasoning,
+            "reasoning": reasoning,
         }
-        if answer.reasonings:
-            message["reasoning_content"] = message["reasoning"] = answer.reasoning
         if answer.calls:
             message["tool_calls"] = [
                 {
@@ -162,6 +164,9 @@ class ChatResponder(CompletionsResponder):
             "finish_reason": event.reason if isinstance(event, Finished) else None,
         }
 
+    async def body(self, answers: Answers) -> dict[str, Any]:
+        return {**await super().body(answers), "prompt_logprobs": None}  # vLLM's clients look for it
+
     def _call_id(self) -> str:
         return f"call_{self._new_id()}"
 
@@ -172,7 +177,7 @@ class ChatResponder(CompletionsResponder):
             case Delta(channel="reasoning"):
                 return {"reasoning_content": event.text, "reasoning": event.text}
             case Delta():
-                return {"content": event.text}
+                return {"content": event.text, "reasoning_content": None}
             case ToolCallDelta():
                 call: ToolCallDeltaReply = {"index": event.index, "function": {"arguments": event.arguments}}
                 if event.name is not None:

@@ -8,7 +8,7 @@ from typing import Any, Literal, NotRequired
 from typing_extensions import TypedDict
 
 from serve_app.answers import CollectedAnswer
-from serve_app.contracts import Delta, Event, Finished, FinishReason
+from serve_app.contracts import Delta, Event, Finished, FinishReason, Started
 from serve_app.ingress.completions.request import CompletionBody
 from serve_app.ingress.context import ServingContext
 from serve_app.ingress.fields.completion import CompletionsResponder
@@ -47,14 +47,18 @@ class CompletionResponder(CompletionsResponder):
     def __init__(self, context: ServingContext, id: str, request: CompletionBody) -> None:
         super().__init__(context, id, request, request.service_tier)
         self._logprobs = request.logprobs
+        self._echoed = [text for text in request.texts() for _ in range(request.n or 1)]  # before each choice
         self._sent: Counter[int] = Counter()  # characters of each answer
 
-    def choice(self, answer: CollectedAnswer) -> dict[str, Any]:
+    def choice(self, index: int, answer: CollectedAnswer) -> dict[str, Any]:
         logprobs = None if self._logprobs is None else completion_logprobs(answer.logprobs, 0)
-        return {"text": answer.text, "logprobs": logprobs, "finish_reason": answer.end.reason}
+        return {"text": self._echoed[index] + answer.text, "logprobs": logprobs, "finish_reason": answer.end.reason}
 
-    def piece(self, index: int, event: Event) -> dict[str, Any]:
+    def piece(self, index: int, event: Event) -> dict[str, Any] | None:
+        if isinstance(event, Started):  # a chunk without text would be counted as the first token
+            return None
         text, logprobs = (event.text, event.logprobs) if isinstance(event, Delta) else ("", ())
+        text, self._echoed[index] = self._echoed[index] + text, ""
         offset = self._sent[index]
         self._sent[index] += len(text)
         return {

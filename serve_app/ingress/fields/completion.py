@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, ClassVar
 
 from serve_app.answers import Answers, CollectedAnswer
 from serve_app.contracts import Event
+from serve_app.errors import ServiceError
 from serve_app.ingress.context import ServingContext
 from serve_app.ingress.fields.stream_options import StreamFields
 from serve_app.ingress.fields.usage import images_json, usage_json
@@ -35,22 +36,25 @@ class CompletionsResponder(Responder):
             self._envelope["service_tier"] = "default"
 
     @abstractmethod
-    def choice(self, answer: CollectedAnswer) -> Mapping[str, Any]:
-        """A complete answer, without its index."""
+    def choice(self, index: int, answer: CollectedAnswer) -> Mapping[str, Any]:
+        """The complete answer `index`, without the index."""
 
     @abstractmethod
-    def piece(self, index: int, event: Event) -> Mapping[str, Any]:
-        """What an event adds to the answer `index`, without the index."""
+    def piece(self, index: int, event: Event) -> Mapping[str, Any] | None:
+        """What an event adds to the answer `index`, without the index; None if it adds nothing."""
 
     async def body(self, answers: Answers) -> dict[str, Any]:
-        choices = [{"index": index, **self.choice(each)} for index, each in enumerate(await answers.collect())]
+        choices = [{"index": index, **self.choice(index, each)} for index, each in enumerate(await answers.collect())]
         return {**self._envelope, "object": self.body_type, "choices": choices, **self._summary(answers)}
 
     async def chunks(self, answers: Answers) -> AsyncGenerator[Any, None]:
         head = {**self._envelope, "object": self.chunk_type}
         async with aclosing(answers.events()) as events:
             async for index, event in events:
-                chunk = {**head, "choices": [{"index": index, **self.piece(index, event)}]}
+                piece = self.piece(index, event)
+                if piece is None:
+                    continue
+                chunk = {**head, "choices": [{"index": index, **piece}]}
                 if answers.finished is not None:
                     chunk |= self._summary(answers)
                     del chunk["usage"]
@@ -60,6 +64,9 @@ class CompletionsResponder(Responder):
         if self._usage:
             yield {**head, "choices": [], **self._summary(answers)}
         yield DONE
+
+    def error_chunks(self, answers: Answers, error: ServiceError) -> Sequence[Any]:
+        return [*super().error_chunks(answers, error), DONE]
 
     def _summary(self, answers: Answers) -> dict[str, Any]:
         """What is known once all answers are complete."""

@@ -1,60 +1,70 @@
-"""Fields of the conversation: OpenAI's messages of every role and part, as the contract's Messages.
+"""Fields of the conversation: OpenAI's messages of every role, with their parts and tool calls.
 
-Base64 is not decoded here: a picture stays the string of the request.
+Base64 is not decoded here: a picture stays the string of the request. `conversation.py` maps them to the contracts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field
-from pydantic_core import PydanticCustomError, from_json
+from pydantic_core import PydanticCustomError
 
-from serve_app.contracts import Detail, ImagePart, Message, Part, Role, TextPart, ToolCall
-from serve_app.errors import InvalidRequest
-from serve_app.ingress.fields.strict_model import IGNORED, StrictModel
+from serve_app.contracts import Detail
+from serve_app.ingress.fields.strict_model import IGNORED, ClientNotes, StrictModel
 
 DETAIL: Final = (
     "low: few tokens, fast. auto, high: scaled down to the service's limit. "
     "original: never scaled down; refused above the service's limit."
 )
+SOURCE: Final = "`data:image/…;base64,…`, the base64 alone, or an http(s) address."
+TYPE: Final = "The kind of part."
+ROLE: Final = "Who wrote the message."
+CONTENT: Final = "A text, or texts and pictures; only the last question may not be empty."
+ARGUMENTS: Final = (
+    "A JSON object, as text. What was cut off is read up to there; what is no JSON object is kept as a text."
+)
 
 
-class TextPartBody(StrictModel):
+class TextPartBody(ClientNotes):
     """A piece of text."""
 
-    type: Literal["text"]
-    text: str
+    type: Literal["text"] = Field(description=TYPE)
+    text: str = Field(description="The text; may be empty.")
 
 
 class ImageUrl(StrictModel):
     """The address of a picture, or the picture itself."""
 
-    url: str = Field(description="`data:image/…;base64,…` or an http(s) address.")
+    url: str = Field(description=SOURCE)
     detail: Detail | None = Field(None, description=DETAIL)
+    format: Any = Field(None, description=f"{IGNORED} The file says what it is. (LiteLLM's)")
 
 
 def _as_object(value: Any) -> Any:
     return {"url": value} if isinstance(value, str) else value
 
 
-class ImagePartBody(StrictModel):
+class ImagePartBody(ClientNotes):
     """A picture."""
 
-    type: Literal["image_url"]
-    image_url: Annotated[ImageUrl, BeforeValidator(_as_object, json_schema_input_type=ImageUrl | str)]
+    type: Literal["image_url"] = Field(description=TYPE)
+    image_url: Annotated[ImageUrl, BeforeValidator(_as_object, json_schema_input_type=ImageUrl | str)] = Field(
+        description="The picture, or where it is."
+    )
 
 
-class RefusalPartBody(StrictModel):
+class RefusalPartBody(ClientNotes):
     """An earlier refusal; it stays in the conversation as text."""
 
-    type: Literal["refusal"]
-    refusal: str
+    type: Literal["refusal"] = Field(description=TYPE)
+    refusal: str = Field(description="The text of the refusal.")
 
 
 def as_parts(value: Any) -> Any:
-    """A text as a list of one part."""
+    """A text as a list of one part, null as no part."""
+    if value is None:
+        return []
     if isinstance(value, str):
         return [{"type": "text", "text": value}]
     if isinstance(value, list):
@@ -64,152 +74,71 @@ def as_parts(value: Any) -> Any:
 
 PartBody: TypeAlias = Annotated[TextPartBody | ImagePartBody, Field(discriminator="type")]
 Content: TypeAlias = Annotated[
-    list[PartBody],
-    BeforeValidator(as_parts, json_schema_input_type=str | list[PartBody]),
-    Field(min_length=1),
+    list[PartBody], BeforeValidator(as_parts, json_schema_input_type=str | list[PartBody] | None)
 ]
 AssistantPartBody: TypeAlias = Annotated[TextPartBody | ImagePartBody | RefusalPartBody, Field(discriminator="type")]
 AssistantContent: TypeAlias = Annotated[
-    list[AssistantPartBody], BeforeValidator(as_parts, json_schema_input_type=str | list[AssistantPartBody])
+    list[AssistantPartBody], BeforeValidator(as_parts, json_schema_input_type=str | list[AssistantPartBody] | None)
 ]
 
 
-class CalledFunction(StrictModel):
+class CalledFunction(ClientNotes):
     """The called function and its arguments."""
 
-    name: str
-    arguments: str = Field(description="A JSON object, as text.")
+    name: str = Field(description="The function's name.")
+    arguments: str | dict[str, Any] | None = Field(None, description=ARGUMENTS)
 
 
-class ToolCallBody(StrictModel):
+class ToolCallBody(ClientNotes):
     """A tool call in an earlier answer."""
 
-    id: str = Field(min_length=1)
-    type: Literal["function"]
-    function: CalledFunction
-    index: int | None = Field(None, description=IGNORED)
+    id: str = Field(min_length=1, description="The id that the tool's result refers to.")
+    type: Literal["function"] | None = Field(None, description="Functions are the only tools.")
+    function: CalledFunction = Field(description="The function and its arguments.")
 
 
-class SystemMessage(StrictModel):
+class _Message(ClientNotes):
+    name: Any = Field(None, description=IGNORED)
+
+
+class SystemMessage(_Message):
     """Instructions to the model; `developer` is OpenAI's newer name for the same. No pictures."""
 
-    role: Literal["system", "developer"]
-    content: Content
-    name: str | None = Field(None, description=IGNORED)
+    role: Literal["system", "developer"] = Field(description=ROLE)
+    content: Content = Field(description=CONTENT)
 
 
-class UserMessage(StrictModel):
+class UserMessage(_Message):
     """A question, with or without pictures."""
 
-    role: Literal["user"]
-    content: Content
-    name: str | None = Field(None, description=IGNORED)
+    role: Literal["user"] = Field(description=ROLE)
+    content: Content = Field(description=CONTENT)
 
 
-class AssistantMessage(StrictModel):
+class AssistantMessage(_Message):
     """An earlier answer; accepts what clients copy from a response. No pictures."""
 
-    role: Literal["assistant"]
-    content: AssistantContent | None = Field(None, description="Optional beside `tool_calls`.")
-    tool_calls: list[ToolCallBody] | None = None
+    role: Literal["assistant"] = Field(description=ROLE)
+    content: AssistantContent | None = Field(None, description=CONTENT)
+    tool_calls: list[ToolCallBody] | None = Field(None, description="The tools that the answer called.")
     reasoning_content: str | None = Field(None, description="The reasoning before the answer.")
     reasoning: str | None = Field(None, description="The same, under vLLM's name.")
-    refusal: str | None = None
-    name: str | None = Field(None, description=IGNORED)
-    annotations: list[Any] | None = Field(None, description=IGNORED)
+    refusal: str | None = Field(None, description="An earlier refusal, where there is no content.")
+    prefix: bool | None = Field(None, description="true on the last message: as `continue_final_message`. (DeepSeek's)")
     boxes: list[Any] | None = Field(None, description=IGNORED)
-    provider_specific_fields: dict[str, Any] | None = Field(None, description=IGNORED)  # LiteLLM sends it back
     audio: None = Field(None, description="Not supported.")
     function_call: None = Field(None, description="Not supported; use `tool_calls`.")
 
 
-class ToolMessage(StrictModel):
+class ToolMessage(_Message):
     """The result of a tool call; may be a picture."""
 
-    role: Literal["tool"]
-    content: Content
+    role: Literal["tool"] = Field(description=ROLE)
+    content: Content = Field(description=CONTENT)
     tool_call_id: str = Field(description="`id` of the call in an earlier answer's `tool_calls`.")
-    name: str | None = Field(None, description=IGNORED)
 
 
 MessageBody: TypeAlias = Annotated[
     SystemMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")
 ]
 Messages: TypeAlias = Annotated[list[MessageBody], Field(min_length=1)]
-
-
-# -- to contracts ---------------------------------------------------------------------------------
-
-
-def parse_messages(messages: Sequence[MessageBody]) -> tuple[Message, ...]:
-    """The conversation for the pipeline; raises InvalidRequest if its last message is not of the user or a tool."""
-    return check_messages(
-        [_message(message, f"messages[{index}]") for index, message in enumerate(messages)], "tool_call_id"
-    )
-
-
-def _message(message: MessageBody, param: str) -> Message:
-    if isinstance(message, AssistantMessage):
-        return _assistant(message, param)
-    role: Role = "system" if message.role == "developer" else message.role
-    parts = tuple(_part(part, f"{param}.content[{index}]") for index, part in enumerate(message.content))
-    tool_call_id = message.tool_call_id if isinstance(message, ToolMessage) else ""
-    return Message(role, parts, tool_call_id=tool_call_id, param=param)
-
-
-def _assistant(message: AssistantMessage, param: str) -> Message:
-    parts = tuple(_part(part, f"{param}.content[{index}]") for index, part in enumerate(message.content or ()))
-    if not parts and message.refusal:
-        parts = (TextPart(message.refusal),)
-    if not parts and not message.tool_calls:
-        raise InvalidRequest(f"'{param}.content' is required where there are no 'tool_calls'.", f"{param}.content")
-    calls = tuple(
-        ToolCall(
-            call.id,
-            call.function.name,
-            json_arguments(call.function.arguments, f"{param}.tool_calls[{index}].function.arguments"),
-        )
-        for index, call in enumerate(message.tool_calls or ())
-    )
-    return Message("assistant", parts, message.reasoning_content or message.reasoning or "", calls, param=param)
-
-
-def _part(part: AssistantPartBody, param: str) -> Part:
-    match part:
-        case TextPartBody():
-            return TextPart(part.text)
-        case RefusalPartBody():
-            return TextPart(part.refusal)
-        case ImagePartBody():
-            return ImagePart(part.image_url.url, f"{param}.image_url", part.image_url.detail or "auto")
-
-
-def json_arguments(arguments: str, param: str) -> dict[str, Any]:
-    """A tool call's arguments, which must be a JSON object; some clients send an empty text for no arguments."""
-    try:
-        parsed = from_json(arguments or "{}", allow_inf_nan=False)
-    except ValueError as error:
-        raise InvalidRequest(f"'{param}' is not JSON: {error}.", param) from None
-    if not isinstance(parsed, dict):
-        raise InvalidRequest(f"'{param}' must be a JSON object.", param)
-    return parsed
-
-
-def check_messages(messages: Sequence[Message], call_field: str) -> tuple[Message, ...]:
-    """The messages, if each tool result belongs to an earlier call and the last message is of the user or a tool.
-
-    `call_field` names a result's reference to its call. Where pictures may be is checked in preprocess.
-    """
-    calls: set[str] = set()
-    for message in messages:
-        if message.role == "tool" and message.tool_call_id not in calls:
-            param = f"{message.param}.{call_field}"
-            raise InvalidRequest(f"'{param}' names no tool call of an earlier answer.", param)
-        calls.update(call.id for call in message.tool_calls)
-    last = messages[-1]
-    if last.role not in ("user", "tool"):
-        raise InvalidRequest(
-            "The role of the last message must be 'user' or 'tool'; otherwise there is nothing to answer.",
-            f"{last.param}.role",
-        )
-    return tuple(messages)

@@ -11,13 +11,14 @@ from pydantic import BeforeValidator, Field, StringConstraints
 
 from serve_app.contracts import Sampling
 from serve_app.errors import InvalidRequest
-from serve_app.ingress.fields.strict_model import MAX_INT, StrictModel
+from serve_app.ingress.fields.strict_model import MAX_INT, Integer, StrictModel
 
 MAX_STOP_STRINGS: Final = 4  # OpenAI's limit
 MAX_STOP_CHARACTERS: Final = 256  # the text that the engine may have to keep back from a stream
 MAX_SEED: Final = 2**63 - 1  # a signed 64-bit number, as in OpenAI's API
 MAX_TOP_LOGPROBS: Final = 20  # OpenAI's limit
 MAX_BIASED_TOKENS: Final = 1024
+MAX_STOP_TOKENS: Final = 64
 
 
 def _as_list(value: Any) -> Any:
@@ -25,7 +26,8 @@ def _as_list(value: Any) -> Any:
 
 
 StopString: TypeAlias = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
-TokenCount: TypeAlias = Annotated[int, Field(ge=1, le=MAX_INT)]
+TokenCount: TypeAlias = Annotated[Integer, Field(ge=1, le=MAX_INT)]
+VocabularyId: TypeAlias = Annotated[Integer, Field(ge=0, le=MAX_INT)]
 TokenId: TypeAlias = Annotated[str, StringConstraints(pattern=r"^(0|[1-9][0-9]{0,8})$")]
 
 
@@ -33,8 +35,18 @@ class SamplingFields(StrictModel):
     """How the answer's tokens are sampled; fields that are not OpenAI's name their origin."""
 
     temperature: float | None = Field(None, ge=0, le=2, description="0: always the likeliest token. Default: 1.")
-    top_p: float | None = Field(None, gt=0, le=1)
-    top_k: int | None = Field(None, ge=-1, le=MAX_INT, description="0 and -1: off. (vLLM's)")
+    do_sample: bool | None = Field(
+        None, description="false: always the likeliest token, as with temperature 0. (z.ai's and transformers')"
+    )
+    top_p: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Sample of the likeliest tokens that together have this probability. 0: always the likeliest.",
+    )
+    top_k: Integer | None = Field(
+        None, ge=-1, le=MAX_INT, description="Sample of this many likeliest tokens. 0 and -1: off. (vLLM's)"
+    )
     min_p: float | None = Field(
         None, ge=0, le=1, description="Minimum probability, relative to the likeliest token's. 0: off. (vLLM's)"
     )
@@ -46,15 +58,21 @@ class SamplingFields(StrictModel):
         ]
         | None
     ) = Field(None, description="The answer ends before the first of these.")
-    seed: int | None = Field(
+    seed: Integer | None = Field(
         None,
         ge=-MAX_SEED - 1,
         le=MAX_SEED,
         description="Same request, same seed: same answer. With `n`, each further answer has the next seed.",
     )
-    presence_penalty: float | None = Field(None, ge=-2, le=2)
-    frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    repetition_penalty: float | None = Field(None, gt=0, le=2, description="1: off. (vLLM's)")
+    presence_penalty: float | None = Field(
+        None, ge=-2, le=2, description="Subtracted from the logit of each token that the answer has already. 0: off."
+    )
+    frequency_penalty: float | None = Field(
+        None, ge=-2, le=2, description="The same for each time that the answer has the token. 0: off."
+    )
+    repetition_penalty: float | None = Field(
+        None, gt=0, le=2, description="Divides logits of tokens that prompt or answer have already. 1: off. (vLLM's)"
+    )
     logit_bias: (
         Annotated[
             dict[TokenId, Annotated[float, Field(ge=-100, le=100)]],
@@ -64,20 +82,24 @@ class SamplingFields(StrictModel):
     ) = Field(
         None, description="Token id, as a decimal string, to the number added to its logit. /tokenize returns the ids."
     )
-    min_tokens: int | None = Field(
+    min_tokens: Integer | None = Field(
         None, ge=0, le=MAX_INT, description="The answer does not end before this many tokens. (vLLM's)"
     )
     ignore_eos: bool | None = Field(
         None, description="The answer ends at its token limit only; for benchmarks. (vLLM's)"
     )
+    stop_token_ids: Annotated[list[VocabularyId], Field(max_length=MAX_STOP_TOKENS)] | None = Field(
+        None, description="The answer ends before the first of these tokens. (vLLM's)"
+    )
 
 
 def sampling(fields: SamplingFields, *, max_tokens: int | None, logprobs: int | None = None) -> Sampling:
     """The contract's Sampling; a field that is missing or null has the contract's default."""
+    greedy = fields.do_sample is False or fields.top_p == 0
     given: dict[str, Any] = {
         "max_tokens": max_tokens,
-        "temperature": fields.temperature,
-        "top_p": fields.top_p,
+        "temperature": 0.0 if greedy else fields.temperature,
+        "top_p": fields.top_p or None,
         "top_k": None if fields.top_k is None else max(fields.top_k, 0),
         "min_p": fields.min_p,
         "stop": None if fields.stop is None else tuple(fields.stop),
@@ -88,6 +110,7 @@ def sampling(fields: SamplingFields, *, max_tokens: int | None, logprobs: int | 
         "logit_bias": tuple((int(token), bias) for token, bias in (fields.logit_bias or {}).items()),
         "min_tokens": fields.min_tokens,
         "ignore_eos": fields.ignore_eos,
+        "stop_token_ids": tuple(fields.stop_token_ids or ()),
         "logprobs": logprobs,
     }
     return Sampling(**{name: value for name, value in given.items() if value is not None})

@@ -7,7 +7,7 @@ from typing import Final, Literal
 from pydantic import BaseModel, Field
 
 from serve_app.errors import InvalidRequest
-from serve_app.ingress.fields.strict_model import StrictModel
+from serve_app.ingress.fields.strict_model import Integer, StrictModel
 
 MAX_N: Final = 128  # upper bound of the setting `http.max_choices`, which is the limit in force
 
@@ -25,7 +25,7 @@ class StreamOptions(StrictModel):
 class StreamFields(StrictModel):
     """The number of answers, and whether they are streamed."""
 
-    n: int | None = Field(
+    n: Integer | None = Field(
         None, ge=1, le=MAX_N, description="Number of answers to the one question; `http.max_choices` is the limit."
     )
     stream: bool | None = Field(None, description="The answer as server-sent events, while it is generated.")

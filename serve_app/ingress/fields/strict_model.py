@@ -1,30 +1,79 @@
-"""The base of all request bodies: strict JSON objects; unsupported and ignored fields of other APIs.
+"""The base of all request bodies: strict JSON objects; unknown fields are refused by name.
 
-There are three kinds of fields. Most have an effect. Those with the description IGNORED are accepted and
-have none. The `unsupported` ones of a body are accepted with a value that changes nothing and refused by
-name otherwise. Any other field is refused, so that no part of a request is ignored unnoticed.
+There are four kinds of fields (docs/decisions/0018-accepted-fields.md). Most have an effect. Those whose description
+begins with IGNORED are accepted and have none. The `unsupported` ones of a body are accepted with a value that changes
+nothing and refused by name otherwise. Any other field is refused, unless it is null, which asks for nothing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Annotated, Any, ClassVar, Final, Self, TypeAlias
 
 import orjson
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError, to_json
 
 from serve_app.errors import InvalidRequest
-from serve_app.ingress.validation import invalid_fields
+from serve_app.ingress.validation import MAX_QUOTED, invalid_fields, truncate
 
 IGNORED: Final = "Accepted and ignored."
 MAX_INT: Final = 2**31 - 1  # of a token count or a token id
+_EXACT: Final = 2**53  # floats of whole numbers are exact below it
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) <= _EXACT else value
+
+
+Integer: TypeAlias = Annotated[int, BeforeValidator(_whole, json_schema_input_type=int)]
+"""A whole number; clients in JavaScript and R write it as 24.0."""
 
 
 class StrictModel(BaseModel):
-    """A JSON object of the API: no unknown fields, no silent conversions ("0.5" is not a number)."""
+    """A JSON object of the API: no unknown fields but null ones, no silent conversions ("0.5" is not a number)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    names: ClassVar[frozenset[str]] = frozenset()  # of the fields, as they are in JSON
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        cls.names = frozenset(field.alias or name for name, field in cls.model_fields.items())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_unknown_nulls(cls, fields: Any) -> Any:
+        if not isinstance(fields, dict) or all(value is not None for value in fields.values()):
+            return fields
+        return {name: value for name, value in fields.items() if value is not None or name in cls.names}
+
+
+class ClientNotes(StrictModel):
+    """What clients note for themselves on messages, parts and tools, or copy from another service's response."""
+
+    id: Any = Field(None, description=IGNORED)
+    index: Any = Field(None, description=IGNORED)
+    metadata: Any = Field(None, description=IGNORED)
+    options: Any = Field(None, description=f"{IGNORED} (Gradio's)")
+    cache_control: Any = Field(None, description=f"{IGNORED} (Anthropic's)")
+    annotations: Any = Field(None, description=IGNORED)
+    reasoning_details: Any = Field(None, description=f"{IGNORED} (OpenRouter's)")
+    provider_specific_fields: Any = Field(None, description=f"{IGNORED} (LiteLLM's)")
+    provider_options: Any = Field(None, description=f"{IGNORED} (AI SDK's)")
+    created_at: Any = Field(None, description=IGNORED)
+    timestamp: Any = Field(None, description=IGNORED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,21 +89,34 @@ class RequestBody(StrictModel):
 
     unsupported: ClassVar[dict[str, UnsupportedField]] = {}
 
-    model: str | None = Field(None, description="Default: the served model.")
+    model: str | None = Field(None, description="Name of the model, in any letter case. Default: the served model.")
+
+    _ignored: tuple[str, ...] = PrivateAttr(())
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        """Names of unknown fields that were ignored, as sent."""
+        return self._ignored
 
     @classmethod
-    def read(cls, fields: dict[str, Any]) -> Self:
+    def read(cls, fields: dict[str, Any], *, ignore_unknown: bool = False) -> Self:
         """The validated body; raises InvalidRequest that names the field."""
+        known = cls.names | cls.unsupported.keys()
+        unknown = tuple(name for name, value in fields.items() if name not in known and value is not None)
+        if unknown and not ignore_unknown:
+            raise InvalidRequest(_unknown_field(unknown[0], known), truncate(unknown[0], 2 * MAX_QUOTED))
         for name, field in cls.unsupported.items():
-            value = fields.pop(name, None)
+            value = fields.get(name)
             if value is not None and not any(_same(value, allowed) for allowed in field.allowed):
                 values = " or ".join(to_json(allowed).decode() for allowed in field.allowed)
                 message = f"'{name}' is not supported by this service{f'; it may only be {values}' if values else ''}."
                 raise InvalidRequest(f"{message} {field.hint}".rstrip(), name)
         try:
-            return cls.model_validate(fields)
+            body = cls.model_validate({name: value for name, value in fields.items() if name in cls.names})
         except ValidationError as error:
             raise invalid_fields(error) from None
+        body._ignored = unknown
+        return body
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: Any, handler: Any) -> dict[str, Any]:
@@ -66,8 +128,16 @@ class RequestBody(StrictModel):
         return schema
 
 
+def _unknown_field(name: str, known: Collection[str]) -> str:
+    close = get_close_matches(name, known, 1, 0.8) if len(name) <= MAX_QUOTED else []
+    hint = f" The nearest field is '{close[0]}'." if close else ""
+    return f"'{truncate(name, 2 * MAX_QUOTED)}' is not a field of this request.{hint}"
+
+
 def _same(value: Any, allowed: Any) -> bool:
-    return type(value) is type(allowed) and bool(value == allowed)
+    numbers = isinstance(value, int | float) and isinstance(allowed, int | float)
+    alike = isinstance(value, bool) == isinstance(allowed, bool) if numbers else type(value) is type(allowed)
+    return alike and bool(value == allowed)
 
 
 def _portable(value: dict[str, Any]) -> dict[str, Any]:
@@ -82,15 +152,3 @@ def _portable(value: dict[str, Any]) -> dict[str, Any]:
 
 
 JsonObject: TypeAlias = Annotated[dict[str, Any], AfterValidator(_portable)]
-
-
-class IgnoredFields(StrictModel):
-    """OpenAI's hints for its own platform; they have no effect here."""
-
-    user: str | None = Field(None, description=IGNORED)
-    store: bool | None = Field(None, description=f"{IGNORED} Nothing is stored.")
-    safety_identifier: str | None = Field(None, description=IGNORED)
-    prompt_cache_key: str | None = Field(None, description=IGNORED)
-    prompt_cache_retention: str | None = Field(None, description=IGNORED)
-    prompt_cache_options: dict[str, Any] | None = Field(None, description=IGNORED)
-    service_tier: str | None = Field(None, description=f'{IGNORED} The response has "default".')

@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError, from_json
 
 from serve_app.contracts import Constraint
 from serve_app.errors import InvalidRequest
-from serve_app.ingress.fields.strict_model import JsonObject, StrictModel
+from serve_app.ingress.fields.strict_model import IGNORED, JsonObject, StrictModel
 
 MAX_PATTERN: Final = 10_000  # characters of a regular expression
 MAX_CHOICES: Final = 1000
@@ -21,34 +21,34 @@ Name: TypeAlias = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 class TextFormat(StrictModel):
     """Any text."""
 
-    type: Literal["text"]
+    type: Literal["text"] = Field(description="The kind of format.")
 
 
 class JsonObjectFormat(StrictModel):
     """Any JSON object."""
 
-    type: Literal["json_object"]
+    type: Literal["json_object"] = Field(description="The kind of format.")
 
 
 class JsonSchema(StrictModel):
     """A JSON Schema as OpenAI wraps it; the answer always matches it, `strict` or not."""
 
-    name: Name
-    description: str | None = None
-    schema_: JsonObject = Field(alias="schema")
-    strict: bool | None = None
+    name: Name = Field(description=f"{IGNORED} OpenAI's API requires it.")
+    description: str | None = Field(None, description=IGNORED)
+    schema_: JsonObject = Field(alias="schema", description="The JSON Schema that the answer matches.")
+    strict: bool | None = Field(None, description=f"{IGNORED} The answer always matches.")
 
 
 class JsonSchemaType(StrictModel):
     """The type of a format with a schema."""
 
-    type: Literal["json_schema"]
+    type: Literal["json_schema"] = Field(description="The kind of format.")
 
 
 class JsonSchemaFormat(JsonSchemaType):
     """JSON that matches a schema."""
 
-    json_schema: JsonSchema
+    json_schema: JsonSchema = Field(description="The schema and its name.")
 
 
 ResponseFormat: TypeAlias = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
@@ -80,8 +80,8 @@ class StructuredOutputs(StrictModel):
 class ConstraintFields(StrictModel):
     """What the text has to match; one of these fields, and none together with tools."""
 
-    response_format: ResponseFormat | None = None
-    structured_outputs: StructuredOutputs | None = None
+    response_format: ResponseFormat | None = Field(None, description="Any text, a JSON object, or JSON of a schema.")
+    structured_outputs: StructuredOutputs | None = Field(None, description="What the text matches. (vLLM's)")
     guided_json: Schema | None = Field(None, description="A JSON Schema. (vLLM's)")
     guided_regex: Pattern | None = Field(None, description="A pattern that the complete text matches. (vLLM's)")
     guided_choice: Choices | None = Field(None, description="The text is one of these. (vLLM's)")

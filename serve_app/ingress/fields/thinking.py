@@ -10,7 +10,7 @@ from pydantic import Field
 
 from serve_app.contracts import Thinking
 from serve_app.errors import InvalidRequest
-from serve_app.ingress.fields.strict_model import MAX_INT, StrictModel
+from serve_app.ingress.fields.strict_model import IGNORED, MAX_INT, Integer, StrictModel
 
 T = TypeVar("T")
 
@@ -31,31 +31,38 @@ EFFORT: Final = (
     + " of reasoning at most. high, xhigh and max: no limit. Default: that of the model's chat template."
 )
 
-Budget: TypeAlias = Annotated[int, Field(ge=1, le=MAX_INT)]
+CLEAR: Final = f"{IGNORED} The chat template decides which earlier reasoning the model reads. (z.ai's)"
+
+Budget: TypeAlias = Annotated[Integer, Field(ge=1, le=MAX_INT)]
 
 
 class TemplateArguments(StrictModel):
     """vLLM's arguments for the chat template; GLM's template takes this one."""
 
     enable_thinking: bool | None = Field(None, description="Whether the model reasons before it answers.")
+    clear_thinking: bool | None = Field(None, description=CLEAR)
 
 
 class ThinkingSwitch(StrictModel):
     """z.ai's and Anthropic's field."""
 
-    type: Literal["enabled", "disabled"]
+    type: Literal["enabled", "disabled", "adaptive", "auto"] = Field(
+        description="Whether the model reasons. adaptive, auto: the default of its chat template."
+    )
     budget_tokens: Budget | None = Field(None, description="The answer begins after this many tokens of reasoning.")
+    clear_thinking: bool | None = Field(None, description=CLEAR)
 
 
 class ThinkingFields(StrictModel):
     """Whether and how long the model reasons; refused where the served model can't."""
 
     reasoning_effort: Effort | None = Field(None, description=EFFORT)
-    thinking: ThinkingSwitch | None = None
+    thinking: ThinkingSwitch | None = Field(None, description="Whether and how long the model reasons.")
+    enable_thinking: bool | None = Field(None, description="Whether the model reasons. (Qwen's and SGLang's)")
     thinking_token_budget: Budget | None = Field(
         None, description="The same as `thinking.budget_tokens`. (vLLM's and SGLang's)"
     )
-    chat_template_kwargs: TemplateArguments | None = None
+    chat_template_kwargs: TemplateArguments | None = Field(None, description="Arguments for the chat template.")
 
 
 def thinking(fields: ThinkingFields) -> Thinking:
@@ -64,8 +71,9 @@ def thinking(fields: ThinkingFields) -> Thinking:
     enabled: dict[str, bool | None] = {}
     if fields.chat_template_kwargs is not None:
         enabled["chat_template_kwargs.enable_thinking"] = fields.chat_template_kwargs.enable_thinking
+    enabled["enable_thinking"] = fields.enable_thinking
     if fields.thinking is not None:
-        enabled["thinking.type"] = fields.thinking.type == "enabled"
+        enabled["thinking.type"] = {"enabled": True, "disabled": False}.get(fields.thinking.type)
         budgets["thinking.budget_tokens"] = fields.thinking.budget_tokens
     enabled |= {name: True for name, budget in budgets.items() if budget is not None}
     if fields.reasoning_effort is not None:

@@ -10,12 +10,16 @@ from pydantic_core import PydanticCustomError
 
 from serve_app.contracts import Tool, ToolUse
 from serve_app.errors import InvalidRequest
-from serve_app.ingress.fields.strict_model import JsonObject, StrictModel
+from serve_app.ingress.fields.strict_model import IGNORED, ClientNotes, JsonObject, StrictModel
 
 MAX_TOOLS: Final = 128  # OpenAI's limit
 
 FunctionName: TypeAlias = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 STRICT: Final = "Arguments are generated so that they match the schema; otherwise the model only sees it."
+TOOLS: Final = (
+    "Functions that the model may call. A model without tools answers without them where none must be called; "
+    "the header X-Ignored-Fields says so."
+)
 CHOICE: Final = (
     "auto: the model decides. none: the tools are left out of the prompt. required: at least one tool is called. "
     "A named function: this one is called."
@@ -34,8 +38,8 @@ Parameters: TypeAlias = Annotated[JsonObject, AfterValidator(_object_schema)]
 class Function(StrictModel):
     """A function as the caller describes it."""
 
-    name: FunctionName
-    description: str | None = None
+    name: FunctionName = Field(description="The name that the model writes.")
+    description: str | None = Field(None, description="What the function does; the model reads it.")
     parameters: Parameters | None = Field(None, description="JSON Schema of the arguments object.")
     strict: bool | None = Field(None, description=STRICT)
 
@@ -43,25 +47,26 @@ class Function(StrictModel):
 class FunctionType(StrictModel):
     """The type of a tool or of a tool choice."""
 
-    type: Literal["function"]
+    type: Literal["function"] = Field(description="Functions are the only tools.")
 
 
-class FunctionTool(FunctionType):
+class FunctionTool(ClientNotes, FunctionType):
     """A function that the model may call."""
 
-    function: Function
+    function: Function = Field(description="Its name, description and parameters.")
+    name: Any = Field(None, description=IGNORED)
 
 
 class NamedFunction(StrictModel):
     """The function's name."""
 
-    name: str
+    name: str = Field(description="The name of one of the tools.")
 
 
 class NamedToolChoice(FunctionType):
     """The one function that must be called."""
 
-    function: NamedFunction
+    function: NamedFunction = Field(description="The function that is called.")
 
 
 ChoiceWord: TypeAlias = Literal["none", "auto", "required"]
@@ -79,7 +84,7 @@ ToolChoice: TypeAlias = Annotated[
 class ToolFields(StrictModel):
     """The functions, and how the model may use them."""
 
-    tools: Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS)] | None = None
+    tools: Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS)] | None = Field(None, description=TOOLS)
     tool_choice: ToolChoice | None = Field(None, description=CHOICE)
     parallel_tool_calls: bool | None = Field(
         None, description="Whether one answer may have several tool calls. Default: true."

@@ -7,7 +7,7 @@ from typing import Final, Literal
 from typing_extensions import TypedDict
 
 from serve_app.ingress.fields.logprobs import OutputLogprob
-from serve_app.ingress.responses.output_items import OutputItem, OutputTextPart, ReasoningTextPart
+from serve_app.ingress.responses.output_items import OutputItem, OutputTextPart, ReasoningTextPart, SummaryTextPart
 from serve_app.ingress.responses.response import ResponseReply
 
 
@@ -78,6 +78,31 @@ class ReasoningDoneEvent(_InPart):
     text: str
 
 
+class _InSummary(_InItem):
+    summary_index: int
+
+
+class SummaryPartEvent(_InSummary):
+    """The summary of reasoning started or ended."""
+
+    type: Literal["response.reasoning_summary_part.added", "response.reasoning_summary_part.done"]
+    part: SummaryTextPart
+
+
+class SummaryDeltaEvent(_InSummary):
+    """New reasoning, where the request asked for a summary."""
+
+    type: Literal["response.reasoning_summary_text.delta"]
+    delta: str
+
+
+class SummaryDoneEvent(_InSummary):
+    """The complete reasoning, where the request asked for a summary."""
+
+    type: Literal["response.reasoning_summary_text.done"]
+    text: str
+
+
 class ArgumentsDeltaEvent(_InItem):
     """A piece of a tool call's arguments."""
 
@@ -110,6 +135,9 @@ STREAM_EVENTS: Final = (
     TextDoneEvent,
     ReasoningDeltaEvent,
     ReasoningDoneEvent,
+    SummaryPartEvent,
+    SummaryDeltaEvent,
+    SummaryDoneEvent,
     ArgumentsDeltaEvent,
     ArgumentsDoneEvent,
     ErrorEvent,

@@ -4,52 +4,56 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidatorFunctionWrapHandler, WrapValidator
 from pydantic_core import PydanticCustomError
 
-from serve_app.contracts import Detail, ImagePart, Message, Part, Role, TextPart, ToolCall
+from serve_app.contracts import Detail, Message, Part, Role, TextPart, ToolCall
 from serve_app.errors import InvalidRequest
-from serve_app.ingress.fields.messages import DETAIL, check_messages, json_arguments
-from serve_app.ingress.fields.strict_model import IGNORED, StrictModel
+from serve_app.ingress.fields.conversation import call_arguments, check_results, image_part
+from serve_app.ingress.fields.messages import ARGUMENTS, DETAIL, SOURCE, TYPE
+from serve_app.ingress.fields.strict_model import IGNORED, ClientNotes
+from serve_app.ingress.validation import truncate
 
+REASONING_ID: Final = "rs_"
 ItemStatus: TypeAlias = Literal["in_progress", "completed", "incomplete"]
 
 
-class InputText(StrictModel):
+class InputText(ClientNotes):
     """A piece of text."""
 
-    type: Literal["input_text"]
-    text: str
+    type: Literal["input_text"] = Field(description=TYPE)
+    text: str = Field(description="The text; may be empty.")
 
 
-class InputImage(StrictModel):
+class InputImage(ClientNotes):
     """A picture."""
 
-    type: Literal["input_image"]
+    type: Literal["input_image"] = Field(description=TYPE)
     file_id: None = Field(None, description="Not supported; this service keeps no files.")
-    image_url: str = Field(description="`data:image/…;base64,…` or an http(s) address.")
+    image_url: str = Field(description=SOURCE)
     detail: Detail | None = Field(None, description=DETAIL)
 
 
-class OutputText(StrictModel):
+class OutputText(ClientNotes):
     """A piece of an earlier answer; accepts what clients copy from a response."""
 
-    type: Literal["output_text"]
-    text: str
-    annotations: list[Any] | None = Field(None, description=IGNORED)
+    type: Literal["output_text"] = Field(description=TYPE)
+    text: str = Field(description="The text.")
     logprobs: list[Any] | None = Field(None, description=IGNORED)
 
 
-class OutputRefusal(StrictModel):
+class OutputRefusal(ClientNotes):
     """An earlier refusal; it stays in the conversation as text."""
 
-    type: Literal["refusal"]
-    refusal: str
+    type: Literal["refusal"] = Field(description=TYPE)
+    refusal: str = Field(description="The text of the refusal.")
 
 
 def _as_input(value: Any) -> Any:
+    if value is None:
+        return []
     if isinstance(value, str):
         return [{"type": "input_text", "text": value}]
     if isinstance(value, list):
@@ -59,62 +63,65 @@ def _as_input(value: Any) -> Any:
 
 ItemPart: TypeAlias = Annotated[InputText | InputImage | OutputText | OutputRefusal, Field(discriminator="type")]
 ItemContent: TypeAlias = Annotated[
-    list[ItemPart], BeforeValidator(_as_input, json_schema_input_type=str | list[ItemPart]), Field(min_length=1)
+    list[ItemPart], BeforeValidator(_as_input, json_schema_input_type=str | list[ItemPart] | None)
 ]
 ResultPart: TypeAlias = Annotated[InputText | InputImage, Field(discriminator="type")]
 Result: TypeAlias = Annotated[
-    list[ResultPart], BeforeValidator(_as_input, json_schema_input_type=str | list[ResultPart]), Field(min_length=1)
+    list[ResultPart], BeforeValidator(_as_input, json_schema_input_type=str | list[ResultPart] | None)
 ]
 
 
-class MessageItem(StrictModel):
+class MessageItem(ClientNotes):
     """A message of any role; an earlier answer may be sent back unchanged."""
 
-    type: Literal["message"] | None = Field(None, description="Optional.")
-    role: Literal["user", "assistant", "system", "developer"]
-    content: ItemContent
-    id: str | None = Field(None, description=IGNORED)
+    type: Literal["message"] | None = Field(None, description="The kind of item; may be missing.")
+    role: Literal["user", "assistant", "system", "developer"] = Field(description="Who wrote the message.")
+    content: ItemContent = Field(description="A text, or texts and pictures.")
     status: ItemStatus | None = Field(None, description=IGNORED)
     phase: str | None = Field(None, description=IGNORED)
 
 
-class FunctionCallItem(StrictModel):
+class FunctionCallItem(ClientNotes):
     """A tool call in an earlier answer."""
 
-    type: Literal["function_call"]
-    call_id: str = Field(min_length=1)
-    name: str
-    arguments: str = Field(description="A JSON object, as text.")
-    id: str | None = Field(None, description=IGNORED)
+    type: Literal["function_call"] = Field(description="The kind of item.")
+    call_id: str = Field(min_length=1, description="The id that the function's result refers to.")
+    name: str = Field(description="The function's name.")
+    arguments: str | dict[str, Any] | None = Field(None, description=ARGUMENTS)
     status: ItemStatus | None = Field(None, description=IGNORED)
 
 
-class FunctionCallOutputItem(StrictModel):
+class FunctionCallOutputItem(ClientNotes):
     """The result of a tool call; may have pictures."""
 
-    type: Literal["function_call_output"]
+    type: Literal["function_call_output"] = Field(description="The kind of item.")
     call_id: str = Field(description="`call_id` of an earlier function_call.")
-    output: Result
-    id: str | None = Field(None, description=IGNORED)
+    output: Result = Field(description="A text, or texts and pictures.")
     status: ItemStatus | None = Field(None, description=IGNORED)
 
 
-class ReasoningText(StrictModel):
+class ReasoningText(ClientNotes):
     """A piece of reasoning."""
 
-    type: Literal["reasoning_text", "summary_text"]
-    text: str
+    type: Literal["reasoning_text", "summary_text"] = Field(description=TYPE)
+    text: str = Field(description="The text.")
 
 
-class ReasoningItem(StrictModel):
+class ReasoningItem(ClientNotes):
     """The reasoning before an earlier answer; it belongs to the answer after it."""
 
-    type: Literal["reasoning"]
-    summary: list[ReasoningText] | None = None
-    content: list[ReasoningText] | None = None
-    id: str | None = Field(None, description=IGNORED)
+    type: Literal["reasoning"] = Field(description="The kind of item.")
+    summary: list[ReasoningText] | None = Field(None, description="The reasoning, where there is no `content`.")
+    content: list[ReasoningText] | None = Field(None, description="The reasoning.")
     status: ItemStatus | None = Field(None, description=IGNORED)
     encrypted_content: str | None = Field(None, description=IGNORED)
+
+
+class ItemReference(ClientNotes):
+    """An item of an earlier response by its id alone; only reasoning, which is left out, since nothing is stored."""
+
+    type: Literal["item_reference"] = Field(description="The kind of item.")
+    id: str = Field(description=f"An id of a reasoning item, which begins with `{REASONING_ID}`.")
 
 
 def _item_type(value: Any) -> Any:
@@ -127,7 +134,8 @@ InputItem: TypeAlias = Annotated[
     Annotated[MessageItem, Tag("message")]
     | Annotated[FunctionCallItem, Tag("function_call")]
     | Annotated[FunctionCallOutputItem, Tag("function_call_output")]
-    | Annotated[ReasoningItem, Tag("reasoning")],
+    | Annotated[ReasoningItem, Tag("reasoning")]
+    | Annotated[ItemReference, Tag("item_reference")],
     Discriminator(_item_type),
 ]
 
@@ -153,7 +161,7 @@ Input: TypeAlias = Annotated[
 
 
 def parse_input(input: str | Sequence[InputItem], instructions: str | None) -> tuple[Message, ...]:
-    """The conversation for the pipeline; raises InvalidRequest if its last item is no question or tool result.
+    """The conversation for the pipeline; raises InvalidRequest for a reference to an item that is not stored.
 
     A tool call joins the assistant message before it; reasoning joins the assistant message after it.
     """
@@ -169,12 +177,19 @@ def parse_input(input: str | Sequence[InputItem], instructions: str | None) -> t
             case ReasoningItem():
                 reasoning += [part.text for part in item.content or item.summary or ()]
             case FunctionCallItem():
-                call = ToolCall(item.call_id, item.name, json_arguments(item.arguments, f"{param}.arguments"))
+                call = ToolCall(item.call_id, item.name, call_arguments(item.arguments))
                 if messages and messages[-1].role == "assistant" and not reasoning:
                     answer = messages[-1]
                     messages[-1] = replace(answer, tool_calls=(*answer.tool_calls, call))
                 else:
                     messages.append(Message("assistant", (), _take(reasoning), (call,), param=param))
+            case ItemReference():
+                if not item.id.startswith(REASONING_ID):
+                    raise InvalidRequest(
+                        f"'{param}' refers to '{truncate(item.id)}', and nothing is stored. Send the item itself;"
+                        " AI SDK does with the provider option 'store': false.",
+                        f"{param}.id",
+                    )
             case FunctionCallOutputItem():
                 parts = tuple(_part(part, f"{param}.output[{at}]") for at, part in enumerate(item.output))
                 messages.append(Message("tool", parts, tool_call_id=item.call_id, param=param))
@@ -184,7 +199,7 @@ def parse_input(input: str | Sequence[InputItem], instructions: str | None) -> t
                 messages.append(Message(role, parts, _take(reasoning) if role == "assistant" else "", param=param))
     if not messages:
         raise InvalidRequest("'input' has reasoning only; there is nothing to answer.", "input")
-    return check_messages(messages, "call_id")
+    return check_results(messages, "call_id")
 
 
 def _take(reasoning: list[str]) -> str:
@@ -201,4 +216,4 @@ def _part(part: ItemPart, param: str) -> Part:
         case OutputRefusal():
             return TextPart(part.refusal)
         case InputImage():
-            return ImagePart(part.image_url, f"{param}.image_url", part.detail or "auto")
+            return image_part(part.image_url, f"{param}.image_url", part.detail)

@@ -13,6 +13,7 @@ from typing_extensions import TypedDict
 
 from serve_app.contracts import Delta, Event, Finished, Started, TokenLogprob, ToolCallDelta
 from serve_app.ingress.fields.logprobs import OutputLogprob, output_logprobs
+from serve_app.ingress.responses.input_items import REASONING_ID
 
 ItemStatus: TypeAlias = Literal["in_progress", "completed", "incomplete"]
 StreamEvent: TypeAlias = dict[str, Any]  # one of events.py, without its sequence number
@@ -22,6 +23,13 @@ class ReasoningTextPart(TypedDict):
     """The model's reasoning."""
 
     type: Literal["reasoning_text"]
+    text: str
+
+
+class SummaryTextPart(TypedDict):
+    """The model's reasoning, where the request asked for a summary; it is complete."""
+
+    type: Literal["summary_text"]
     text: str
 
 
@@ -39,7 +47,7 @@ class ReasoningOutput(TypedDict):
 
     id: str
     type: Literal["reasoning"]
-    summary: list[None]
+    summary: list[SummaryTextPart]
     content: list[ReasoningTextPart]
     status: ItemStatus
 
@@ -74,8 +82,9 @@ OutputItem: TypeAlias = ReasoningOutput | MessageOutput | FunctionCallOutput
 class OutputItems:
     """The items of one answer: `items` are complete, one more may be in progress."""
 
-    def __init__(self, new_id: Callable[[], str]) -> None:
+    def __init__(self, new_id: Callable[[], str], *, summary: bool = False) -> None:
         self._new_id = new_id
+        self._reasoning_builder = _SummaryBuilder if summary else _ReasoningBuilder
         self._current: _ItemBuilder | None = None
         self.items: list[OutputItem] = []
 
@@ -85,8 +94,8 @@ class OutputItems:
             case Started():
                 pass
             case Delta(channel="reasoning"):
-                if not isinstance(self._current, _ReasoningBuilder):
-                    yield from self._start(_ReasoningBuilder(f"rs_{self._new_id()}"))
+                if not isinstance(self._current, self._reasoning_builder):
+                    yield from self._start(self._reasoning_builder(f"{REASONING_ID}{self._new_id()}"))
                 yield from self._append(event.text)
             case Delta():
                 if not isinstance(self._current, _TextBuilder):
@@ -152,23 +161,26 @@ class _ItemBuilder(ABC):
 class _OnePartBuilder(_ItemBuilder):
     """An item whose content is one part."""
 
+    part_event = "response.content_part"
+    place_of_part = "content_index"
+
     @abstractmethod
-    def part(self) -> OutputTextPart | ReasoningTextPart: ...
+    def part(self) -> OutputTextPart | ReasoningTextPart | SummaryTextPart: ...
 
     def start(self, index: int) -> Iterator[StreamEvent]:
         yield from super().start(index)
-        yield {"type": "response.content_part.added", **self._place(index), "part": self.part()}
+        yield {"type": f"{self.part_event}.added", **self._place(index), "part": self.part()}
 
     def end(self, index: int, status: ItemStatus) -> Iterator[StreamEvent]:
         yield self.text_done(index)
-        yield {"type": "response.content_part.done", **self._place(index), "part": self.part()}
+        yield {"type": f"{self.part_event}.done", **self._place(index), "part": self.part()}
         yield from super().end(index, status)
 
     def text_done(self, index: int) -> StreamEvent:
         return {"type": f"{self.event_name}.done", **self._place(index), "text": self._text}
 
     def _place(self, index: int) -> StreamEvent:
-        return {**super()._place(index), "content_index": 0}
+        return {**super()._place(index), self.place_of_part: 0}
 
 
 class _ReasoningBuilder(_OnePartBuilder):
@@ -180,6 +192,19 @@ class _ReasoningBuilder(_OnePartBuilder):
     def item(self, status: ItemStatus) -> ReasoningOutput:
         content = [] if status == "in_progress" else [self.part()]
         return {"id": self.id, "type": "reasoning", "summary": [], "content": content, "status": status}
+
+
+class _SummaryBuilder(_OnePartBuilder):
+    event_name = "response.reasoning_summary_text"
+    part_event = "response.reasoning_summary_part"
+    place_of_part = "summary_index"
+
+    def part(self) -> SummaryTextPart:
+        return {"type": "summary_text", "text": self._text}
+
+    def item(self, status: ItemStatus) -> ReasoningOutput:
+        summary = [] if status == "in_progress" else [self.part()]
+        return {"id": self.id, "type": "reasoning", "summary": summary, "content": [], "status": status}
 
 
 class _TextBuilder(_OnePartBuilder):

@@ -7,11 +7,14 @@ from typing import Annotated, ClassVar, Final, Literal, TypeAlias
 from pydantic import Discriminator, Field, Tag
 
 from serve_app.contracts import ChatRequest, Constraint
+from serve_app.ingress.fields.conversation import continues_last
+from serve_app.ingress.fields.other_servers import UNSUPPORTED_ELSEWHERE, IgnoredFields
 from serve_app.ingress.fields.sampling import MAX_TOP_LOGPROBS, SamplingFields, TokenCount, sampling
 from serve_app.ingress.fields.stream_options import check_stream_options
 from serve_app.ingress.fields.strict_model import (
     IGNORED,
-    IgnoredFields,
+    ClientNotes,
+    Integer,
     RequestBody,
     StrictModel,
     UnsupportedField,
@@ -27,6 +30,7 @@ from serve_app.ingress.fields.thinking import EFFORT, Effort, thinking_of_effort
 from serve_app.ingress.fields.tools import (
     CHOICE,
     MAX_TOOLS,
+    TOOLS,
     ChoiceWord,
     Function,
     FunctionType,
@@ -40,7 +44,7 @@ LOGPROBS: Final = "message.output_text.logprobs"
 Includable: TypeAlias = Literal["message.output_text.logprobs", "reasoning.encrypted_content"]
 
 
-class FlatFunctionTool(Function, FunctionType):
+class FlatFunctionTool(ClientNotes, Function, FunctionType):
     """A function that the model may call."""
 
 
@@ -55,7 +59,9 @@ class FlatJsonSchemaFormat(JsonSchema, JsonSchemaType):
 class TextConfig(StrictModel):
     """The form of the text."""
 
-    format: Annotated[TextFormat | JsonObjectFormat | FlatJsonSchemaFormat, Field(discriminator="type")] | None = None
+    format: Annotated[TextFormat | JsonObjectFormat | FlatJsonSchemaFormat, Field(discriminator="type")] | None = Field(
+        None, description="Any text, a JSON object, or JSON of a schema."
+    )
     verbosity: Literal["medium"] | None = Field(None, description="Not supported; accepted with this value.")
 
 
@@ -63,7 +69,9 @@ class ReasoningConfig(StrictModel):
     """Whether and how long the model reasons before its answer."""
 
     effort: Effort | None = Field(None, description=EFFORT)
-    summary: str | None = Field(None, description=f"{IGNORED} The complete reasoning is returned, not a summary of it.")
+    summary: Literal["auto", "concise", "detailed"] | None = Field(
+        None, description="The complete reasoning is then the item's `summary` and not its `content`."
+    )
     generate_summary: str | None = Field(None, description=IGNORED)
 
 
@@ -77,6 +85,7 @@ class ResponseBody(RequestBody, SamplingFields, IgnoredFields):
     """A question, or a conversation whose last item is a question or a tool's result."""
 
     unsupported: ClassVar[dict[str, UnsupportedField]] = {
+        **UNSUPPORTED_ELSEWHERE,
         "access_programs": UnsupportedField(),
         "background": UnsupportedField((False,)),
         "context_management": UnsupportedField(),
@@ -87,15 +96,15 @@ class ResponseBody(RequestBody, SamplingFields, IgnoredFields):
         "prompt": UnsupportedField(),
     }
 
-    input: Input
+    input: Input = Field(description="A question, or the items of a conversation, oldest first.")
     instructions: str | None = Field(None, description="Instructions to the model; put first as a system message.")
     stream: bool | None = Field(None, description="The answer as server-sent events, while it is generated.")
     stream_options: ResponseStreamOptions | None = Field(None, description="Only with `stream`.")
     max_output_tokens: TokenCount | None = Field(
         None, description="Maximum number of tokens of the answer, reasoning included."
     )
-    text: TextConfig | None = None
-    tools: Annotated[list[FlatFunctionTool], Field(max_length=MAX_TOOLS)] | None = None
+    text: TextConfig | None = Field(None, description="The form of the text.")
+    tools: Annotated[list[FlatFunctionTool], Field(max_length=MAX_TOOLS)] | None = Field(None, description=TOOLS)
     tool_choice: (
         Annotated[
             Annotated[ChoiceWord, Tag("word")] | Annotated[FlatToolChoice, Tag("object")],
@@ -106,12 +115,12 @@ class ResponseBody(RequestBody, SamplingFields, IgnoredFields):
     parallel_tool_calls: bool | None = Field(
         None, description="Whether one answer may have several tool calls. Default: true."
     )
-    max_tool_calls: int | None = Field(None, description=f"{IGNORED} It limits OpenAI's own tools.")
-    reasoning: ReasoningConfig | None = None
+    max_tool_calls: Integer | None = Field(None, description=f"{IGNORED} It limits OpenAI's own tools.")
+    reasoning: ReasoningConfig | None = Field(None, description="Whether and how long the model reasons.")
     include: list[Includable] | None = Field(
         None, description=f"`{LOGPROBS}` returns the log probability of each token; nothing is encrypted here."
     )
-    top_logprobs: int | None = Field(
+    top_logprobs: Integer | None = Field(
         None,
         ge=0,
         le=MAX_TOP_LOGPROBS,
@@ -133,17 +142,19 @@ def response_request(body: ResponseBody, *, id: str, deadline_s: float) -> ChatR
     check_stream_options(body.stream, body.stream_options)
     choice = body.tool_choice
     named = choice.name if isinstance(choice, FlatToolChoice) else None
+    messages, form = parse_input(body.input, body.instructions), _constraint(body)
     with_logprobs = body.top_logprobs is not None or LOGPROBS in (body.include or ())
     return ChatRequest(
         id,
-        parse_input(body.input, body.instructions),
+        messages,
         sampling(body, max_tokens=body.max_output_tokens, logprobs=(body.top_logprobs or 0) if with_logprobs else None),
         deadline_s,
         bool(body.stream),
         combine_tools(body.tools or (), choice, named, body.parallel_tool_calls, ".name"),
-        _constraint(body),
+        form,
         thinking_of_effort(body.reasoning.effort if body.reasoning else None, "reasoning.effort"),
         param="input",
+        continue_last=continues_last(messages, None, None, form is None),
     )
 
 

@@ -65,7 +65,7 @@ class ReasoningReply(TypedDict):
     """The request's reasoning settings."""
 
     effort: str | None
-    summary: None
+    summary: str | None
 
 
 class ResponseReply(TypedDict):
@@ -117,7 +117,8 @@ class ResponsesResponder(Responder):
         self._id = id
         self._created = int(context.now())
         self._request = request
-        self._output = OutputItems(context.new_id)
+        self._summary = request.reasoning.summary if request.reasoning else None
+        self._output = OutputItems(context.new_id, summary=self._summary is not None)
         self._numbers = count()
 
     async def body(self, answers: Answers) -> ResponseReply:
@@ -184,7 +185,7 @@ class ResponsesResponder(Responder):
             "output": list(self._output.items),
             "parallel_tool_calls": request.parallel_tool_calls is not False,
             "previous_response_id": None,
-            "reasoning": {"effort": request.reasoning.effort if request.reasoning else None, "summary": None},
+            "reasoning": {"effort": request.reasoning.effort if request.reasoning else None, "summary": self._summary},
             "service_tier": "default",
             "store": False,
             "temperature": 1.0 if request.temperature is None else request.temperature,

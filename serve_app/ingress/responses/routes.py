@@ -39,10 +39,10 @@ def response_routes(context: ServingContext) -> APIRouter:
         openapi_extra=json_body(ResponseBody, examples=RESPONSE),
     )
     async def create_response(request: Request) -> Response:
-        body = ResponseBody.read(await read_json(request))
-        context.check_model(body.model)
+        body = context.read(ResponseBody, await read_json(request))
         id = f"resp_{context.new_id()}"
         question = response_request(body, id=id, deadline_s=context.deadline_s)
-        return await respond(request, context, (question,), ResponsesResponder(context, id, body), id=id)
+        responder = ResponsesResponder(context, id, body)
+        return await respond(request, context, (question,), responder, id=id, ignored=body.ignored)
 
     return router

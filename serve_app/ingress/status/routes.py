@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from serve_app.contracts import ModelCard
 from serve_app.errors import Overloaded
-from serve_app.ingress.context import check_model
+from serve_app.ingress.context import ServingContext
 from serve_app.ingress.openapi import error_responses
 from serve_app.ingress.request_log import request_log_of
 from serve_app.ingress.status.response import ModelList, ModelReply, StatusReply
@@ -28,7 +28,14 @@ _log = logging.getLogger("glm.ingress")
 
 
 def status_routes(
-    describe: Describe, metrics_page: MetricsPage, *, name: str, version: str, created: int, ready_within_s: float
+    context: ServingContext,
+    describe: Describe,
+    metrics_page: MetricsPage,
+    *,
+    name: str,
+    version: str,
+    created: int,
+    ready_within_s: float,
 ) -> APIRouter:
     router = APIRouter(tags=["status"])
     known: ModelCard | None = (
@@ -69,6 +76,7 @@ def status_routes(
     async def healthz() -> StatusReply:
         return {"status": "ok"}
 
+    @router.get("/health", summary="The same as /readyz, under vLLM's name", responses=error_responses(503))
     @router.get("/readyz", summary="Readiness: a replica of every stage responds", responses=error_responses(503))
     async def readyz(request: Request) -> StatusReply:
         """Calls a replica each time. Where the engine scales to zero, this call starts the engine like any other
@@ -76,6 +84,7 @@ def status_routes(
         await ready_card(request)
         return {"status": "ok"}
 
+    @router.get("/v1/models/", include_in_schema=False)
     @router.get("/v1/models", summary="The served models", responses=error_responses(503))
     async def list_models(request: Request) -> ModelList:
         return {"object": "list", "data": [_model(known or await ready_card(request), created)]}
@@ -83,7 +92,7 @@ def status_routes(
     @router.get("/v1/models/{model:path}", summary="One served model", responses=error_responses(404, 503))
     async def retrieve_model(model: str, request: Request) -> ModelReply:
         card = known or await ready_card(request)
-        check_model(model, card.name)
+        context.check_model(model)
         return _model(card, created)
 
     @router.get(

@@ -13,7 +13,7 @@ from serve_app.ingress.disconnect import run_until_disconnect
 from serve_app.ingress.examples import TOKENS
 from serve_app.ingress.openapi import error_responses, json_body
 from serve_app.ingress.request_log import request_log_of
-from serve_app.ingress.tokenize.request import ChatTokensBody, TextTokensBody, tokens_body, tokens_request
+from serve_app.ingress.tokenize.request import ChatTokensBody, TextTokensBody, tokens_request
 from serve_app.ingress.tokenize.response import TokensReply
 
 DESCRIPTION = """Token ids of an unchanged text (`prompt`), or of a conversation through the model's own template
@@ -34,8 +34,9 @@ def tokenize_routes(context: ServingContext) -> APIRouter:
         openapi_extra=json_body(TextTokensBody, ChatTokensBody, examples=TOKENS),
     )
     async def tokenize(request: Request) -> Response:
-        body = tokens_body(await read_json(request))
-        context.check_model(body.model)
+        fields = await read_json(request)
+        kind: type[ChatTokensBody] | type[TextTokensBody] = ChatTokensBody if "messages" in fields else TextTokensBody
+        body = context.read(kind, fields)
         prompt = tokens_request(body, id=f"tokens-{context.new_id()}", deadline_s=context.deadline_s)
         request_log = request_log_of(request.scope)
         tokenized = await run_until_disconnect(request.receive, request_log, context.tokenize(prompt))

@@ -112,7 +112,7 @@ async def test_a_late_error_of_one_answer_is_sent_in_the_stream_and_stops_the_ot
     failing = FakeAnswer("a", "b", error=Overloaded("No memory left."), fail_after=2)
     response = await make_client(FakeAnswers(waiting, failing)).post(CHAT, json=chat(n=2, stream=True))
     assert response.status_code == 200
-    assert json.loads(events_of(response)[-1])["error"]["message"] == "No memory left."
+    assert json.loads(events_of(response)[-2])["error"]["message"] == "No memory left."
     assert (waiting.running, waiting.closed_early) == (0, 1)
 
 
@@ -127,7 +127,7 @@ async def test_an_answer_stopped_from_inside_fails_all(make_client: MakeClient, 
 async def test_an_answer_that_breaks_off_fails_all(make_client: MakeClient, stream: bool) -> None:
     answers = FakeAnswers(FakeAnswer("x"), FakeAnswer("y", break_off=True))
     response = await make_client(answers).post(CHAT, json=chat(n=2, stream=stream))
-    error = json.loads(events_of(response)[-1])["error"] if stream else response.json()["error"]
+    error = json.loads(events_of(response)[-2])["error"] if stream else response.json()["error"]
     assert error["code"] == "engine_error"
 
 

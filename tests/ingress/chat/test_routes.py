@@ -26,7 +26,14 @@ async def test_a_non_streaming_answer_is_openais_chat_completion(make_client: Ma
         "choices": [
             {
                 "index": 0,
-                "message": {"role": "assistant", "content": "Two cats", "refusal": None, "annotations": []},
+                "message": {
+                    "role": "assistant",
+                    "content": "Two cats",
+                    "refusal": None,
+                    "annotations": [],
+                    "reasoning_content": None,
+                    "reasoning": None,
+                },
                 "logprobs": None,
                 "finish_reason": "stop",
             }
@@ -38,9 +45,12 @@ async def test_a_non_streaming_answer_is_openais_chat_completion(make_client: Ma
             "prompt_tokens_details": {"cached_tokens": 0, "image_tokens": 30, "text_tokens": 10},
             "completion_tokens_details": {"reasoning_tokens": 0},
         },
+        "prompt_logprobs": None,
     }
     assert timings["prefill_ms"] == 4.0
     assert timings["total_ms"] > 0
+    llama_cpp = {name: timings[name] for name in ("prompt_n", "prompt_ms", "predicted_n", "predicted_ms")}
+    assert llama_cpp == {"prompt_n": 40, "prompt_ms": 7.0, "predicted_n": 2, "predicted_ms": 8.0}
     TypeAdapter(ChatCompletion).validate_python(response.json(), strict=True)
 
 

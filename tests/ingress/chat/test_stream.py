@@ -32,8 +32,8 @@ async def test_a_stream_is_openais_chunks_from_the_role_to_done(make_client: Mak
         TypeAdapter(ChatCompletionChunk).validate_python(chunk, strict=True)
     assert [chunk["choices"][0]["delta"] for chunk in chunks] == [
         {"role": "assistant", "content": ""},
-        {"content": "两只"},
-        {"content": "猫"},
+        {"content": "两只", "reasoning_content": None},
+        {"content": "猫", "reasoning_content": None},
         {},
     ]
     assert [chunk["choices"][0]["finish_reason"] for chunk in chunks] == [None, None, None, "stop"]
@@ -81,7 +81,8 @@ async def test_an_error_after_the_first_event_is_sent_in_the_stream(make_client:
     answer = FakeAnswer("Two ", "cats", error=Overloaded("No memory left."), fail_after=fail_after)
     response = await make_client(answer).post(URL, json=chat(stream=True))
     assert response.status_code == 200
-    *before, last = events_of(response)
+    *before, last, done = events_of(response)
+    assert done == "[DONE]"
     assert len(before) == fail_after
     assert json.loads(last) == {
         "error": {"message": "No memory left.", "type": "overloaded_error", "param": None, "code": "overloaded"}
@@ -90,7 +91,7 @@ async def test_an_error_after_the_first_event_is_sent_in_the_stream(make_client:
 
 async def test_a_late_unexpected_error_is_a_fixed_sentence(make_client: MakeClient) -> None:
     answer = FakeAnswer("Two ", error=KeyError("secret"), fail_after=2)
-    last = events_of(await make_client(answer).post(URL, json=chat(stream=True)))[-1]
+    last = events_of(await make_client(answer).post(URL, json=chat(stream=True)))[-2]
     assert json.loads(last)["error"]["code"] == "internal_error"
     assert "secret" not in last
 
@@ -98,7 +99,7 @@ async def test_a_late_unexpected_error_is_a_fixed_sentence(make_client: MakeClie
 @pytest.mark.parametrize("stream", [True, False])
 async def test_an_answer_without_a_terminal_event_is_a_failure(make_client: MakeClient, stream: bool) -> None:
     response = await make_client(FakeAnswer("Two ", break_off=True)).post(URL, json=chat(stream=stream))
-    error = json.loads(events_of(response)[-1])["error"] if stream else response.json()["error"]
+    error = json.loads(events_of(response)[-2])["error"] if stream else response.json()["error"]
     assert error["code"] == EngineFailed.code
 
 

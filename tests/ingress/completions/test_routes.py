@@ -68,9 +68,9 @@ async def test_a_stream_has_one_shape_from_the_first_to_the_usage(make_client: M
     for chunk in chunks:
         TypeAdapter(Completion).validate_python(chunk, strict=True)
     *pieces, last = chunks
-    assert [chunk["choices"][0]["text"] for chunk in pieces] == ["", " Par", "is", ""]
-    assert [chunk["choices"][0]["finish_reason"] for chunk in pieces] == [None, None, None, "stop"]
-    assert [chunk["usage"] for chunk in pieces] == [None] * 4
+    assert [chunk["choices"][0]["text"] for chunk in pieces] == [" Par", "is", ""]
+    assert [chunk["choices"][0]["finish_reason"] for chunk in pieces] == [None, None, "stop"]
+    assert [chunk["usage"] for chunk in pieces] == [None] * 3
     assert (last["choices"], last["usage"]["completion_tokens"]) == ([], 2)
     assert last["timings"]["total_ms"] > 0
 
@@ -87,7 +87,7 @@ async def test_logprobs_have_the_older_shape_with_offsets(make_client: MakeClien
     assert answer.requests[0].sampling.logprobs == 2
     lines = events_of(await make_client(answer).post(URL, json={"prompt": "x", "logprobs": 0, "stream": True}))[:-1]
     offsets = [json.loads(line)["choices"][0]["logprobs"] for line in lines]
-    assert [each and each["text_offset"] for each in offsets] == [None, [0, 4], [6], None]
+    assert [each and each["text_offset"] for each in offsets] == [[0, 4], [6], None]
     assert answer.requests[1].sampling.logprobs == 0
 
 
@@ -95,11 +95,15 @@ async def test_logprobs_have_the_older_shape_with_offsets(make_client: MakeClien
     ("body", "param", "message"),
     [
         ({}, "prompt", "'prompt' is required."),
-        ({"prompt": ""}, "prompt", "'prompt' must have 1 or more characters."),
-        ({"prompt": ["a", "b"]}, "prompt", "'prompt' must be one text; lists of texts or of token ids"),
-        ({"prompt": [1, 2]}, "prompt", "'prompt' must be one text; lists of texts or of token ids"),
-        ({"prompt": [[1]]}, "prompt", "'prompt' must be one text; lists of texts or of token ids"),
-        ({"prompt": "x", "echo": True}, "echo", "'echo' is not supported by this service; it may only be false."),
+        ({"prompt": ""}, "prompt[0]", "'prompt[0]' must have 1 or more characters."),
+        ({"prompt": []}, "prompt", "'prompt' must have 1 or more entries, not 0."),
+        ({"prompt": ["a"] * 33}, "prompt", "'prompt' may have 32 entries at most."),
+        ({"prompt": 5}, "prompt", "'prompt' must be a text, token ids, or a list of texts or of token ids"),
+        ({"prompt": [1, "a"]}, "prompt[0][1]", "'prompt[0][1]' must be a valid integer"),
+        ({"prompt": [[]]}, "prompt[0]", "'prompt[0]' must have 1 or more entries, not 0."),
+        ({"prompt": [-1]}, "prompt[0][0]", "'prompt[0][0]' must be greater than or equal to 0"),
+        ({"prompt": "x", "echo": True, "logprobs": 1}, "echo", "'echo' is not supported together with 'logprobs'"),
+        ({"prompt": [1], "echo": True}, "echo", "'echo' is only for a prompt that is a text."),
         ({"prompt": "x", "suffix": "y"}, "suffix", "'suffix' is not supported by this service; it may only be \"\"."),
         ({"prompt": "x", "best_of": 2}, "best_of", "'best_of' is not supported by this service; it may only be 1."),
         ({"prompt": "x", "logprobs": True}, "logprobs", "'logprobs' must be a valid integer."),
@@ -137,4 +141,4 @@ async def test_errors_keep_their_status_or_are_sent_in_the_stream(make_client: M
     assert (await make_client(early).post(URL, json={"prompt": "x", "stream": True})).status_code == 400
     late = FakeAnswer("a", error=Overloaded("No memory left."), fail_after=2)
     lines = events_of(await make_client(late).post(URL, json={"prompt": "x", "stream": True}))
-    assert json.loads(lines[-1])["error"]["code"] == "overloaded"
+    assert json.loads(lines[-2])["error"]["code"] == "overloaded"

@@ -74,9 +74,9 @@ def test_errors_can_name_the_field_that_was_sent(fields: dict[str, Any], param: 
             "'chat_template_kwargs.add_vision_id' is not a field of this request.",
         ),
         (
-            {"thinking": {"type": "adaptive"}},
+            {"thinking": {"type": "sometimes"}},
             "thinking.type",
-            "'thinking.type' must be 'enabled' or 'disabled', not 'adaptive'.",
+            "'thinking.type' must be 'enabled', 'disabled', 'adaptive' or 'auto', not 'sometimes'.",
         ),
         (
             {"thinking": {"type": "enabled", "budget_tokens": 0}},

@@ -58,7 +58,7 @@ async def test_a_conversation_is_what_chat_would_make_of_it(make_client: MakeCli
         (
             {**chat(), "add_generation_prompt": False},
             "add_generation_prompt",
-            "'add_generation_prompt' is not supported by this service; it may only be true.",
+            "'add_generation_prompt' needs a last message of the assistant with a text to continue.",
         ),
     ],
 )  # fmt: skip

@@ -1,0 +1,86 @@
+"""Fields of other servers' clients: those without an effect here, and those accepted with one value only."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from pydantic import Field
+
+from serve_app.ingress.fields.strict_model import IGNORED, StrictModel, UnsupportedField
+
+
+class IgnoredFields(StrictModel):
+    """Hints for the platforms of OpenAI, z.ai and others; they have no effect here."""
+
+    user: str | None = Field(None, description=IGNORED)
+    store: bool | None = Field(None, description=f"{IGNORED} Nothing is stored.")
+    safety_identifier: str | None = Field(None, description=IGNORED)
+    prompt_cache_key: str | None = Field(None, description=IGNORED)
+    prompt_cache_retention: str | None = Field(None, description=IGNORED)
+    prompt_cache_options: dict[str, Any] | None = Field(None, description=IGNORED)
+    service_tier: str | None = Field(None, description=f'{IGNORED} The response has "default".')
+    request_id: str | None = Field(None, description=f"{IGNORED} The id in the header X-Request-ID counts. (z.ai's)")
+    user_id: str | None = Field(None, description=f"{IGNORED} (z.ai's)")
+    tool_stream: bool | None = Field(
+        None, description=f"{IGNORED} A stream always has tool calls as they are generated. (z.ai's)"
+    )
+    watermark_enabled: bool | None = Field(None, description=f"{IGNORED} It is for generated pictures. (z.ai's)")
+    cache_salt: str | None = Field(None, description=f"{IGNORED} No prompt is cached. (vLLM's)")
+    cache_prompt: bool | None = Field(None, description=f"{IGNORED} No prompt is cached. (llama.cpp's)")
+    timings_per_token: bool | None = Field(None, description=f"{IGNORED} (llama.cpp's)")
+
+
+CONTEXT_HINT: Final = "The context is set by the service; /v1/models returns its length."
+PENALTY_HINT: Final = "Use 'repetition_penalty'."
+LIMIT_HINT: Final = "Use 'max_tokens'."
+
+UNSUPPORTED_ELSEWHERE: Final[dict[str, UnsupportedField]] = {
+    # vLLM's and SGLang's
+    "allowed_token_ids": UnsupportedField(([],)),
+    "bad_words": UnsupportedField(([],), "Use 'logit_bias'."),
+    "best_of": UnsupportedField((1,), "Use 'n'."),
+    "early_stopping": UnsupportedField((False,)),
+    "include_stop_str_in_output": UnsupportedField((False,)),
+    "length_penalty": UnsupportedField((1,)),
+    "logits_processors": UnsupportedField(([],)),
+    "lora_path": UnsupportedField(),
+    "no_stop_trim": UnsupportedField((False,)),
+    "priority": UnsupportedField((0,)),
+    "prompt_logprobs": UnsupportedField(),
+    "return_hidden_states": UnsupportedField((False,)),
+    "return_token_ids": UnsupportedField((False,)),
+    "return_tokens_as_token_ids": UnsupportedField((False,)),
+    "skip_special_tokens": UnsupportedField((True,)),
+    "spaces_between_special_tokens": UnsupportedField((True, False)),
+    "truncate_prompt_tokens": UnsupportedField(),
+    "use_beam_search": UnsupportedField((False,)),
+    # llama.cpp's and Ollama's
+    "dry_multiplier": UnsupportedField((0,)),
+    "dynatemp_range": UnsupportedField((0,)),
+    "grammar": UnsupportedField(("",)),
+    "mirostat": UnsupportedField((0,)),
+    "n_predict": UnsupportedField((-1,), LIMIT_HINT),
+    "num_ctx": UnsupportedField((), CONTEXT_HINT),
+    "num_predict": UnsupportedField((-1,), LIMIT_HINT),
+    "options": UnsupportedField(({},), "Give each option as a field of its own."),
+    "repeat_last_n": UnsupportedField((64, 0), PENALTY_HINT),
+    "repeat_penalty": UnsupportedField((1,), PENALTY_HINT),
+    "tfs_z": UnsupportedField((1,)),
+    "typical_p": UnsupportedField((1,)),
+    "xtc_probability": UnsupportedField((0,)),
+    # transformers' and z.ai's
+    "num_beams": UnsupportedField((1,)),
+    "sensitive_word_check": UnsupportedField(({"type": "ALL", "status": "DISABLE"},)),
+}
+
+UNSUPPORTED_TEMPLATE: Final[dict[str, UnsupportedField]] = {
+    "add_special_tokens": UnsupportedField((False,), "The chat template writes them."),
+    "chat_template": UnsupportedField((), "The model's own chat template is used."),
+    "documents": UnsupportedField(([],), "Give them in a message."),
+    "echo": UnsupportedField((False,)),
+    "include_reasoning": UnsupportedField((True,)),
+    "mm_processor_kwargs": UnsupportedField(({},)),
+    "separate_reasoning": UnsupportedField((True,)),
+    "stream_reasoning": UnsupportedField((True,)),
+}
+"""Those about a conversation."""

@@ -1,0 +1,198 @@
+"""Requests as common clients send them; each was refused once."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serve_app.contracts import Sampling, TextPart, Thinking
+from serve_app.errors import InvalidRequest
+from serve_app.ingress.surrogates import replace_lone_surrogates
+from tests.fakes import FakeAnswer
+from tests.ingress.client import MODEL, MakeClient, chat, events_of, parse_chat, picture, text
+
+URL = "/v1/chat/completions"
+QUESTION = {"role": "user", "content": "Which number?"}
+ANSWER = {"role": "assistant", "content": "The number is"}
+
+
+# -- conversations that got stuck -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "earlier",
+    [
+        {"role": "user", "content": ""},
+        {"role": "user", "content": None},
+        {"role": "user", "content": []},
+        {"role": "assistant", "content": ""},
+        {"role": "assistant", "content": None},
+        {"role": "assistant", "content": None, "reasoning_content": "Hm."},
+        {"role": "assistant", "content": "Hello!", "reasoning_details": [{"type": "reasoning.text", "text": "Hm."}]},
+        {"role": "assistant", "content": "Hello!", "annotations": [], "index": 0, "tool_calls": None},
+        {"role": "user", "content": [picture(), text("")]},
+        {"role": "user", "content": "Hello", "metadata": None, "options": None},
+    ],
+)
+def test_what_was_said_earlier_does_not_end_a_conversation(earlier: dict[str, Any]) -> None:
+    assert parse_chat({"messages": [earlier, QUESTION]}).messages[1].parts == (TextPart("Which number?"),)
+
+
+@pytest.mark.parametrize("role", ["system", "developer"])
+def test_the_last_or_only_message_may_be_the_systems(role: str) -> None:
+    system = {"role": role, "content": "Answer briefly."}
+    assert not parse_chat({"messages": [QUESTION, system]}).continue_last
+    assert parse_chat({"messages": [system]}).messages[0].role == "system"
+
+
+@pytest.mark.parametrize("half", ["\\ud83d", "\\uDE00", "\\ude00\\ud83d", "\\ud83dx"])
+async def test_half_a_character_is_read_as_the_replacement_character(make_client: MakeClient, half: str) -> None:
+    answer = FakeAnswer("x")
+    content = f'{{"messages": [{{"role": "user", "content": "Thanks {half}"}}], "user": "{half}"}}'
+    response = await make_client(answer).post(URL, content=content.encode())
+    assert response.status_code == 200, response.text
+    (part,) = answer.requests[0].messages[0].parts
+    assert isinstance(part, TextPart)
+    assert "\ufffd" in part.text
+    part.text.encode()
+
+
+@given(st.text(alphabet=st.sampled_from(["\\", "u", "d", "D", "8", "e", "0", "\ud83d", "\ude00", "😀", '"', "x"])))
+def test_only_halves_of_characters_are_replaced(content: str) -> None:
+    read = json.loads(replace_lone_surrogates(json.dumps(content).encode()))
+    whole = content.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    assert read.replace("\ufffd", "") == whole.replace("\ufffd", "")
+    read.encode()
+
+
+# -- prefill --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "continues"),
+    [
+        ({}, True),
+        ({"continue_final_message": True}, True),
+        ({"continue_final_message": True, "add_generation_prompt": False}, True),
+        ({"continue_final_message": False}, False),
+        ({"add_generation_prompt": True}, False),
+        ({"add_generation_prompt": False}, True),
+        ({"response_format": {"type": "json_object"}}, False),
+    ],
+)
+def test_a_last_message_of_the_assistant_is_continued(fields: dict[str, Any], continues: bool) -> None:
+    assert parse_chat({"messages": [QUESTION, ANSWER], **fields}).continue_last is continues
+
+
+@pytest.mark.parametrize(
+    ("messages", "fields", "param"),
+    [
+        ([QUESTION], {"continue_final_message": True}, "continue_final_message"),
+        ([QUESTION], {"add_generation_prompt": False}, "add_generation_prompt"),
+        ([QUESTION, {**ANSWER, "content": ""}], {"continue_final_message": True}, "continue_final_message"),
+        (
+            [QUESTION, ANSWER],
+            {"continue_final_message": True, "add_generation_prompt": True},
+            "continue_final_message",
+        ),
+        (
+            [QUESTION, ANSWER],
+            {"continue_final_message": True, "response_format": {"type": "json_object"}},
+            "continue_final_message",
+        ),
+    ],
+)
+def test_a_continuation_that_is_not_possible_is_refused(messages: Any, fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        parse_chat({"messages": messages, **fields})
+    assert refused.value.param == param
+
+
+def test_defaults_of_vllm_change_nothing() -> None:
+    assert parse_chat(chat(add_generation_prompt=True, continue_final_message=False)) == parse_chat(chat())
+
+
+# -- values -----------------------------------------------------------------------------------------------
+
+
+def test_greedy_has_several_names() -> None:
+    greedy = Sampling(temperature=0.0)
+    assert parse_chat(chat(temperature=0.01, do_sample=False)).sampling == greedy
+    assert parse_chat(chat(temperature=0.7, top_p=0)).sampling == greedy
+    assert parse_chat(chat(temperature=0.7, do_sample=True)).sampling == Sampling(temperature=0.7)
+
+
+@given(st.integers(1, 2**31 - 1))
+def test_a_whole_number_may_be_written_with_a_point(number: int) -> None:
+    fields = ("max_tokens", "seed", "top_k", "min_tokens")
+    exact = parse_chat(chat(**dict.fromkeys(fields, number)))
+    assert parse_chat(chat(**dict.fromkeys(fields, float(number)))) == exact
+
+
+def test_a_number_that_is_not_whole_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="max_tokens"):
+        parse_chat(chat(max_tokens=24.5))
+
+
+def test_the_format_of_a_picture_is_what_its_bytes_say() -> None:
+    assert parse_chat(chat([picture(format="image/png")])) == parse_chat(chat([picture()]))
+
+
+@pytest.mark.parametrize(
+    ("fields", "thinking"),
+    [
+        ({"thinking": {"type": "enabled", "clear_thinking": True}}, Thinking(True)),
+        ({"thinking": {"type": "disabled"}, "enable_thinking": False, "reasoning_effort": "none"}, Thinking(False)),
+        ({"thinking": {"type": "auto"}}, Thinking()),
+        ({"enable_thinking": True, "chat_template_kwargs": {"enable_thinking": True}}, Thinking(True)),
+    ],
+)
+def test_switches_of_thinking_may_be_given_together_if_they_agree(fields: dict[str, Any], thinking: Thinking) -> None:
+    assert parse_chat(chat(**fields)).thinking == thinking
+
+
+def test_token_ids_that_end_an_answer_reach_the_pipeline() -> None:
+    assert parse_chat(chat(stop_token_ids=[151336, 5.0])).sampling.stop_token_ids == (151336, 5)
+
+
+# -- names of the model --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [MODEL, MODEL.upper(), "GLM-Vision-Demo"])
+async def test_the_model_may_be_named_in_any_letter_case(make_client: MakeClient, name: str) -> None:
+    client = make_client()
+    response = await client.post(URL, json=chat() | {"model": name})
+    assert (response.status_code, response.json()["model"]) == (200, MODEL)
+    assert (await client.get(f"/v1/models/{name}")).json()["id"] == MODEL
+
+
+async def test_models_with_a_slash_are_the_list(make_client: MakeClient) -> None:
+    client = make_client()
+    assert (await client.get("/v1/models/")).json() == (await client.get("/v1/models")).json()
+
+
+# -- streams ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_silent_stream_gets_comments_before_and_between_chunks(make_client: MakeClient) -> None:
+    answer = FakeAnswer("Two ", "cats", pause_s=0.1)
+    client = make_client(answer, settings={"keep_alive_s": 0.03})
+    response = await client.post(URL, json=chat(stream=True))
+    comment, data = ": keep-alive\n\n", "data: "
+    assert response.text.startswith(comment)
+    assert comment in response.text[response.text.index(data) :]
+    lines = events_of_stream(response.text.replace(comment, ""))
+    assert [json.loads(line)["choices"][0]["delta"].get("content") for line in lines[:-1]] == ["", "Two ", "cats", None]
+
+
+async def test_a_stream_with_news_gets_no_comment(make_client: MakeClient) -> None:
+    response = await make_client().post(URL, json=chat(stream=True))
+    assert len(events_of(response)) == 5
+
+
+def events_of_stream(body: str) -> list[str]:
+    return [frame.removeprefix("data: ") for frame in body.split("\n\n") if frame]
