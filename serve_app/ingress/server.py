@@ -1,7 +1,7 @@
-"""Customizes Ray Serve's HTTP server: the protocol with limits, our outer middlewares, SO_REUSEPORT.
+"""Customizes Ray Serve's HTTP server: protocol with limits, our outer middlewares, SO_REUSEPORT, cancellation.
 
-Ray Serve 2.60 builds uvicorn's server itself and offers no setting for these. Its function is replaced in the ingress
-replica's process; it is private, Ray is pinned exactly, and tests/cluster fails if an upgrade breaks this.
+Ray Serve 2.60 builds uvicorn's server itself and offers no setting for these. Its functions are replaced in the ingress
+replica's process; they are private, Ray is pinned exactly, and tests/cluster fails if an upgrade breaks this.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ray.serve._private import replica
+from ray.serve.context import _get_in_flight_requests
 from starlette.types import ASGIApp
 
 from serve_app.ingress.http_protocol import BoundedHttpProtocol
@@ -31,3 +32,12 @@ def customize_server(protocol: type[BoundedHttpProtocol], outer: Callable[[ASGIA
         return task, server
 
     replica.start_asgi_http_server = start_customized_server
+    replica._get_in_flight_requests = calls_in_flight
+
+
+def calls_in_flight(request_id: str) -> dict[str, Any]:
+    """A copy of the calls that Serve cancels when the client of this request disconnects.
+
+    Serve 2.60 iterates over its own dictionary, from which a cancelled gRPC call removes itself at once: RuntimeError.
+    """
+    return dict(_get_in_flight_requests(request_id))

@@ -74,6 +74,7 @@ def test_clients_that_disconnect_leave_no_request_and_no_object_behind(service: 
         objects = "ray_object_store_num_local_objects"
         assert sum(gauge(after, objects)) <= sum(gauge(before, objects))
         assert client.post("/v1/chat/completions", json=question()).status_code == 200
+    assert "Traceback" not in service.log(), "a client that disconnects is not an error of the service"
 
 
 def test_the_ingress_comes_back_on_its_port(service: Service):
