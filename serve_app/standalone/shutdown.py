@@ -54,17 +54,28 @@ class StopSignal:
 def shut_down() -> None:
     """Let running answers finish for `DRAIN_S`, then end Serve, Ray and every process of theirs."""
     import ray
-    from ray import serve
 
     # Listed first: a process whose parent has exited is no longer found as a child.
     processes = psutil.Process().children(recursive=True)
     if ray.is_initialized():
-        draining = threading.Thread(target=serve.shutdown, daemon=True)
+        draining = threading.Thread(target=_shut_down_serve, daemon=True)
         draining.start()
-        draining.join(DRAIN_S)
+        draining.join()  # signals are handled meanwhile, unlike in a call of Ray
         ray.shutdown()
     _, left = psutil.wait_procs(processes, timeout=EXIT_S)
     _kill(left)
+
+
+def _shut_down_serve() -> None:
+    """As `serve.shutdown`, but for `DRAIN_S` at most.
+
+    A call that is still waiting when `ray.shutdown` has returned makes Ray end this process at once.
+    """
+    from ray.serve.context import _get_global_client
+
+    client = _get_global_client(raise_if_no_controller_running=False)
+    if client is not None:
+        client.shutdown(timeout_s=DRAIN_S)
 
 
 def _kill(processes: list[Any]) -> None:

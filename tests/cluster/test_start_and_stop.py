@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -82,11 +84,23 @@ def test_another_user_reaches_neither_rays_files_nor_the_logs(service: Service):
         assert "PermissionError" in tried.stderr, path
 
 
+@contextmanager
+def answer_that_outlasts_a_stop(service: Service) -> Iterator[None]:
+    """A stream of thousands of tokens; its text has begun."""
+    body = {"messages": [{"role": "user", "content": "Hi"}], "stream": True, "max_tokens": 7000, "ignore_eos": True}
+    with service.client() as client, client.stream("POST", "/v1/chat/completions", json=body) as response:
+        lines = response.iter_lines()
+        while '"content":"' not in next(lines).replace(" ", "").replace('"content":""', ""):
+            pass
+        yield
+
+
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 def test_a_stop_leaves_no_process_and_only_logs(tmp_path: Path, signal_number: signal.Signals):
+    """Ray ended this process, without a word and before it had cleaned up, if an answer took longer than the stop."""
     home = tmp_path / "home"
     home.mkdir()
-    with started(tmp_path, HOME=str(home)) as service:
+    with started(tmp_path, HOME=str(home)) as service, answer_that_outlasts_a_stop(service):
         processes, folder, logs = children(service), ray_folder(service), log_folder(service)
         assert folder.is_dir()
         stopped_at = time.monotonic()
