@@ -100,7 +100,8 @@ def answer_that_outlasts_a_stop(service: Service) -> Iterator[None]:
 def test_a_stop_leaves_no_process_and_only_logs(tmp_path: Path, signal_number: signal.Signals):
     """SIGTERM comes while an answer runs that takes longer than `DRAIN_S`.
 
-    Serve's shutdown then still ran when Ray's began, and Ray ended the process before it had cleaned up.
+    Serve's shutdown could still run when Ray's was over; on a busy machine Ray then ended the process before it had
+    cleaned up.
     """
     home = tmp_path / "home"
     home.mkdir()
