@@ -101,7 +101,7 @@ def test_a_model_that_is_still_to_be_downloaded_keeps_nobody_from_starting():
 def test_settings_that_contradict_each_other_are_reported_once():
     report = examined(quantize_vision=True)
     assert [finding.seen for finding in problems(report)] == [
-        "model.quantize_vision needs model.quantization to be fp8, nf4 or int8"
+        "model.quantize_vision needs model.quantization to be fp8, nf4 or int8."
     ]
 
 

@@ -260,13 +260,13 @@ def test_greedy_rows_take_the_likeliest_token_that_is_allowed() -> None:
 
 def test_logprobs_of_a_constrained_row_are_the_models_own() -> None:
     b = Bench(CountingModel())
-    b.ask("a", b"A", logprobs=1, prompt={"constraint": Constraint("choice", '["X"]')})
+    b.ask("a", b"A", logprobs=2, prompt={"constraint": Constraint("choice", '["X"]')})
     b.run()
     (delta,) = [event for event in b.events["a"] if type(event).__name__ == "Delta"]
     (one,) = delta.logprobs  # type: ignore[attr-defined]
     assert one.token == b"X"
     assert one.logprob < -9
-    assert one.top[0][1] == b"B"
+    assert [token for _, token, _ in one.top] == [b"B", b"X"]  # the likeliest, and the sampled one in the last place
 
 
 def test_an_answer_that_can_only_end_has_ended() -> None:
