@@ -10,7 +10,7 @@ from collections.abc import Callable, Container
 
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve_app.answers import Clock
 from serve_app.ingress.body_reader import BodyBudget, BodyLimits, BodyReader
@@ -22,6 +22,7 @@ from serve_app.ingress.request_log import RequestLogMiddleware
 from serve_app.metrics import Meter
 from serve_app.settings import HttpSettings, Settings
 
+SERVE_ROUTES = "/-/"
 EXPOSED_HEADERS = ("x-request-id", "retry-after", "server-timing", "x-ignored-fields", "x-max-tokens")
 
 
@@ -58,10 +59,16 @@ def outer_middlewares(
 
 
 def wrap(app: ASGIApp, middlewares: list[Middleware]) -> ASGIApp:
-    """The application with the middlewares around it."""
+    """Ray Serve's application with the middlewares around it; Serve's own routes, which probes poll, go past them."""
+    outer = app
     for middleware in reversed(middlewares):
-        app = middleware.cls(app, *middleware.args, **middleware.kwargs)
-    return app
+        outer = middleware.cls(outer, *middleware.args, **middleware.kwargs)
+
+    async def respond(scope: Scope, receive: Receive, send: Send) -> None:
+        is_serves_own = scope["type"] == "http" and scope["path"].startswith(SERVE_ROUTES)
+        await (app if is_serves_own else outer)(scope, receive, send)
+
+    return respond
 
 
 def body_limits(http: HttpSettings) -> BodyLimits:

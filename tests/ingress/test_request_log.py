@@ -167,3 +167,18 @@ async def test_an_answer_of_one_token_has_no_time_per_later_token(make_client: M
     await make_client(FakeAnswer("a"), meter=meter).post(URL, json=chat())
     assert len(meter.observed["glm_first_token_seconds",]) == 1
     assert ("glm_output_token_seconds",) not in meter.observed
+
+
+async def test_probes_of_ray_serves_own_routes_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """HAProxy and the kubelet ask every two seconds, and each request was a line of `kubectl logs`."""
+    caplog.set_level(logging.DEBUG)
+
+    async def ray_serve(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"success"})
+
+    outer = outer_middlewares(Settings(), FakeMeter(), (), host="127.0.0.1", clock=time.monotonic, new_id=lambda: "id")
+    transport = httpx.ASGITransport(wrap(ray_serve, outer))
+    async with httpx.AsyncClient(transport=transport, base_url="http://10.0.0.7:8000") as client:
+        assert (await client.get("/-/healthz")).text == "success"
+    assert access(caplog) == []
