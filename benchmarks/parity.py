@@ -61,18 +61,10 @@ class RecordingRunner(SlotRunner):
         self.steps: list[torch.Tensor] = []
         self.sequence: Sequence | None = None
 
-    def prefill(self, chunk: Chunk) -> torch.Tensor | None:
-        self.sequence = chunk.sequence
-        return self._record(super().prefill(chunk))
-
-    def decode(self, sequences: list[Sequence]) -> torch.Tensor:
-        logits = self._record(super().decode(sequences))
-        assert logits is not None
-        return logits
-
-    def _record(self, logits: torch.Tensor | None) -> torch.Tensor | None:
-        if logits is not None:
-            self.steps.append(logits[0].clone())
+    def forward(self, rows: list[Sequence], chunks: list[Chunk]) -> torch.Tensor:
+        self.sequence = rows[0] if rows else chunks[0].sequence
+        logits = super().forward(rows, chunks)
+        self.steps += [row.clone() for row in logits[:1]]
         return logits
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ray.serve._private import replica
+from ray.serve._private.constants import RAY_SERVE_ENABLE_HA_PROXY
 from ray.serve.context import _get_in_flight_requests
 from starlette.types import ASGIApp
 
@@ -19,13 +20,15 @@ from serve_app.ingress.http_protocol import BoundedHttpProtocol
 def customize_server(protocol: type[BoundedHttpProtocol], outer: Callable[[ASGIApp, str], ASGIApp]) -> None:
     """Makes every HTTP server that this process starts from now on use `protocol` and `outer(application, host)`.
 
-    The port is opened with SO_REUSEPORT: Serve binds it without SO_REUSEADDR, so for a minute after a stop, or after
-    the death of the ingress replica, the kernel would refuse it while old connections end.
+    Without HAProxy, the one port is opened with SO_REUSEPORT: Serve binds it without SO_REUSEADDR, so for a minute
+    after a stop, or after the death of the ingress replica, the kernel would refuse it while old connections end. With
+    HAProxy each replica looks for a free port, and must not share one with another replica.
     """
+    reuse_port = not RAY_SERVE_ENABLE_HA_PROXY
     start_server = replica.start_asgi_http_server
 
     async def start_customized_server(app: ASGIApp, http_options: Any, **options: Any) -> Any:
-        task, server = await start_server(app, http_options, **{**options, "enable_so_reuseport": True})
+        task, server = await start_server(app, http_options, **{**options, "enable_so_reuseport": reuse_port})
         make_app = server.config.app  # not called before the task's first step
         server.config.app = lambda: outer(make_app(), http_options.host)
         server.config.http = protocol

@@ -28,7 +28,7 @@ PUBLIC = {
     "/v1/responses",
 }
 API_REFERENCE = {"/docs", "/openapi.json"}
-INSIDE = {"/metrics", "/readyz", "/tokenize"}
+INSIDE = {"/health", "/metrics", "/readyz", "/tokenize"}
 
 
 def ingress(objects: list[Object]) -> Any:

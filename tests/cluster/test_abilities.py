@@ -46,7 +46,7 @@ async def test_without_enable_thinking_there_is_no_reasoning(base_url: str) -> N
         asked = body(first("thinking")[0], "glm-vision-demo")
         asked.pop("chat_template_kwargs")
         plain = await chat(client, asked)
-    assert "reasoning_content" not in plain.message
+    assert plain.message["reasoning_content"] is None
     assert plain.usage["completion_tokens_details"]["reasoning_tokens"] == 0
 
 

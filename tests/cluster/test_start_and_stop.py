@@ -47,7 +47,7 @@ def still_running(processes: list[psutil.Process]) -> list[str]:
 
 def test_the_ready_lines_name_what_can_be_opened(service: Service):
     lines = service.log().splitlines()
-    assert f"ready: {service.base_url}/v1  (page: {service.base_url}/, API reference: {service.base_url}/docs)" in lines
+    assert f"ready: {service.base_url}/v1  (API reference: {service.base_url}/docs)" in lines
     assert f"metrics: {service.metrics_url}" in lines
     with service.client() as client:
         assert client.get("/docs").status_code == 200

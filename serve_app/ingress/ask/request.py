@@ -62,9 +62,12 @@ def read_ask_form(form: FormData) -> AskForm:
             raise InvalidRequest(f"'{truncate(name)}' is given more than once.", truncate(name))
         values[name] = value
     try:
-        return AskForm.model_validate(values)
+        form_fields = AskForm.model_validate(values)
     except ValidationError as error:
         raise invalid_fields(error) from None
+    if not form_fields.question.strip():  # a chat may consist of a picture; this route asks a question
+        raise InvalidRequest("'question' is empty. Ask something about the picture.", "question")
+    return form_fields
 
 
 async def read_pictures(form: FormData) -> list[ImagePart]:
