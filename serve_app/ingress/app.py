@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable
 
 from fastapi import FastAPI
+from starlette.middleware import Middleware
 
 from serve_app import __version__
 from serve_app.answers import Clock
@@ -19,7 +20,7 @@ from serve_app.ingress.context import ServingContext, model_names
 from serve_app.ingress.docs_page import docs_routes
 from serve_app.ingress.errors import HANDLERS
 from serve_app.ingress.openapi import complete_openapi
-from serve_app.ingress.outer_middlewares import outer_middlewares
+from serve_app.ingress.outer_middlewares import UnlessWrapped, outer_middlewares
 from serve_app.ingress.responses.routes import response_routes
 from serve_app.ingress.status.routes import READY_WITHIN_S, Describe, MetricsPage, status_routes
 from serve_app.ingress.tokenize.routes import tokenize_routes
@@ -49,7 +50,7 @@ def create_app(
     clock: Clock = time.monotonic,
     now: Callable[[], float] = time.time,
     new_id: Callable[[], str] = new_uuid,
-    outer: bool = True,  # False in Ray Serve, where the outer middlewares are around Serve's own application
+    host: str | None = None,  # the address that is listened on; None: that of the settings
     ready_within_s: float = READY_WITHIN_S,
 ) -> FastAPI:
     app = FastAPI(
@@ -89,11 +90,10 @@ def create_app(
     )
     app.include_router(docs_routes(lambda: app.openapi()))
     complete_openapi(app, served=settings.model.served_name, max_choices=settings.http.max_choices)
-    if outer:
-        host = settings.http.host
-        app.user_middleware = outer_middlewares(
-            settings, meter, route_paths(app), host=host, clock=clock, new_id=new_id
-        )
+    outer = outer_middlewares(
+        settings, meter, route_paths(app), host=host or settings.http.host, clock=clock, new_id=new_id
+    )
+    app.user_middleware = [Middleware(UnlessWrapped, middlewares=outer)]
     return app
 
 

@@ -51,7 +51,7 @@ class IngressDeployment:
             self._pipeline.tokenize,
             meter,
             metrics_page=self._metrics_page,
-            outer=False,
+            host="0.0.0.0",  # requests by Serve's proxy: they have passed its own address
         )
 
         def outer(serve_app: ASGIApp, host: str) -> ASGIApp:

@@ -23,6 +23,7 @@ from serve_app.metrics import Meter
 from serve_app.settings import HttpSettings, Settings
 
 SERVE_ROUTES = "/-/"
+WRAPPED = "glm.wrapped"  # key in the scope of a request that passed them
 EXPOSED_HEADERS = ("x-request-id", "retry-after", "server-timing", "x-ignored-fields", "x-max-tokens")
 
 
@@ -60,15 +61,37 @@ def outer_middlewares(
 
 def wrap(app: ASGIApp, middlewares: list[Middleware]) -> ASGIApp:
     """Ray Serve's application with the middlewares around it; Serve's own routes, which probes poll, go past them."""
-    outer = app
-    for middleware in reversed(middlewares):
-        outer = middleware.cls(outer, *middleware.args, **middleware.kwargs)
+    outer = _apply(app, middlewares)
 
     async def respond(scope: Scope, receive: Receive, send: Send) -> None:
-        is_serves_own = scope["type"] == "http" and scope["path"].startswith(SERVE_ROUTES)
-        await (app if is_serves_own else outer)(scope, receive, send)
+        if scope["type"] == "http" and scope["path"].startswith(SERVE_ROUTES):
+            await app(scope, receive, send)
+        else:
+            scope[WRAPPED] = True
+            await outer(scope, receive, send)
 
     return respond
+
+
+class UnlessWrapped:
+    """ASGI middleware: applies the middlewares to requests that did not pass them around Ray Serve's application.
+
+    Behind HAProxy, Serve's own proxy takes requests while no ingress replica is known to it; they reach the
+    application by gRPC.
+    """
+
+    def __init__(self, app: ASGIApp, *, middlewares: list[Middleware]) -> None:
+        self._app = app
+        self._wrapped = _apply(app, middlewares)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await (self._app if WRAPPED in scope else self._wrapped)(scope, receive, send)
+
+
+def _apply(app: ASGIApp, middlewares: list[Middleware]) -> ASGIApp:
+    for middleware in reversed(middlewares):
+        app = middleware.cls(app, *middleware.args, **middleware.kwargs)
+    return app
 
 
 def body_limits(http: HttpSettings) -> BodyLimits:

@@ -128,7 +128,11 @@ class RequestLogMiddleware:
         scope["headers"] = [*_without_id(scope["headers"]), header]
         request_log = scope[_KEY] = RequestLog(request_id, self._clock, self._meter, self._clock())
 
+        complete = False
+
         async def send_logged(message: Message) -> None:
+            nonlocal complete
+            complete = message["type"] == "http.response.body" and not message.get("more_body", False)
             if message["type"] == "http.response.start":
                 request_log.status = message["status"]
                 message["headers"] = [*_without_id(message.get("headers", ())), header]
@@ -140,6 +144,8 @@ class RequestLogMiddleware:
             request_log.disconnected = True
             raise
         finally:
+            # Ray Serve returns without an error, and before the application has noticed it, when a client disconnects.
+            request_log.disconnected = request_log.disconnected or not complete
             request_log.close(scope["method"], self._route(scope))
 
     def _route(self, scope: Scope) -> str:

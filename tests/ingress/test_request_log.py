@@ -49,7 +49,7 @@ async def test_failures_and_streams_carry_the_request_id_too(make_client: MakeCl
 )
 async def test_a_response_has_one_request_id_although_ray_serve_adds_its_own(sent: bytes | None, expected: str) -> None:
     """Clients read two headers as "a, a"."""
-    app = make_app(outer=False)
+    app = make_app()
 
     async def ray_serve(scope: Scope, receive: Receive, send: Send) -> None:
         request_id = dict(scope["headers"])[b"x-request-id"]
