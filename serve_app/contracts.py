@@ -14,6 +14,8 @@ from typing import Any, Final, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.caller import ANONYMOUS, DEFAULT_TENANT, Caller
+
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
 Detail: TypeAlias = Literal["auto", "low", "high", "original"]
 FinishReason: TypeAlias = Literal["stop", "length", "tool_calls"]
@@ -156,6 +158,7 @@ class ChatRequest:
     special_tokens: bool = True  # a text begins with the special tokens that begin every prompt
     continue_last: bool = False  # the answer continues the last message, which is the assistant's
     param: str = field(default="messages", compare=False)  # the request field of the conversation or text
+    caller: Caller = ANONYMOUS
     group: str = ""  # requests of one group differ in id and seed only, so they share one prompt; empty: none
 
     @property
@@ -202,7 +205,7 @@ class Prompt:
     constraint: Constraint | None = None
     thinking: Thinking = Thinking(enabled=False)  # resolved: never None, and False where the model does not support it
     raw: bool = False  # the answer is text only: it is not parsed for reasoning, tool calls and boxes
-    tenant: str = ""  # prompts of one tenant share pages of the KV cache
+    tenant: str = DEFAULT_TENANT  # prompts of one tenant share pages of the KV cache
     continues: bool = False  # the answer continues a text, so no white space at its beginning is dropped
     ignored_fields: tuple[str, ...] = ()  # request fields that had no effect
     clipped_max_tokens: int | None = None  # the limit in force, where the request's did not fit the context

@@ -14,6 +14,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.answers import Answers, Clock
+from serve_app.caller import ANONYMOUS, Caller
 from serve_app.contracts import Delta, Event, Finished, ToolCallDelta
 from serve_app.ingress.header_filter import REQUEST_ID, request_id_header
 from serve_app.metrics import (
@@ -42,6 +43,7 @@ class RequestLog:
     clock: Clock
     meter: Meter
     received_at: float
+    caller: Caller = ANONYMOUS
     status: int | None = None
     code: str | None = None  # of the error in the response
     answer_id: str | None = None  # the response id
@@ -84,6 +86,8 @@ class RequestLog:
             extra={
                 "request_id": self.request_id,
                 "answer_id": self.answer_id,
+                "caller": self.caller.id,
+                "tenant": self.caller.tenant,
                 "method": method,
                 "route": route,
                 "status": status,

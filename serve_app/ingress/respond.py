@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -60,7 +61,7 @@ async def respond(
     request_log.answer_id = id
     answers = Answers(
         context.answer,
-        requests,
+        [replace(each, caller=request_log.caller) for each in requests],
         observers=(request_log,),
         clock=request_log.clock,
         received_at=request_log.received_at,

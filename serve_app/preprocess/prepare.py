@@ -103,6 +103,7 @@ class Preprocessor:
             constraint=request.constraint,
             thinking=tokenized.thinking,
             raw=request.text is not None,
+            tenant=request.caller.tenant,
             continues=request.continue_last,
             ignored_fields=ignored,
             clipped_max_tokens=_clipped(request.sampling, sampling),

@@ -9,12 +9,14 @@ from itertools import count
 
 import httpx
 import pytest
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve_app.caller import Caller
 from serve_app.errors import Overloaded
 from serve_app.ingress.outer_middlewares import outer_middlewares, wrap
+from serve_app.ingress.request_log import request_log_of
 from serve_app.settings import Settings
-from tests.fakes import FakeAnswer, FakeDescribe, FakeMeter
+from tests.fakes import FakeAnswer, FakeDescribe, FakeMeter, FakeTokenize
 from tests.ingress.client import PICTURE_URL, PNG, MakeClient, chat, make_app, picture, text
 
 URL = "/v1/chat/completions"
@@ -182,3 +184,24 @@ async def test_probes_of_ray_serves_own_routes_are_not_logged(caplog: pytest.Log
     async with httpx.AsyncClient(transport=transport, base_url="http://10.0.0.7:8000") as client:
         assert (await client.get("/-/healthz")).text == "success"
     assert access(caplog) == []
+
+
+async def test_the_log_and_every_request_of_the_pipeline_have_the_caller(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    answer, tokenize, caller = FakeAnswer("Yes"), FakeTokenize(1), Caller("clerk", tenant="shop")
+
+    def identified(app: ASGIApp) -> ASGIApp:
+        async def respond(scope: Scope, receive: Receive, send: Send) -> None:
+            request_log_of(scope).caller = caller
+            await app(scope, receive, send)
+
+        return respond
+
+    app = make_app(answer, tokenize=tokenize)
+    app.add_middleware(identified)
+    app.user_middleware.reverse()  # inside those that make the request log
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1:8000") as client:
+        await client.post(URL, json=chat(n=2))
+        await client.post("/tokenize", json={"prompt": "Good morning"})
+    assert [request.caller for request in (*answer.requests, *tokenize.requests)] == [caller] * 3
+    assert {(record.caller, record.tenant) for record in access(caplog)} == {("clerk", "shop")}  # type: ignore[attr-defined]

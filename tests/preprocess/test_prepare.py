@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from serve_app.caller import ANONYMOUS, Caller
 from serve_app.contracts import (
     ChatRequest,
     Constraint,
@@ -441,3 +442,14 @@ def test_the_stage_needs_no_torch_and_huge_claims_take_no_memory(checkpoint: Pat
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.count("the limit") == 6, ran.stdout
+
+
+async def test_a_prompt_has_the_tenant_of_its_caller_so_that_no_page_is_shared_across_tenants():
+    """The engine's keys of pages contain the prompt's tenant."""
+    preparing = preprocessor(DEMO_MODEL)
+    request = asking("Hello")
+    tenants = [
+        (await preparing.prepare(replace(request, caller=caller))).tenant
+        for caller in (ANONYMOUS, Caller("clerk", tenant="shop"))
+    ]
+    assert tenants == ["default", "shop"]

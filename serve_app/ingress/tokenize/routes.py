@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import orjson
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -39,6 +41,7 @@ def tokenize_routes(context: ServingContext) -> APIRouter:
         body = context.read(kind, fields)
         prompt = tokens_request(body, id=f"tokens-{context.new_id()}", deadline_s=context.deadline_s)
         request_log = request_log_of(request.scope)
+        prompt = replace(prompt, caller=request_log.caller)
         tokenized = await run_until_disconnect(request.receive, request_log, context.tokenize(prompt))
         content: TokensReply = {
             "count": len(tokenized.token_ids),

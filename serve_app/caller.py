@@ -1,0 +1,41 @@
+"""Who sends a request: the caller's id, tenant, scopes, lane and limits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+Scope: TypeAlias = Literal["inference", "metrics", "admin"]
+Lane: TypeAlias = Literal["interactive", "batch"]
+
+SCOPES: Final[tuple[Scope, ...]] = ("inference", "metrics", "admin")
+DEFAULT_TENANT: Final = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class CallerLimits:
+    """What a caller, or all callers of a tenant together, may use; 0: no limit."""
+
+    requests_per_second: float = 0.0
+    concurrent_requests: int = 0
+    tokens_per_minute: int = 0  # of prompts and answers
+    pictures_per_minute: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The caller of a request; the default is the anonymous caller, where no authentication is configured.
+
+    `id` and `tenant` are written to logs and must not be metric labels; `metric_class` is one of a closed set.
+    Nothing that depends on prompts or answers is shared between tenants.
+    """
+
+    id: str = "anonymous"
+    tenant: str = DEFAULT_TENANT
+    scopes: frozenset[Scope] = frozenset(SCOPES)
+    metric_class: str = "anonymous"
+    lane: Lane = "interactive"
+    limits: CallerLimits = CallerLimits()
+
+
+ANONYMOUS: Final = Caller()
