@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.caller import ANONYMOUS, DEFAULT_TENANT, Caller
+from serve_app.caller import ANONYMOUS, DEFAULT_TENANT, Caller, Lane
 
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
 Detail: TypeAlias = Literal["auto", "low", "high", "original"]
@@ -49,7 +49,6 @@ class FilePart:
 
     source: bytes | str
     param: str = "file"  # the request field it came from, for error messages
-    filename: str = ""  # as sent; has no effect
     pages: tuple[int, int] | None = None  # first and last page of a PDF, from 1; None: all
     detail: Detail = "auto"
 
@@ -159,13 +158,13 @@ class ChatRequest:
     continue_last: bool = False  # the answer continues the last message, which is the assistant's
     param: str = field(default="messages", compare=False)  # the request field of the conversation or text
     caller: Caller = ANONYMOUS
+    lane: Lane = "interactive"  # or that of the caller
     group: str = ""  # requests of one group differ in id and seed only, so they share one prompt; empty: none
 
     @property
-    def picture_bytes(self) -> int:
-        """Size of the pictures as they were sent; of those at an address only the address."""
-        parts = (part for message in self.messages for part in message.parts)
-        return sum(len(part.source) for part in parts if isinstance(part, ImagePart))
+    def uploads(self) -> list[bytes | str]:
+        """Its pictures and files as they were sent."""
+        return [part.source for message in self.messages for part in message.parts if not isinstance(part, TextPart)]
 
 
 # -- prompts --------------------------------------------------------------------------------
@@ -205,6 +204,7 @@ class Prompt:
     constraint: Constraint | None = None
     thinking: Thinking = Thinking(enabled=False)  # resolved: never None, and False where the model does not support it
     raw: bool = False  # the answer is text only: it is not parsed for reasoning, tool calls and boxes
+    lane: Lane = "interactive"  # of the engine\'s queue
     tenant: str = DEFAULT_TENANT  # prompts of one tenant share pages of the KV cache
     continues: bool = False  # the answer continues a text, so no white space at its beginning is dropped
     ignored_fields: tuple[str, ...] = ()  # request fields that had no effect

@@ -17,7 +17,7 @@ from ray import exceptions as ray_errors
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from serve_app.contracts import ChatRequest, Event, Events, Finished, ImagePart, ModelCard, Prompt, Started, Tokenized
+from serve_app.contracts import ChatRequest, Event, Events, Finished, ModelCard, Prompt, Started, Tokenized
 from serve_app.errors import DeadlineExceeded, EngineFailed, Overloaded, ReplicaLost, ServiceError
 
 DESCRIBE_TIMEOUT_S = 5.0
@@ -163,11 +163,10 @@ async def _within(seconds: float, response: Any, late: ServiceError) -> Any:
 
 
 def _is_small(request: ChatRequest) -> bool:
-    """Whether the pictures are small; the size of a picture at an address is not known yet."""
-    sources = [part.source for message in request.messages for part in message.parts if isinstance(part, ImagePart)]
-    if any(isinstance(source, str) and not source.startswith("data:") for source in sources):
+    """Whether pictures and files are small; the size of one at an address is not known yet."""
+    if any(isinstance(source, str) and not source.startswith("data:") for source in request.uploads):
         return False
-    return sum(map(len, sources)) <= SMALL_BYTES
+    return sum(map(len, request.uploads)) <= SMALL_BYTES
 
 
 def as_service_error(error: Exception) -> Exception:

@@ -1,7 +1,8 @@
 """Fairness of prefill: how many tokens of each prompt are computed in one step.
 
 Shortest remaining prompt first has the least mean waiting time (L. Schrage, 1968), but a steady stream of short
-prompts would starve a long one. So the oldest prompts get a fixed part of each step.
+prompts would starve a long one. So the oldest prompts get a fixed part of each step. Prompts of the batch lane get what
+the interactive ones leave, and a small part at least.
 """
 
 from __future__ import annotations
@@ -9,6 +10,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 OLDEST_SHARE = 0.25  # of the tokens of a step
+BATCH_SHARE = 1 / 32  # of the tokens of a step, for the batch lane while the interactive one could use all of them
+
+
+def share_lanes(unread: Sequence[int], background: Sequence[bool], budget: int) -> list[int]:
+    """Tokens for each prompt in this step, as `share_prefill` in each lane; `background` marks the batch lane.
+
+    Background prompts delay an interactive one by less than one step for each 31 steps that it takes anyway. They get a
+    thirty-second of the budget in every step, so the bound of `share_prefill` holds for that part of it.
+    """
+    places = {lane: [index for index, other in enumerate(background) if other is lane] for lane in (False, True)}
+    lanes = {lane: [unread[index] for index in indices] for lane, indices in places.items()}
+    kept = min(sum(lanes[True]), max(1, int(budget * BATCH_SHARE))) if budget > 1 else 0
+    first = share_prefill(lanes[False], budget - kept)
+    second = share_prefill(lanes[True], budget - sum(first))
+    shares = [0] * len(unread)
+    for index, tokens in zip((*places[False], *places[True]), (*first, *second), strict=True):
+        shares[index] = tokens
+    return shares
 
 
 def share_prefill(unread: Sequence[int], budget: int) -> list[int]:

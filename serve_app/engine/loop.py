@@ -128,7 +128,7 @@ class EngineLoop:
     def _step_ahead(self) -> None:
         """One forward pass for rows and chunks, launched before the tokens of the previous step are read."""
         rows = self._scheduler.decoding()
-        for sequence, error in self._executor.encode(self._scheduler.running, all_slices=not rows):
+        for sequence, error in self._executor.encode(self._scheduler.by_lane, all_slices=not rows):
             self._fail(sequence, error)
         budgets = 1 if rows else _BUDGETS_WITHOUT_STREAMS
         chunks = self._scheduler.chunks(lambda sequence: not sequence.needs_features, budgets)

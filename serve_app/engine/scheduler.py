@@ -1,20 +1,20 @@
 """Scheduler: slots and pages for waiting sequences, prompt chunks and decoding sequences for a step.
 
-Pure: no torch, no clock, no threads. Slots: first come, first served. Prefill: short prompts first, within
-the bound of fairness.py. A sequence gets the memory of its longest answer when it is admitted, so no sequence
-is preempted.
+Pure: no torch, no clock, no threads. Slots: first come, first served in each lane (waiting_queue.py). Prefill: short
+prompts first, within the bounds of fairness.py. A sequence gets the memory of its longest answer when it is admitted,
+so no sequence is preempted; a quarter of the slots is therefore kept free of the batch lane.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from serve_app.engine.fairness import share_prefill
+from serve_app.engine.fairness import share_lanes
 from serve_app.engine.model.pages import PAGE_TOKENS, PagePool, pages_for
 from serve_app.engine.sequence import Sequence
+from serve_app.engine.waiting_queue import WaitingQueue
 from serve_app.errors import Overloaded
 
 
@@ -43,7 +43,8 @@ class Scheduler:
         self._max_waiting = max_waiting
         self._pool = pool
         self._free = list(range(slots))  # a heap: low rows first keeps the decode batch dense
-        self.waiting: deque[Sequence] = deque()
+        self._batch_slots = max(1, slots - -(-slots // 4))  # that the batch lane may take; at least one
+        self.waiting = WaitingQueue()
         self.running: list[Sequence] = []  # in order of admission
 
     @property
@@ -56,6 +57,11 @@ class Scheduler:
         return [*self.running, *self.waiting]
 
     @property
+    def by_lane(self) -> list[Sequence]:
+        """The running sequences, those of the batch lane last; in order of admission otherwise."""
+        return sorted(self.running, key=lambda sequence: sequence.prompt.lane == "batch")
+
+    @property
     def kv_tokens(self) -> int:
         """Tokens that the pages hold; 0 where there are none."""
         return 0 if self._pool is None else self._pool.pages * PAGE_TOKENS
@@ -65,32 +71,45 @@ class Scheduler:
         return sum(sequence.cached for sequence in self.running)
 
     def add(self, sequence: Sequence) -> None:
-        """Queue a sequence; raises `Overloaded` if there is neither a free slot nor a place in the queue."""
-        if len(self.waiting) >= self._max_waiting + len(self._free):
-            raise Overloaded(
-                f"All {self.slots} slots are taken and {self._max_waiting} requests are waiting. Try again shortly."
-            )
-        self.waiting.append(sequence)
+        """Queue a sequence; raises `Overloaded` if there is neither a free slot nor a place in the queue of its lane.
+
+        The batch lane has half of the places, besides those of the interactive lane, which it never takes.
+        """
+        lane, places, free = sequence.prompt.lane, self._max_waiting, len(self._free)
+        if lane == "batch":
+            places, free = places // 2, min(free, self._free_for_batch)
+        if self.waiting.number(lane) >= places + free:
+            taken = f"All {self.slots} slots" if lane == "interactive" else "All slots for requests of the batch lane"
+            raise Overloaded(f"{taken} are taken and {places} requests are waiting. Try again shortly.")
+        self.waiting.add(sequence)
 
     def admit(self) -> list[Sequence]:
-        """Assign free slots, and pages, to the sequences that wait longest."""
-        admitted = []
-        while self.waiting and self._free and self._reserve(self.waiting[0]):
-            sequence = self.waiting.popleft()
+        """Assign free slots, and pages, to the sequences that wait longest, the interactive ones first."""
+        admitted: list[Sequence] = []
+        while self._free:
+            sequence = self.waiting.first(batch=self._free_for_batch > 0)
+            if sequence is None or not self._reserve(sequence):
+                break
+            self.waiting.take(sequence)
             sequence.slot = heapq.heappop(self._free)
             self.running.append(sequence)
             admitted.append(sequence)
         return admitted
 
     def chunks(self, ready: Callable[[Sequence], bool] = lambda _: True, budgets: int = 1) -> list[Chunk]:
-        """Prompt chunks of ready sequences within the token budget, or several; the fewest tokens left come first."""
+        """Prompt chunks of ready sequences within the token budget, or several.
+
+        The fewest tokens left come first, the batch lane last.
+        """
         in_prefill = [sequence for sequence in self.running if sequence.in_prefill and ready(sequence)]
-        budget = self._prefill_tokens * budgets
-        shares = share_prefill([sequence.unread_tokens for sequence in in_prefill], budget)
+        unread = [sequence.unread_tokens for sequence in in_prefill]
+        background = [sequence.prompt.lane == "batch" for sequence in in_prefill]
+        shares = share_lanes(unread, background, self._prefill_tokens * budgets)
+        order = sorted(range(len(in_prefill)), key=lambda place: (background[place], unread[place]))
         return [
-            Chunk(sequence, sequence.prefilled, sequence.prefilled + tokens)
-            for sequence, tokens in sorted(zip(in_prefill, shares, strict=True), key=lambda pair: pair[0].unread_tokens)
-            if tokens
+            Chunk(in_prefill[place], in_prefill[place].prefilled, in_prefill[place].prefilled + shares[place])
+            for place in order
+            if shares[place]
         ]
 
     def decoding(self) -> list[Sequence]:
@@ -115,6 +134,11 @@ class Scheduler:
                 self._pool.release(sequence.pages)
         else:
             self.waiting.remove(sequence)
+
+    @property
+    def _free_for_batch(self) -> int:
+        """Slots that the batch lane may still take."""
+        return self._batch_slots - sum(sequence.prompt.lane == "batch" for sequence in self.running)
 
     def _reserve(self, sequence: Sequence) -> bool:
         if self._pool is None:

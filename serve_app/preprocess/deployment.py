@@ -25,7 +25,7 @@ class PreprocessDeployment:
         try:
             return await self._preprocessor.prepare(request)
         finally:
-            self._collector.released(request.picture_bytes)
+            self._collector.released(sum(map(len, request.uploads)))
 
     async def tokenize(self, request: ChatRequest) -> Tokenized:
         return await self._preprocessor.tokenize(request)

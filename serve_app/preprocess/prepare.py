@@ -103,6 +103,7 @@ class Preprocessor:
             constraint=request.constraint,
             thinking=tokenized.thinking,
             raw=request.text is not None,
+            lane="batch" if "batch" in (request.lane, request.caller.lane) else "interactive",
             tenant=request.caller.tenant,
             continues=request.continue_last,
             ignored_fields=ignored,

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import Glm4vConfig, Glm4vForConditionalGeneration, PreTrainedTokenizerFast
 
+from serve_app.caller import Lane
 from serve_app.contracts import Delta, Finished, Picture, Prompt, Sampling, Started, ToolCallDelta
 from serve_app.engine.loop import EngineLoop, Outbox
 from serve_app.engine.model.feature_cache import FeatureCache
@@ -137,9 +138,11 @@ def prompt(name: str, rng: np.random.Generator, sampling: Sampling, pictures: in
     return Prompt(name, np.array(token_ids, dtype=np.int32), tuple(shown), sampling, deadline_s=600.0)
 
 
-def new_sequence(name: str, rule: Sampling, ids: tuple[int, ...] = (1,), slot: int = -1, seed: int = 0) -> Sequence:
+def new_sequence(
+    name: str, rule: Sampling, ids: tuple[int, ...] = (1,), slot: int = -1, seed: int = 0, lane: Lane = "interactive"
+) -> Sequence:
     """A sequence as the loop makes them, outside of any loop."""
-    prompt = Prompt(name, np.array(ids, dtype=np.int32), (), rule, 60.0)
+    prompt = Prompt(name, np.array(ids, dtype=np.int32), (), rule, 60.0, lane=lane)
     return Sequence(
         prompt=prompt,
         sink=lambda event: None,

@@ -2,6 +2,7 @@
 
 import pytest
 
+from serve_app.caller import Lane
 from serve_app.contracts import Sampling
 from serve_app.engine.scheduler import Scheduler
 from serve_app.engine.sequence import Sequence
@@ -9,8 +10,8 @@ from serve_app.errors import Overloaded
 from tests.engine.conftest import new_sequence
 
 
-def sequence(name: str, tokens: int = 10) -> Sequence:
-    return new_sequence(name, Sampling(max_tokens=5), ids=(0,) * tokens)
+def sequence(name: str, tokens: int = 10, lane: Lane = "interactive") -> Sequence:
+    return new_sequence(name, Sampling(max_tokens=5), ids=(0,) * tokens, lane=lane)
 
 
 def names(sequences: list[Sequence]) -> list[str]:
