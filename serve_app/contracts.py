@@ -341,7 +341,7 @@ class ModelCard:
     """The served model, as a ready engine replica describes it."""
 
     name: str
-    family: str  # model_type of the checkpoint
+    model_type: str  # of the checkpoint's configuration
     context_tokens: int
     quantization: str
     dtype: str

@@ -124,7 +124,8 @@ def drain_this_pod(within_s: float, write_line: WriteLine, environment: Mapping[
     address = head_address(environment)
     if address is None:
         write_line(
-            "Neither RAY_ADDRESS nor FQ_RAY_IP is set, so this is no pod of a Ray cluster; there is nothing to drain."
+            "Neither RAY_ADDRESS nor FQ_RAY_IP is set, so this is not a pod of a Ray cluster;"
+            " there is nothing to drain."
         )
         return
     drain(RayControlStore(address, environment.get("RAY_CLOUD_INSTANCE_ID", "")), within_s, write_line)

@@ -67,7 +67,7 @@ class Unauthenticated(ServiceError):
 
 
 class Forbidden(ServiceError):
-    """The caller is known but may not do this."""
+    """The caller, or the web page that sent the request, may not do this."""
 
     status = 403
     code = "permission_denied"

@@ -58,7 +58,8 @@ OUTPUT_TOKEN_SECONDS = Metric(
 STAGE_SECONDS = Metric(
     "glm_stage_seconds",
     "histogram",
-    "Time in one stage: fetch, decode, resize, tokenize, queue, encode, prefill, decode_step.",
+    "Time in one stage: fetch, decode (of pictures), resize, tokenize; in the engine queue, encode, prefill (a chunk),"
+    " decode_step.",
     ("stage",),
     _FINE_SECONDS,
 )

@@ -134,7 +134,7 @@ class PreprocessSettings(Section):
         64,
         ge=1,
         le=1024,
-        description="Maximum number of pictures fetched at the same time; four times as many may wait.",
+        description="Maximum number of pictures fetched at the same time; with those that wait, four times as many.",
     )
     max_fetches_per_host: int = Field(
         8, ge=1, description="Maximum number of pictures fetched from one host at the same time."
@@ -157,7 +157,10 @@ class EngineSettings(Section):
     )
     prefill_tokens: int = Field(1024, ge=16, description="Prompt tokens computed in one step, between decode steps.")
     max_waiting: int = Field(
-        256, ge=0, description="Maximum number of requests that wait for a slot; further ones are refused (503)."
+        256,
+        ge=0,
+        description="Maximum number of requests that wait for a slot; further ones are refused (503). Also bounds the"
+        " queue of preprocess and the requests in progress in an ingress.",
     )
     feature_cache_mib: int = Field(
         256, ge=0, description="Size of the cache of image features by content hash, in MiB; 0: no cache."
@@ -200,7 +203,7 @@ class HttpSettings(Section):
         "refuse", description="Unknown fields of a request: refused by name, or named in the header X-Ignored-Fields."
     )
     keep_alive_s: float = Field(
-        15.0, gt=0, description="A stream without news for so many seconds gets a comment line; proxies cut at 60."
+        15.0, gt=0, description="A stream without news for this many seconds gets a comment line; proxies cut at 60."
     )
     max_choices: int = Field(8, ge=1, le=128, description="Maximum number of choices of one request (`n`).")
     max_body_bytes: int = Field(64 * 2**20, ge=1024, description="Largest request body, in bytes.")

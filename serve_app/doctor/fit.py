@@ -118,7 +118,7 @@ def _what_fits_all(sizes: Sizes, demand: Demand) -> str:
 
 
 def _context_that_fits(sizes: Sizes, demand: Demand, slots: int) -> int:
-    """The longest context of so many slots, rounded down; 0 if it is shorter than `_LEAST_CONTEXT`."""
+    """The longest context of this many slots, rounded down; 0 if it is shorter than `_LEAST_CONTEXT`."""
     left = demand.free_bytes - sizes.weight_bytes(demand.quantization) - demand.other_bytes
     tokens = left // (slots * sizes.cache.bytes_per_token) - 1  # one is the slot's dummy token
     context = min(tokens // _CONTEXT_STEP * _CONTEXT_STEP, demand.context_tokens)

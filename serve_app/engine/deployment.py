@@ -1,6 +1,7 @@
 """Ray Serve deployment of the engine; the only file of this stage that imports Ray."""
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 from ray import serve
 
@@ -28,8 +29,9 @@ class EngineDeployment:
 
     async def generate(self, prompt: Prompt) -> AsyncGenerator[Event, None]:
         """Events of one answer."""
-        async for event in self._replica.generate(prompt):
-            yield event
+        async with aclosing(self._replica.generate(prompt)) as events:  # a disconnect closes the inner one at once
+            async for event in events:
+                yield event
 
     async def describe(self) -> ModelCard:
         """The model card; an answer also means that the replica is ready."""

@@ -30,7 +30,7 @@ from serve_app.settings import EngineSettings
 
 log = logging.getLogger("glm.engine")
 
-_BUDGETS_WITHOUT_STREAMS = 4  # token budgets a step while no stream waits for it
+_BUDGETS_WITHOUT_DECODING = 4  # prefill budgets of a step while no sequence decodes
 
 Outbox = list[tuple[Sink, Event | ServiceError]]
 
@@ -118,7 +118,7 @@ class EngineLoop:
             self._start(sequence)
         busy = self._launched is not None or not self._scheduler.idle
         if busy:
-            if self._model.packs:
+            if self._model.mixes_prefill_and_decode:
                 self._step_ahead()
             else:
                 self._step_in_parts()
@@ -130,7 +130,7 @@ class EngineLoop:
         rows = self._scheduler.decoding()
         for sequence, error in self._executor.encode(self._scheduler.by_lane, all_slices=not rows):
             self._fail(sequence, error)
-        budgets = 1 if rows else _BUDGETS_WITHOUT_STREAMS
+        budgets = 1 if rows else _BUDGETS_WITHOUT_DECODING
         chunks = self._scheduler.chunks(lambda sequence: not sequence.needs_features, budgets)
         launch = self._executor.launch(rows, chunks)
         if self._launched is not None:

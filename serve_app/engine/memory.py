@@ -1,4 +1,4 @@
-"""Device memory: the number of slots that fit beside the weights, and memory gauges."""
+"""Device memory: the KV-cache slots or pages that fit beside the weights, and memory gauges."""
 
 from __future__ import annotations
 

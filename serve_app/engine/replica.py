@@ -83,7 +83,7 @@ class EngineReplica:
         self._admitting = ThreadPoolExecutor(engine.grammar_processes + engine.grammar_queue + 8, "admission")
         self.card = ModelCard(
             name=model.served_name,
-            family=adapter.family,
+            model_type=adapter.model_type,
             context_tokens=context_tokens,
             quantization=loaded.quantization,
             dtype=str(adapter.dtype).removeprefix("torch."),

@@ -91,7 +91,8 @@ class replicas_for_load:  # used as a function; a class, because Serve gives `po
     * `target_tokens_in_flight`: prompt tokens still to be read plus answer tokens still to be expected, of
       one replica (`TOKENS_IN_FLIGHT` of its `record_autoscaling_stats`). It is time ahead, in tokens.
     * `target_kv_use`: running and waiting sequences, relative to the slots (`KV_DEMAND`; above 1 some wait).
-      A slot holds the longest admissible sequence, so slots are the KV cache. 0.8 leaves a fifth free.
+      A slot stands for the longest admissible sequence; with KV pages this is an
+      approximation. 0.8 leaves a fifth free.
 
     The larger number of the two targets is used. Further rules:
 

@@ -31,7 +31,8 @@ class ModelBackend(Protocol):
     """The model interface of the engine: `SlotRunner` or `PagedRunner` over a checkpoint, a fake in tests."""
 
     context_tokens: int
-    packs: bool  # one forward takes rows and chunks together, and may begin before the last one's tokens are read
+    # One forward takes rows and chunks together, and may begin before the tokens of the previous one are read.
+    mixes_prefill_and_decode: bool
 
     @property
     def vocab_size(self) -> int: ...

@@ -1,6 +1,6 @@
 """Reads the complete body of a request before other work on it, within limits of size, time and memory.
 
-A request takes no place in the service until its body is there: a client that sends half of one costs a connection
+A request takes no place in the service until its body has arrived: a client that sends half of one costs a connection
 and some bytes, and both are bounded. When the bound on unfinished bodies is reached, the oldest is refused; when the
 bound on bytes is reached, the largest unfinished one is: small, fast requests are served while others upload.
 """

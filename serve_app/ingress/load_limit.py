@@ -30,7 +30,7 @@ class LoadLimits:
     """How much is accepted."""
 
     max_wait_s: float  # a request that would take longer is refused
-    min_in_flight: int  # so many are always accepted; also what counts as busy
+    min_in_flight: int  # this many are always accepted; also what counts as busy
     max_in_flight: int  # never more, however fast they are completed
 
 
@@ -54,7 +54,7 @@ class LoadLimit:
         wait_s = self.expected_wait_s()
         if self.in_flight >= self._limits.max_in_flight or wait_s > self._limits.max_wait_s:
             error = Overloaded(
-                f"The service has {self.in_flight} requests in progress, and a new one would wait about"
+                f"The service has {self.in_flight} requests in progress, and a new one would take about"
                 f" {wait_s:.0f} seconds (the limit is {self._limits.max_wait_s:g}). Retry later."
             )
             error.retry_after_s = max(1.0, wait_s - self._limits.max_wait_s, wait_s / 4)

@@ -45,10 +45,10 @@ class EventStream(Response):
         chunks: AsyncGenerator[Any, None],
         request_log: RequestLog,
         *,
-        headers: Callable[[], Mapping[str, str]],  # called when the first chunk is there
+        headers: Callable[[], Mapping[str, str]],  # called when the first chunk or comment is sent
         frame: Callable[[Any], bytes],
         error_chunks: Callable[[ServiceError], Sequence[Any]],
-        keep_alive_s: float,  # a comment is sent after so many seconds without a chunk
+        keep_alive_s: float,  # a comment is sent after this many seconds without a chunk
     ) -> None:
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]

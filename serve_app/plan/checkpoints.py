@@ -56,13 +56,13 @@ class Checkpoint:
             ) from error
 
     def encode_operations(self, tokens: int) -> float:
-        """Operations of the vision tower for a picture of so many tokens, attention included."""
+        """Operations of the vision tower for a picture of this many tokens, attention included."""
         patches = PATCHES_PER_TOKEN * tokens
         products = 2.0 * (patches * self.per_patch + tokens * self.per_token)
         return products + 4.0 * self.tower_layers * self.tower_width * patches**2
 
     def prefill_operations(self, tokens: int) -> float:
-        """Operations of the text layers for a prompt of so many tokens, causal attention included."""
+        """Operations of the text layers for a prompt of this many tokens, causal attention included."""
         return 2.0 * tokens * self.sizes.text_linear + 2.0 * self.sizes.cache.layers * self.attention_width * tokens**2
 
 

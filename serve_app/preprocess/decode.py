@@ -31,8 +31,8 @@ from serve_app.preprocess.picture_limits import (
     PictureLimits,
     check_bytes,
     check_pixels,
+    check_pure_python_pixels,
     check_scans,
-    check_uncommon,
     megapixels,
 )
 from serve_app.preprocess.sniff import sniff
@@ -93,7 +93,7 @@ def read_header(data: bytes, label: ImageLabel, limits: PictureLimits) -> Header
         check_scans(scans, limits.max_scans, label)
         pure_python = any(tile[0] in Image.DECODERS for tile in image.tile)
         if pure_python:
-            check_uncommon(width, height, file_format, label)
+            check_pure_python_pixels(width, height, file_format, label)
         orientation = _orientation(image, file_format)
         if orientation >= 5:
             width, height = height, width

@@ -71,7 +71,8 @@ class DecoderPool:
     async def measure(self, file: bytes, label: ImageLabel, limits: PictureLimits) -> Header:
         """The properties of a picture that its header has.
 
-        Raises ImageRejected for what is no picture or above the limits, Overloaded if too many requests wait.
+        Raises ImageRejected for a file that is not a picture or exceeds the limits, Overloaded if too many requests
+        wait.
         """
         cost_s = header_cost_s(len(file))
         reply, _ = await self._run(_job("measure", label, limits), file, cost_s, cpu_budget_s(cost_s), label)

@@ -24,14 +24,14 @@ _REDIRECTS: Final = 3
 _PORTS: Final = (80, 443)
 _CONNECT_S: Final = 3.0  # one address of a host; then the next one
 _ADDRESSES: Final = 4  # tried for one host
-_MAX_WAITING: Final = 4  # fetches, running or waiting, for each that may run
+_QUEUE_FACTOR: Final = 4  # fetches, running or waiting, for each that may run
 
 
 class FetchPlaces:
     """Limits the fetches that run at the same time, in total and for one host; others wait, within their time-out."""
 
     def __init__(self, total: int, per_host: int) -> None:
-        self._max_waiting, self._per_host = _MAX_WAITING * total, per_host
+        self._max_waiting, self._per_host = _QUEUE_FACTOR * total, per_host
         self._total = asyncio.Semaphore(total)
         self._hosts: dict[str, tuple[asyncio.Semaphore, int]] = {}  # with the fetches that run or wait
         self._number = 0

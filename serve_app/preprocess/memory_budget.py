@@ -26,7 +26,8 @@ class MemoryBudget:
         """Raises Overloaded if the limit would be exceeded."""
         if self.used + size > self._limit:
             raise Overloaded(
-                f"The pictures of all requests take {self._limit / 2**20:.3g} MiB, the limit. Try again shortly."
+                f"With this request, the pictures of all requests in progress would take more than"
+                f" {self._limit / 2**20:.0f} MiB, the limit (preprocess.max_bytes_in_flight). Try again shortly."
             )
         self.used += size
 

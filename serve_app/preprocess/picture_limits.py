@@ -86,7 +86,7 @@ def check_scans(scans: int, limit: int, label: ImageLabel) -> None:
         )
 
 
-def check_uncommon(width: int, height: int, file_format: str, label: ImageLabel) -> None:
+def check_pure_python_pixels(width: int, height: int, file_format: str, label: ImageLabel) -> None:
     """Raises ImageRejected for a large picture in a variant of a format that is decoded slowly."""
     if width * height > PURE_PYTHON_PIXELS:
         raise label.rejected(

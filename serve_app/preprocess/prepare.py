@@ -144,7 +144,7 @@ class Preprocessor:
                     yield held
         except TimeoutError as error:
             raise DeadlineExceeded(
-                f"The pictures were not ready within the request's {request.deadline_s:g} seconds."
+                f"The request was not prepared within its {request.deadline_s:g} seconds (http.request_timeout_s)."
             ) from error
 
     async def _measure_and_tokenize(

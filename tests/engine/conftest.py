@@ -162,8 +162,8 @@ class CountingModel:
     stop_ids = frozenset([EOS])
     device = torch.device("cpu")
 
-    def __init__(self, packs: bool = False) -> None:
-        self.packs = packs
+    def __init__(self, mixes_prefill_and_decode: bool = False) -> None:
+        self.mixes_prefill_and_decode = mixes_prefill_and_decode
         self.newest: dict[int, int] = {}  # the token sampled last, by slot
         self.batches: list[list[str]] = []  # ids decoded together, step by step
         self.chunks: list[tuple[str, int, int]] = []
@@ -229,8 +229,8 @@ class ScriptedModel(CountingModel):
 
     stop_ids = frozenset([NAMES["<|endoftext|>"], NAMES["<|user|>"], NAMES["<|observation|>"]])
 
-    def __init__(self, packs: bool = False) -> None:
-        super().__init__(packs)
+    def __init__(self, mixes_prefill_and_decode: bool = False) -> None:
+        super().__init__(mixes_prefill_and_decode)
         self.scripts: dict[str, list[int]] = {}
 
     def logits(self, sequence: Sequence) -> torch.Tensor:
@@ -242,9 +242,12 @@ class RandomModel(CountingModel):
     """Likes other tokens at every step of every request, whoever shares the batch."""
 
     def __init__(
-        self, vocabulary: Vocabulary, stop_ids: frozenset[int] = ScriptedModel.stop_ids, packs: bool = False
+        self,
+        vocabulary: Vocabulary,
+        stop_ids: frozenset[int] = ScriptedModel.stop_ids,
+        mixes_prefill_and_decode: bool = False,
     ) -> None:
-        super().__init__(packs)
+        super().__init__(mixes_prefill_and_decode)
         self.vocab_size = len(vocabulary.token_bytes)
         self.stop_ids = stop_ids
         # Control tokens, and what closes strings, arrays and objects, are likelier, or few answers would end.

@@ -258,7 +258,7 @@ def test_whatever_happens_every_request_ends_once_and_no_slot_is_lost(data: st.D
 
 
 def test_a_step_begins_before_the_last_ones_token_is_read() -> None:
-    b = Bench(CountingModel(packs=True))
+    b = Bench(CountingModel(mixes_prefill_and_decode=True))
     b.ask("a", max_tokens=3)
     b.loop.step()
     b.loop.step()  # begins the second token, reads the first
@@ -271,7 +271,7 @@ def test_a_step_begins_before_the_last_ones_token_is_read() -> None:
 
 
 def test_a_row_that_ended_is_computed_once_more_and_its_slot_serves_the_next_request() -> None:
-    b = Bench(CountingModel(packs=True), slots=1)
+    b = Bench(CountingModel(mixes_prefill_and_decode=True), slots=1)
     b.ask("a", bytes([253]), max_tokens=50)  # ends with its third token
     b.ask("b", b"A", max_tokens=3)
     b.run()
@@ -280,7 +280,7 @@ def test_a_row_that_ended_is_computed_once_more_and_its_slot_serves_the_next_req
 
 
 def test_rows_and_chunks_share_one_forward() -> None:
-    b = Bench(CountingModel(packs=True), prefill_tokens=16)
+    b = Bench(CountingModel(mixes_prefill_and_decode=True), prefill_tokens=16)
     b.ask("short", max_tokens=6)
     b.loop.step()
     b.ask("long", b"x" * 40, max_tokens=2)

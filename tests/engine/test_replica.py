@@ -148,7 +148,7 @@ async def test_a_cancelled_task_frees_its_slot(replica: EngineReplica) -> None:
 
 def test_the_card_says_what_is_served(replica: EngineReplica) -> None:
     card = replica.card
-    assert (card.family, card.context_tokens, card.quantization, card.dtype, card.device) == (
+    assert (card.model_type, card.context_tokens, card.quantization, card.dtype, card.device) == (
         "glm4v",
         1024,
         "none",

@@ -53,7 +53,7 @@ class DecodeGraphs:
 
 
 def row_buckets(slots: int) -> list[int]:
-    """1, 2, 4, then steps of an eighth of the power of two below: padding costs at most a quarter."""
+    """1, 2, 4, 8, then steps of half the power of two below: at most half as many rows again, or three more."""
     buckets = [1, 2, 4]
     while buckets[-1] < slots:
         buckets.append(buckets[-1] + max(4, 2 ** (buckets[-1].bit_length() - 2)))

@@ -30,7 +30,7 @@ _OF_DEVICE = -1  # in place of a row's token: the token that was sampled last, w
 class PagedRunner(Runner):
     """Computes the logits of sequences and chunks over the pages of the KV cache."""
 
-    packs = True
+    mixes_prefill_and_decode = True
 
     def __init__(self, model: ModelAdapter, slots: int, pages: int, context_tokens: int) -> None:
         super().__init__(model, context_tokens)

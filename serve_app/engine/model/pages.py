@@ -77,7 +77,7 @@ class PagePool:
 
 
 def pages_for(tokens: int) -> int:
-    """Pages that hold so many tokens."""
+    """The number of pages that hold this many tokens."""
     return -(-tokens // PAGE_TOKENS)
 
 

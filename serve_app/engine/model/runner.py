@@ -19,7 +19,7 @@ from serve_app.errors import InvalidRequest
 class Runner(ABC):
     """A loaded model with a cache; implements `ModelBackend`, the interface that the engine calls."""
 
-    packs: bool
+    mixes_prefill_and_decode: bool
 
     def __init__(self, model: ModelAdapter, context_tokens: int) -> None:
         self.model = model
@@ -94,6 +94,7 @@ class Runner(ABC):
             )
         if broken is not None:
             raise InvalidRequest(
-                f"The model's {broken} gives values that are not numbers. Are its weights undamaged?",
+                f"The model's {broken} gives values that are not numbers. The weights may be damaged:"
+                " download the checkpoint again.",
                 param="model.path",
             )

@@ -20,7 +20,7 @@ _LENGTH_STEP = 128  # decode attends to a multiple of this many tokens, so that 
 class SlotRunner(Runner):
     """Computes the logits of chunks and sequences over the slots of the KV cache."""
 
-    packs = False
+    mixes_prefill_and_decode = False
 
     def __init__(self, model: ModelAdapter, slots: int, context_tokens: int) -> None:
         super().__init__(model, context_tokens)

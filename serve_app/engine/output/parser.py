@@ -34,7 +34,7 @@ from serve_app.engine.output.detokenizer import StopStrings, Utf8Decoder, Vocabu
 from serve_app.engine.output.tool_calls import ToolCallParser
 from serve_app.engine.sampling.logprobs import LogprobBuffer
 
-HELD_TOKENS = 1024  # after so many, an answer that began without `<think>` is text
+HELD_TOKENS = 1024  # after this many, an answer that began without `<think>` is text
 
 
 class _State(Enum):
@@ -81,7 +81,7 @@ class OutputParser:
         self._in_answer = False  # after an `<answer>` written as text
         self._has_reasoning = False  # some reasoning was emitted
         self._has_text = False  # some text was emitted
-        self._deltas: list[AnyDelta] = []  # not yet taken; the only place in the engine that joins deltas
+        self._deltas: list[AnyDelta] = []  # not yet taken
         self._tokens = 0
         self._tokens_emitted = 0
         self._logprobs = LogprobBuffer()

@@ -43,6 +43,6 @@ class LogprobBuffer:
         self._emitted += characters
 
     def reset(self, characters: int = 0) -> None:
-        """Start another channel, which has so many characters already; drop what is buffered."""
+        """Start another channel, which has this many characters already; drop what is buffered."""
         self._waiting.clear()
         self._pushed, self._emitted = characters, 0

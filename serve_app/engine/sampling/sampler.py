@@ -93,7 +93,7 @@ class Sampler:
 
         def read() -> list[SampledToken | ServiceError]:
             found = logprobs()
-            not_numbers = EngineFailed("The model produced values that are not numbers for this request.")
+            not_numbers = EngineFailed("The model produced infinite or NaN logits for this request.")
             return [
                 not_numbers if token_id < 0 else failed.get(row) or SampledToken(token_id, found.get(row))
                 for row, token_id in enumerate(copied.read().tolist())

@@ -1,4 +1,4 @@
-"""POST /v1/ask: pictures and a question as a multipart form, one JSON answer."""
+"""POST /v1/ask: pictures and a question as a multipart form, one JSON object or a stream."""
 
 from __future__ import annotations
 

@@ -20,8 +20,8 @@ DESCRIPTION = """A conversation with pictures, answered with one JSON object or 
 Streaming: one `data:` line for each chunk: first the role, then reasoning, text and tool calls as they are generated, a
 chunk with the `finish_reason` for each answer, with `stream_options.include_usage` one with the usage and no choices,
 then `[DONE]`. Chunks of several answers (`n`) are interleaved; `index` is the answer's. An error before the first
-chunk has its own HTTP status; a later one is sent as `data: {"error": {...}}` before `[DONE]`. A stream without news
-for 15 seconds (`http.keep_alive_s`) begins or goes on with a comment line, so that proxies keep it open.
+chunk or comment has its own HTTP status; a later one is sent as `data: {"error": {...}}` before `[DONE]`. A stream
+without news for 15 seconds (`http.keep_alive_s`) begins or goes on with a comment line, so that proxies keep it open.
 
 A last message of the assistant is continued (prefill): the answer is what comes after its text.
 

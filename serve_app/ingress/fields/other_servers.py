@@ -25,8 +25,10 @@ class IgnoredFields(StrictModel):
         None, description=f"{IGNORED} A stream always has tool calls as they are generated. (z.ai's)"
     )
     watermark_enabled: bool | None = Field(None, description=f"{IGNORED} It is for generated pictures. (z.ai's)")
-    cache_salt: str | None = Field(None, description=f"{IGNORED} No prompt is cached. (vLLM's)")
-    cache_prompt: bool | None = Field(None, description=f"{IGNORED} No prompt is cached. (llama.cpp's)")
+    cache_salt: str | None = Field(
+        None, description=f"{IGNORED} Pages of equal prompts are shared in one tenant. (vLLM's)"
+    )
+    cache_prompt: bool | None = Field(None, description=f"{IGNORED} Equal prompts always share pages. (llama.cpp's)")
     timings_per_token: bool | None = Field(None, description=f"{IGNORED} (llama.cpp's)")
 
 

@@ -1,6 +1,7 @@
 """Fields of sampling: OpenAI's and those that vLLM added, as the contract's Sampling.
 
-A new parameter is a field here, a field of `contracts.Sampling` and a step of `engine/sampling/sampler.py`.
+A new parameter is a field here, a field of `contracts.Sampling`, a line of `sampling()` below, and a step of
+`engine/sampling/sampler.py` (with `_is_greedy`).
 """
 
 from __future__ import annotations

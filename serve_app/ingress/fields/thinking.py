@@ -1,4 +1,4 @@
-"""Fields of reasoning: whether and how long; four fields that may not contradict each other."""
+"""Fields of reasoning: whether and how long; five fields that may not contradict each other."""
 
 from __future__ import annotations
 

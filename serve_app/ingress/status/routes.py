@@ -122,7 +122,7 @@ def _model(card: ModelCard, created: int) -> ModelReply:
         "max_model_len": card.context_tokens,
         "context_length": card.context_tokens,
         "abilities": list(card.abilities),
-        "family": card.family,
+        "family": card.model_type,
         "parameters": card.parameters,
         "quantization": card.quantization,
         "dtype": card.dtype,

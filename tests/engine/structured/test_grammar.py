@@ -221,8 +221,10 @@ def test_an_answer_is_text_of_the_given_form_or_calls(random_bench: Bench) -> No
 def test_answers_are_the_same_when_steps_begin_before_the_last_token_is_read() -> None:
     """Also where a completion replaces a sampled token, so that a step begun with that token is computed again."""
 
-    def texts(packs: bool) -> dict[str, tuple[str, object]]:
-        b = Bench(RandomModel(MARKED, packs=packs), max_waiting=30, vocabulary=MARKED)
+    def texts(mixes_prefill_and_decode: bool) -> dict[str, tuple[str, object]]:
+        b = Bench(
+            RandomModel(MARKED, mixes_prefill_and_decode=mixes_prefill_and_decode), max_waiting=30, vocabulary=MARKED
+        )
         for index in range(24):
             constraint = Constraint("json_schema", json.dumps(SCHEMAS["flat"])) if index % 4 else None
             fields = {"constraint": constraint}
@@ -232,7 +234,7 @@ def test_answers_are_the_same_when_steps_begin_before_the_last_token_is_read() -
         likely = {name: [d.logprobs for d in events if isinstance(d, Delta)] for name, events in b.events.items()}
         return {name: (b.text(name), list(chain.from_iterable(likely[name]))) for name in b.events}
 
-    assert texts(packs=True) == texts(packs=False)
+    assert texts(mixes_prefill_and_decode=True) == texts(mixes_prefill_and_decode=False)
 
 
 def test_constrained_and_free_rows_do_not_disturb_each_other() -> None:

@@ -23,7 +23,7 @@ class ModelAdapter(Protocol):
 
     dtype: torch.dtype
     device: torch.device
-    family: str  # model_type of the checkpoint
+    model_type: str  # of the checkpoint's configuration
     vocab_size: int
     max_context_tokens: int  # cache tokens of the longest sequence that the checkpoint supports
     stop_ids: frozenset[int]
@@ -82,7 +82,7 @@ class ModelAdapter(Protocol):
 def encode_one_by_one(
     encode: Callable[[Picture], torch.Tensor], pictures: list[Picture]
 ) -> Generator[None, None, list[torch.Tensor]]:
-    """`encode_slices` with a picture a slice."""
+    """`encode_slices` with one picture per slice."""
     features = []
     for picture in pictures:
         features.append(encode(picture))

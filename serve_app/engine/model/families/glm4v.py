@@ -43,7 +43,7 @@ class Glm4vAdapter:
         model.set_attn_implementation({"text_config": SLOT_ATTENTION, "vision_config": "sdpa"})
         replace_convolution_by_matmul(model.model.visual.patch_embed.proj)
         replace_convolution_by_matmul(model.model.visual.downsample)
-        self.family: str = model.config.model_type
+        self.model_type: str = model.config.model_type
         self.vocab_size: int = text.vocab_size
         self.max_context_tokens: int = text.max_position_embeddings
         self.stop_ids = _stop_ids(model)

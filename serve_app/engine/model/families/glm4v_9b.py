@@ -76,7 +76,7 @@ class Glm4v9bNetwork(nn.Module):
 class Glm4v9bAdapter:
     """Adapter of the family; methods are documented in `ModelAdapter`."""
 
-    family = "chatglm"
+    model_type = "chatglm"
     position_axes = 1
 
     def __init__(self, network: Glm4v9bNetwork, config: dict[str, Any], dtype: torch.dtype) -> None:
@@ -91,7 +91,9 @@ class Glm4v9bAdapter:
         self.cache_shape = CacheShape(text.num_hidden_layers, text.num_key_value_heads, text.head_dim, dtype)
         self._positions: int = text.max_position_embeddings
         self._picture_tokens = vision.tokens
-        self._shared = vision.tokens - 3  # a picture takes so many positions less than tokens: 1602 tokens, 3 positions
+        self._shared = (
+            vision.tokens - 3
+        )  # a picture takes this many positions less than tokens: 1602 tokens, 3 positions
         self.max_context_tokens = self._positions + self._shared
         self._side = vision.image_size
         self._mean = torch.tensor(PIXEL_MEAN, device=self.device)[:, None, None]

@@ -25,7 +25,7 @@ class Split:
         self._finished = torch.zeros(outputs // 16 + 1, dtype=torch.int32, device=device)  # zero after each product
 
     def grid(self, programs: float, tile: int = TILE) -> tuple[int, int]:
-        """Tiles of outputs and parts of the inputs, for at least so many programs a multiprocessor."""
+        """Tiles of outputs and parts of the inputs, for at least this many programs per multiprocessor."""
         tiles = triton.cdiv(self._outputs, tile)
         return tiles, triton.next_power_of_2(triton.cdiv(int(programs * self._multiprocessors), tiles))
 
