@@ -73,7 +73,7 @@ async def test_a_pdf_as_a_picture_is_found_by_its_bytes(checkpoint: Path) -> Non
 
 
 async def test_a_picture_as_a_file_is_one_picture(checkpoint: Path) -> None:
-    (seen,) = (await prepared(checkpoint, FilePart(encoded(photo(300, 200)), filename="a.png"))).pictures
+    (seen,) = (await prepared(checkpoint, FilePart(encoded(photo(300, 200))))).pictures
     assert seen.source == PictureSource(0)
 
 
