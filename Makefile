@@ -59,6 +59,7 @@ lock: $(VENV)/.dev  ## resolve pyproject.toml anew into the lock files, with has
 
 bench: $(VENV)/.dev  ## the benchmarks that need no running service; benchmarks/README.md lists all
 	$(PYTHON) -m benchmarks.preprocess
+	$(PYTHON) -m benchmarks.decoders
 	$(PYTHON) -m benchmarks.serve_load
 	$(if $(wildcard /dev/nvidia0),$(PYTHON) -m benchmarks.engine)
 

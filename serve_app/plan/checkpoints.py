@@ -19,7 +19,7 @@ from serve_app.engine.model.slots import CacheShape
 from serve_app.engine.model.weights import checkpoint_dtype
 from serve_app.errors import InvalidRequest
 from serve_app.model_families import ModelFamily, model_family
-from serve_app.preprocess.glm4v import AspectRatioTooLarge, Glm4vGrid
+from serve_app.preprocess.glm4v_grid import AspectRatioTooLarge, Glm4vGrid
 
 CONFIGS: Final = {file.stem: file for file in sorted(Path(__file__).with_name("configs").glob("*.json"))}
 PATCHES_PER_TOKEN: Final = 4  # in both families 2 x 2 patches become one token

@@ -7,6 +7,7 @@ Nanoseconds of CPU per pixel were measured with Pillow 13 on one core (docs/deci
 from typing import Final, Protocol
 
 SMALL_S: Final = 0.25  # predicted: one decoder takes nothing above this
+AT_ONCE_S: Final = 0.05  # predicted: a picture up to this is decoded as soon as its header is read
 
 _NS_PER_PIXEL: Final = {
     "JPEG": 4.0,  # the first scan of a progressive file costs as much

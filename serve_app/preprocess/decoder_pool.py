@@ -11,6 +11,7 @@ import asyncio
 import logging
 import signal
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, astuple, dataclass
@@ -21,9 +22,11 @@ from numpy.typing import NDArray
 
 from serve_app.errors import ImageRejected, Overloaded, ServiceError
 from serve_app.preprocess.decode import Header
-from serve_app.preprocess.decode_cost import SMALL_S, cpu_budget_s, decode_cost_s, header_cost_s
+from serve_app.preprocess.decode_cost import AT_ONCE_S, SMALL_S, cpu_budget_s, decode_cost_s, header_cost_s
 from serve_app.preprocess.decoder_process import Decoder, DecoderServer
+from serve_app.preprocess.memory_budget import Reservation
 from serve_app.preprocess.picture_limits import ImageLabel, PictureLimits
+from serve_app.preprocess.size_rule import SizeRule
 from serve_app.settings import PreprocessSettings
 
 _COST_WEIGHT: Final = 5.0  # pictures that arrive within this many times a picture's predicted cost go first
@@ -41,6 +44,14 @@ class DecodedPicture:
     decode_ms: float
     resize_ms: float
     cpu_s: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ReadPicture:
+    """The header of a picture, and its pixels or its damage if it was decoded at once."""
+
+    header: Header
+    decoded: DecodedPicture | ImageRejected | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -75,8 +86,38 @@ class DecoderPool:
         wait.
         """
         cost_s = header_cost_s(len(file))
-        reply, _ = await self._run(_job("measure", label, limits), file, cost_s, cpu_budget_s(cost_s), label)
+        job = {**_job("measure", label, limits), "rule": None}
+        reply, _ = await self._run(job, file, cost_s, cpu_budget_s(cost_s), label)
         return Header(**reply["header"])
+
+    async def read(
+        self,
+        file: bytes,
+        rule: SizeRule,
+        label: ImageLabel,
+        limits: PictureLimits,
+        held: Reservation,
+        max_cpu_s: float,
+    ) -> ReadPicture:
+        """Measure a picture; if it is small, also decode it in the same job, to the size that `rule` gives.
+
+        Its pixels are added to `held`. Raises as `measure`.
+        """
+
+        def size_of(reply: dict[str, Any]) -> tuple[int, int] | None:
+            if "digest" not in reply:
+                return None
+            width, height = rule.size(reply["header"]["width"], reply["header"]["height"])
+            held.add(3 * width * height)
+            return width, height
+
+        cost_s = header_cost_s(len(file)) + AT_ONCE_S
+        job = {**_job("measure", label, limits), "rule": rule.as_json()}
+        reply, pixels = await self._run(job, file, cost_s, min(max_cpu_s, cpu_budget_s(cost_s)), label, size_of)
+        header = Header(**reply["header"])
+        if pixels is not None:
+            return ReadPicture(header, _decoded(reply, pixels))
+        return ReadPicture(header, ImageRejected(reply["damage"], label.param) if "damage" in reply else None)
 
     async def measure_pages(
         self, file: bytes, pages: tuple[int, int] | None, max_pages: int, label: ImageLabel, limits: PictureLimits
@@ -102,9 +143,10 @@ class DecoderPool:
         """
         cost_s = decode_cost_s(header, size[0] * size[1])
         job = {**_job("decode", label, limits), "header": asdict(header), "size": size}
-        reply, pixels = await self._run(job, file, cost_s, min(max_cpu_s, cpu_budget_s(cost_s)), label, size)
+        budget_s = min(max_cpu_s, cpu_budget_s(cost_s))
+        reply, pixels = await self._run(job, file, cost_s, budget_s, label, lambda _: size)
         assert pixels is not None
-        return DecodedPicture(pixels, reply["digest"], reply["decode_ms"], reply["resize_ms"], reply["cpu_s"])
+        return _decoded(reply, pixels)
 
     def check_health(self) -> None:
         """Raises RuntimeError if decoder processes cannot be started."""
@@ -123,14 +165,21 @@ class DecoderPool:
         cost_s: float,
         budget_s: float,
         label: ImageLabel,
-        size: tuple[int, int] | None = None,
+        size_of: Callable[[dict[str, Any]], tuple[int, int] | None] = lambda reply: None,
     ) -> tuple[dict[str, Any], NDArray[np.uint8] | None]:
+        """The reply to a job, and the pixels of the size that `size_of` finds in it."""
         for _ in range(_ATTEMPTS):
             decoder = await self._acquire(cost_s)
             try:
                 reply = await decoder.work({**job, "budget_s": budget_s}, file)
-                rejected = reply is not None and reply.get("rejected")
-                pixels = decoder.read_pixels(*size) if size and reply is not None and not rejected else None
+                if reply is not None:
+                    if "rejected" in reply:
+                        raise ImageRejected(reply["rejected"], label.param)
+                    size = size_of(reply)
+                    pixels = decoder.read_pixels(*size) if size else None
+            except ServiceError:
+                self._release(decoder)
+                raise
             except BaseException:  # the request was cancelled, or the reply is invalid
                 self._replace(decoder)
                 raise
@@ -138,8 +187,6 @@ class DecoderPool:
                 _check_end(await asyncio.wrap_future(self._replace(decoder)), budget_s, label)
                 continue
             self._release(decoder)
-            if rejected:
-                raise ImageRejected(rejected, label.param)
             return reply, pixels
         raise Overloaded("The process that decoded a picture was killed twice. Try again shortly.")
 
@@ -208,6 +255,10 @@ class DecoderPool:
 
 def _job(kind: str, label: ImageLabel, limits: PictureLimits) -> dict[str, Any]:
     return {"kind": kind, "label": (label.number, "", label.page), "limits": astuple(limits)}
+
+
+def _decoded(reply: dict[str, Any], pixels: NDArray[np.uint8]) -> DecodedPicture:
+    return DecodedPicture(pixels, reply["digest"], reply["decode_ms"], reply["resize_ms"], reply["cpu_s"])
 
 
 def _check_end(ended_by: int, budget_s: float, label: ImageLabel) -> None:

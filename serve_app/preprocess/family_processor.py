@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from serve_app.contracts import ChatRequest, Detail, Thinking
 from serve_app.model_families import model_family
 from serve_app.preprocess.picture_limits import ImageLabel
+from serve_app.preprocess.size_rule import SizeRule
 from serve_app.settings import ModelSettings, PreprocessSettings
 
 ABILITIES: Final = (
@@ -65,6 +66,10 @@ class FamilyProcessor(Protocol):
 
     def context_limit(self, pictures: int) -> ContextLimit:
         """How long prompt and answer may be with this number of pictures."""
+        ...
+
+    def size_rule(self, detail: Detail) -> SizeRule:
+        """How `target_size` chooses the size, without its refusals."""
         ...
 
     def target_size(self, width: int, height: int, detail: Detail, label: ImageLabel) -> tuple[int, int]:

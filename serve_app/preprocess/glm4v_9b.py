@@ -22,6 +22,7 @@ from serve_app.preprocess.message_checks import check_length
 from serve_app.preprocess.normalize_messages import normalize_messages, text_of
 from serve_app.preprocess.picture_limits import ImageLabel
 from serve_app.preprocess.raw_prompt import encode_raw
+from serve_app.preprocess.size_rule import SizeRule
 from serve_app.preprocess.special_token_escape import replace_surrogates
 from serve_app.preprocess.thinking import ThinkingAbility, resolve_thinking
 from serve_app.settings import ModelSettings, PreprocessSettings
@@ -69,6 +70,9 @@ class Glm4v9bProcessor:
             return ContextLimit(self._context_tokens)
         of_picture = f", of which a picture takes {_POSITIONS}" if pictures else ""
         return ContextLimit(self._positions + shared, f"the model has {self._positions} positions{of_picture}")
+
+    def size_rule(self, detail: Detail) -> SizeRule:
+        return SizeRule(square=self._side)
 
     def target_size(self, width: int, height: int, detail: Detail, name: ImageLabel) -> tuple[int, int]:
         """Always the one square of the model, whatever the aspect ratio and the detail.

@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 
 from serve_app.checkpoint import checkpoint_folder
 from serve_app.contracts import ChatRequest, Picture, PictureSource, Prompt, Sampling, Tokenized
-from serve_app.errors import ContextTooLong, DeadlineExceeded
+from serve_app.errors import ContextTooLong, DeadlineExceeded, ImageRejected
 from serve_app.metrics import PICTURE_TOKENS, PICTURES, STAGE_SECONDS, Meter
 from serve_app.preprocess.decode import Header
-from serve_app.preprocess.decoder_pool import DecoderPool
+from serve_app.preprocess.decoder_pool import DecodedPicture, DecoderPool, ReadPicture
 from serve_app.preprocess.documents import PDF, POINTS_PER_INCH, Upload, files_as_pictures, is_pdf, repeat_pictures
 from serve_app.preprocess.family_processor import ContextLimit, TokenizedPrompt, load_processor
 from serve_app.preprocess.fetch import Fetcher
@@ -50,6 +50,7 @@ class _MeasuredPicture:
     size: tuple[int, int]  # (width, height) to which it is resized
     tokens: int
     source: PictureSource
+    decoded: DecodedPicture | ImageRejected | None = None  # of a small picture
 
 
 class Preprocessor:
@@ -88,8 +89,9 @@ class Preprocessor:
         request, ignored = self._without_unsupported_tools(request)
         stages_ms = {"fetch": 0.0, "decode": 0.0, "resize": 0.0, "tokenize": 0.0}
         async with self._limits_of(request) as held:
-            measured, tokenized, sampling = await self._measure_and_tokenize(request, stages_ms, held)
-            held.add(sum(3 * width * height for width, height in (picture.size for picture in measured)))
+            measured, tokenized, sampling = await self._measure_and_tokenize(request, stages_ms, held, decode=True)
+            sizes = [picture.size for picture in measured if picture.decoded is None]
+            held.add(sum(3 * width * height for width, height in sizes))
             pictures = await self._decode(measured, stages_ms)
         prompt = Prompt(
             request.id,
@@ -117,7 +119,7 @@ class Preprocessor:
         request, _ = self._without_unsupported_tools(request)
         stages_ms = {"fetch": 0.0, "decode": 0.0, "tokenize": 0.0}
         async with self._limits_of(request) as held:
-            measured, tokenized, _ = await self._measure_and_tokenize(request, stages_ms, held)
+            measured, tokenized, _ = await self._measure_and_tokenize(request, stages_ms, held, decode=False)
         image_tokens = sum(picture.tokens for picture in measured)
         limit = self._processor.context_limit(len(measured))
         return Tokenized(tuple(tokenized.token_ids.tolist()), image_tokens, limit.tokens)
@@ -148,9 +150,9 @@ class Preprocessor:
             ) from error
 
     async def _measure_and_tokenize(
-        self, request: ChatRequest, stages_ms: dict[str, float], held: Reservation
+        self, request: ChatRequest, stages_ms: dict[str, float], held: Reservation, *, decode: bool
     ) -> tuple[list[_MeasuredPicture], TokenizedPrompt, Sampling]:
-        """All steps before a pixel is decoded; finds every reason to refuse a request except damaged pixels."""
+        """Finds every reason to refuse a request except damaged pixels; with `decode`, small pictures are decoded."""
         messages, uploads = files_as_pictures(request.messages)
         parts = [upload.part for upload in uploads]
         check_number(parts, self._processor.max_pictures, self._settings.max_images)
@@ -159,7 +161,7 @@ class Preprocessor:
         with _timed(stages_ms, "fetch"):
             files = await self._sources.read_all(parts, held)
         with _timed(stages_ms, "decode"):
-            measured = await self._measure(files, uploads)
+            measured = await self._measure(files, uploads, held if decode else None)
         pictures = Counter(picture.source.upload for picture in measured)
         shown = replace(request, messages=repeat_pictures(messages, [pictures[n] for n in range(len(parts))]))
 
@@ -201,26 +203,37 @@ class Preprocessor:
             return request, ()
         return replace(request, tools=None), ("tools",)
 
-    async def _measure(self, files: Sequence[bytes], uploads: Sequence[Upload]) -> list[_MeasuredPicture]:
+    async def _measure(
+        self, files: Sequence[bytes], uploads: Sequence[Upload], held: Reservation | None
+    ) -> list[_MeasuredPicture]:
+        """The pictures in their order; with `held`, small ones are decoded and their pixels added to it."""
         measured: list[_MeasuredPicture] = []
         pixels = 0
         for index, (file, upload) in enumerate(zip(files, uploads, strict=True)):
             label = label_of(upload.part, index)
-            for header in await self._headers(file, upload, label):
+            cpu_left_s = self._cpu_left_s(measured)
+            for read in await self._read(file, upload, label, held if cpu_left_s > 0 else None, cpu_left_s):
+                header = read.header
                 label = replace(label, page=header.page)
                 pixels += header.width * header.height
                 check_request_pixels(pixels, self._settings.max_request_pixels, label)
                 size = self._processor.target_size(header.width, header.height, upload.part.detail, label)
                 tokens = self._processor.picture_tokens(*size)
-                measured.append(_MeasuredPicture(file, label, header, size, tokens, PictureSource(index, header.page)))
+                source = PictureSource(index, header.page)
+                measured.append(_MeasuredPicture(file, label, header, size, tokens, source, read.decoded))
             parts = [uploads[picture.source.upload].part for picture in measured]
             check_number(parts, self._processor.max_pictures, self._settings.max_images)
         return measured
 
-    async def _headers(self, file: bytes, upload: Upload, label: ImageLabel) -> list[Header]:
-        """The header of a picture, or of each page of a document."""
+    async def _read(
+        self, file: bytes, upload: Upload, label: ImageLabel, held: Reservation | None, max_cpu_s: float
+    ) -> list[ReadPicture]:
+        """A picture, decoded if `held` is given and it is small; or the header of each page of a document."""
         if not is_pdf(file):
-            return [await self._decoders.measure(file, label, self._limits)]
+            if held is None:
+                return [ReadPicture(await self._decoders.measure(file, label, self._limits))]
+            rule = self._processor.size_rule(upload.part.detail)
+            return [await self._decoders.read(file, rule, label, self._limits, held, max_cpu_s)]
         check_bytes(len(file), self._limits.max_bytes, label)
         most = self._settings.max_pdf_pages
         pages = await self._decoders.measure_pages(file, upload.pages, most, label, self._limits)
@@ -231,27 +244,35 @@ class Preprocessor:
         ]
         for header in headers:
             check_pixels(header.width, header.height, self._limits.max_pixels, replace(label, page=header.page))
-        return headers
+        return [ReadPicture(header) for header in headers]
+
+    def _cpu_left_s(self, pictures: Sequence[_MeasuredPicture]) -> float:
+        decoded = (picture.decoded for picture in pictures)
+        return self._settings.max_decode_cpu_s - sum(
+            picture.cpu_s for picture in decoded if isinstance(picture, DecodedPicture)
+        )
 
     async def _decode(self, measured: Sequence[_MeasuredPicture], stages_ms: dict[str, float]) -> tuple[Picture, ...]:
-        """One picture after the other, so that each request has one job in the queue."""
+        """Decodes those that are not small, one after the other, so that each request has one job in the queue."""
         pictures: list[Picture] = []
-        cpu_left_s = self._settings.max_decode_cpu_s
+        cpu_left_s = self._cpu_left_s(measured)
         for picture in measured:
-            header, label = picture.header, picture.label
-            if cpu_left_s <= 0:
-                raise label.rejected(
-                    f"is not decoded: the pictures before it took the {self._settings.max_decode_cpu_s:g} seconds of"
-                    " CPU time of a request. Send fewer or smaller pictures"
-                )
-            began = time.perf_counter()
-            decoded = await self._decoders.decode(
-                picture.file, header, picture.size, label, self._limits, max_cpu_s=cpu_left_s
-            )
-            spent_ms = (time.perf_counter() - began) * 1000
+            header, label, decoded = picture.header, picture.label, picture.decoded
+            if isinstance(decoded, ImageRejected):
+                raise decoded
+            if decoded is None:
+                if cpu_left_s <= 0:
+                    raise label.rejected(
+                        f"is not decoded: the pictures before it took the {self._settings.max_decode_cpu_s:g} seconds"
+                        " of CPU time of a request. Send fewer or smaller pictures"
+                    )
+                with _timed(stages_ms, "decode"):  # with the time in the queue
+                    decoded = await self._decoders.decode(
+                        picture.file, header, picture.size, label, self._limits, max_cpu_s=cpu_left_s
+                    )
+                cpu_left_s -= decoded.cpu_s
             stages_ms["resize"] += decoded.resize_ms
-            stages_ms["decode"] += spent_ms - decoded.resize_ms  # with the time in the queue
-            cpu_left_s -= decoded.cpu_s
+            stages_ms["decode"] -= decoded.resize_ms
             original_size = (header.width, header.height)
             pictures.append(Picture(decoded.pixels, decoded.digest, picture.tokens, original_size, picture.source))
         return tuple(pictures)

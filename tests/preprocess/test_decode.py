@@ -12,7 +12,7 @@ from transformers.models.glm46v.image_processing_pil_glm46v import Glm46VImagePr
 from serve_app.errors import ImageRejected
 from serve_app.preprocess import sniff
 from serve_app.preprocess.decode import decode_picture, read_header
-from serve_app.preprocess.glm4v import Glm4vGrid
+from serve_app.preprocess.glm4v_grid import Glm4vGrid
 from serve_app.preprocess.picture_limits import ImageLabel, PictureLimits
 from serve_app.preprocess.resize import picture_digest, resize_picture, simd
 from tests.preprocess.conftest import PROCESSOR

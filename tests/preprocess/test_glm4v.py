@@ -9,7 +9,8 @@ from transformers.models.glm46v.image_processing_pil_glm46v import Glm46VImagePr
 from transformers.models.glm46v.image_processing_pil_glm46v import smart_resize as theirs
 
 from serve_app.errors import InvalidRequest
-from serve_app.preprocess.glm4v import AspectRatioTooLarge, Glm4vGrid, expand_placeholders, smart_resize
+from serve_app.preprocess.glm4v import expand_placeholders
+from serve_app.preprocess.glm4v_grid import AspectRatioTooLarge, Glm4vGrid, smart_resize
 from tests.preprocess.conftest import PROCESSOR, WriteCheckpoint
 
 GRID = Glm4vGrid(shortest_edge=12544, longest_edge=9633792)
