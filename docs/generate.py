@@ -1,4 +1,4 @@
-"""Writes the generated pages: docs/{settings,errors,fields,metrics}.md, trees in README.md and docs/architecture.md.
+"""Writes the generated pages: docs/{settings,errors,fields,metrics}.md, and the trees in docs/architecture.md.
 
 python docs/generate.py           write them
 python docs/generate.py --check   exit 1 if one is out of date
@@ -156,9 +156,9 @@ def metrics_page() -> str:
     )
 
 
-# -- the trees in the README and in docs/architecture.md ------------------------------------------
+# -- the trees in docs/architecture.md ------------------------------------------------------------
 
-TREE_BEGINS, TREE_ENDS = "<!-- tree: written by `make docs` from the docstrings -->", "<!-- end of tree -->"
+TREE_BEGINS, TREE_ENDS = "<!-- tree of {name}: written by `make docs` from the docstrings -->", "<!-- end of tree -->"
 READING_ORDER = ("app", "pipeline", "contracts", "errors", "settings", "metrics", "logs", "checkpoint")
 STAGES = ("ingress", "preprocess", "engine", "demo")
 
@@ -202,20 +202,17 @@ def first_line(file: Path) -> str:
     return (docstring or "").partition("\n")[0].rstrip(".")
 
 
-def readme_page() -> str:
-    return _with_tree("README.md", tree())
-
-
 def architecture_page() -> str:
-    return _with_tree("docs/architecture.md", stage_trees())
+    page = (ROOT / "docs/architecture.md").read_text()
+    return _with_tree(_with_tree(page, "serve_app", tree()), "the stages", stage_trees())
 
 
-def _with_tree(page: str, tree: str) -> str:
-    """A page with the current tree between its two comments."""
-    before, begins, rest = (ROOT / page).read_text().partition(TREE_BEGINS)
+def _with_tree(page: str, name: str, tree: str) -> str:
+    """The page with the current tree between its two comments."""
+    before, begins, rest = page.partition(TREE_BEGINS.format(name=name))
     _, ends, after = rest.partition(TREE_ENDS)
     if not begins or not ends:
-        raise SystemExit(f"{page} has no lines {TREE_BEGINS!r} and {TREE_ENDS!r}, between which the tree belongs.")
+        raise SystemExit(f"docs/architecture.md has no place for the tree of {name}.")
     return f"{before}{begins}\n{tree}\n{ends}{after}"
 
 
@@ -226,7 +223,6 @@ PAGES = {
     "docs/errors.md": errors_page,
     "docs/fields.md": fields_page,
     "docs/metrics.md": metrics_page,
-    "README.md": readme_page,
     "docs/architecture.md": architecture_page,
 }
 

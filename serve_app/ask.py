@@ -5,37 +5,96 @@ from __future__ import annotations
 import base64
 import json
 import mimetypes
+import re
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Final, TextIO
 
 import httpx
 
-CONNECT_TIMEOUT_S = 5.0
-READ_TIMEOUT_S = 600.0  # between two pieces of an answer; the service's own deadline is shorter
+CONNECT_TIMEOUT_S: Final = 5.0
+READ_TIMEOUT_S: Final = 600.0  # between two pieces of an answer; the service's own deadline is shorter
+_URL: Final = re.compile(r"(https?://|data:)\S+")
+_FILE_NAME: Final = re.compile(r"\S+\.(jpe?g|png|gif|webp|bmp|tiff?|avif|hei[cf]|pdf)", re.IGNORECASE)
 
 
 class AskFailed(Exception):
     """There is no answer; the message is for the user at the terminal."""
 
 
+@dataclass(frozen=True)
+class Question:
+    """A question and its pictures: paths or URLs."""
+
+    text: str
+    pictures: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, pictures: Sequence[str], text: str, stdin: TextIO) -> Question:
+        """The question of a command line; `-` is read from `stdin`. Raises AskFailed if it is empty or a picture."""
+        if text == "-":
+            text = stdin.read().strip()
+        elif _URL.fullmatch(text) or _FILE_NAME.fullmatch(text) or _is_file(text):
+            raise AskFailed(
+                f"The question is missing: the last argument, {text}, is a picture. Write the question after it:"
+                f' glm-serve ask {text} "What is the number?"'
+            )
+        if not text.strip():
+            raise AskFailed("The question is empty.")
+        return cls(text, tuple(pictures))
+
+
+@dataclass
+class _Reply:
+    """What has been received of an answer."""
+
+    text: str = ""
+    reasoning: str = ""
+    finish_reason: str | None = None
+    usage: dict[str, Any] = field(default_factory=dict)
+    first_text_s: float | None = None  # after the request was sent
+    total_s: float = 0.0
+
+    def add(self, chunk: dict[str, Any], after_s: float) -> str:
+        """Take in a chunk; return its text."""
+        self.usage = chunk.get("usage") or self.usage
+        added = ""
+        for choice in chunk.get("choices", ()):
+            self.finish_reason = choice.get("finish_reason") or self.finish_reason
+            delta = choice.get("delta", {})
+            self.reasoning += delta.get("reasoning_content") or ""
+            added += delta.get("content") or ""
+        if added and self.first_text_s is None:
+            self.first_text_s = after_s
+        self.text += added
+        self.total_s = after_s
+        return added
+
+
 def ask(
     url: str,
-    pictures: Sequence[str],
-    question: str,
+    question: Question,
     *,
     max_tokens: int | None = None,
     temperature: float = 0.0,
+    as_json: bool = False,
     answer: TextIO | None = None,
+    remarks: TextIO | None = None,
     progress: TextIO | None = None,
 ) -> None:
-    """Stream the answer to `answer` (default: standard output) and timings to `progress`. Raises AskFailed."""
-    answer = answer or sys.stdout
-    parts = [{"type": "image_url", "image_url": {"url": _picture_url(picture, progress)}} for picture in pictures]
+    """Stream the answer to `answer` (default: standard output). Raises AskFailed.
+
+    `remarks` (default: standard error) gets a line if the answer is cut or empty. `progress` is a terminal, which shows
+    for how long the answer is waited for. With `as_json` the answer is one JSON object.
+    """
+    answer, remarks = answer or sys.stdout, remarks or sys.stderr
+    parts = [{"type": "image_url", "image_url": {"url": _picture_url(name, progress)}} for name in question.pictures]
     body: dict[str, Any] = {
-        "messages": [{"role": "user", "content": [*parts, {"type": "text", "text": question}]}],
+        "messages": [{"role": "user", "content": [*parts, {"type": "text", "text": question.text}]}],
         "temperature": temperature,
         "stream": True,
         "stream_options": {"include_usage": True},
@@ -44,39 +103,92 @@ def ask(
         body["max_tokens"] = max_tokens
 
     sent_at = time.perf_counter()
-    first_text: float | None = None
-    usage: dict[str, Any] = {}
-    ends_line = True
-    for chunk in _chunks(url.rstrip("/"), body):
-        usage = chunk.get("usage") or usage
-        for choice in chunk.get("choices", ()):
-            text = choice.get("delta", {}).get("content")
+    reply = _Reply()
+    with _Waiting(progress) as waiting:
+        for chunk in _chunks(_service(url), body):
+            text = reply.add(chunk, time.perf_counter() - sent_at)
             if text:
-                first_text = first_text or time.perf_counter()
-                answer.write(text)
-                answer.flush()
-                ends_line = text.endswith("\n")
-    if not ends_line:
+                waiting.end()
+                if not as_json:
+                    answer.write(text)
+                    answer.flush()
+    if as_json:
+        print(json.dumps(_as_object(reply), ensure_ascii=False, indent=2), file=answer)
+    elif reply.text and not reply.text.endswith("\n"):
         answer.write("\n")
     answer.flush()
-    if progress and first_text:
-        _print_timings(progress, first_text - sent_at, time.perf_counter() - first_text, usage)
+    if reply.finish_reason == "length":
+        tokens = reply.usage.get("completion_tokens")
+        after = f" after {tokens} tokens" if tokens else ""
+        print(f"glm-serve: The answer was cut{after}; --max-tokens N sets the limit.", file=remarks)
+    elif not reply.text:
+        print("glm-serve: The answer is empty.", file=remarks)
+    if progress and reply.first_text_s is not None:
+        print(_timings(reply), file=progress, flush=True)
+
+
+def _service(url: str) -> str:
+    """The address without the `/v1` that `glm-serve up` prints."""
+    return url.rstrip("/").removesuffix("/v1").rstrip("/")
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # a long question is no file name
+        return False
 
 
 def _picture_url(picture: str, progress: TextIO | None) -> str:
     """A URL unchanged; a file as a data URL."""
-    if picture.startswith(("http://", "https://", "data:")):
+    if _URL.fullmatch(picture):
         return picture
     file = Path(picture)
     try:
         content = file.read_bytes()
     except OSError as error:
-        raise AskFailed(f"Can't read the picture {picture}: {error.strerror}.") from error
+        raise AskFailed(
+            f"Can't read the picture {picture}: {error.strerror}. The pictures come first, the question is the last"
+            " argument, in quotation marks."
+        ) from error
     if progress:
         print(f"reading {file.name}: {len(content) / 1000:,.0f} KB", file=progress, flush=True)
     # A data URL needs a media type; the service does not use it.
     kind = mimetypes.guess_type(file.name)[0] or "image/png"
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+class _Waiting:
+    """A line on the terminal with the seconds until the first text; it is removed at the end."""
+
+    def __init__(self, terminal: TextIO | None) -> None:
+        self._terminal = terminal
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._show, daemon=True)
+
+    def __enter__(self) -> _Waiting:
+        if self._terminal:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        if self._terminal and not self._ended.is_set():
+            self._ended.set()
+            self._thread.join()
+
+    def _show(self) -> None:
+        assert self._terminal
+        seconds = 0
+        while not self._ended.wait(1.0):
+            seconds += 1
+            self._terminal.write(f"\rwaiting for the answer … {seconds} s")
+            self._terminal.flush()
+        if seconds:
+            self._terminal.write("\r\x1b[K")  # erases the line
+            self._terminal.flush()
 
 
 def _chunks(url: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -114,11 +226,25 @@ def _refusal(response: httpx.Response) -> str:
         return f"{response.url} answered {response.status_code} {response.reason_phrase}. Is it a glm-serve service?"
 
 
-def _print_timings(progress: TextIO, first_text_s: float, rest_s: float, usage: dict[str, Any]) -> None:
+def _as_object(reply: _Reply) -> dict[str, Any]:
+    """The answer of `--json`; times in seconds."""
+    return {
+        "answer": reply.text,
+        **({"reasoning": reply.reasoning} if reply.reasoning else {}),
+        "finish_reason": reply.finish_reason,
+        "usage": reply.usage,
+        "first_token_s": None if reply.first_text_s is None else round(reply.first_text_s, 3),
+        "total_s": round(reply.total_s, 3),
+    }
+
+
+def _timings(reply: _Reply) -> str:
+    first_text_s = reply.first_text_s or 0.0
+    rest_s = reply.total_s - first_text_s
     parts = [f"first token after {first_text_s:.2f} s"]
-    tokens = usage.get("completion_tokens", 0)
+    tokens = reply.usage.get("completion_tokens", 0)
     if tokens > 1 and rest_s > 0:
         parts.append(f"then {(tokens - 1) / rest_s:.0f} tokens/s")
-    if usage:
-        parts.append(f"{usage['prompt_tokens']} tokens in, {tokens} out")
-    print("; ".join(parts), file=progress, flush=True)
+    if reply.usage:
+        parts.append(f"{reply.usage['prompt_tokens']} tokens in, {tokens} out")
+    return "; ".join(parts)

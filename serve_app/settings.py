@@ -5,6 +5,7 @@ in the environment. Arguments given in code override the environment. No other m
 reads settings from the environment. A secret is never a value here, only the path of its file.
 """
 
+import difflib
 import logging
 import os
 from collections.abc import Mapping
@@ -70,6 +71,10 @@ class ModelSettings(Section):
     @property
     def source(self) -> str:
         return self.path or str(DEMO_MODEL)
+
+    @property
+    def is_demo(self) -> bool:
+        return Path(self.source).resolve() == DEMO_MODEL.resolve()
 
 
 class PreprocessSettings(Section):
@@ -252,6 +257,12 @@ class HttpSettings(Section):
         " (503).",
     )
 
+    @property
+    def local_url(self) -> str:
+        """Where this machine reaches the API."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "127.0.0.1"}.get(self.host, self.host)
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
 
 class MetricsSettings(Section):
     """The Prometheus endpoint."""
@@ -300,3 +311,25 @@ class Settings(BaseSettings):
     http: HttpSettings = HttpSettings()
     metrics: MetricsSettings = MetricsSettings()
     log: LogSettings = LogSettings()
+
+
+def unknown_variables() -> dict[str, str]:
+    """Variables with our prefix that are no setting, each with the most similar setting, or "".
+
+    Kubernetes sets variables for the services of a namespace, also for those whose names begin with `glm`; they are
+    left out.
+    """
+    sections = {f"GLM_{name}".upper(): field.annotation for name, field in Settings.model_fields.items()}
+    known = [
+        f"{prefix}__{name}".upper()
+        for prefix, section in sections.items()
+        if isinstance(section, type) and issubclass(section, Section)
+        for name in (*section.model_fields, *section.renamed)
+    ]
+    services = tuple(name.removesuffix("SERVICE_HOST") for name in os.environ if name.endswith("_SERVICE_HOST"))
+    return {
+        name: next(iter(difflib.get_close_matches(name.upper(), known, 1, 0.7)), "")
+        for name in sorted(os.environ)
+        if name.upper().startswith("GLM_") and not name.startswith(services)
+        if "__".join(name.upper().split("__")[:2]) not in {*sections, *known}
+    }

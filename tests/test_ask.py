@@ -7,6 +7,7 @@ import io
 import json
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from serve_app import cli
-from serve_app.ask import AskFailed, ask
+from serve_app.ask import AskFailed, Question, ask
 
 
 class Service:
@@ -23,6 +24,7 @@ class Service:
 
     def __init__(self) -> None:
         self.status = 200
+        self.pause_s = 0.0  # before each chunk
         self.chunks: list[dict[str, Any]] = []
         self.asked: list[dict[str, Any]] = []
         service = self
@@ -36,6 +38,7 @@ class Service:
                     self.wfile.write(json.dumps(service.chunks[0]).encode())
                     return
                 for chunk in service.chunks:
+                    time.sleep(service.pause_s)
                     self.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
                 self.wfile.write(b"data: [DONE]\n\n")
 
@@ -45,8 +48,9 @@ class Service:
         self.server = HTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
 
-    def says(self, *texts: str) -> None:
-        self.chunks = [{"choices": [{"delta": {"content": text}}]} for text in texts]
+    def says(self, *texts: str, finish_reason: str = "stop") -> None:
+        self.chunks = [{"choices": [{"delta": {"content": text}, "finish_reason": None}]} for text in texts]
+        self.chunks.append({"choices": [{"delta": {}, "finish_reason": finish_reason}]})
         self.chunks.append({"choices": [], "usage": {"prompt_tokens": 40, "completion_tokens": len(texts)}})
 
 
@@ -71,13 +75,14 @@ def picture(tmp_path: Path) -> Path:
 def test_the_answer_is_written_as_it_comes(service: Service):
     service.says("Two ", "cats")
     answer = io.StringIO()
-    ask(service.url, [], "What is this?", answer=answer)
+    ask(service.url, Question("What is this?"), answer=answer)
     assert answer.getvalue() == "Two cats\n"
 
 
 def test_pictures_go_before_the_question_in_their_order(service: Service, picture: Path):
     service.says("x")
-    ask(service.url, [str(picture), "https://example.org/b.jpg"], "What changed?", answer=io.StringIO())
+    pictures = (str(picture), "https://example.org/b.jpg")
+    ask(service.url, Question("What changed?", pictures), answer=io.StringIO())
     *pictures, question = service.asked[0]["messages"][0]["content"]
     urls = [part["image_url"]["url"] for part in pictures]
     assert base64.b64decode(urls[0].removeprefix("data:image/png;base64,")) == picture.read_bytes()
@@ -88,7 +93,7 @@ def test_pictures_go_before_the_question_in_their_order(service: Service, pictur
 def test_progress_and_timings_are_written_beside_the_answer(service: Service, picture: Path):
     service.says("Two ", "cats")
     answer, progress = io.StringIO(), io.StringIO()
-    ask(service.url, [str(picture)], "?", answer=answer, progress=progress)
+    ask(service.url, Question("?", (str(picture),)), answer=answer, progress=progress)
     assert answer.getvalue() == "Two cats\n"
     reading, timings = progress.getvalue().splitlines()
     assert reading == "reading label.png: 2 KB"
@@ -107,14 +112,14 @@ def test_a_failure_after_the_first_word_is_raised(service: Service):
     service.says("Two ")
     service.chunks.append({"error": {"message": "the engine failed", "code": "engine_error"}})
     with pytest.raises(AskFailed, match="the engine failed"):
-        ask(service.url, [], "?", answer=io.StringIO())
+        ask(service.url, Question("?"), answer=io.StringIO())
 
 
 def test_a_stranger_at_the_address_is_recognised(service: Service):
     service.status = 404
     service.chunks = [{"detail": "Not Found"}]
     with pytest.raises(AskFailed, match="answered 404"):
-        ask(service.url, [], "?")
+        ask(service.url, Question("?"))
 
 
 def test_a_missing_service_is_reported_with_what_to_do(capsys: pytest.CaptureFixture[str]):
@@ -139,4 +144,4 @@ def test_the_answer_goes_to_standard_output(service: Service, capsys: pytest.Cap
 
 def test_an_unusable_url_is_reported():
     with pytest.raises(AskFailed, match="is not the URL of a service"):
-        ask("localhost", [], "?")
+        ask("localhost", Question("?"))

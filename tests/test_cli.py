@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from serve_app import __version__, cli
+from serve_app import __version__, arguments, cli
 from serve_app.settings import Settings
 from tests.test_standalone import free_ports
 
@@ -40,14 +40,14 @@ def test_the_command_line_imports_nothing_heavy():
 
 def test_every_option_of_up_is_a_setting():
     sections = Settings.model_fields
-    for _, setting, _, _ in cli.UP_OPTIONS:
+    for _, setting, _, _ in arguments.UP_OPTIONS:
         section, _, field = setting.partition(".")
         annotation = sections[section].annotation
         assert annotation is not None
         assert field in annotation.model_fields, setting
 
 
-@pytest.mark.parametrize("option", cli.UP_OPTIONS, ids=lambda option: option[0])
+@pytest.mark.parametrize("option", arguments.UP_OPTIONS, ids=lambda option: option[0])
 def test_the_defaults_in_the_help_are_those_of_the_settings(option: tuple[str, str, str, str]):
     _, setting, _, what = option
     section, _, field = setting.partition(".")
@@ -61,12 +61,6 @@ def test_a_wrong_setting_is_reported_by_its_name(capsys: pytest.CaptureFixture[s
     shown = capsys.readouterr().err
     assert "model.quantization is 'int3'. Input should be 'none', 'fp8', 'nf4' or 'int8'." in shown
     assert "http.port is 'http'." in shown
-
-
-def test_a_wrong_variable_is_reported_by_its_name(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    monkeypatch.setenv("GLM_ENGINE__MAX_SLTS", "4")
-    assert cli.main(["up"]) == 2
-    assert "engine.max_slts" in capsys.readouterr().err
 
 
 def doctor(*options: str) -> int:

@@ -69,17 +69,9 @@ def failure_reason(message: str) -> str:
     return re.sub(r"^serve_app\.errors\.\w+: ", "", text)[:LONGEST_REASON]
 
 
-def service_url(settings: Settings) -> str:
-    """Where this machine reaches the API."""
-    host = settings.http.host
-    if host in ("0.0.0.0", "::"):
-        host = LOOPBACK
-    return f"http://[{host}]:{settings.http.port}" if ":" in host else f"http://{host}:{settings.http.port}"
-
-
 def _answers(settings: Settings) -> bool:
     try:
-        with urllib.request.urlopen(f"{service_url(settings)}/readyz", timeout=5):
+        with urllib.request.urlopen(f"{settings.http.local_url}/readyz", timeout=5):
             return True
     except (urllib.error.URLError, OSError):
         return False

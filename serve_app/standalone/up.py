@@ -16,10 +16,16 @@ from serve_app.checkpoint import checkpoint_folder
 from serve_app.errors import ServiceError
 from serve_app.logs import WriteLine, follow_logs
 from serve_app.settings import Settings
-from serve_app.standalone.deploy import StartFailed, deploy, service_url
+from serve_app.standalone.deploy import StartFailed, deploy
+from serve_app.standalone.exposure import exposure_warning
 from serve_app.standalone.log_folder import create_run_folder, keep_ray_logs
 from serve_app.standalone.private_ray import LOOPBACK, private_folder, private_ray
 from serve_app.standalone.shutdown import DRAIN_S, StopSignal
+
+DEMO_LINE = (
+    "demo model, for trials: it answers the questions of the README about pictures like those in benchmarks/evaluation,"
+    " and nothing else"
+)
 
 
 def up(settings: Settings, write_line: WriteLine, *, json_logs: bool = False) -> int:
@@ -28,6 +34,8 @@ def up(settings: Settings, write_line: WriteLine, *, json_logs: bool = False) ->
     `write_line` writes a line to the terminal. It must not use this process's standard output, which goes to a file
     while Ray runs.
     """
+    if warning := exposure_warning(settings):
+        write_line(f"warning: {warning}")
     try:
         _require_free_port(settings.http.host, settings.http.port, "http.port", "--port")
         _require_free_port(LOOPBACK, settings.metrics.port, "metrics.port", "--metrics-port")
@@ -91,7 +99,9 @@ def _with_log_folder(settings: Settings) -> Settings:
 
 
 def _write_ready(settings: Settings, write_line: WriteLine) -> None:
-    url = service_url(settings)
+    url = settings.http.local_url
     write_line(f"ready: {url}/v1  (API reference: {url}/docs)")
+    if settings.model.is_demo:
+        write_line(DEMO_LINE)
     write_line(f"metrics: http://{LOOPBACK}:{settings.metrics.port}/metrics")
     write_line(f"logs in {settings.log.folder}; Ctrl-C stops")

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 MODULES = sorted((ROOT / "serve_app").rglob("*.py"))
 LOCKS = ("requirements.lock", "requirements-torch.lock", "requirements-dev.lock")
-LONGEST_FIRST_LINE = 103  # so that the lines of the trees in the README and docs/architecture.md stay readable
+LONGEST_FIRST_LINE = 103  # so that the lines of the trees in docs/architecture.md stay readable
 MOST_LINES = 350
 # One sets Ray's variables, one reads KubeRay's; settings are read by pydantic.
 ENVIRONMENT_READERS = {"settings.py", "private_ray.py", "drain.py"}
