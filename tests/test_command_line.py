@@ -141,7 +141,10 @@ def test_json_is_one_object(service: Service):
     assert 0 < answer["first_token_s"] <= answer["total_s"]
 
 
-@pytest.mark.parametrize("arguments", [("ask", "Hello"), ("doctor", "--device", "cpu")], ids=" ".join)
+PLAN = ("plan", "--model", "zai-org/GLM-4.6V-Flash", "--gpu", "L4", "--requests-per-second", "1")
+
+
+@pytest.mark.parametrize("arguments", [("ask", "Hello"), PLAN], ids=lambda arguments: arguments[0])
 def test_a_closed_pipe_ends_the_command_without_a_traceback(service: Service, arguments: tuple[str, ...]):
     service.says(*["word "] * 100)
     read_end, write_end = os.pipe()
