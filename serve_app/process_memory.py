@@ -10,7 +10,11 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import gc
+import resource
 import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 LARGE_BLOCK_BYTES: Final = 4 * 2**20
@@ -18,10 +22,11 @@ _M_TRIM_THRESHOLD: Final = -1  # of glibc's malloc.h
 _M_MMAP_THRESHOLD: Final = -3
 
 
-def return_large_blocks() -> None:
-    """Makes this process return large blocks when they are freed; call it once, when the process is set up.
+def return_memory() -> None:
+    """Makes this process return large blocks when they are freed, and others some seconds later.
 
-    What exists now is left out of later collections, so that they take milliseconds.
+    Call it once, when the process is set up: what exists now is left out of later collections, so that they take
+    milliseconds.
     """
     if sys.platform == "linux":
         mallopt = ctypes.CDLL(None).mallopt
@@ -29,10 +34,47 @@ def return_large_blocks() -> None:
         mallopt(_M_TRIM_THRESHOLD, 8 * LARGE_BLOCK_BYTES)
     gc.collect()
     gc.freeze()
+    if sys.platform == "linux":
+        threading.Thread(target=MemoryWatch().run, name="memory", daemon=True).start()
+
+
+def collect() -> None:
+    """Frees what only cycles keep alive, and returns all free memory."""
+    gc.collect()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+class MemoryWatch:
+    """Collects when memory has been allocated or freed since the last collection; costs nothing while neither is.
+
+    Many small blocks add up too: the bodies of refused requests, or the prompts of a full queue.
+    """
+
+    INTERVAL_S: Final = 5.0
+    CHANGED_BYTES: Final = 8 * 2**20
+
+    def __init__(self, measure: Callable[[], tuple[int, int]] | None = None) -> None:
+        self._measure = measure or _resident_and_free
+        self._resident, self._free = self._measure()
+
+    def run(self) -> None:
+        while True:
+            threading.Event().wait(self.INTERVAL_S)
+            self.look()
+
+    def look(self) -> bool:
+        """Whether it was time to collect."""
+        resident, free = self._measure()
+        changed = resident > self._resident + self.CHANGED_BYTES or free > self._free + self.CHANGED_BYTES
+        if changed:
+            collect()
+            self._resident, self._free = self._measure()
+        return changed
 
 
 class Collector:
-    """Frees what only cycles keep alive, and returns it, a moment after much data was released."""
+    """Collects a moment after much data was released, without waiting for `MemoryWatch`."""
 
     COLLECT_BYTES: Final = 64 * 2**20
     COLLECT_AFTER_S: Final = 1.0  # what is released in one moment is collected together
@@ -49,6 +91,24 @@ class Collector:
 
     def _collect(self) -> None:
         self._timer, self._released = None, 0
-        gc.collect()
-        if sys.platform == "linux":
-            ctypes.CDLL(None).malloc_trim(0)
+        collect()
+
+
+class _MallocInfo(ctypes.Structure):
+    """`struct mallinfo2` of glibc 2.33 and later."""
+
+    _fields_ = [(f"field{number}", ctypes.c_size_t) for number in range(8)] + [
+        ("fordblks", ctypes.c_size_t),  # free bytes in all arenas
+        ("keepcost", ctypes.c_size_t),
+    ]
+
+
+def _resident_and_free() -> tuple[int, int]:
+    """Bytes of private memory of this process, and bytes of free blocks that the allocator holds (Linux)."""
+    _, resident, shared, *_ = map(int, Path("/proc/self/statm").read_text().split())
+    libc = ctypes.CDLL(None)
+    free = 0
+    if hasattr(libc, "mallinfo2"):
+        libc.mallinfo2.restype = _MallocInfo
+        free = libc.mallinfo2().fordblks
+    return (resident - shared) * resource.getpagesize(), free

@@ -230,6 +230,12 @@ class HttpSettings(Section):
         32 * 2**10, ge=1024, description="Maximum size of a request line and its headers, in bytes."
     )
     max_headers: int = Field(100, ge=16, description="Maximum number of header fields of one request.")
+    send_timeout_s: float = Field(
+        60.0,
+        gt=0,
+        description="Longest time for which a client may leave a part of a response unread, in seconds; then its"
+        " connection is closed.",
+    )
     body_timeout_s: float = Field(120.0, gt=0, description="Longest time to receive one request body, in seconds.")
     body_grace_s: float = Field(
         10.0,

@@ -271,7 +271,7 @@ class EngineLoop:
         scheduler = self._scheduler
         self._meter.set(metrics.SLOTS, scheduler.slots)
         self._meter.set(metrics.SLOTS_USED, len(scheduler.running))
-        self._meter.set(metrics.WAITING, len(scheduler.waiting))
+        self._meter.set(metrics.WAITING, self.waiting())
         self._meter.set(metrics.KV_TOKENS, scheduler.kv_tokens or scheduler.slots * self._model.context_tokens)
         self._meter.set(metrics.KV_TOKENS_USED, scheduler.cached_tokens)
         self._meter.set(metrics.FEATURE_CACHE_BYTES, self._features.bytes)
@@ -283,6 +283,10 @@ class EngineLoop:
             TOKENS_IN_FLIGHT: tokens_ahead(sequences, self._answer_lengths),
             KV_DEMAND: len(sequences) / self._scheduler.slots,
         }
+
+    def waiting(self) -> int:
+        """Sequences that wait for a slot (read from any thread)."""
+        return len(self._scheduler.waiting)
 
     def slots_used(self) -> int:
         """Slots that hold a sequence now (read from any thread)."""

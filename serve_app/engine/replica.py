@@ -27,6 +27,7 @@ from serve_app.engine.model.weights import load
 from serve_app.engine.output.deltas import append_delta
 from serve_app.engine.scheduler import Scheduler
 from serve_app.errors import EngineFailed, ServiceError
+from serve_app.process_memory import collect
 from serve_app.settings import EngineSettings, MetricsSettings, ModelSettings
 
 log = logging.getLogger("glm.engine")
@@ -182,10 +183,15 @@ class EngineReplica:
             )
 
     def _refresh_gauges(self, period_s: float) -> None:
+        queued = False  # since memory was returned
         while not self._closed.wait(period_s):
             measure_memory(self._meter, self._device)
             self.loop.measure()
             self._meter.set(metrics.MODEL_LOAD_SECONDS, self._load_seconds)
+            queued = queued or self.loop.waiting() > 0
+            if queued and not self.loop.waiting() and not self.loop.slots_used():
+                collect()  # the prompts of the queue; without a queue, the same blocks are used again
+                queued = False
 
 
 def build_runner(

@@ -19,7 +19,7 @@ from serve_app.ingress.server import customize_server
 from serve_app.logs import join_serve_log
 from serve_app.metrics import RayMeter
 from serve_app.pipeline import Pipeline
-from serve_app.process_memory import return_large_blocks
+from serve_app.process_memory import return_memory
 from serve_app.settings import Settings
 
 METRICS_TIMEOUT_S: Final = 5.0  # a scrape of a busy node takes 0.1 s
@@ -37,7 +37,7 @@ class IngressDeployment:
 
     def __init__(self, settings: Settings, preprocess: DeploymentHandle, engine: DeploymentHandle) -> None:
         join_serve_log()
-        return_large_blocks()
+        return_memory()
         self._settings = settings
         self._pipeline = Pipeline(preprocess, engine)
         self._metrics_url = f"http://{ray.util.get_node_ip_address()}:{settings.metrics.port}/metrics"

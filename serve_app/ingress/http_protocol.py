@@ -1,8 +1,8 @@
-"""uvicorn's HTTP protocol with limits: time and size of headers, connections, pipelined requests.
+"""uvicorn's HTTP protocol with limits: time and size of headers, connections, chunks, unread responses.
 
-uvicorn has no read deadline, and its httptools parser has no header limit: one client could hold any number of
-connections with half a header each, or send headers of any size. An ASGI application can't see either. The limits
-on bodies are in `body_reader.py`.
+uvicorn has no read or write deadline, and its httptools parser has no header limit: one client could hold any number
+of connections with half a header or an unread response each, or send headers of any size. An ASGI application can't
+see either. The limits on bodies are in `body_reader.py`.
 
 Also here, because only the protocol knows the connection: streams to HTTP/1.0 clients end with the connection
 instead of using chunks (RFC 9112, section 6.1), which uvicorn 0.54 sends to every client.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final
 
 import orjson
@@ -25,6 +26,9 @@ MAX_PIPELINED: Final = 16  # requests on one connection that wait for the respon
 # After a refusal, what still arrives is read and dropped for this long: a connection that is closed with unread bytes
 # is reset by the kernel, and the client may lose the response that says why.
 DISCARD_S: Final = 2.0
+# Each chunk of a body costs a call of Python: a body in chunks of one byte takes 100 times as long as in large ones.
+MAX_SMALL_CHUNKS: Final = 10_000
+SMALL_CHUNK_BYTES: Final = 64  # on average
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +39,17 @@ class ConnectionLimits:
     max_header_bytes: int  # request line and header fields of one request
     max_headers: int  # header fields of one request
     max_connections: int  # open connections of this process
+    send_timeout_s: float  # for which a client may leave a response unread
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
     """One connection. `bounded_protocol` makes the subclass that has `limits`."""
 
     limits: ConnectionLimits
+    # Connections that wait for their client, each the longest first; a new connection may take their place.
+    incomplete: dict[BoundedHttpProtocol, None]  # headers
+    idle: dict[BoundedHttpProtocol, None]  # after a response
+    unread: dict[BoundedHttpProtocol, None]  # the client does not read its response
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -48,14 +57,17 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._header_timer: asyncio.TimerHandle | None = None
         self._refused = False
         self._message_complete = True
+        self._chunks = self._chunk_bytes = 0  # of the body that is being received
         self._discard_timer: asyncio.TimerHandle | None = None
+        self._send_timer: asyncio.TimerHandle | None = None
+        self._close_after_body = False
 
     # -- asyncio.Protocol
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._begin_headers()
-        if len(self.connections) > self.limits.max_connections and not self._close_oldest_incomplete():
+        if len(self.connections) > self.limits.max_connections and not self._close_another():
             self._refuse(
                 Overloaded(f"The service has {self.limits.max_connections} open connections, its limit. Retry shortly.")
             )
@@ -63,12 +75,24 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_headers()
         self._end_discarding()
+        self._end_sending()
+        self.idle.pop(self, None)
         super().connection_lost(exc)
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.unread[self] = None
+        self._send_timer = self.loop.call_later(self.limits.send_timeout_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._end_sending()
+        super().resume_writing()
+
     def data_received(self, data: bytes) -> None:
+        self.idle.pop(self, None)
         if self._refused:
             return
-        if self._header_timer is None and (self.cycle is None or self.cycle.response_complete):
+        if self._header_timer is None and self._message_complete and (not self.cycle or self.cycle.response_complete):
             self._begin_headers()
         self._header_bytes += len(data)
         super().data_received(data)
@@ -86,29 +110,49 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._refuse(InvalidRequest(f"More than {MAX_PIPELINED} requests wait on this connection, the limit."))
         if not self._refused:
             self._message_complete = False
+            self._chunks = self._chunk_bytes = 0
             super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        if not self._refused:
+        if self._refused:
+            return
+        self._chunks += 1
+        self._chunk_bytes += len(body)
+        if self._chunks > MAX_SMALL_CHUNKS and self._chunk_bytes < self._chunks * SMALL_CHUNK_BYTES:
+            self._refuse(
+                InvalidRequest(
+                    f"The body arrives in chunks of {self._chunk_bytes / self._chunks:.0f} bytes; after"
+                    f" {MAX_SMALL_CHUNKS} chunks they must have {SMALL_CHUNK_BYTES} on average. Send larger chunks."
+                )
+            )
+        else:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        if not self._refused:
-            self._message_complete = True
-            self._end_discarding()
-            super().on_message_complete()
+        if self._refused:
+            return
+        self._message_complete = True
+        self._end_discarding()
+        super().on_message_complete()
+        if self._close_after_body:
+            self.transport.close()
 
     # -- uvicorn's own hooks
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         if cycle.scope["http_version"] == "1.0":
             app = _delimited_by_close(app, cycle)
+        if not self._message_complete:
+            app = self._close_after_unread_body(app, cycle)
         super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
+        refused_early = not self._message_complete and not self.pipeline
         super().on_response_complete()
-        if not self._message_complete:  # refused before the end of its body
+        if refused_early:
             self._discard()
+        elif self.cycle.response_complete and not self.transport.is_closing():
+            self.idle[self] = None
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(InvalidRequest("The request is not valid HTTP/1.1."))
@@ -120,12 +164,14 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def _begin_headers(self) -> None:
         self._header_bytes = 0
+        self.incomplete[self] = None
         self._header_timer = self.loop.call_later(self.limits.header_timeout_s, self._on_header_timeout)
 
     def _end_headers(self) -> None:
         if self._header_timer is not None:
             self._header_timer.cancel()
             self._header_timer = None
+            del self.incomplete[self]
 
     def _on_header_timeout(self) -> None:
         if self._header_bytes:
@@ -135,18 +181,17 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._end_headers()
             self.transport.close()
 
-    def _close_oldest_incomplete(self) -> bool:
-        """Closes the connection whose headers have been incomplete for the longest; False if there is none."""
-        incomplete = {
-            connection: connection._header_timer.when()
-            for connection in self.connections
-            if isinstance(connection, BoundedHttpProtocol) and connection._header_timer and connection is not self
-        }
-        if not incomplete:
-            return False
-        oldest = min(incomplete, key=incomplete.__getitem__)
-        oldest._refuse(RequestTimeout("The service has no free connection and closed this incomplete request."))
-        return True
+    def _close_another(self) -> bool:
+        """Closes a connection that waits for its client; False if there is none."""
+        for oldest in islice((each for each in self.incomplete if each is not self), 1):
+            oldest._refuse(RequestTimeout("The service has no free connection and closed this incomplete request."))
+            return True
+        for oldest in (*islice(self.idle, 1), *islice(self.unread, 1)):
+            self.idle.pop(oldest, None)
+            oldest._end_sending()
+            oldest.transport.abort()
+            return True
+        return False
 
     def _too_large(self) -> HeadersTooLarge:
         return HeadersTooLarge(
@@ -160,15 +205,44 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             return
         self._refused = True
         self._end_headers()
-        if self.cycle is not None and not self.cycle.response_complete:
-            self.transport.close()  # an error would become a part of the response that is being sent
+        in_progress = self.cycle is not None and not self.cycle.response_complete
+        if in_progress and (self.cycle.response_started or self.pipeline):
+            self.transport.close()  # an error would become a part of another response
         else:
+            if in_progress:  # a body that is refused while the application reads it
+                self.cycle.disconnected = True
+                self.cycle.message_event.set()
             body = orjson.dumps(error_json(error))
             retry = b"" if error.retry_after_s is None else b"retry-after: %d\r\n" % max(1, round(error.retry_after_s))
             head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n" % len(body)
             self.transport.write(STATUS_LINE[error.status] + head + retry + b"\r\n" + body)
             self.transport.write_eof()
             self._discard()
+
+    def _close_after_unread_body(self, app: Any, cycle: Any) -> Any:
+        """`app`, after whose response to an incomplete request the connection is closed when the body has arrived.
+
+        uvicorn closes it with the end of a response to `Connection: close`.
+        """
+
+        async def respond(scope: Scope, receive: Receive, send: Send) -> None:
+            async def send_before_close(message: Message) -> None:
+                ends = message["type"] == "http.response.body" and not message.get("more_body", False)
+                if ends and not cycle.keep_alive and not self._message_complete:
+                    cycle.keep_alive = self._close_after_body = True
+                await send(message)
+                if ends and self._close_after_body and not self.transport.is_closing():
+                    self.transport.write_eof()
+
+            await app(scope, receive, send_before_close)
+
+        return respond
+
+    def _end_sending(self) -> None:
+        if self._send_timer is not None:
+            self._send_timer.cancel()
+            self._send_timer = None
+            self.unread.pop(self, None)
 
     def _discard(self) -> None:
         self._discard_timer = self._discard_timer or self.loop.call_later(DISCARD_S, self.transport.close)
@@ -181,7 +255,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
 def bounded_protocol(limits: ConnectionLimits) -> type[BoundedHttpProtocol]:
     """The protocol with its limits, as `uvicorn.Config(http=...)` takes it."""
-    return type("BoundedHttpProtocol", (BoundedHttpProtocol,), {"limits": limits})
+    waiting: dict[str, dict[BoundedHttpProtocol, None]] = {"incomplete": {}, "idle": {}, "unread": {}}
+    return type("BoundedHttpProtocol", (BoundedHttpProtocol,), {"limits": limits, **waiting})
 
 
 def _delimited_by_close(app: ASGIApp, cycle: Any) -> Any:

@@ -106,4 +106,10 @@ def body_limits(http: HttpSettings) -> BodyLimits:
 
 
 def connection_limits(http: HttpSettings) -> ConnectionLimits:
-    return ConnectionLimits(http.header_timeout_s, http.max_header_bytes, http.max_headers, http.max_connections)
+    return ConnectionLimits(
+        header_timeout_s=http.header_timeout_s,
+        max_header_bytes=http.max_header_bytes,
+        max_headers=http.max_headers,
+        max_connections=http.max_connections,
+        send_timeout_s=http.send_timeout_s,
+    )

@@ -6,7 +6,7 @@ from serve_app.contracts import ChatRequest, Prompt, Tokenized
 from serve_app.logs import join_serve_log
 from serve_app.metrics import RayMeter
 from serve_app.preprocess.prepare import Preprocessor
-from serve_app.process_memory import Collector, return_large_blocks
+from serve_app.process_memory import Collector, return_memory
 from serve_app.settings import ModelSettings, PreprocessSettings
 
 
@@ -17,7 +17,7 @@ class PreprocessDeployment:
 
     def __init__(self, model: ModelSettings, settings: PreprocessSettings) -> None:
         join_serve_log()
-        return_large_blocks()
+        return_memory()
         self._collector = Collector()
         self._preprocessor = Preprocessor(model, settings, RayMeter())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -67,6 +68,15 @@ def test_only_halves_of_characters_are_replaced(content: str) -> None:
     whole = content.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     assert read.replace("\ufffd", "") == whole.replace("\ufffd", "")
     read.encode()
+
+
+@pytest.mark.parametrize("text", [rb"\ud800" * 2_000_000, rb"\n" * 5_000_000 + rb"\ud800" * 10_001])
+def test_a_body_of_halves_of_characters_is_refused_in_time_proportional_to_its_size(text: bytes) -> None:
+    """60 MB of them took 3.4 s and 500 MB."""
+    started = time.process_time()
+    with pytest.raises(InvalidRequest, match="halves of characters"):
+        replace_lone_surrogates(b'{"user": "' + text + b'"}')
+    assert time.process_time() - started < 2
 
 
 # -- prefill --------------------------------------------------------------------------------------------
