@@ -1,7 +1,8 @@
 # GLM Vision Serve. `make` lists what there is; CONTRIBUTING.md says more.
 #
-# PIP_ARGS are handed to every pip call, UP_ARGS to `glm-serve up`, TEST_ARGS to pytest:
+# PIP_ARGS are arguments of every pip call, UP_ARGS of `glm-serve up`, TEST_ARGS of pytest; .ci/install names more.
 #   make serve UP_ARGS="--port 9000"      make test TEST_ARGS="-k pipeline"
+#   make serve PIP_ARGS="--index-url https://pypi.tuna.tsinghua.edu.cn/simple"
 
 PIP_ARGS  ?=
 UP_ARGS   ?=
@@ -12,9 +13,6 @@ PYTHON := $(VENV)/bin/python
 PIP     = $(PYTHON) -m pip install --quiet --disable-pip-version-check $(PIP_ARGS)
 # Tests that this machine can run: those marked gpu need one.
 MARKED := $(if $(wildcard /dev/nvidia0),,not gpu)
-# The first of these that is a Python we support.
-CANDIDATES := python3 python3.12 python3.11
-SUPPORTED  := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
 
 .DEFAULT_GOAL := help
 .PHONY: help install serve test check tools fmt docs lock bench clean
@@ -79,22 +77,8 @@ clean:  ## remove the environment and every cache
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .conformance .tools .cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(PYTHON):
-	@python=; for candidate in $(CANDIDATES); do \
-	  if "$$candidate" -c '$(SUPPORTED)' 2>/dev/null; then python="$$candidate"; break; fi; done; \
-	if [ -z "$$python" ]; then echo "No Python 3.11 or 3.12 here; on Debian or Ubuntu: apt install python3 python3-venv" >&2; exit 1; fi; \
-	if ! "$$python" -c 'import ensurepip, venv' 2>/dev/null; then \
-	  echo "$$python can't make virtual environments; on Debian or Ubuntu: apt install python3-venv" >&2; exit 1; fi; \
-	"$$python" -m venv $(VENV)
-
-# Without hashes: the CPU build of PyTorch's index, and local builds, are other files than PyPI's.
-TORCH = $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements-torch.lock)
-
-$(VENV)/.installed: requirements.lock requirements-torch.lock pyproject.toml | $(PYTHON)
-	@echo "Installing $$(grep -c == requirements.lock) packages into $(VENV); the first time takes a few minutes …"
-	@$(PIP) --require-hashes --no-deps -r requirements.lock
-	@$(PIP) $(TORCH)
-	@$(PIP) --no-deps --no-build-isolation --editable .
+$(VENV)/.installed: requirements.lock requirements-torch.lock pyproject.toml
+	@PIP_ARGS="$(PIP_ARGS)" .ci/install
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.lock $(VENV)/.installed
