@@ -3,7 +3,7 @@
 #   make image                      the cpu image
 #   make image IMAGE_TARGET=gpu     the gpu image
 #
-# Any Debian with Python 3.11 or 3.12 will do as the base. The default is a tag, which its registry moves at each update of
+# Any Debian with Python 3.11 to 3.13 will do as the base. The default is a tag, which its registry moves at each update of
 # Debian or Python; a release names the base with its digest, which `make image` checks:
 #   make image BASE=docker.io/library/python:3.11-slim-bookworm@sha256:...
 ARG BASE=docker.io/library/python:3.11-slim-bookworm

@@ -15,7 +15,7 @@ PIP     = $(PYTHON) -m pip install --quiet --disable-pip-version-check $(PIP_ARG
 MARKED := $(if $(wildcard /dev/nvidia0),,not gpu)
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test check tools fmt docs lock bench clean
+.PHONY: help install serve dev test check tools fmt docs chart lock bench clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -24,6 +24,8 @@ install: $(VENV)/.installed  ## the environment in .venv, as locked
 
 serve: install  ## install if needed, then start the service on http://127.0.0.1:8000
 	@exec $(VENV)/bin/glm-serve up $(UP_ARGS)
+
+dev: $(VENV)/.dev  ## the environment with pytest, ruff, mypy and the other packages of requirements-dev.lock
 
 test: $(VENV)/.dev tools  ## every test that this machine can run, and the 25 that took longest
 	@exec $(PYTHON) -m pytest -m "$(MARKED)" -n 2 --durations=25 $(TEST_ARGS)
@@ -45,11 +47,14 @@ fmt: $(VENV)/.dev  ## format and mend what can be mended
 	$(VENV)/bin/ruff format
 	$(VENV)/bin/ruff check --fix
 
-docs: $(VENV)/.dev tools  ## write the generated files: pages, the chart's schema, dashboards and alerts, k8s/
+docs: $(VENV)/.dev  ## write the generated files: pages, the chart's schema, dashboards and alerts
 	$(PYTHON) docs/generate.py
 	$(PYTHON) docs/capacity_table.py
 	$(PYTHON) docs/licences.py
 	$(PYTHON) helm/generate
+
+chart: docs  ## the same and k8s/, which helm renders
+	@.ci/tools helm
 	$(PYTHON) k8s/generate.py
 
 lock: $(VENV)/.dev  ## resolve pyproject.toml anew into the lock files, with hashes
@@ -82,5 +87,6 @@ $(VENV)/.installed: requirements.lock requirements-torch.lock pyproject.toml
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.lock $(VENV)/.installed
+	@echo "Installing the packages for tests and checks …"
 	@$(PIP) --require-hashes --no-deps -r requirements-dev.lock
 	@touch $@

@@ -18,8 +18,14 @@ ROOT = Path(__file__).parent.parent
 PAGE = Path(__file__).with_name("licences.md")
 START, END = "<!-- table: written by docs/licences.py -->\n", "<!-- end of table -->\n"
 NVIDIA = "NVIDIA proprietary (CUDA Toolkit EULA and those of its libraries)"
-# Where the metadata names none, or only "see LICENSE"; read from the package's own licence file.
-KNOWN = {"nvidia-nccl-cu13": "BSD-3-Clause", "triton": "MIT", "cuda-pathfinder": "Apache-2.0"}
+# Read in the packages of torch 2.13.0, which are not installed where torch has no CUDA. nccl's licence file is BSD and
+# nvtx's Apache; the metadata of both says proprietary.
+KNOWN = {
+    "cuda-bindings": "Apache-2.0",
+    "cuda-pathfinder": "Apache-2.0",
+    "nvidia-nccl-cu13": "BSD-3-Clause (its licence file), proprietary (its metadata)",
+    "nvidia-nvtx": "Apache-2.0 WITH LLVM-exception (its licence file), proprietary (its metadata)",
+}
 # A company's rules often exclude these (copyleft beyond the file, or not an open-source licence).
 RESTRICTED = re.compile(r"(?<![L])\b(A?GPL|SSPL|BUSL)|General Public|Affero|proprietary|LicenseRef", re.IGNORECASE)
 

@@ -9,6 +9,11 @@ from serve_app.settings import ModelSettings
 
 _FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "tokenizer.model"]  # no pickles, no code
 
+_UNREACHABLE_HINT = (
+    " If huggingface.co can't be reached from here, set HF_ENDPOINT to a mirror of it (HF_ENDPOINT=https://hf-mirror.com),"
+    " or download the model in another way, for example from ModelScope, and pass its folder (docs/models.md)."
+)
+
 
 def checkpoint_folder(model: ModelSettings) -> Path:
     """The folder of the checkpoint, without any network call if it is local; raises InvalidRequest."""
@@ -21,12 +26,14 @@ def checkpoint_folder(model: ModelSettings) -> Path:
         raise InvalidRequest(f"The model folder {folder} does not exist.", param="model.path")
 
     from huggingface_hub import snapshot_download  # imported late: local folders never need it
+    from huggingface_hub.errors import LocalEntryNotFoundError  # the hub could not be reached
 
     try:
         return Path(snapshot_download(model.source, revision=model.revision, allow_patterns=_FILES))
     except Exception as error:
         raise InvalidRequest(
-            f"The model {model.source!r} is not a local folder, and its download failed: {error}",
+            f"The model {model.source!r} is not a local folder, and its download failed: {str(error).rstrip('.')}."
+            f"{_UNREACHABLE_HINT if isinstance(error, LocalEntryNotFoundError) else ''}",
             param="model.path",
         ) from error
 

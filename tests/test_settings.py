@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from serve_app.settings import Settings
+from serve_app.settings import DEMO_MODEL, ModelSettings, Settings
 
 
 def test_arguments_win_over_the_environment_and_leave_the_rest_of_a_section_to_it(
@@ -38,3 +38,9 @@ def test_the_new_name_wins_over_the_old_one(monkeypatch: pytest.MonkeyPatch) -> 
 def test_current_names_give_no_warning(caplog: pytest.LogCaptureFixture) -> None:
     Settings.model_validate({"preprocess": {"default_max_tokens": 8}})
     assert not caplog.records
+
+
+def test_the_demo_model_is_recognised_by_its_folder() -> None:
+    assert ModelSettings().is_demo
+    assert ModelSettings(path=str(DEMO_MODEL), name="another name").is_demo
+    assert not ModelSettings(path="zai-org/GLM-4.6V-Flash").is_demo

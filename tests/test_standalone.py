@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -69,6 +72,29 @@ def test_a_missing_model_is_reported_before_ray_starts(tmp_path: Path):
     settings = Settings.model_validate({"model": {"path": str(tmp_path / "nowhere")}, **free_ports()})
     assert up(settings, said.append) == 1
     assert said[-1] == f"glm-serve: The model folder {tmp_path / 'nowhere'} does not exist."
+
+
+def test_a_hub_that_can_not_be_reached_is_reported_with_what_to_do(tmp_path: Path):
+    """`HF_ENDPOINT` names a port that refuses connections."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        ended = subprocess.run(
+            [sys.executable, "-m", "serve_app", "up", "--model", "zai-org/GLM-4.6V-Flash"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env={
+                **os.environ,
+                "PYTHONPATH": str(Path(__file__).parents[1]),
+                "HF_ENDPOINT": f"http://127.0.0.1:{taken.getsockname()[1]}",
+                "HF_HOME": str(tmp_path),
+                **{f"GLM_{name.upper()}__PORT": str(section["port"]) for name, section in free_ports().items()},
+            },
+        )
+    assert ended.returncode == 1
+    last = ended.stdout.splitlines()[-1]
+    assert "set HF_ENDPOINT to a mirror of it" in last
+    assert "from ModelScope, and pass its folder" in last
 
 
 def free_ports() -> dict[str, dict[str, int]]:

@@ -1,1 +1,7 @@
 """The small model that ships with the package; training/ in the repository trained it."""
+
+DESCRIPTION = (
+    "A demo model of 16 million parameters, not a GLM release: it answers only the questions listed in the README,"
+    " about pictures like those in benchmarks/evaluation. Everything else, and a JSON schema of your own, gets wrong"
+    " answers."
+)

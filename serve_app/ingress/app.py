@@ -10,7 +10,7 @@ from collections.abc import Callable
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 
-from serve_app import __version__
+from serve_app import __version__, demo
 from serve_app.answers import Clock
 from serve_app.contracts import Answer, Tokenize
 from serve_app.ingress.ask.routes import ask_routes
@@ -85,6 +85,7 @@ def create_app(
             name=TITLE,
             version=__version__,
             created=int(now()),
+            description=demo.DESCRIPTION if settings.model.is_demo else "",
             ready_within_s=ready_within_s,
         )
     )

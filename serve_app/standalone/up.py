@@ -11,7 +11,7 @@ import shutil
 import socket
 from pathlib import Path
 
-from serve_app import __version__
+from serve_app import __version__, demo
 from serve_app.checkpoint import checkpoint_folder
 from serve_app.errors import ServiceError
 from serve_app.logs import WriteLine, follow_logs
@@ -21,11 +21,6 @@ from serve_app.standalone.exposure import exposure_warning
 from serve_app.standalone.log_folder import create_run_folder, keep_ray_logs
 from serve_app.standalone.private_ray import LOOPBACK, private_folder, private_ray
 from serve_app.standalone.shutdown import DRAIN_S, StopSignal
-
-DEMO_LINE = (
-    "demo model, for trials: it answers the questions of the README about pictures like those in benchmarks/evaluation,"
-    " and nothing else"
-)
 
 
 def up(settings: Settings, write_line: WriteLine, *, json_logs: bool = False) -> int:
@@ -102,6 +97,6 @@ def _write_ready(settings: Settings, write_line: WriteLine) -> None:
     url = settings.http.local_url
     write_line(f"ready: {url}/v1  (API reference: {url}/docs)")
     if settings.model.is_demo:
-        write_line(DEMO_LINE)
+        write_line(f"model: {demo.DESCRIPTION}")
     write_line(f"metrics: http://{LOOPBACK}:{settings.metrics.port}/metrics")
     write_line(f"logs in {settings.log.folder}; Ctrl-C stops")

@@ -62,7 +62,13 @@ def started(folder: Path, *options: str, **environment: str) -> Iterator[Service
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             cwd=ROOT,
-            env={**inherited, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **environment},
+            env={
+                **inherited,
+                "PYTHONPATH": str(ROOT),
+                "PYTHONUNBUFFERED": "1",
+                "XDG_STATE_HOME": str(folder / "state"),  # where the logs go
+                **environment,
+            },
             text=True,
             start_new_session=True,  # so that a signal can go to the whole group, as from a terminal
         )

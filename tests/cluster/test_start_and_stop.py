@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from serve_app import demo
 from serve_app.standalone.shutdown import DRAIN_S
 from tests.cluster.conftest import ROOT, STOP_LIMIT_S, Service, free_ports, started
 from tests.nobody import run_as_nobody
@@ -48,6 +49,7 @@ def still_running(processes: list[psutil.Process]) -> list[str]:
 def test_the_ready_lines_name_what_can_be_opened(service: Service):
     lines = service.log().splitlines()
     assert f"ready: {service.base_url}/v1  (API reference: {service.base_url}/docs)" in lines
+    assert f"model: {demo.DESCRIPTION}" in lines
     assert f"metrics: {service.metrics_url}" in lines
     with service.client() as client:
         assert client.get("/docs").status_code == 200
@@ -105,7 +107,7 @@ def test_a_stop_leaves_no_process_and_only_logs(tmp_path: Path, signal_number: s
     """
     home = tmp_path / "home"
     home.mkdir()
-    with started(tmp_path, HOME=str(home)) as service:
+    with started(tmp_path, HOME=str(home), XDG_STATE_HOME="") as service:
         processes, folder, logs = children(service), ray_folder(service), log_folder(service)
         assert folder.is_dir()
         if signal_number is signal.SIGINT:
@@ -177,7 +179,7 @@ def test_a_model_that_does_not_load_is_reported_in_a_sentence(tmp_path: Path):
             metrics_port,
         ],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "XDG_STATE_HOME": str(tmp_path)},
         capture_output=True,
         text=True,
         timeout=120,

@@ -18,7 +18,7 @@ def software(
     asked = {"torch": "torch>=2.11,<2.14", "ray": "ray[serve]==2.60.0"}
     found = {"torch": "2.13.0+cpu", "ray": "2.60.0", **versions}
     packages = tuple(Package(Requirement(line), found[name]) for name, line in asked.items())
-    return Software(python, ">=3.11,<3.13", packages, torchvision, error)
+    return Software(python, ">=3.11,<3.14", packages, torchvision, error)
 
 
 def test_versions_within_their_ranges_are_fine():
@@ -40,9 +40,9 @@ def test_the_extras_of_a_package_are_installed_with_it():
 
 
 def test_a_python_that_is_not_supported_is_a_problem():
-    finding = named(check_software(software(python="3.13.0")), "Python")
+    finding = named(check_software(software(python="3.14.0")), "Python")
     assert finding.status == Status.PROBLEM
-    assert "Python 3.13.0 is not supported; >=3.11,<3.13 is." in finding.seen
+    assert "Python 3.14.0 is not supported; >=3.11,<3.14 is." in finding.seen
 
 
 def test_a_package_that_is_only_importable_has_nothing_to_be_compared_with():

@@ -14,6 +14,7 @@ class ModelReply(TypedDict):
     object: Literal["model"]
     created: int
     owned_by: str
+    description: str
     max_model_len: int
     context_length: int
     abilities: list[str]

@@ -35,6 +35,7 @@ def status_routes(
     name: str,
     version: str,
     created: int,
+    description: str,
     ready_within_s: float,
 ) -> APIRouter:
     router = APIRouter(tags=["status"])
@@ -87,13 +88,13 @@ def status_routes(
     @router.get("/v1/models/", include_in_schema=False)
     @router.get("/v1/models", summary="The served models", responses=error_responses(503))
     async def list_models(request: Request) -> ModelList:
-        return {"object": "list", "data": [_model(known or await ready_card(request), created)]}
+        return {"object": "list", "data": [_model(known or await ready_card(request), created, description)]}
 
     @router.get("/v1/models/{model:path}", summary="One served model", responses=error_responses(404, 503))
     async def retrieve_model(model: str, request: Request) -> ModelReply:
         card = known or await ready_card(request)
         context.check_model(model)
-        return _model(card, created)
+        return _model(card, created, description)
 
     @router.get(
         "/metrics",
@@ -113,12 +114,13 @@ def status_routes(
     return router
 
 
-def _model(card: ModelCard, created: int) -> ModelReply:
+def _model(card: ModelCard, created: int, description: str) -> ModelReply:
     return {
         "id": card.name,
         "object": "model",
         "created": created,
         "owned_by": "glm-vision-serve",
+        "description": description,
         "max_model_len": card.context_tokens,
         "context_length": card.context_tokens,
         "abilities": list(card.abilities),

@@ -57,6 +57,7 @@ async def test_models_lists_the_served_model_with_its_context(make_client: MakeC
     (model,) = models["data"]
     assert model["id"] == CARD.name
     assert model["created"] == 1_700_000_000
+    assert model["description"].startswith("A demo model of 16 million parameters, not a GLM release")
     assert model["max_model_len"] == model["context_length"] == 2048
     assert model["abilities"] == ["chat", "vision", "thinking", "tools"]
     assert (await client.get(f"/v1/models/{CARD.name}")).json() == model
