@@ -2,6 +2,6 @@
 
 DESCRIPTION = (
     "A demo model of 16 million parameters, not a GLM release: it answers only the questions listed in the README,"
-    " about pictures like those in benchmarks/evaluation. Everything else, and a JSON schema of your own, gets wrong"
-    " answers."
+    " about pictures like those in benchmarks/evaluation. Answers to other questions, and JSON schemas of your own, are"
+    " mostly wrong."
 )

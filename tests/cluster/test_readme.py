@@ -22,8 +22,14 @@ BLOCKS = [
 ]
 
 
+def changed_files() -> str:
+    """Of the repository, without those that git ignores."""
+    return subprocess.run(["git", "status", "--short"], cwd=ROOT, capture_output=True, text=True).stdout
+
+
 @pytest.mark.parametrize(("language", "block"), BLOCKS)
-def test_a_block_runs_and_answers(service: Service, language: str, block: str) -> None:
+def test_a_block_runs_answers_and_leaves_no_files(service: Service, language: str, block: str) -> None:
+    before = changed_files()
     command = {"bash": ["bash", "-euo", "pipefail", "-c"], "python": [sys.executable, "-c"]}[language]
     ended = subprocess.run(
         [*command, block.replace("http://127.0.0.1:8000", service.base_url)],
@@ -36,6 +42,7 @@ def test_a_block_runs_and_answers(service: Service, language: str, block: str) -
     assert ended.returncode == 0, ended.stderr
     assert len(ended.stdout.strip()) > 3
     assert '"error"' not in ended.stdout
+    assert changed_files() == before
 
 
 def test_the_readmes_first_question_is_answered(service: Service) -> None:
