@@ -5,17 +5,20 @@
 from ray.serve import Application
 
 from serve_app.engine.deployment import EngineDeployment
+from serve_app.errors import InvalidRequest
 from serve_app.ingress.deployment import IngressDeployment
 from serve_app.preprocess.deployment import PreprocessDeployment
-from serve_app.settings import Settings
+from serve_app.settings import Settings, unknown_variables
 
 
 def build(settings: Settings) -> Application:
     """The deployment graph; Ray Serve calls it with the `args` of the application as validated `Settings`.
 
     With the device `auto` the engine gets no GPU here: `glm-serve up` looks for one and sets the device, the Helm
-    chart sets `num_gpus`.
+    chart sets `num_gpus`. Raises InvalidRequest if a `GLM_` variable of the environment is no setting.
     """
+    if unknown := unknown_variables():
+        raise InvalidRequest(f"These environment variables are not settings (docs/settings.md): {', '.join(unknown)}.")
     gpus = 1 if settings.model.device == "cuda" else 0
     # Each waiting request holds its pictures in memory, so this queue has a bound too.
     preprocess = PreprocessDeployment.options(max_queued_requests=max(1, settings.engine.max_waiting)).bind(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from serve_app.errors import InvalidRequest
 from serve_app.settings import DEMO_MODEL, ModelSettings, Settings
 
 
@@ -44,3 +45,11 @@ def test_the_demo_model_is_recognised_by_its_folder() -> None:
     assert ModelSettings().is_demo
     assert ModelSettings(path=str(DEMO_MODEL), name="another name").is_demo
     assert not ModelSettings(path="zai-org/GLM-4.6V-Flash").is_demo
+
+
+def test_a_variable_that_is_no_setting_is_refused_in_a_cluster_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    from serve_app.app import build
+
+    monkeypatch.setenv("GLM_ENGNE__MAX_SLOTS", "4")
+    with pytest.raises(InvalidRequest, match=r"not settings \(docs/settings.md\): GLM_ENGNE__MAX_SLOTS\."):
+        build(Settings())
