@@ -20,7 +20,7 @@ from typing import Any
 
 import httpx
 
-from benchmarks.endpoint import EndpointError, StreamedAnswer, closed_loop
+from benchmarks.endpoint import NOT_FROM_CACHE, EndpointError, StreamedAnswer, closed_loop
 from benchmarks.evaluation_set import data_url
 from benchmarks.photograph import photograph
 from benchmarks.report import header, percentile
@@ -69,7 +69,9 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
     size = (int(width), int(height))
     text = (QUESTION * 50)[: options.text_characters]
     limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(base_url=options.url, timeout=TIMEOUT_S, limits=limits, trust_env=False) as client:
+    async with httpx.AsyncClient(
+        base_url=options.url, timeout=TIMEOUT_S, limits=limits, trust_env=False, headers=NOT_FROM_CACHE
+    ) as client:
         served = (await client.get("/v1/models")).raise_for_status().json()["data"][0]
         seed, rounds = 0, []
         for callers in options.callers:

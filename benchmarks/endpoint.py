@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 
 CHAT = "/v1/chat/completions"
+NOT_FROM_CACHE = {"Cache-Control": "no-store"}  # a benchmark measures the model, also where it repeats a question
 
 
 class EndpointError(Exception):
@@ -43,7 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def open_client(options: argparse.Namespace) -> httpx.AsyncClient:
     """A client for the endpoint that the options of `add_arguments` name."""
     url = options.url.rstrip("/").removesuffix("/v1")
-    headers = {"Authorization": f"Bearer {options.api_key}"} if options.api_key else {}
+    headers = dict(NOT_FROM_CACHE)
+    if options.api_key:
+        headers["Authorization"] = f"Bearer {options.api_key}"
     return httpx.AsyncClient(base_url=url, headers=headers, timeout=httpx.Timeout(options.timeout, connect=5.0))
 
 

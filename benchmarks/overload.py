@@ -25,7 +25,7 @@ from typing import Any
 import httpx
 import psutil
 
-from benchmarks.endpoint import CHAT, EndpointError, closed_loop
+from benchmarks.endpoint import CHAT, NOT_FROM_CACHE, EndpointError, closed_loop
 from benchmarks.evaluation_set import chat_request, one_question_per_picture
 from benchmarks.report import header, percentile, save
 from benchmarks.serve_load import running
@@ -129,7 +129,7 @@ def summary(load: Load, began: float, seconds: float, most_per_s: float) -> dict
 async def measure(base: str, rate: float, seconds: float) -> dict[str, Any]:
     url = httpx.URL(base)
     bodies = [chat_request(each.picture, each.question, "glm-vision-demo", 24) for each in one_question_per_picture()]
-    async with httpx.AsyncClient(base_url=base, timeout=SERVICE_TIMEOUT_S) as client:
+    async with httpx.AsyncClient(base_url=base, timeout=SERVICE_TIMEOUT_S, headers=NOT_FROM_CACHE) as client:
         await closed_loop(client, bodies[:CALLERS], CALLERS)  # warm-up
         answers, wall_s = await closed_loop(client, bodies[CALLERS : CALLERS + MEASURED], CALLERS)
     assert not any(isinstance(answer, EndpointError) for answer in answers)

@@ -28,7 +28,7 @@ from typing import Any
 
 import httpx
 
-from benchmarks.endpoint import EndpointError, StreamedAnswer, closed_loop
+from benchmarks.endpoint import NOT_FROM_CACHE, EndpointError, StreamedAnswer, closed_loop
 from benchmarks.evaluation_set import Question, chat_request, one_question_per_picture
 from benchmarks.report import ROOT, header, percentile, save
 
@@ -103,7 +103,8 @@ def running(server: str, port: int) -> Iterator[str]:
 async def load(base: str, model: str, questions: list[Question], concurrency: int, max_tokens: int, to: Point) -> None:
     """Ask all questions, at most `concurrency` at once; adds to a point, raises the first failure."""
     bodies = [chat_request(each.picture, each.question, model, max_tokens) | {"stream": True} for each in questions]
-    async with httpx.AsyncClient(base_url=base, timeout=600, limits=httpx.Limits(max_connections=64)) as client:
+    limits = httpx.Limits(max_connections=64)
+    async with httpx.AsyncClient(base_url=base, timeout=600, limits=limits, headers=NOT_FROM_CACHE) as client:
         results, wall_s = await closed_loop(client, bodies, concurrency)
     for question, result in zip(questions, results, strict=True):
         if isinstance(result, EndpointError):

@@ -77,6 +77,14 @@ class Answers:
         )
 
     @property
+    def from_cache(self) -> bool | None:
+        """Whether the answer cache had the answers; None if it was not asked. Known once the first has started."""
+        started = self._started.values()
+        if not all(each.cache for each in started) or not started:
+            return None
+        return all(each.cache == "hit" for each in started)
+
+    @property
     def pictures(self) -> tuple[PictureSeen, ...]:
         return self.started.pictures if self.started else ()
 
@@ -206,6 +214,7 @@ def merge(finished: Sequence[Finished], prompts: Sequence[str]) -> Finished:
             sum(usage.completion_tokens for usage in usages),
             sum(usage.image_tokens for usage in different),
             sum(usage.reasoning_tokens for usage in usages),
+            sum(usage.cached_tokens for usage in different),
         ),
         {stage: max(each.stages_ms.get(stage, 0.0) for each in finished) for stage in stages},
         finished[0].boxed,

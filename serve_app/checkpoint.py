@@ -1,5 +1,6 @@
-"""Finds the checkpoint's folder: a local folder, or the download of a Hugging Face id."""
+"""Finds the checkpoint's folder, local or the download of a Hugging Face id, and identifies its files."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from serve_app.errors import InvalidRequest
 from serve_app.settings import ModelSettings
 
 _FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "tokenizer.model"]  # no pickles, no code
+_READ_BYTES = 2**20
 
 _UNREACHABLE_HINT = (
     " If huggingface.co can't be reached from here, set HF_ENDPOINT to a mirror of it (HF_ENDPOINT=https://hf-mirror.com),"
@@ -36,6 +38,22 @@ def checkpoint_folder(model: ModelSettings) -> Path:
             f"{_UNREACHABLE_HINT if isinstance(error, LocalEntryNotFoundError) else ''}",
             param="model.path",
         ) from error
+
+
+def checkpoint_digest(folder: Path) -> str:
+    """Hex SHA-256 of the names and sizes of the checkpoint's files and of the beginning and end of each.
+
+    Two checkpoints differ in it where any small file or the first or last MiB of a large one differs.
+    """
+    digest = hashlib.sha256()
+    for file in sorted({file for pattern in _FILES for file in folder.glob(pattern)}):
+        size = file.stat().st_size
+        digest.update(json.dumps([file.name, size]).encode())
+        with file.open("rb") as stream:
+            begin = stream.read(_READ_BYTES)
+            stream.seek(max(len(begin), size - _READ_BYTES))
+            digest.update(begin + stream.read())
+    return digest.hexdigest()
 
 
 def image_processor_settings(folder: Path) -> dict[str, Any]:

@@ -20,11 +20,9 @@ Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
 Detail: TypeAlias = Literal["auto", "low", "high", "original"]
 FinishReason: TypeAlias = Literal["stop", "length", "tool_calls"]
 Channel: TypeAlias = Literal["text", "reasoning"]
+CacheUse: TypeAlias = Literal["use", "refresh", "off"]  # refresh: generate the answer again and keep that one
 
 DEFAULT_DEADLINE_S: Final = 300.0
-
-
-# -- requests -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,15 +157,13 @@ class ChatRequest:
     param: str = field(default="messages", compare=False)  # the request field of the conversation or text
     caller: Caller = ANONYMOUS
     lane: Lane = "interactive"  # or that of the caller
+    cache: CacheUse = "use"  # the answer cache; from the header Cache-Control
     group: str = ""  # requests of one group differ in id and seed only, so they share one prompt; empty: none
 
     @property
     def uploads(self) -> list[bytes | str]:
         """Its pictures and files as they were sent."""
         return [part.source for message in self.messages for part in message.parts if not isinstance(part, TextPart)]
-
-
-# -- prompts --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,11 +200,12 @@ class Prompt:
     constraint: Constraint | None = None
     thinking: Thinking = Thinking(enabled=False)  # resolved: never None, and False where the model does not support it
     raw: bool = False  # the answer is text only: it is not parsed for reasoning, tool calls and boxes
-    lane: Lane = "interactive"  # of the engine\'s queue
+    lane: Lane = "interactive"  # of the engine's queue
     tenant: str = DEFAULT_TENANT  # prompts of one tenant share pages of the KV cache
     continues: bool = False  # the answer continues a text, so no white space at its beginning is dropped
     ignored_fields: tuple[str, ...] = ()  # request fields that had no effect
     clipped_max_tokens: int | None = None  # the limit in force, where the request's did not fit the context
+    checkpoint: str = ""  # digest of the checkpoint's files
 
     @property
     def image_tokens(self) -> int:
@@ -223,9 +220,6 @@ class Prompt:
         )
 
 
-# -- events ---------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class Usage:
     """Counted from token ids, never from text."""
@@ -234,6 +228,7 @@ class Usage:
     completion_tokens: int
     image_tokens: int = 0
     reasoning_tokens: int = 0  # of the completion tokens
+    cached_tokens: int = 0  # of the prompt tokens: those that were not computed, because the answer was cached
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +239,7 @@ class PictureSeen:
     seen_size: tuple[int, int]
     tokens: int
     source: PictureSource | None = None
+    digest: str = ""  # as in Picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +252,7 @@ class Started:
     pictures: tuple[PictureSeen, ...] = ()
     ignored_fields: tuple[str, ...] = ()  # as in Prompt
     clipped_max_tokens: int | None = None  # as in Prompt
+    cache: Literal["", "hit", "miss"] = ""  # of the answer cache; empty: it was not asked
 
 
 @dataclass(frozen=True, slots=True)

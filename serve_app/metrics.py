@@ -54,6 +54,19 @@ OUTPUT_TOKEN_SECONDS = Metric(
     "glm_output_token_seconds", "histogram", "Mean time per token after the first, of one answer.", (), _FINE_SECONDS
 )
 
+# -- answer cache
+ANSWER_CACHE_LOOKUPS = Metric(
+    "glm_answer_cache_lookups_total",
+    "counter",
+    "Lookups by result: hit, miss, joined (an identical request in progress), refresh, blocked, invalid, unavailable;"
+    " not_kept: an answer could not be stored.",
+    ("result",),
+)
+ANSWER_CACHE_LOOKUP_SECONDS = Metric(
+    "glm_answer_cache_lookup_seconds", "histogram", "Duration of a lookup.", (), _FINE_SECONDS
+)
+ANSWER_CACHE_BYTES = Metric("glm_answer_cache_bytes", "gauge", "Size of the answers kept in this process.")
+
 # -- preprocess
 STAGE_SECONDS = Metric(
     "glm_stage_seconds",

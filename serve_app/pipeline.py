@@ -7,6 +7,7 @@ and raises errors of `errors.py` only. Ray's own errors are mapped here and nowh
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
@@ -14,9 +15,11 @@ from typing import Any
 
 import grpc
 from ray import exceptions as ray_errors
+from ray.serve.context import _get_serve_request_context, _serve_request_context
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
+from serve_app.cache.answer_cache import AnswerCache
 from serve_app.contracts import ChatRequest, Event, Events, Finished, ModelCard, Prompt, Started, Tokenized
 from serve_app.errors import DeadlineExceeded, EngineFailed, Overloaded, ReplicaLost, ServiceError
 
@@ -27,48 +30,36 @@ SMALL_BYTES = 100_000  # encoded; pixels of such pictures are faster as a messag
 class Pipeline:
     """Calls the stages: `answer` returns events, `tokenize` token ids, `describe` the served model."""
 
-    def __init__(self, preprocess: DeploymentHandle, engine: DeploymentHandle) -> None:
+    def __init__(
+        self, preprocess: DeploymentHandle, engine: DeploymentHandle, cache: AnswerCache | None = None
+    ) -> None:
         # Why there are two methods: docs/decisions/0003-prompt-transport.md
         self._prepare_small = preprocess.options(method_name="prepare", _by_reference=False)
         self._prepare_large = preprocess.options(method_name="prepare", _by_reference=True)
-        self._generate = engine.options(method_name="generate", stream=True, _by_reference=False)
+        self._engine_call = engine.options(method_name="generate", stream=True, _by_reference=False)
         self._tokenize = preprocess.options(method_name="tokenize")
         self._abilities = preprocess.options(method_name="abilities")
         self._describe = engine.options(method_name="describe")
         self._shared: dict[str, _SharedPrompt] = {}
+        self._cache = cache
 
     async def answer(self, request: ChatRequest) -> Events:
-        """Events of one answer; closing the generator early stops the work on it.
-
-        If a replica dies before the first text, the request is repeated once on another one. For that, `Started` is
-        kept back until there is text, because the HTTP response begins with it.
-        """
+        """Events of one answer, from the answer cache or the engine; closing the generator early stops the work."""
         deadline = asyncio.get_running_loop().time() + request.deadline_s
-        try:
+
+        async def prepare() -> Prompt:
             async with asyncio.timeout_at(deadline):
-                prompt: Prompt | None = await self._shared_prompt(request)
-            for last in (False, True):
-                events: Any = self._generate.remote(prompt)
-                started: Event | None = None
-                event: Event | None = None
-                try:
-                    async with aclosing(_until(deadline, events)) as received:
-                        async for event in received:
-                            if isinstance(event, Started):
-                                started = event
-                                continue
-                            prompt = None  # frees its pixels while the answer is generated
-                            if started is not None:
-                                yield started
-                                started = None
-                            yield event
-                    break
-                except Exception as error:
-                    if last or prompt is None or not isinstance(as_service_error(error), ReplicaLost):
-                        raise
-                finally:
-                    if not isinstance(event, Finished):
-                        _cancel(events)
+                return await self._shared_prompt(request)
+
+        event: Event | None = None
+        try:
+            if self._cache is not None and self._cache.applies_to(request):
+                events = self._cache.answer(request, prepare, self._generate_for_all)
+            else:
+                events = self._generate(await prepare())
+            async with aclosing(events), aclosing(_until(deadline, events)) as received:
+                async for event in received:
+                    yield event
         except TimeoutError as error:
             raise DeadlineExceeded(
                 f"The answer was not complete within {request.deadline_s:g} s, its limit."
@@ -81,6 +72,48 @@ class Pipeline:
             raise as_service_error(error) from error
         if not isinstance(event, Finished):
             raise EngineFailed("The engine ended this answer without its final event.")
+
+    async def _generate_for_all(self, prompt: Prompt) -> AsyncGenerator[Event, None]:
+        """`_generate` in a task of its own, whose events other requests may read too; raises errors of ours."""
+        _leave_request()
+        events = self._generate(prompt)
+        del prompt
+        try:
+            async with aclosing(events):
+                async for event in events:
+                    yield event
+        except Exception as error:
+            raise as_service_error(error) from error
+
+    async def _generate(self, given: Prompt) -> AsyncGenerator[Event, None]:
+        """Events of the engine.
+
+        If a replica dies before the first text, the request is repeated once on another one. For that, `Started` is
+        kept back until there is text, because the HTTP response begins with it.
+        """
+        prompt: Prompt | None = given
+        del given
+        for last in (False, True):
+            events: Any = self._engine_call.remote(prompt)
+            started: Event | None = None
+            event: Event | None = None
+            try:
+                async for event in events:
+                    if isinstance(event, Started):
+                        started = event
+                        continue
+                    prompt = None  # frees its pixels while the answer is generated
+                    if started is not None:
+                        yield started
+                        started = None
+                    yield event
+                break
+            except Exception as error:
+                if last or prompt is None or not isinstance(as_service_error(error), ReplicaLost):
+                    raise
+            finally:
+                if not isinstance(event, Finished):
+                    _cancel(events)
 
     async def _shared_prompt(self, request: ChatRequest) -> Prompt:
         """The request's prompt; requests of one group wait for the same one."""
@@ -201,6 +234,12 @@ def _cancel(call: Any) -> None:
     with suppress(Exception):
         if call is not None:
             call.cancel()
+
+
+def _leave_request() -> None:
+    """Makes this task's calls independent of the HTTP request, whose calls Serve cancels when its client leaves."""
+    request = _get_serve_request_context()
+    _serve_request_context.set(replace(request, _internal_request_id=uuid.uuid4().hex))
 
 
 def _cancelled_by_caller() -> bool:

@@ -6,37 +6,18 @@ reads settings from the environment. A secret is never a value here, only the pa
 """
 
 import difflib
-import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Final, Literal
+from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from serve_app.settings_cache import CacheSettings
+from serve_app.settings_section import Section
+
 DEMO_MODEL = Path(__file__).parent / "demo" / "model"
-
-_log: Final = logging.getLogger("glm.settings")
-
-
-class Section(BaseModel):
-    """One section of the tree: unknown keys are refused, values are frozen."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-    renamed: ClassVar[Mapping[str, str]] = {}  # old name -> name; old names are accepted until 0.2
-
-    @model_validator(mode="before")
-    @classmethod
-    def _accept_old_names(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or not (old_names := cls.renamed.keys() & values.keys()):
-            return values
-        values = dict(values)
-        for old in old_names:
-            value, name = values.pop(old), cls.renamed[old]
-            values.setdefault(name, value)
-            _log.warning("The setting %s is now called %s. Version 0.2 will refuse the old name.", old, name)
-        return values
 
 
 class ModelSettings(Section):
@@ -80,7 +61,7 @@ class ModelSettings(Section):
 class PreprocessSettings(Section):
     """Limits of pictures and of the work on a CPU."""
 
-    renamed = {"max_answer_tokens": "default_max_tokens"}
+    renamed: ClassVar[Mapping[str, str]] = {"max_answer_tokens": "default_max_tokens"}
 
     max_images: int = Field(16, ge=0, description="Maximum number of pictures in one request.")
     max_image_bytes: int = Field(20 * 2**20, ge=1, description="Largest encoded picture, in bytes.")
@@ -315,6 +296,7 @@ class Settings(BaseSettings):
     preprocess: PreprocessSettings = PreprocessSettings()
     engine: EngineSettings = EngineSettings()
     http: HttpSettings = HttpSettings()
+    cache: CacheSettings = CacheSettings()
     metrics: MetricsSettings = MetricsSettings()
     log: LogSettings = LogSettings()
 

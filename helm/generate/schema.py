@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from serve_app.settings import Section, Settings
+from serve_app.settings import Settings
+from serve_app.settings_section import Section
 
 Schema = dict[str, Any]
 STAGES = ("ingress", "preprocess", "engine")

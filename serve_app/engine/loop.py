@@ -192,6 +192,7 @@ class EngineLoop:
                 (picture.pixels.shape[1], picture.pixels.shape[0]),
                 picture.tokens,
                 picture.source,
+                picture.digest,
             )
             for picture in prompt.pictures
         )

@@ -12,12 +12,13 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
-from serve_app.ingress.app import create_app, new_uuid, route_paths
+from serve_app.cache.answer_cache import AnswerCache
+from serve_app.ingress.app import create_app, new_uuid, route_paths, system_fingerprint
 from serve_app.ingress.http_protocol import bounded_protocol
 from serve_app.ingress.outer_middlewares import connection_limits, outer_middlewares, wrap
 from serve_app.ingress.server import customize_server
 from serve_app.logs import join_serve_log
-from serve_app.metrics import RayMeter
+from serve_app.metrics import Meter, RayMeter
 from serve_app.pipeline import Pipeline
 from serve_app.process_memory import return_memory
 from serve_app.settings import Settings
@@ -39,11 +40,12 @@ class IngressDeployment:
         join_serve_log()
         return_memory()
         self._settings = settings
-        self._pipeline = Pipeline(preprocess, engine)
+        self._meter = RayMeter()
+        self._pipeline = Pipeline(preprocess, engine, answer_cache(settings, self._meter))
         self._metrics_url = f"http://{ray.util.get_node_ip_address()}:{settings.metrics.port}/metrics"
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        meter = RayMeter()
+        meter = self._meter
         app = create_app(
             self._settings,
             self._pipeline.answer,
@@ -67,3 +69,10 @@ class IngressDeployment:
         async with httpx.AsyncClient(timeout=METRICS_TIMEOUT_S, trust_env=False) as client:
             response = await client.get(self._metrics_url)
             return response.raise_for_status().content
+
+
+def answer_cache(settings: Settings, meter: Meter) -> AnswerCache | None:
+    """The answer cache of the settings; None if it is off."""
+    if settings.cache.backend == "off":
+        return None
+    return AnswerCache(settings.cache, system_fingerprint(settings.model), meter)

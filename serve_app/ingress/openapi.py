@@ -29,6 +29,7 @@ def _header(description: str, kind: str = "string") -> dict[str, Any]:
 
 _REQUEST_ID: Final = {"X-Request-ID": _header("The request's own id, or a new one; the log has it too.")}
 _SERVER_TIMING: Final = {"Server-Timing": _header("Milliseconds of each stage known when the headers were sent.")}
+_CACHE: Final = {"X-Cache": _header("`hit` or `miss`, where the answer cache was asked (docs/answer-cache.md).")}
 _RETRY_AFTER: Final = {"Retry-After": _header("Seconds to wait before the next try.", "integer")}
 _ALLOW: Final = {"Allow": _header("With 405: the methods of this path.")}
 
@@ -81,7 +82,7 @@ def answer_responses(
         **error_responses(400, 404, 413, 429, 500, 503, 504, *errors),
         200: {
             "description": "The answer; with `stream` its pieces, as they are generated.",
-            "headers": {**_REQUEST_ID, **_SERVER_TIMING},
+            "headers": {**_REQUEST_ID, **_SERVER_TIMING, **_CACHE},
             "content": {"text/event-stream": {"schema": _event(chunks, last)}},
         },
     }

@@ -24,7 +24,7 @@ from serve_app.settings import HttpSettings, Settings
 
 SERVE_ROUTES = "/-/"
 WRAPPED = "glm.wrapped"  # key in the scope of a request that passed them
-EXPOSED_HEADERS = ("x-request-id", "retry-after", "server-timing", "x-ignored-fields", "x-max-tokens")
+EXPOSED_HEADERS = ("x-request-id", "retry-after", "server-timing", "x-ignored-fields", "x-max-tokens", "x-cache")
 
 
 def outer_middlewares(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import quote
@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from serve_app.answers import Answers
-from serve_app.contracts import ChatRequest
+from serve_app.contracts import CacheUse, ChatRequest
 from serve_app.errors import ServiceError
 from serve_app.ingress.context import ServingContext
 from serve_app.ingress.disconnect import run_until_disconnect
@@ -61,7 +61,7 @@ async def respond(
     request_log.answer_id = id
     answers = Answers(
         context.answer,
-        [replace(each, caller=request_log.caller) for each in requests],
+        [replace(each, caller=request_log.caller, cache=cache_use(request.headers)) for each in requests],
         observers=(request_log,),
         clock=request_log.clock,
         received_at=request_log.received_at,
@@ -101,7 +101,7 @@ def _headers(answers: Answers, ignored: Sequence[str]) -> dict[str, str]:
     """What is known of the answers before their text.
 
     `Server-Timing` has the stages; browsers' developer tools show it. `X-Ignored-Fields` and `X-Max-Tokens` say
-    where the request was not done as it was sent.
+    where the request was not done as it was sent, `X-Cache` whether the answer cache had the answer.
     """
     stages = {**answers.stages_ms, "total": answers.total_ms}
     headers = {"Server-Timing": ", ".join(f"{stage};dur={duration:.3f}" for stage, duration in stages.items())}
@@ -110,4 +110,14 @@ def _headers(answers: Answers, ignored: Sequence[str]) -> dict[str, str]:
         headers["X-Ignored-Fields"] = ", ".join(quote(truncate(name), safe=_PLAIN) for name in names[:MAX_NAMED])
     if started and started.clipped_max_tokens is not None:
         headers["X-Max-Tokens"] = str(started.clipped_max_tokens)
+    if answers.from_cache is not None:
+        headers["X-Cache"] = "hit" if answers.from_cache else "miss"
     return headers
+
+
+def cache_use(headers: Mapping[str, str]) -> CacheUse:
+    """What the header Cache-Control (RFC 9111) means for the answer cache."""
+    directives = {each.strip().lower() for each in headers.get("cache-control", "").split(",")}
+    if "no-store" in directives:
+        return "off"
+    return "refresh" if directives & {"no-cache", "max-age=0"} else "use"

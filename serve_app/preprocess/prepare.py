@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 
-from serve_app.checkpoint import checkpoint_folder
+from serve_app.checkpoint import checkpoint_digest, checkpoint_folder
 from serve_app.contracts import ChatRequest, Picture, PictureSource, Prompt, Sampling, Tokenized
 from serve_app.errors import ContextTooLong, DeadlineExceeded, ImageRejected
 from serve_app.metrics import PICTURE_TOKENS, PICTURES, STAGE_SECONDS, Meter
@@ -66,7 +66,9 @@ class Preprocessor:
     ) -> None:
         self._decoders = decoders or DecoderPool(settings)
         self._limits = PictureLimits.of_settings(settings)
-        self._processor = load_processor(checkpoint_folder(model), model, settings)
+        folder = checkpoint_folder(model)
+        self._processor = load_processor(folder, model, settings)
+        self._checkpoint = checkpoint_digest(folder)
         self._settings = settings
         self._meter = meter
         self._sources = PictureSources(fetcher or Fetcher(settings), settings.max_image_bytes)
@@ -110,6 +112,7 @@ class Preprocessor:
             continues=request.continue_last,
             ignored_fields=ignored,
             clipped_max_tokens=_clipped(request.sampling, sampling),
+            checkpoint=self._checkpoint,
         )
         self._count(prompt, [picture.header.format.lower() for picture in measured])
         return prompt

@@ -19,6 +19,7 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 START_LIMIT_S = 180  # the promise is 90 on two free cores; tests share theirs
 STOP_LIMIT_S = 15
+NO_CACHE = {"GLM_CACHE__BACKEND": "off"}  # tests repeat questions and mean the model
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ def started(folder: Path, *options: str, **environment: str) -> Iterator[Service
                 "PYTHONPATH": str(ROOT),
                 "PYTHONUNBUFFERED": "1",
                 "XDG_STATE_HOME": str(folder / "state"),  # where the logs go
+                **NO_CACHE,
                 **environment,
             },
             text=True,

@@ -14,7 +14,7 @@ ANSWER_S = 60  # http.request_timeout_s here; how long a replica and a pod may t
 
 
 def release(profile: str = "", values: Mapping[str, Any] | None = None) -> Object:
-    """The RayService of a profile, or of the defaults; its model is the demo model on one thread of a CPU.
+    """The RayService of a profile, or of the defaults, with the demo model on one thread of a CPU and without a cache.
 
     Everything else stays as the chart has it: groups, GPUs that replicas ask for, time-outs, environment.
     """
@@ -23,6 +23,7 @@ def release(profile: str = "", values: Mapping[str, Any] | None = None) -> Objec
     config = serve_config(resource)
     arguments = config["applications"][0]["args"]
     arguments["model"] = {"device": "cpu"}
+    arguments["cache"] = {"backend": "off"}  # tests repeat questions and mean the model
     arguments.setdefault("engine", {})["threads"] = 1
     resource["spec"]["serveConfigV2"] = yaml.safe_dump(config)
     return resource

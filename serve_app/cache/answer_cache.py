@@ -1,0 +1,188 @@
+"""The answer cache, between prepare and generate: a kept answer, one in progress, or a new one.
+
+A store that is down, slow or damaged is a miss and counted; it never fails a request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Final
+
+from serve_app.cache.key import answer_key, is_deterministic, request_digest
+from serve_app.cache.single_flight import Flight
+from serve_app.cache.store import MemoryStore, Store, StoreUnavailable
+from serve_app.cache.stored_answer import Codec, StoredAnswer, as_hit
+from serve_app.contracts import ChatRequest, Event, Events, Prompt, Started
+from serve_app.errors import ServiceError
+from serve_app.metrics import ANSWER_CACHE_BYTES, ANSWER_CACHE_LOOKUP_SECONDS, ANSWER_CACHE_LOOKUPS, Meter
+from serve_app.settings_cache import CacheSettings
+
+_KNOWN_REQUESTS: Final = 20_000  # digests of requests, each with the key of its answer: about 5 MB
+_BYTES_IN_LOOP: Final = 256 * 1024  # larger uploads are digested in a thread
+
+_log = logging.getLogger("glm.cache")
+
+Prepare = Callable[[], Awaitable[Prompt]]
+Generate = Callable[[Prompt], Events]
+
+
+class AnswerCache:
+    """Answers requests from kept answers, and keeps new ones."""
+
+    def __init__(
+        self,
+        settings: CacheSettings,
+        model: str,  # identifies the served model, its revision, weight format and code
+        meter: Meter,
+        store: Store | None = None,
+        codec: Codec | None = None,
+    ) -> None:
+        self._settings = settings
+        self._model = model
+        self._meter = meter
+        self._store: Store = store or MemoryStore(settings.memory_mib * 2**20)
+        self._codec = codec or Codec()
+        self._flights: dict[str, Flight] = {}
+        self._known: OrderedDict[str, str] = OrderedDict()  # digest of a request -> key of its answer
+
+    def applies_to(self, request: ChatRequest) -> bool:
+        """Whether the answer may be kept. Several sampled choices of one request are meant to differ."""
+        if request.cache == "off":
+            return False
+        return is_deterministic(request.sampling) or (self._settings.answers == "all" and not request.group)
+
+    async def answer(self, request: ChatRequest, prepare: Prepare, generate: Generate) -> AsyncGenerator[Event, None]:
+        """The events of the answer. `prepare` is not called if the same request was seen and its answer is there."""
+        digest = None if request.group else await self._digest(request)
+        key = self._known.get(digest) if digest else None
+        prompt = None if key else await prepare()
+        began = time.perf_counter()
+        if prompt is not None:
+            key = self._key(digest, prompt)
+        assert key is not None
+        stages_ms = prompt.stages_ms if prompt else {}
+        events = await self._found(key, request, stages_ms, began)
+        if events is None and prompt is None:
+            prompt = await prepare()
+            events = self._joined(key, prompt.stages_ms, began)
+        if events is not None:
+            started = False
+            try:
+                async with aclosing(events):
+                    async for event in events:
+                        started = True
+                        yield event
+                return
+            except ServiceError:
+                if started:
+                    raise  # else the other request failed, by its deadline or a lost replica
+        flight = self._flight(key, generate(prompt or await prepare()))
+        del prompt  # its pixels are freed when the model has read them
+        async with aclosing(flight.read()) as generated:
+            async for event in generated:
+                yield _as_miss(event)
+
+    async def close(self) -> None:
+        await self._store.close()
+
+    async def _digest(self, request: ChatRequest) -> str | None:
+        if sum(map(len, request.uploads)) > _BYTES_IN_LOOP:
+            return await asyncio.to_thread(request_digest, request)
+        return request_digest(request)
+
+    def _key(self, digest: str | None, prompt: Prompt) -> str:
+        """The key of the prompt's answer, remembered for the request's digest."""
+        key = answer_key(prompt, self._model)
+        if digest is not None:
+            self._known[digest] = key
+            self._known.move_to_end(digest)
+            if len(self._known) > _KNOWN_REQUESTS:
+                self._known.popitem(last=False)
+        return key
+
+    async def _found(self, key: str, request: ChatRequest, stages_ms: dict[str, float], began: float) -> Events | None:
+        """The events of an answer in progress, or of a kept one."""
+        if request.cache == "refresh":
+            self._meter.count(ANSWER_CACHE_LOOKUPS, result="refresh")
+            return None
+        if (joined := self._joined(key, stages_ms, began)) is not None:
+            return joined
+        result, stored = await self._load(key)
+        spent_s = time.perf_counter() - began
+        self._meter.observe(ANSWER_CACHE_LOOKUP_SECONDS, spent_s)
+        if stored is None and (joined := self._joined(key, stages_ms, began)) is not None:
+            return joined
+        self._meter.count(ANSWER_CACHE_LOOKUPS, result=result)
+        return None if stored is None else _replay(stored, {**stages_ms, "cache": spent_s * 1000})
+
+    def _joined(self, key: str, stages_ms: dict[str, float], began: float) -> Events | None:
+        flight = self._flights.get(key)
+        if flight is None:
+            return None
+        self._meter.count(ANSWER_CACHE_LOOKUPS, result="joined")
+        return _join(flight, stages_ms, began)
+
+    async def _load(self, key: str) -> tuple[str, StoredAnswer | None]:
+        """The result of the lookup, for the metric, and the answer."""
+        try:
+            data = await self._store.get(key)
+            if data is None:
+                return "miss", None
+            stored = self._codec.decode(key, data)
+            return ("blocked" if stored is None else "hit"), stored
+        except StoreUnavailable:
+            return "unavailable", None
+        except (ValueError, TypeError, KeyError):
+            _log.debug("A kept answer is damaged or forged, so it is ignored.")
+            return "invalid", None
+
+    def _flight(self, key: str, events: Events) -> Flight:
+        """A new generation, which identical requests join from now on."""
+
+        async def keep(complete: list[Event]) -> None:
+            await self._keep(key, complete)
+
+        def end() -> None:
+            if self._flights.get(key) is flight:
+                del self._flights[key]
+
+        flight = Flight(events, keep, end)
+        self._flights[key] = flight
+        return flight
+
+    async def _keep(self, key: str, events: list[Event]) -> None:
+        data = self._codec.encode(key, events)
+        if len(data) > self._settings.max_answer_kib * 1024:
+            return
+        try:
+            if await self._is_blocked(key):
+                return
+            await self._store.set(key, data, self._settings.ttl_s)
+        except StoreUnavailable:
+            self._meter.count(ANSWER_CACHE_LOOKUPS, result="not_kept")
+        if isinstance(self._store, MemoryStore):
+            self._meter.set(ANSWER_CACHE_BYTES, self._store.bytes)
+
+    async def _is_blocked(self, key: str) -> bool:
+        return (await self._load(key))[0] == "blocked"
+
+
+async def _replay(stored: StoredAnswer, stages_ms: dict[str, float]) -> AsyncGenerator[Event, None]:
+    for event in stored.replayed(stages_ms):
+        yield event
+
+
+async def _join(flight: Flight, stages_ms: dict[str, float], began: float) -> AsyncGenerator[Event, None]:
+    async with aclosing(flight.read()) as events:
+        async for event in events:
+            yield as_hit(event, {**stages_ms, "cache": (time.perf_counter() - began) * 1000})
+
+
+def _as_miss(event: Event) -> Event:
+    return replace(event, cache="miss") if isinstance(event, Started) else event
