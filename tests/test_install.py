@@ -16,7 +16,7 @@ case "$1 $2" in
   "-m venv") [[ -z $VENV_ERROR ]] || { mkdir -p "$3"; echo "$VENV_ERROR" >&2; exit 1; }
              mkdir -p "$3/bin"; cp "$0" "$3/bin/python" ;;
   "-m pip")  echo "${*:4}" >>calls.log; echo "Collecting ray==1"; echo "  Downloading ray-1.whl (79.2 MB)"
-             [[ -z $PIP_FAILS || $* != *$PIP_FAILS* ]] || { echo "ERROR: No space left on device" >&2; exit 1; } ;;
+             [[ -z $PIP_FAILS || $* != *$PIP_FAILS* ]] || { echo "ERROR: The connection failed." >&2; exit 1; } ;;
 esac
 """
 
@@ -81,7 +81,7 @@ def test_an_empty_torch_index_means_pips_own(checkout: Path):
 def test_a_failed_download_names_a_mirror(checkout: Path):
     ended = install(checkout, PIP_FAILS="requirements.lock")
     assert ended.returncode == 1
-    assert "ERROR: No space left on device\n" in ended.stderr
+    assert "ERROR: The connection failed.\n" in ended.stderr
     assert "make install PIP_ARGS='--index-url https://" in ended.stderr
 
 
@@ -93,16 +93,26 @@ def test_a_full_disk_while_the_environment_is_created_is_reported_and_leaves_not
     assert not (checkout / ".venv").exists()
 
 
-def test_too_little_space_is_reported_before_anything_is_downloaded(
-    checkout: Path, tmp_path_factory: pytest.TempPathFactory
-):
+@pytest.fixture
+def nearly_full_disk(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """PATH with a `df` that reports 300 MiB."""
     programs = tmp_path_factory.mktemp("bin")
     (programs / "df").write_text("#!/bin/sh\necho head\necho /dev/sda1 9000 8700 300 97% /\n")
     (programs / "df").chmod(0o755)
-    ended = install(checkout, PATH=f"{programs}:{os.environ['PATH']}")
+    return f"{programs}:{os.environ['PATH']}"
+
+
+def test_too_little_space_is_reported_before_anything_is_downloaded(checkout: Path, nearly_full_disk: str):
+    ended = install(checkout, PATH=nearly_full_disk)
     assert ended.returncode == 1
     assert f"The disk of {checkout} has 300 MiB free; the packages need 2000 MiB." in ended.stderr
     assert not (checkout / "calls.log").exists()
+
+
+def test_a_disk_that_is_full_while_pip_installs_is_reported(checkout: Path, nearly_full_disk: str):
+    assert install(checkout).returncode == 0
+    ended = install(checkout, PATH=nearly_full_disk, PIP_FAILS="requirements.lock")
+    assert f"pip has failed; its message is above. The disk of {checkout} has only 300 MiB free." in ended.stderr
 
 
 def test_a_missing_python_is_reported_with_where_to_get_one(checkout: Path):
