@@ -31,6 +31,7 @@ from serve_app.settings import EngineSettings
 log = logging.getLogger("glm.engine")
 
 _BUDGETS_WITHOUT_DECODING = 4  # prefill budgets of a step while no sequence decodes
+_BUDGETS_BETWEEN_PARTS = 0.25  # token budgets of a step in parts while streams wait for it: 0.1 s on two cores
 
 Outbox = list[tuple[Sink, Event | ServiceError]]
 
@@ -58,6 +59,7 @@ class EngineLoop:
         self._stream_interval_s = stream_interval_s
         self._clock = clock
         self._executor = StepExecutor(model, vocabulary, scheduler, features, meter, clock)
+        self._encodes = False  # whether the last step in parts encoded pictures
         self._launched: Launch | None = None  # the step whose tokens have not been read
         self.admission = Admission(
             vocabulary, model.vocab_size, model.stop_ids, model.context_tokens, model.positions, settings
@@ -128,8 +130,7 @@ class EngineLoop:
     def _step_ahead(self) -> None:
         """One forward pass for rows and chunks, launched before the tokens of the previous step are read."""
         rows = self._scheduler.decoding()
-        for sequence, error in self._executor.encode(self._scheduler.by_lane, all_slices=not rows):
-            self._fail(sequence, error)
+        self._encode(one_slice=bool(rows))
         budgets = 1 if rows else _BUDGETS_WITHOUT_DECODING
         chunks = self._scheduler.chunks(lambda sequence: not sequence.needs_features, budgets)
         launch = self._executor.launch(rows, chunks)
@@ -140,16 +141,22 @@ class EngineLoop:
         self._launched = launch if rows or chunks else None
 
     def _step_in_parts(self) -> None:
-        """One forward pass for each chunk, then one for all rows."""
-        for chunk in self._scheduler.chunks():
-            if failures := self._executor.encode([chunk.sequence], all_slices=True):
-                for sequence, error in failures:
-                    self._fail(sequence, error)
-            else:
+        """One forward pass for each chunk, then one for all rows; while rows decode, pictures and chunks take turns."""
+        decoding = bool(self._scheduler.decoding())
+        self._encodes = any(s.needs_features for s in self._scheduler.running) and not (decoding and self._encodes)
+        if self._encodes:
+            self._encode(one_slice=False)
+        if not (decoding and self._encodes):
+            budgets = _BUDGETS_BETWEEN_PARTS if decoding else 1
+            for chunk in self._scheduler.chunks(lambda sequence: not sequence.needs_features, budgets):
                 self._run_part([], [chunk])
         self._flush()  # first tokens do not wait for the decode step
         if rows := self._scheduler.decoding():
             self._run_part(rows, [])
+
+    def _encode(self, one_slice: bool) -> None:
+        for sequence, error in self._executor.encode(self._scheduler.by_lane, one_slice):
+            self._fail(sequence, error)
 
     def _run_part(self, rows: list[Sequence], chunks: list[Chunk]) -> None:
         launch = self._executor.launch(rows, chunks)

@@ -96,15 +96,15 @@ class Scheduler:
             admitted.append(sequence)
         return admitted
 
-    def chunks(self, ready: Callable[[Sequence], bool] = lambda _: True, budgets: int = 1) -> list[Chunk]:
-        """Prompt chunks of ready sequences within the token budget, or several.
+    def chunks(self, ready: Callable[[Sequence], bool] = lambda _: True, budgets: float = 1) -> list[Chunk]:
+        """Prompt chunks of ready sequences within so many token budgets.
 
         The fewest tokens left come first, the batch lane last.
         """
         in_prefill = [sequence for sequence in self.running if sequence.in_prefill and ready(sequence)]
         unread = [sequence.unread_tokens for sequence in in_prefill]
         background = [sequence.prompt.lane == "batch" for sequence in in_prefill]
-        shares = share_lanes(unread, background, self._prefill_tokens * budgets)
+        shares = share_lanes(unread, background, int(self._prefill_tokens * budgets))
         order = sorted(range(len(in_prefill)), key=lambda place: (background[place], unread[place]))
         return [
             Chunk(in_prefill[place], in_prefill[place].prefilled, in_prefill[place].prefilled + shares[place])

@@ -50,6 +50,8 @@ class Sequence:
     stale: bool = False  # the token in flight follows a token that was not accepted
     generated: list[int] = field(default_factory=list)
     needs_features: bool = False  # of pictures whose tokens are still to be computed
+    encoded: dict[str, torch.Tensor] = field(default_factory=dict)  # features of its pictures so far, by digest
+    looked_up: bool = False  # whether the cache was asked for them
     features: torch.Tensor | None = None  # (image tokens, hidden), in prompt order
     stages_ms: dict[str, float] = field(default_factory=dict)
     first_token_at: float = 0.0

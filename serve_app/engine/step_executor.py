@@ -104,9 +104,9 @@ class StepExecutor:
         self._sampler.prepare_row(sequence)
         self._model.prepare(sequence)
 
-    def encode(self, sequences: list[Sequence], all_slices: bool) -> list[tuple[Sequence, ServiceError]]:
-        """Compute image features that sequences need, one slice or all; return those that failed."""
-        return [(s, self._to_service_error(error)) for s, error in self._encoder.advance(sequences, all_slices)]
+    def encode(self, sequences: list[Sequence], one_slice: bool) -> list[tuple[Sequence, ServiceError]]:
+        """Compute image features that sequences need: one job, or a slice of it; return those that failed."""
+        return [(s, self._to_service_error(error)) for s, error in self._encoder.advance(sequences, one_slice)]
 
     def launch(self, rows: list[Sequence], chunks: list[Chunk]) -> Launch:
         """Begin a step: the next logits of `rows`, and of the prompts that `chunks` complete."""

@@ -5,19 +5,25 @@ Each API's `routes.py` makes its response id from `new_id`; `choices` adds the i
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from serve_app.contracts import Answer, ChatRequest, Tokenize
 from serve_app.errors import InvalidRequest, UnknownModel
 from serve_app.ingress.fields.strict_model import RequestBody
+from serve_app.ingress.json_limits import has_many_values
 from serve_app.ingress.validation import truncate
 from serve_app.settings import ModelSettings
 
 BodyT = TypeVar("BodyT", bound=RequestBody)
 
+# One thread: several would take turns with the event loop, which would then respond slowly.
+_VALIDATION: Final = ThreadPoolExecutor(max_workers=1, thread_name_prefix="validation")
 _HUB_ID: Final = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -37,9 +43,13 @@ class ServingContext:
     now: Callable[[], float]  # seconds since 1970
     new_id: Callable[[], str]
 
-    def read(self, kind: type[BodyT], fields: dict[str, Any]) -> BodyT:
+    async def read(self, kind: type[BodyT], fields: dict[str, Any]) -> BodyT:
         """The validated body; raises InvalidRequest that names the field, and UnknownModel."""
-        body = kind.read(fields, ignore_unknown=self.ignore_unknown)
+        validate = partial(kind.read, fields, ignore_unknown=self.ignore_unknown)
+        if has_many_values(fields):
+            body = await asyncio.get_running_loop().run_in_executor(_VALIDATION, validate)
+        else:
+            body = validate()
         self.check_model(body.model)
         return body
 

@@ -15,7 +15,9 @@ from serve_app.ingress.validation import truncate
 MAX_BRACKETS: Final = 500_000  # of "{" and "[", those in texts included: 64 bytes of memory each
 MAX_COMMAS: Final = 1_000_000  # 8 bytes of memory each
 MAX_ENTRIES: Final = 10_000  # of one list or object
-MAX_VALUES: Final = 100_000  # of the whole body
+MAX_OBJECTS: Final = 2048  # of one list of objects or lists; OpenAI's limit of messages
+MAX_VALUES: Final = 50_000  # of the whole body
+MANY_VALUES: Final = 2000  # take 10 ms to validate
 
 
 def check_bytes(body: bytes) -> None:
@@ -38,10 +40,27 @@ def check_values(body: dict[str, Any]) -> None:
         if values > MAX_VALUES:
             raise InvalidRequest(f"The body has more than {MAX_VALUES} values, the limit.")
         if isinstance(value, list | dict):
-            if len(value) > MAX_ENTRIES:
+            limit = MAX_OBJECTS if isinstance(value, list) and _is_of_objects(value) else MAX_ENTRIES
+            if len(value) > limit:
                 name = truncate(path)
-                raise InvalidRequest(f"'{name}' has {len(value)} entries; the limit is {MAX_ENTRIES}.", name)
+                raise InvalidRequest(f"'{name}' has {len(value)} entries; the limit is {limit}.", name)
             waiting += _children(path, value)
+
+
+def has_many_values(body: dict[str, Any]) -> bool:
+    """Whether the body takes so long to validate that the event loop must not wait for it."""
+    values = 0
+    waiting: list[Any] = [body]
+    while waiting and values <= MANY_VALUES:
+        value = waiting.pop()
+        if isinstance(value, list | dict):
+            values += len(value)
+            waiting += value if isinstance(value, list) else value.values()
+    return values > MANY_VALUES
+
+
+def _is_of_objects(items: list[Any]) -> bool:
+    return any(isinstance(item, list | dict) for item in items[: MAX_OBJECTS + 1])
 
 
 def _children(path: str, value: dict[str, Any] | list[Any]) -> Iterator[tuple[str, Any]]:

@@ -84,15 +84,14 @@ def test_a_request_beyond_the_queue_is_sent_that_the_service_is_overloaded(bench
 
 def test_a_long_prompt_is_taken_in_by_chunks_while_others_go_on(bench: Benches) -> None:
     b = bench(prefill_tokens=16)
-    b.ask("short")
+    b.ask("short", max_tokens=50)
     b.loop.step()
     b.ask("long", b"x" * 40)
-    for _ in range(3):
+    size = 16 if b.model.mixes_prefill_and_decode else 4
+    for _ in range(10):
         b.loop.step()
     assert [chunk for chunk in b.model.chunks if chunk[0] == "long"] == [
-        ("long", 0, 16),
-        ("long", 16, 32),
-        ("long", 32, 40),
+        ("long", start, min(start + size, 40)) for start in range(0, 40, size)
     ]
     assert all("short" in batch for batch in b.model.batches)
 
@@ -204,6 +203,31 @@ def test_the_same_picture_is_encoded_once_while_the_cache_holds_it(bench: Benche
         b.ask(name, pictures=(same,), max_tokens=2)
         b.run()
     assert b.model.encoded == [same.digest]
+
+
+def test_a_prompt_of_many_pictures_does_not_delay_one_of_one_picture(bench: Benches) -> None:
+    """All pictures of all prompts were encoded before anything else: eight prompts of 16 delayed others by 12 s."""
+    b = bench()
+    many = tuple(picture(np.random.default_rng(seed), 28 * 20, 28 * 20) for seed in range(8))
+    one = picture(np.random.default_rng(9), 28, 28)
+    b.ask("many", pictures=many, max_tokens=2)
+    b.loop.step()
+    b.ask("one", pictures=(one,), max_tokens=2)
+    for _ in range(40):
+        b.loop.step()
+    assert set(b.model.encoded) == {one.digest, *(each.digest for each in many)}
+    assert b.model.encoded.index(one.digest) <= 2
+    assert b.text("one") == b.text("many")
+
+
+def test_a_prompt_of_many_pictures_is_not_starved_by_others(bench: Benches) -> None:
+    b = bench(slots=3)
+    many = tuple(picture(np.random.default_rng(seed), 28 * 20, 28 * 20) for seed in range(8))
+    b.ask("many", pictures=many, max_tokens=2)
+    for number in range(60):
+        b.ask(f"small {number}", pictures=(picture(np.random.default_rng(100 + number), 28, 28),), max_tokens=2)
+        b.loop.step()
+    assert {each.digest for each in many} <= set(b.model.encoded)
 
 
 def test_a_loop_that_dies_tells_everyone_and_says_that_it_is_dead(bench: Benches) -> None:

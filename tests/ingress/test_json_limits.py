@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.ingress.json_limits import MAX_ENTRIES, check_bytes, check_values
+from serve_app.ingress.json_limits import MAX_ENTRIES, MAX_OBJECTS, MAX_VALUES, check_bytes, check_values
 from tests.ingress.client import MakeClient, chat
 
 URL = "/v1/chat/completions"
@@ -33,6 +34,40 @@ async def test_two_million_wrong_items_are_refused_by_the_lists_name(make_client
     assert f"limit is {MAX_ENTRIES}" in response.json()["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}] * 4500},
+        chat([{"type": "text", "text": "a"}] * 9000),
+    ],
+    ids=["messages", "content"],
+)
+async def test_a_list_of_thousands_of_objects_is_refused(make_client: MakeClient, body: dict[str, Any]) -> None:
+    """Eight bodies of 9,000 messages blocked the event loop, and so health, for 2 s."""
+    response = await make_client().post(URL, json=body)
+    assert response.status_code == 400
+    assert f"limit is {MAX_OBJECTS}" in response.json()["error"]["message"]
+
+
+async def test_the_event_loop_runs_while_a_body_of_many_values_is_validated(make_client: MakeClient) -> None:
+    parts = [{"type": "text", "text": "a"}] * 2000
+    body = {"messages": [{"role": "user", "content": parts}, {"role": "assistant", "content": "b"}] * 4}
+    longest_s, begun = 0.0, asyncio.get_running_loop().time()
+
+    async def watch() -> None:
+        nonlocal longest_s
+        while True:
+            before = asyncio.get_running_loop().time()
+            await asyncio.sleep(0)
+            longest_s = max(longest_s, asyncio.get_running_loop().time() - before)
+
+    watching = asyncio.create_task(watch())
+    responses = await asyncio.gather(*(make_client().post(URL, json=body) for _ in range(6)))
+    watching.cancel()
+    assert {response.status_code for response in responses} == {200}
+    assert longest_s < 0.5 * (asyncio.get_running_loop().time() - begun)
+
+
 async def test_a_body_of_empty_objects_is_refused_before_it_is_parsed(make_client: MakeClient) -> None:
     content = b'{"messages":[' + b",".join([b"{}"] * 2_000_000) + b"]}"
     response = await make_client().post(URL, content=content)
@@ -47,7 +82,7 @@ async def test_a_deep_body_is_refused(make_client: MakeClient) -> None:
 
 async def test_many_values_in_small_lists_are_refused(make_client: MakeClient) -> None:
     response = await make_client().post(URL, content=json.dumps({"messages": [[[1] * 100] * 100] * 50}))
-    assert "more than 100000 values" in response.json()["error"]["message"]
+    assert f"more than {MAX_VALUES} values" in response.json()["error"]["message"]
 
 
 async def test_a_byte_order_mark_is_skipped(make_client: MakeClient) -> None:

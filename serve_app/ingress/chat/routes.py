@@ -49,7 +49,7 @@ def chat_routes(context: ServingContext) -> APIRouter:
         openapi_extra=json_body(ChatBody, examples=CHAT),
     )
     async def create_chat_completion(request: Request) -> Response:
-        body = context.read(ChatBody, await read_json(request))
+        body = await context.read(ChatBody, await read_json(request))
         id = f"chatcmpl-{context.new_id()}"
         choices = context.choices(chat_request(body, id=id, deadline_s=context.deadline_s), body.n)
         responder = ChatResponder(context, id, body)

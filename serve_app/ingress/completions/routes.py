@@ -34,7 +34,7 @@ def completion_routes(context: ServingContext) -> APIRouter:
         openapi_extra=json_body(CompletionBody, examples=COMPLETION),
     )
     async def create_completion(request: Request) -> Response:
-        body = context.read(CompletionBody, await read_json(request))
+        body = await context.read(CompletionBody, await read_json(request))
         id = f"cmpl-{context.new_id()}"
         requests = completion_requests(body, id=id, deadline_s=context.deadline_s)
         choices = [choice for each in requests for choice in context.choices(each, body.n)]

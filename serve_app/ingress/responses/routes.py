@@ -39,7 +39,7 @@ def response_routes(context: ServingContext) -> APIRouter:
         openapi_extra=json_body(ResponseBody, examples=RESPONSE),
     )
     async def create_response(request: Request) -> Response:
-        body = context.read(ResponseBody, await read_json(request))
+        body = await context.read(ResponseBody, await read_json(request))
         id = f"resp_{context.new_id()}"
         question = response_request(body, id=id, deadline_s=context.deadline_s)
         responder = ResponsesResponder(context, id, body)

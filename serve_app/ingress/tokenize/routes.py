@@ -38,7 +38,7 @@ def tokenize_routes(context: ServingContext) -> APIRouter:
     async def tokenize(request: Request) -> Response:
         fields = await read_json(request)
         kind: type[ChatTokensBody] | type[TextTokensBody] = ChatTokensBody if "messages" in fields else TextTokensBody
-        body = context.read(kind, fields)
+        body = await context.read(kind, fields)
         prompt = tokens_request(body, id=f"tokens-{context.new_id()}", deadline_s=context.deadline_s)
         request_log = request_log_of(request.scope)
         prompt = replace(prompt, caller=request_log.caller)
