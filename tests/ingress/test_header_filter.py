@@ -70,10 +70,20 @@ async def test_a_preflight_of_an_allowed_origin_is_answered(make_client: MakeCli
 
 
 @pytest.mark.parametrize("allowed", [[], ["https://other.example"]])
-async def test_a_preflight_of_another_origin_gets_no_permission(make_client: MakeClient, allowed: list[str]) -> None:
+@pytest.mark.parametrize("method", ["POST", "DELETE"])
+async def test_a_preflight_of_another_origin_gets_no_permission(
+    make_client: MakeClient, allowed: list[str], method: str
+) -> None:
+    """Starlette's refusal lists the methods and headers that other origins may use."""
     client = make_client(settings={"allowed_origins": allowed})
-    response = await client.options(URL, headers={"Origin": "https://shop.example", **PREFLIGHT})
-    assert not [name for name in response.headers if name.startswith("access-control-allow-origin")]
+    asked = {**PREFLIGHT, "Origin": "https://shop.example", "Access-Control-Request-Method": method}
+    response = await client.options(URL, headers=asked)
+    assert response.status_code == (403 if allowed else 405)
+    assert not [name for name in response.headers if name.startswith("access-control-")]
+    if allowed:
+        error = response.json()["error"]
+        assert (error["type"], error["code"]) == ("permission_error", "permission_denied")
+        assert "'https://shop.example'" in error["message"]
 
 
 async def test_headers_that_only_ray_serve_would_obey_do_not_reach_it() -> None:

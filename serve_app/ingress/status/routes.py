@@ -85,7 +85,6 @@ def status_routes(
         await ready_card(request)
         return {"status": "ok"}
 
-    @router.get("/v1/models/", include_in_schema=False)
     @router.get("/v1/models", summary="The served models", responses=error_responses(503))
     async def list_models(request: Request) -> ModelList:
         return {"object": "list", "data": [_model(known or await ready_card(request), created, description)]}
