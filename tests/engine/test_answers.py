@@ -113,6 +113,24 @@ def test_without_parallel_calls_nothing_is_sampled_after_the_first() -> None:
     assert (b.finished("a").reason, b.finished("a").usage.completion_tokens) == ("tool_calls", len(ids_of(CALL)))
 
 
+@pytest.mark.parametrize(
+    ("sampling", "text", "reason", "tokens"),
+    [
+        ({"stop_token_ids": (ord("D"),)}, "BC", "stop", 3),
+        ({"stop_token_ids": (ord("Z"), ord("C"))}, "B", "stop", 2),
+        ({"stop_token_ids": (ord("D"),), "ignore_eos": True}, "BC", "stop", 3),
+        ({"stop_token_ids": (ord("D"),), "min_tokens": 5}, "BCDEFGHI", "length", 8),
+        ({"stop_token_ids": (ord("D"), ord("G")), "min_tokens": 4}, "BCDEF", "stop", 6),
+    ],
+)
+def test_a_stop_token_ends_the_answer_before_it(sampling: dict[str, Any], text: str, reason: str, tokens: int) -> None:
+    b = Bench(CountingModel())
+    b.ask("a", b"A", max_tokens=8, **sampling)
+    b.run()
+    finished = b.finished("a")
+    assert (b.text("a"), finished.reason, finished.usage.completion_tokens) == (text, reason, tokens)
+
+
 def test_a_stop_string_in_reasoning_does_not_end_the_answer() -> None:
     b = scripted(a="<think>a.b</think>c.d")
     b.ask("a", max_tokens=100, stop=(".",), prompt=THINKING)

@@ -49,11 +49,12 @@ def make_app(
     tokenize: Any = None,
     meter: FakeMeter | None = None,
     settings: Any = None,
+    model: Any = None,
     **more: Any,
 ) -> FastAPI:
     ids = count(1)
     return create_app(
-        Settings(http=settings or {}),
+        Settings(http=settings or {}, model=model or {}),
         answer or FakeAnswer("Two ", "cats"),
         describe or FakeDescribe(),
         tokenize or FakeTokenize(1, 2, 3),

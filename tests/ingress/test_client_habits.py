@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.contracts import Sampling, TextPart, Thinking
+from serve_app.contracts import ChatRequest, Event, Finished, Sampling, Started, TextPart, Thinking, Usage
 from serve_app.errors import InvalidRequest
 from serve_app.ingress.surrogates import replace_lone_surrogates
+from serve_app.settings import ModelSettings
 from tests.fakes import FakeAnswer
 from tests.ingress.client import MODEL, MakeClient, chat, events_of, parse_chat, picture, text
 
@@ -178,6 +180,35 @@ async def test_the_model_may_be_named_in_any_letter_case(make_client: MakeClient
     response = await client.post(URL, json=chat() | {"model": name})
     assert (response.status_code, response.json()["model"]) == (200, MODEL)
     assert (await client.get(f"/v1/models/{name}")).json()["id"] == MODEL
+
+
+@pytest.mark.parametrize("path", ["zai-org/GLM-4.6V-Flash", "/models/checkpoint"])
+async def test_a_model_has_aliases_and_its_hub_id(make_client: MakeClient, path: str) -> None:
+    own = ModelSettings(path=path, name="glm-4.6v", aliases=("gpt-4o", "Vision"))
+    client = make_client(model=own.model_dump())
+    for name in ("glm-4.6v", "GPT-4o", "vision"):
+        response = await client.post(URL, json={**chat(), "model": name})
+        assert (response.status_code, response.json()["model"]) == (200, "glm-4.6v")
+    for route in (f"/v1/models/{path}", f"/v1/models/{path.lower()}"):
+        assert (await client.get(route)).status_code == (404 if path.startswith("/") else 200)
+    unknown = await client.post(URL, json={**chat(), "model": "gpt-4"})
+    assert (unknown.status_code, unknown.json()["error"]["param"]) == (404, "model")
+
+
+# -- what was left out ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_what_the_pipeline_left_out_or_lowered_is_in_headers(make_client: MakeClient, stream: bool) -> None:
+    started = Started(4, 0, {}, ignored_fields=("tools",), clipped_max_tokens=8128)
+
+    async def answer(request: ChatRequest) -> AsyncGenerator[Event, None]:
+        yield started
+        yield Finished("length", Usage(4, 0), {})
+
+    response = await make_client(answer).post(URL, json=chat(stream=stream))
+    assert response.headers["x-ignored-fields"] == "tools"
+    assert response.headers["x-max-tokens"] == "8128"
 
 
 # -- streams ---------------------------------------------------------------------------------------------------

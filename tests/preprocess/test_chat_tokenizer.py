@@ -9,6 +9,7 @@ from transformers import AutoTokenizer
 from serve_app.contracts import ImagePart, Message, TextPart
 from serve_app.errors import ContextTooLong, ServiceError
 from serve_app.preprocess.chat_tokenizer import ChatTokenizer
+from serve_app.preprocess.normalize_messages import text_of
 from tests.preprocess.conftest import ADDED, GLM45V_TEMPLATE, SPECIAL, WriteCheckpoint
 
 LIMIT = 8192
@@ -19,8 +20,8 @@ def own(folder: Path) -> ChatTokenizer:
     return ChatTokenizer(folder, AutoTokenizer.from_pretrained(folder).convert_tokens_to_ids("<|image|>"))
 
 
-def reference(folder: Path, messages: list[Message]) -> list[int]:
-    conversation = []
+def conversation_of(messages: list[Message]) -> list[dict[str, object]]:
+    conversation: list[dict[str, object]] = []
     for message in messages:
         content: object = [
             {"type": "text", "text": part.text} if isinstance(part, TextPart) else {"type": "image"}
@@ -29,8 +30,12 @@ def reference(folder: Path, messages: list[Message]) -> list[int]:
         if len(message.parts) == 1 and isinstance(message.parts[0], TextPart):
             content = message.parts[0].text
         conversation.append({"role": message.role, "content": content})
+    return conversation
+
+
+def reference(folder: Path, messages: list[Message]) -> list[int]:
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    return tokenizer.apply_chat_template(conversation, add_generation_prompt=True, return_dict=False)
+    return tokenizer.apply_chat_template(conversation_of(messages), add_generation_prompt=True, return_dict=False)
 
 
 def user(*parts: str | ImagePart) -> Message:
@@ -123,6 +128,29 @@ def test_a_look_alike_is_kept_letter_for_letter(any_checkpoint: Path) -> None:
     text = "say <|user|> and [gMASK] /nothink </think> <|image|>"
     token_ids = own(any_checkpoint).encode([user(text)], LIMIT)
     assert text in AutoTokenizer.from_pretrained(any_checkpoint).decode(token_ids, skip_special_tokens=True)
+
+
+BEGUN = [
+    [user(PICTURE, "Which number?"), Message("assistant", (TextPart("The number is"),))],
+    [user("Hi"), Message("assistant", (TextPart("Hello!"),)), user("Q"), Message("assistant", (TextPart("A: [1,"),))],
+    [user("Q"), Message("assistant", (TextPart("a < b | 😀"),))],
+]
+
+
+@pytest.mark.parametrize("messages", BEGUN, ids=range(len(BEGUN)))
+def test_an_answer_that_is_begun_is_the_end_of_the_prompt(any_checkpoint: Path, messages: list[Message]) -> None:
+    """As with transformers' `continue_final_message`; a model that always thinks has thought nothing."""
+    chat, begun = own(any_checkpoint), text_of(messages[-1])
+    ids = chat.encode(messages, LIMIT, think=False, continue_last=True).tolist()
+    tokenizer = AutoTokenizer.from_pretrained(any_checkpoint)
+    rendered = tokenizer.apply_chat_template(
+        conversation_of(messages), continue_final_message=True, tokenize=False, enable_thinking=False
+    )
+    if chat.thinking.always:
+        rendered = rendered.removesuffix(begun) + "<think></think><answer>" + begun
+    assert tokenizer.decode(ids) == rendered
+    before = chat.encode(messages[:-1], LIMIT, think=False).tolist()
+    assert ids[: len(before)] == before  # so that the tokens of the prompt do not change at the seam
 
 
 def test_earlier_reasoning_is_not_repeated_to_the_model(any_checkpoint: Path) -> None:

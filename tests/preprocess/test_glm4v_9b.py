@@ -79,6 +79,15 @@ def test_ids_equal_the_original_tokenizers(
     assert tokenized.thinking == Thinking(enabled=False)
 
 
+@pytest.mark.parametrize("begun", ["The number is", "\nA: [1,", "图中"])
+def test_an_answer_that_is_begun_is_the_end_of_the_prompt(checkpoint_9b: Path, begun: str) -> None:
+    """The model writes a line break after its role, then the answer, as in the history."""
+    request = asking(user(PICTURE, "Q"), Message("assistant", (TextPart(begun),)), continue_last=True)
+    ids = own(checkpoint_9b).tokenize(request, [1602], LIMIT).token_ids.tolist()
+    conversation = [("user", "Q", True), ("assistant", begun.removeprefix("\n"), False)]
+    assert ids == original(conversation)[:-1]
+
+
 def test_any_text_is_encoded_as_by_the_original(checkpoint_9b: Path) -> None:
     family = own(checkpoint_9b)
     for text in random_texts(500, seed=2):

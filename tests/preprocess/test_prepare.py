@@ -209,6 +209,71 @@ async def test_a_text_is_continued_as_it_stands(checkpoint: Path) -> None:
     assert longer.token_ids[: len(prompt.token_ids)].tolist() == prompt.token_ids.tolist()
 
 
+async def test_a_text_may_be_without_the_special_tokens_of_a_prompts_beginning(
+    checkpoint: Path, checkpoint_9b: Path
+) -> None:
+    for folder in (checkpoint, checkpoint_9b):
+        stage = preprocessor(folder)
+        request = ChatRequest("r1", (), text="Once upon a time")
+        begun = (await stage.tokenize(request)).token_ids
+        bare = (await stage.tokenize(replace(request, special_tokens=False))).token_ids
+        assert begun[2:] == bare  # without [gMASK] and <sop>
+
+
+async def test_token_ids_are_continued_as_they_stand(checkpoint: Path, checkpoint_9b: Path) -> None:
+    for folder in (checkpoint, checkpoint_9b):
+        stage = preprocessor(folder)
+        ids = (await stage.tokenize(ChatRequest("r1", (), text="Once upon a time"))).token_ids
+        prompt = await stage.prepare(ChatRequest("r1", (), text=ids, param="prompt"))
+        assert (tuple(prompt.token_ids.tolist()), prompt.raw) == (ids, True)
+        with pytest.raises(InvalidRequest, match="the largest id is") as refused:
+            await stage.prepare(ChatRequest("r1", (), text=(*ids, 2**31 - 1), param="prompt"))
+        assert refused.value.param == "prompt"
+        with pytest.raises(ContextTooLong):
+            await stage.prepare(ChatRequest("r1", (), text=ids[:1] * 9000, param="prompt"))
+
+
+async def test_a_placeholder_of_a_picture_is_no_token_of_a_raw_prompt(checkpoint: Path) -> None:
+    image_token = json.loads((checkpoint / "config.json").read_text())["image_token_id"]
+    with pytest.raises(InvalidRequest, match="placeholder of a picture"):
+        await preprocessor(checkpoint).prepare(ChatRequest("r1", (), text=(5, image_token), param="prompt"))
+
+
+LOOK = {"type": "function", "function": {"name": "look", "description": "Looks at it. " * 60}}
+
+
+async def test_a_model_without_tools_answers_without_them_and_says_so(of_template: Callable[[str], Path]) -> None:
+    """Open WebUI attaches 36 tools to each message, whatever the model."""
+    stage = preprocessor(of_template("plain"))
+    plain = await stage.prepare(asking("Hi"))
+    offered = replace(asking("Hi"), tools=ToolUse((Tool("look", LOOK),)))
+    prompt = await stage.prepare(offered)
+    assert (prompt.tools, prompt.ignored_fields) == (None, ("tools",))
+    assert prompt.token_ids.tolist() == plain.token_ids.tolist()
+    assert plain.ignored_fields == ()
+    assert (await stage.tokenize(offered)).token_ids == tuple(plain.token_ids.tolist())
+    with pytest.raises(InvalidRequest, match="does not support tools") as refused:
+        await stage.prepare(replace(asking("Hi"), tools=ToolUse((Tool("look", LOOK),), required=True)))
+    assert refused.value.param == "tool_choice"
+
+
+@pytest.mark.parametrize("copies", [3, 600])  # too long once tokenized, and too long for certain before
+async def test_tools_are_blamed_where_the_prompt_fits_without_them(
+    of_template: Callable[[str], Path], copies: int
+) -> None:
+    stage = preprocessor(of_template("glm-4.6v"), context=600)
+    tools = ToolUse(tuple(Tool(f"look{number}", LOOK) for number in range(copies)))
+    messages = len((await stage.prepare(asking("Hi"))).token_ids)
+    with pytest.raises(ContextTooLong) as refused:
+        await stage.prepare(replace(asking("Hi"), tools=tools))
+    assert refused.value.param == "tools"
+    assert f"({messages} in the messages, " in refused.value.message
+    assert refused.value.message.endswith("Please reduce the number or the length of the tools.")
+    with pytest.raises(ContextTooLong) as refused:  # not the tools' fault
+        await stage.prepare(replace(asking("Hi " * 700), tools=tools))
+    assert refused.value.param == "messages"
+
+
 async def test_a_text_too_long_names_its_own_field(checkpoint: Path) -> None:
     for text in ("x" * 10_000_000, "z? " * 3000):
         with pytest.raises(ContextTooLong, match="maximum context length is 8192 tokens") as refused:

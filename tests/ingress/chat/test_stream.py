@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from serve_app.errors import EngineFailed, ImageRejected, Overloaded
 from serve_app.ingress.chat.response import ChatCompletionChunk
 from tests.fakes import FakeAnswer
-from tests.ingress.client import MakeClient, chat, events_of
+from tests.ingress.client import MakeClient, chat, events_of, make_app
 
 URL = "/v1/chat/completions"
 
@@ -94,6 +94,40 @@ async def test_a_late_unexpected_error_is_a_fixed_sentence(make_client: MakeClie
     last = events_of(await make_client(answer).post(URL, json=chat(stream=True)))[-2]
     assert json.loads(last)["error"]["code"] == "internal_error"
     assert "secret" not in last
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "last"),
+    [
+        (URL, chat(stream=True), "[DONE]"),
+        ("/v1/completions", {"prompt": "x", "stream": True}, "[DONE]"),
+        ("/v1/responses", {"input": "x", "stream": True}, '"response.failed"'),
+    ],
+)
+async def test_a_stop_of_the_service_ends_a_stream_with_an_error(path: str, body: dict[str, Any], last: str) -> None:
+    """Serve cancels what still runs after the grace period; clients took the part for the complete answer."""
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        if not sent:
+            sent.append(None)
+            return {"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}
+        await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    answer = FakeAnswer("a", "b", hold_after=2)
+    scope = {"type": "http", "method": "POST", "path": path, "headers": [(b"host", b"localhost")], "query_string": b""}
+    call = asyncio.create_task(make_app(answer)(scope, receive, send))
+    await answer.held.wait()
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    chunks = b"".join(message.get("body", b"") for message in sent[1:]).decode().strip().split("\n\n")
+    payloads = [chunk.splitlines()[-1].removeprefix("data: ") for chunk in chunks]
+    assert last in payloads[-1]
+    assert "The service was stopped before the answer was complete." in payloads[-2]
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -131,6 +131,13 @@ def test_a_call_may_be_an_answer_of_its_own() -> None:
     assert messages[1] == Message("assistant", (), "Hm.", (CALLED,))
 
 
+def test_references_to_reasoning_are_left_out() -> None:
+    """AI SDK refers to the reasoning of earlier responses by its id."""
+    asked = [{"role": "user", "content": "Weather?"}]
+    reference = {"type": "item_reference", "id": "rs_1"}
+    assert parsed([*asked, reference, CALL, RESULT]).messages == parsed([*asked, CALL, RESULT]).messages
+
+
 def test_a_tools_result_may_be_a_picture() -> None:
     result = {**RESULT, "output": [{"type": "input_image", "image_url": PICTURE_URL}]}
     messages = parsed([{"role": "user", "content": "?"}, CALL, result]).messages

@@ -175,6 +175,26 @@ async def test_the_events_of_reasoning_and_calls_are_in_openais_order(make_clien
     assert done[2]["arguments"] == '{"city": "Ulm"}'
 
 
+@pytest.mark.parametrize("summary", ["auto", "concise", "detailed"])
+async def test_a_requested_summary_is_the_reasoning(make_client: MakeClient, summary: str) -> None:
+    """AI SDK and OpenAI's own examples read the reasoning from `summary` only."""
+    fields = {"reasoning": {"effort": "low", "summary": summary}}
+    events = await streamed(make_client, FakeAnswer(*EVERYTHING), **fields)
+    names = [event["type"].removeprefix("response.") for event in events]
+    assert names[2:9] == [
+        "output_item.added", "reasoning_summary_part.added", "reasoning_summary_text.delta",
+        "reasoning_summary_text.delta", "reasoning_summary_text.done", "reasoning_summary_part.done",
+        "output_item.done",
+    ]  # fmt: skip
+    assert {event["summary_index"] for event in events[3:8]} == {0}
+    assert events[6]["text"] == events[7]["part"]["text"] == "Rain is wet."
+    item = events[8]["item"]
+    assert (item["summary"], item["content"]) == ([{"type": "summary_text", "text": "Rain is wet."}], [])
+    reply = await complete(make_client, FakeAnswer(*EVERYTHING), **fields)
+    assert reply["output"][0]["summary"] == item["summary"]
+    assert reply["reasoning"] == {"effort": "low", "summary": summary}
+
+
 async def test_a_stream_ends_with_the_non_streaming_response(make_client: MakeClient) -> None:
     answer = FakeAnswer(*EVERYTHING, pictures=(PictureSeen((9, 9), (28, 28), 1),))
     last = (await streamed(make_client, answer))[-1]["response"]

@@ -32,13 +32,14 @@ async def test_the_app_is_alive_whatever_the_engine_does(make_client: MakeClient
     assert (response.status_code, response.json()) == (200, {"status": "ok"})
 
 
-async def test_the_service_is_ready_when_a_replica_answers(make_client: MakeClient) -> None:
-    response = await make_client().get("/readyz")
+@pytest.mark.parametrize("path", ["/readyz", "/health"])
+async def test_the_service_is_ready_when_a_replica_answers(make_client: MakeClient, path: str) -> None:
+    response = await make_client().get(path)
     assert (response.status_code, response.json()) == (200, {"status": "ok"})
 
 
 @pytest.mark.parametrize("describe", [DEAD, SILENT], ids=["dead", "silent"])
-@pytest.mark.parametrize("path", ["/readyz", "/v1/models", "/v1/models/glm-vision-demo"])
+@pytest.mark.parametrize("path", ["/readyz", "/health", "/v1/models", "/v1/models/glm-vision-demo"])
 async def test_without_a_replica_the_service_is_not_ready_and_has_a_reason(
     make_client: MakeClient, describe: FakeDescribe, path: str
 ) -> None:

@@ -31,6 +31,17 @@ async def test_an_empty_text_has_no_tokens(make_client: MakeClient) -> None:
     assert response.json()["count"] == 0
 
 
+@pytest.mark.parametrize(("sent", "special"), [(None, True), (True, True), (False, False)])
+async def test_a_text_may_be_tokenized_without_special_tokens(
+    make_client: MakeClient, sent: bool | None, special: bool
+) -> None:
+    """The field was accepted and had no effect."""
+    tokenize = FakeTokenize(1)
+    body = {"prompt": "x", "add_special_tokens": sent}
+    assert (await make_client(tokenize=tokenize).post(URL, json=body)).status_code == 200
+    assert tokenize.requests[0].special_tokens is special
+
+
 async def test_a_conversation_is_what_chat_would_make_of_it(make_client: MakeClient) -> None:
     tokenize = FakeTokenize(1)
     body = {
