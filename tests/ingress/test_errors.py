@@ -103,7 +103,7 @@ async def test_retry_after_is_the_errors_own_time(make_client: MakeClient) -> No
     ("method", "path", "status", "code"),
     [
         ("GET", "/v2/nothing", 404, "not_found"),
-        ("POST", "/v1/ask/", 404, "not_found"),
+        ("POST", "/v1/ask/again", 404, "not_found"),
         ("GET", "/v1/chat/completions", 405, "method_not_allowed"),
         ("DELETE", "/v1/ask", 405, "method_not_allowed"),
         ("POST", "/healthz", 405, "method_not_allowed"),
