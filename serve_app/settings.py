@@ -191,6 +191,12 @@ class HttpSettings(Section):
     keep_alive_s: float = Field(
         15.0, gt=0, description="A stream without news for this many seconds gets a comment line; proxies cut at 60."
     )
+    recent_items_bytes: int = Field(
+        16 * 2**20,
+        ge=0,
+        description="Memory of an ingress replica for items of recent answers, to which /v1/responses may be sent"
+        " references, in bytes; 0: none are kept.",
+    )
     max_choices: int = Field(8, ge=1, le=128, description="Maximum number of choices of one request (`n`).")
     max_body_bytes: int = Field(64 * 2**20, ge=1024, description="Largest request body, in bytes.")
     request_timeout_s: float = Field(300.0, gt=0, description="Longest time for one answer, in seconds.")

@@ -73,6 +73,7 @@ def create_app(
         max_choices=settings.http.max_choices,
         ignore_unknown=settings.http.unknown_fields == "ignore",
         keep_alive_s=settings.http.keep_alive_s,
+        recent_items_bytes=settings.http.recent_items_bytes,
         now=now,
         new_id=new_id,
     )

@@ -40,6 +40,7 @@ class ServingContext:
     max_choices: int
     ignore_unknown: bool  # fields, instead of refusing the request
     keep_alive_s: float  # a stream is never silent for longer
+    recent_items_bytes: int  # memory for items of recent answers
     now: Callable[[], float]  # seconds since 1970
     new_id: Callable[[], str]
 

@@ -118,10 +118,10 @@ class ReasoningItem(ClientNotes):
 
 
 class ItemReference(ClientNotes):
-    """An item of an earlier response by its id alone; only reasoning, which is left out, since nothing is stored."""
+    """An item of a recent response by its id alone; reasoning that is no longer known is left out."""
 
     type: Literal["item_reference"] = Field(description="The kind of item.")
-    id: str = Field(description=f"An id of a reasoning item, which begins with `{REASONING_ID}`.")
+    id: str = Field(description="The id of an output item; not of a response with `store: false`.")
 
 
 def _item_type(value: Any) -> Any:
@@ -161,7 +161,7 @@ Input: TypeAlias = Annotated[
 
 
 def parse_input(input: str | Sequence[InputItem], instructions: str | None) -> tuple[Message, ...]:
-    """The conversation for the pipeline; raises InvalidRequest for a reference to an item that is not stored.
+    """The conversation for the pipeline; raises InvalidRequest for a reference to an item that is not known.
 
     A tool call joins the assistant message before it; reasoning joins the assistant message after it.
     """
@@ -186,8 +186,8 @@ def parse_input(input: str | Sequence[InputItem], instructions: str | None) -> t
             case ItemReference():
                 if not item.id.startswith(REASONING_ID):
                     raise InvalidRequest(
-                        f"'{param}' refers to '{truncate(item.id)}', and nothing is stored. Send the item itself;"
-                        " AI SDK does with the provider option 'store': false.",
+                        f"'{param}' refers to '{truncate(item.id)}', which is not known here: answers are kept for a"
+                        " while only. Send the item itself; AI SDK does with the provider option 'store': false.",
                         f"{param}.id",
                     )
             case FunctionCallOutputItem():

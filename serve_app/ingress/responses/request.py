@@ -126,6 +126,9 @@ class ResponseBody(RequestBody, SamplingFields, IgnoredFields):
         le=MAX_TOP_LOGPROBS,
         description=f"Number of likeliest tokens returned beside each one; implies `{LOGPROBS}`.",
     )
+    store: bool | None = Field(
+        None, description="false: the items of the answer are not kept, so that no `item_reference` finds them."
+    )
     metadata: (
         Annotated[
             dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)

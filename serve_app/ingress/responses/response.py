@@ -17,6 +17,7 @@ from serve_app.ingress.fields.strict_model import StrictModel
 from serve_app.ingress.fields.usage import BoxedReply, ImageReply, boxes_json, images_json
 from serve_app.ingress.respond import Responder, timings_json
 from serve_app.ingress.responses.output_items import OutputItem, OutputItems, StreamEvent
+from serve_app.ingress.responses.recent_items import RecentItems
 from serve_app.ingress.responses.request import ResponseBody
 from serve_app.ingress.sse import typed_frame
 
@@ -112,8 +113,9 @@ class ResponsesResponder(Responder):
 
     frame = staticmethod(typed_frame)
 
-    def __init__(self, context: ServingContext, id: str, request: ResponseBody) -> None:
+    def __init__(self, context: ServingContext, id: str, request: ResponseBody, recent: RecentItems) -> None:
         self._context = context
+        self._recent = recent
         self._id = id
         self._created = int(context.now())
         self._request = request
@@ -138,6 +140,8 @@ class ResponsesResponder(Responder):
                         yield self._numbered({"type": kind, "response": self._response("in_progress", answers)})
                 for change in self._output.add(event):
                     yield self._numbered(change)
+        if self._request.store is not False:
+            self._recent.add(self._output.items)
         response = self._finished(answers)
         yield self._numbered({"type": f"response.{response['status']}", "response": response})
 

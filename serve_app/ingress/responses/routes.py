@@ -1,4 +1,4 @@
-"""POST /v1/responses: OpenAI's newer API, streaming or not; nothing is stored."""
+"""POST /v1/responses: OpenAI's newer API, streaming or not; answers are kept for a while at most."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from serve_app.ingress.examples import RESPONSE
 from serve_app.ingress.openapi import answer_responses, json_body
 from serve_app.ingress.respond import respond
 from serve_app.ingress.responses.events import STREAM_EVENTS
+from serve_app.ingress.responses.recent_items import RecentItems
 from serve_app.ingress.responses.request import ResponseBody, response_request
 from serve_app.ingress.responses.response import ResponseReply, ResponsesResponder
 
-DESCRIPTION = """A question about text and pictures, or a conversation, in OpenAI's newer shape; nothing is stored, so
-the whole conversation is sent each time. The output is items: `reasoning`, `message`, `function_call`.
+DESCRIPTION = """A question about text and pictures, or a conversation, in OpenAI's newer shape. The whole
+conversation is sent each time; items of recent answers may be sent as `item_reference`. The output is items:
+`reasoning`, `message`, `function_call`.
 
 Streaming: events named by `event:`, numbered by `sequence_number`: `response.created`, `response.in_progress`, then for
 each item `response.output_item.added`, its parts and deltas, `response.output_item.done`, and last
@@ -29,6 +31,7 @@ Functions are the only tools; OpenAI's own (web search, files, code, computers) 
 
 def response_routes(context: ServingContext) -> APIRouter:
     router = APIRouter(tags=["answers"])
+    recent = RecentItems(context.recent_items_bytes)
 
     @router.post(
         "/v1/responses",
@@ -41,8 +44,9 @@ def response_routes(context: ServingContext) -> APIRouter:
     async def create_response(request: Request) -> Response:
         body = await context.read(ResponseBody, await read_json(request))
         id = f"resp_{context.new_id()}"
-        question = response_request(body, id=id, deadline_s=context.deadline_s)
-        responder = ResponsesResponder(context, id, body)
+        resolved = body.model_copy(update={"input": recent.resolve(body.input)})
+        question = response_request(resolved, id=id, deadline_s=context.deadline_s)
+        responder = ResponsesResponder(context, id, body, recent)
         return await respond(request, context, (question,), responder, id=id, ignored=body.ignored)
 
     return router

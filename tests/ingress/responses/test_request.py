@@ -207,8 +207,8 @@ def test_a_field_that_needs_a_store_or_openais_platform_is_refused_by_name(name:
         (
             {"input": [{"type": "item_reference", "id": "msg_1"}]},
             "input[0].id",
-            "'input[0]' refers to 'msg_1', and nothing is stored. Send the item itself; AI SDK does with the provider "
-            "option 'store': false.",
+            "'input[0]' refers to 'msg_1', which is not known here: answers are kept for a while only. Send the item "
+            "itself; AI SDK does with the provider option 'store': false.",
         ),
         (
             {"input": user({"type": "input_file", "file_id": "f"})},
