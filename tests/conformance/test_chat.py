@@ -33,6 +33,12 @@ def test_a_reply_has_a_request_id(result: Result, client: str) -> None:
     assert result(client, "picture_answer")["request_id"]
 
 
+@for_clients("openai-2", "openai-3")
+def test_a_conversation_may_be_one_message_of_any_role(result: Result, client: str) -> None:
+    roles = result(client, "minimal")
+    assert roles == dict.fromkeys(("developer", "system", "user", "assistant"), "assistant")
+
+
 @for_clients()
 def test_each_of_two_pictures_in_a_message_is_read(result: Result, client: str) -> None:
     assert result(client, "two_pictures") == WHICH_ANSWERS

@@ -36,6 +36,13 @@ def test_a_broken_picture_raises_the_clients_bad_request_with_our_sentence(
     assert "JPEG" in refused["message"]  # it says what a picture may be
 
 
+@for_clients("langchain", "litellm")
+def test_a_prompt_that_is_too_long_makes_the_client_ask_another_model(result: Result, client: str) -> None:
+    """They know it by OpenAI's sentence and code."""
+    names = {"langchain": "OpenAIContextOverflowError", "litellm": "ContextWindowExceededError"}
+    assert result(client, "context_fallback") == {"error": names[client], "text": "from the other one"}
+
+
 @for_clients(*OPENAIS)
 def test_our_error_code_reaches_the_caller(result: Result, client: str) -> None:
     assert result(client, "broken_picture")["code"] == "invalid_image"

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.conformance.clients import OPENAIS, Result, for_clients, for_clients_except
-from tests.conformance.task import ANSWER
+from tests.conformance.task import ANSWER, FOLLOW_UP_ANSWER
 
 pytestmark = pytest.mark.conformance
 
@@ -60,6 +60,25 @@ def test_a_response_about_a_picture_is_correct_and_has_usage(result: Result, cli
     prompt, completion, total = answer["usage"]
     assert prompt > 200
     assert total == prompt + completion
+
+
+@for_clients("ai-sdk")
+def test_a_conversation_over_responses_goes_on(result: Result, client: str) -> None:
+    """AI SDK's own provider for OpenAI refers to earlier answers by their ids, unless it is told not to."""
+    assert result(client, "response_turns") == {kept: [ANSWER, FOLLOW_UP_ANSWER] for kept in ("stored", "sent")}
+
+
+@for_clients("ai-sdk")
+def test_reasoning_over_responses_is_read_from_its_summary(result: Result, client: str) -> None:
+    answer = result(client, "response_reasoning")
+    assert answer["reasoning"]
+    assert answer["streamed"]
+    assert answer["second"]
+
+
+@for_clients("ai-sdk")
+def test_a_tools_result_over_responses_is_answered(result: Result, client: str) -> None:
+    assert result(client, "response_tool_result")["finish"] in ("stop", "length", "tool-calls")
 
 
 @for_clients(*OPENAIS, "langchain")

@@ -45,19 +45,23 @@ CLIENTS = {
     "llama-index": Client("llama_index_client.py"),
     "litellm": Client("litellm_client.py"),
 }
+GENERAL = tuple(CLIENTS)  # these are asked to do everything
 OPENAIS = tuple(name for name in CLIENTS if name.startswith("openai"))
+ZAIS = ("zai", "zhipuai")
+CLIENTS |= {name: Client("zai_client.py") for name in ZAIS}
+CLIENTS["gradio"] = Client("gradio_chat.py")
 
 
 def for_clients(*names: str) -> pytest.MarkDecorator:
-    """The test is run for these clients; for all without names."""
+    """The test is run for these clients; for all general ones without names."""
     assert set(names) <= set(CLIENTS)
-    return pytest.mark.parametrize("client", names or tuple(CLIENTS))
+    return pytest.mark.parametrize("client", names or GENERAL)
 
 
 def for_clients_except(*names: str) -> pytest.MarkDecorator:
-    """The test is run for all clients but these, which can't do what it asks for."""
-    assert set(names) <= set(CLIENTS)
-    return pytest.mark.parametrize("client", [name for name in CLIENTS if name not in names])
+    """The test is run for all general clients but these, which can't do what it asks for."""
+    assert set(names) <= set(GENERAL)
+    return pytest.mark.parametrize("client", [name for name in GENERAL if name not in names])
 
 
 def run(name: str, task: dict[str, Any], folder: Path) -> dict[str, dict[str, Any]]:
@@ -65,7 +69,7 @@ def run(name: str, task: dict[str, Any], folder: Path) -> dict[str, dict[str, An
 
     Raises RuntimeError if the environment can't be made or the script does not come to its end.
     """
-    no_price_list = {"LITELLM_LOCAL_MODEL_COST_MAP": "true"}  # LiteLLM would fetch one
+    offline = {"LITELLM_LOCAL_MODEL_COST_MAP": "true", "GRADIO_ANALYTICS_ENABLED": "False"}  # they would call home
     try:
         ended = subprocess.run(
             CLIENTS[name].command(name),
@@ -74,7 +78,7 @@ def run(name: str, task: dict[str, Any], folder: Path) -> dict[str, dict[str, An
             text=True,
             timeout=SCRIPT_LIMIT_S,
             cwd=folder,
-            env=environments.client_variables(PYTHONIOENCODING="utf-8", **no_price_list),
+            env=environments.client_variables(PYTHONIOENCODING="utf-8", **offline),
         )
     except subprocess.TimeoutExpired as error:
         raise RuntimeError(f"{name} did not end within {SCRIPT_LIMIT_S} s; its stderr: {error.stderr!r}") from error

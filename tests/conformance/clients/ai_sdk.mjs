@@ -1,4 +1,5 @@
-// Vercel's AI SDK with its provider for OpenAI-compatible services.
+// Vercel's AI SDK with its provider for OpenAI-compatible services, and OpenAI's own provider, which asks /v1/responses.
+import { createOpenAI } from "@ai-sdk/openai";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import { generateText, isStepCount, jsonSchema, Output, streamText, tool } from "ai";
 import { z } from "zod";
@@ -16,6 +17,8 @@ const provider = (baseURL) =>
 const model = provider(URL_V1)(MODEL);
 const CHAT = { model, temperature: 0, maxOutputTokens: 64 };
 const CALL = { ...CHAT, maxOutputTokens: 200 };
+
+const responses = createOpenAI({ baseURL: URL_V1, apiKey: "unused" }).responses(MODEL);
 
 const Finding = z.object({
   verdict: z.enum(["pass", "fail"]),
@@ -42,9 +45,10 @@ const answerBehind = async (fault) => {
 };
 
 // Two steps: a call that has to be made, then the answer with what the tool gave back.
-async function afterACall(extra) {
+async function afterACall(extra, model = CALL.model) {
   const result = await generateText({
     ...CALL,
+    model,
     messages: [ASKED],
     tools: tools({ execute: async () => TASK.tool_result, ...extra }),
     stopWhen: isStepCount(2),
@@ -170,6 +174,29 @@ await main({
     const data = { type: "data", data: pictureBytes("second").toString("base64") };
     const shown = { type: "file", mediaType: "image/jpeg", data };
     return afterACall({ toModelOutput: () => ({ type: "content", value: [text(TASK.tool_result), shown] }) });
+  },
+
+  // The answer is sent back by its id alone where the provider's `store` is not false.
+  async response_turns() {
+    const texts = {};
+    for (const [kept, store] of [["stored", undefined], ["sent", false]]) {
+      const asked = { ...CHAT, model: responses, providerOptions: { openai: { store } } };
+      const first = await generateText({ ...asked, messages: [ASKED] });
+      const messages = [ASKED, ...first.response.messages, user(text(TASK.follow_up))];
+      texts[kept] = [first.text, (await generateText({ ...asked, messages })).text];
+    }
+    return texts;
+  },
+  response_tool_result: () => afterACall({}, responses),
+  async response_reasoning() {
+    const openai = { forceReasoning: true, reasoningEffort: "low", reasoningSummary: "auto" };
+    const asked = { model: responses, maxOutputTokens: 200, providerOptions: { openai } };
+    const first = await generateText({ ...asked, messages: [user(text(TASK.prompt))] });
+    const streamed = streamText({ ...asked, messages: [user(text(TASK.prompt))] });
+    await streamed.consumeStream();
+    const messages = [user(text(TASK.prompt)), ...first.response.messages, user(text(TASK.prompt))];
+    const second = await generateText({ ...asked, messages });
+    return { reasoning: first.reasoningText, streamed: await streamed.reasoningText, second: second.text };
   },
 
   async schema() {

@@ -6,6 +6,8 @@ import json
 from typing import Any, Literal
 
 from harness import MODEL, TASK, URL, check, data_url, faulty_url, main, picture_base64, refusal, too_large_url
+from langchain_core.exceptions import ContextOverflowError
+from langchain_core.language_models import FakeListChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_openai import ChatOpenAI, OpenAI
 from pydantic import BaseModel, Field
@@ -102,6 +104,15 @@ def stream() -> Any:
 @check
 def at_once() -> Any:
     return {"texts": [reply.content for reply in MODEL_64.batch([[ASKED]] * 4)]}
+
+
+@check
+def context_fallback() -> Any:
+    """Another model is asked where a prompt is too long for the first."""
+    other = FakeListChatModel(responses=["from the other one"])
+    asked = MODEL_64.with_fallbacks([other], exceptions_to_handle=(ContextOverflowError,))
+    raised = refusal(lambda: MODEL_64.invoke(TASK["too_long_question"]))
+    return {"error": raised["error"], "text": asked.invoke(TASK["too_long_question"]).content}
 
 
 @check

@@ -104,6 +104,22 @@ def stream() -> Any:
 
 
 @check
+def context_fallback() -> Any:
+    """The router asks another deployment where a prompt is too long for the first."""
+    messages = [user(text(TASK["too_long_question"]))]
+    router = litellm.Router(
+        model_list=[
+            {"model_name": "short", "litellm_params": {**CHAT, "max_retries": 0}},
+            {"model_name": "long", "litellm_params": {**CHAT, "mock_response": "from the other one"}},
+        ],
+        context_window_fallbacks=[{"short": ["long"]}],
+        num_retries=0,
+    )
+    raised = refusal(lambda: litellm.completion(messages=messages, **CHAT))
+    return {"error": raised["error"], "text": router.completion("short", messages).choices[0].message.content}
+
+
+@check
 def wrong_model() -> Any:
     return refusal(lambda: litellm.completion(messages=[asked()], **{**CHAT, "model": "openai/gpt-9"}))
 

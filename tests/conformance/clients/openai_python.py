@@ -66,6 +66,17 @@ def follow_up() -> Any:
 
 
 @check
+def minimal() -> Any:
+    """The requests of the client's own tests and README: one message, of any role."""
+    return {
+        role: CLIENT.chat.completions.create(model=MODEL, messages=[{"role": role, "content": "string"}])
+        .choices[0]
+        .message.role
+        for role in ("developer", "system", "user", "assistant")
+    }
+
+
+@check
 def stream() -> Any:
     messages = [user(picture("first"), text(TASK["long_question"]))]
     whole = CLIENT.chat.completions.create(messages=messages, **CHAT)
