@@ -1,4 +1,4 @@
-"""The examples of README.md, README.zh-CN.md and docs/api.md run as printed, on the demo model."""
+"""The examples of the READMEs, docs/api.md and docs/front-ends.md run as printed, on the demo model."""
 
 import os
 import re
@@ -12,7 +12,7 @@ from tests.cluster.conftest import ROOT, Service
 
 pytestmark = pytest.mark.cluster
 
-PAGES = ("README.md", "README.zh-CN.md", "docs/api.md")
+PAGES = ("README.md", "README.zh-CN.md", "docs/api.md", "docs/front-ends.md")
 BLOCKS = [
     pytest.param(language, block, id=f"{page}-{number}")
     for page in PAGES
