@@ -64,7 +64,7 @@ class ChatBody(RequestBody, StreamFields, ConstraintFields, ToolFields, Thinking
 def chat_request(body: ChatBody, *, id: str, deadline_s: float) -> ChatRequest:
     """The request for the pipeline; raises InvalidRequest where fields contradict each other."""
     check_stream_options(body.stream, body.stream_options)
-    if body.top_logprobs is not None and not body.logprobs:
+    if body.top_logprobs and not body.logprobs:
         raise InvalidRequest("'top_logprobs' is only for a request with 'logprobs': true.", "top_logprobs")
     messages, form = parse_messages(body.messages), constraint(body)
     marked = True if isinstance(last := body.messages[-1], AssistantMessage) and last.prefix else None

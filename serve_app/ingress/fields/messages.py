@@ -87,6 +87,7 @@ class CalledFunction(ClientNotes):
 
     name: str = Field(description="The function's name.")
     arguments: str | dict[str, Any] | None = Field(None, description=ARGUMENTS)
+    parsed_arguments: Any = Field(None, description=f"{IGNORED} (OpenAI's SDK: `parse`)")
 
 
 class ToolCallBody(ClientNotes):
@@ -126,6 +127,7 @@ class AssistantMessage(_Message):
     refusal: str | None = Field(None, description="An earlier refusal, where there is no content.")
     prefix: bool | None = Field(None, description="true on the last message: as `continue_final_message`. (DeepSeek's)")
     boxes: list[Any] | None = Field(None, description=IGNORED)
+    parsed: Any = Field(None, description=f"{IGNORED} (OpenAI's SDK: `parse`)")
     audio: None = Field(None, description="Not supported.")
     function_call: None = Field(None, description="Not supported; use `tool_calls`.")
 

@@ -42,6 +42,7 @@ class OutputText(ClientNotes):
     type: Literal["output_text"] = Field(description=TYPE)
     text: str = Field(description="The text.")
     logprobs: list[Any] | None = Field(None, description=IGNORED)
+    parsed: Any = Field(None, description=f"{IGNORED} (OpenAI's SDK: `parse`)")
 
 
 class OutputRefusal(ClientNotes):
@@ -88,6 +89,7 @@ class FunctionCallItem(ClientNotes):
     call_id: str = Field(min_length=1, description="The id that the function's result refers to.")
     name: str = Field(description="The function's name.")
     arguments: str | dict[str, Any] | None = Field(None, description=ARGUMENTS)
+    parsed_arguments: Any = Field(None, description=f"{IGNORED} (OpenAI's SDK: `parse`)")
     status: ItemStatus | None = Field(None, description=IGNORED)
 
 

@@ -91,6 +91,20 @@ async def test_a_tool_loop_ends_with_the_answer(connect: Connect) -> None:
     assert [message.role for message in CALL.requests[-1].messages] == ["user", "assistant", "tool"]
 
 
+async def test_a_parsed_answer_can_be_sent_back(connect: Connect) -> None:
+    """The SDK's own message has `parsed` and its calls `parsed_arguments`; both were refused."""
+    client = await connect(CALL)
+    tools = [pydantic_function_tool(Weather)]
+    called = (await client.chat.completions.parse(model=MODEL, messages=MESSAGES, tools=tools)).choices[0].message
+    result = {"role": "tool", "tool_call_id": called.tool_calls[0].id, "content": "18 °C"}
+    for answer in (called, called.model_dump(), called.model_dump(exclude_none=True)):
+        assert (await client.chat.completions.create(model=MODEL, messages=[*MESSAGES, answer, result])).choices
+    client = await connect(LABEL)
+    parsed = await client.chat.completions.parse(model=MODEL, messages=MESSAGES, response_format=Label)
+    answer = parsed.choices[0].message
+    assert (await client.chat.completions.create(model=MODEL, messages=[*MESSAGES, answer, *MESSAGES])).choices
+
+
 async def test_chat_gives_choices_with_logprobs(connect: Connect) -> None:
     likely = (TokenLogprob(1, "红".encode(), -0.5, ((1, "红".encode(), -0.5),)),)
     client = await connect(FakeAnswer(Delta("红", 1, "text", likely)))
@@ -136,6 +150,14 @@ async def test_a_response_is_parsed_into_a_model(connect: Connect) -> None:
     client = await connect(LABEL)
     response = await client.responses.parse(model=MODEL, input="Describe it.", text_format=Label)
     assert response.output_parsed == Label(colour="red", square=True)
+
+
+async def test_a_parsed_response_can_be_sent_back(connect: Connect) -> None:
+    client = await connect(LABEL)
+    response = await client.responses.parse(model=MODEL, input="?", text_format=Label)
+    question = {"role": "user", "content": "Sure?"}
+    for items in (response.output, [item.model_dump() for item in response.output]):
+        assert (await client.responses.create(model=MODEL, input=[question, *items, question])).output
 
 
 async def test_a_streamed_response_ends_with_the_complete_one(connect: Connect) -> None:
