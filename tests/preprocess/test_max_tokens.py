@@ -30,17 +30,17 @@ def test_without_clipping_the_limit_is_at_fault_and_not_the_messages(param: str,
     assert resolve_max_tokens(Sampling(90), 10, LIMIT, 50, param, clip=False).max_tokens == 90
 
 
-def test_a_prompt_that_is_too_long_is_refused_in_openais_words() -> None:
+def test_a_prompt_that_is_too_long_is_refused_in_words_that_clients_know() -> None:
     with pytest.raises(ContextTooLong) as refused:
         resolve_max_tokens(Sampling(), 100, LIMIT, 50, "messages")
     assert (refused.value.param, refused.value.code) == ("messages", "context_length_exceeded")
     assert refused.value.message == (
-        "This model's maximum context length is 100 tokens. However, your messages resulted in 100 tokens. "
-        "Please reduce the length of the messages."
+        "This model's maximum context length is 100 tokens. However, your messages resulted in 100 tokens: the "
+        "prompt is too long. Please reduce the length of the messages."
     )
 
 
 def test_tools_are_named_where_the_prompt_would_fit_without_them() -> None:
     error = context_too_long(LIMIT, 130, "messages", tool_tokens=90)
     assert error.param == "tools"
-    assert "resulted in 130 tokens (40 in the messages, 90 in the tools)." in error.message
+    assert "resulted in 130 tokens (40 in the messages, 90 in the tools): the prompt is too long." in error.message

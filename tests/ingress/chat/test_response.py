@@ -170,7 +170,9 @@ async def test_streamed_logprobs_are_on_the_chunk_whose_text_they_made(make_clie
     assert answer.requests[0].sampling.logprobs == 0
 
 
-@pytest.mark.parametrize("fields", [{}, {"logprobs": False, "top_logprobs": 0}, {"logprobs": None, "top_logprobs": None}])
+@pytest.mark.parametrize(
+    "fields", [{}, {"logprobs": False, "top_logprobs": 0}, {"logprobs": None, "top_logprobs": None}]
+)
 async def test_logprobs_are_returned_only_if_requested(make_client: MakeClient, fields: dict[str, Any]) -> None:
     answer = FakeAnswer("x")
     assert (await complete(make_client, answer, **fields))["choices"][0]["logprobs"] is None
