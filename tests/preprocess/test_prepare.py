@@ -93,6 +93,12 @@ async def test_a_question_with_pictures_becomes_a_prompt(checkpoint: Path) -> No
     assert len(pickle.loads(pickle.dumps(prompt)).pictures) == 2
 
 
+async def test_a_photograph_of_a_50_megapixel_phone_is_read(checkpoint: Path) -> None:
+    flat = encoded(Image.new("1", (8192, 6144), 1), "PNG")
+    (picture,) = (await preprocessor(checkpoint).prepare(asking(flat, "?"))).pictures
+    assert picture.original_size == (8192, 6144)
+
+
 async def test_equal_pictures_have_equal_names(checkpoint: Path) -> None:
     stage = preprocessor(checkpoint)
     one = await stage.prepare(asking(encoded(photo(64, 64, 1), "PNG"), "?"))
