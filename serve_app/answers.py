@@ -33,6 +33,16 @@ class Observer(Protocol):
     def observe(self, answers: Answers, event: Event) -> None: ...
 
 
+class Audit(Protocol):
+    """The audit of one request; `begin` and `end` may refuse the answer."""
+
+    def add(self, index: int, event: Event) -> None: ...
+
+    async def begin(self) -> None: ...
+
+    async def end(self, total_ms: float) -> None: ...
+
+
 class Answers:
     """The choices of one request while they are generated, with their usage, pictures and times so far.
 
@@ -45,6 +55,7 @@ class Answers:
         requests: Sequence[ChatRequest],
         *,
         observers: Sequence[Observer] = (),
+        audit: Audit | None = None,
         clock: Clock = time.monotonic,
         received_at: float | None = None,  # by `clock`: when the request came in
     ) -> None:
@@ -56,6 +67,7 @@ class Answers:
         self._answer = answer
         self._requests = requests
         self._observers = observers
+        self._audit = audit
         self._clock = clock
         self._received_at = clock() if received_at is None else received_at
 
@@ -102,6 +114,7 @@ class Answers:
     async def events(self) -> IndexedEvents:
         """The events of all choices in the order in which they happen."""
         finished: dict[int, Finished] = {}
+        first = True
         async with aclosing(_stream(self._answer, self._requests)) as events:
             async for index, event in events:
                 if isinstance(event, Finished):
@@ -110,6 +123,13 @@ class Answers:
                         self._add(index, merge([finished[number] for number in range(len(self))], self._prompts))
                 else:
                     self._add(index, event)
+                if self._audit is not None:
+                    self._audit.add(index, event)
+                    if first:
+                        await self._audit.begin()
+                    if self.finished is not None:
+                        await self._audit.end(self.total_ms)
+                first = False
                 yield index, event
         if self.finished is None:
             raise EngineFailed("The answer stopped before its end.")

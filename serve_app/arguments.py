@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from serve_app import __version__
+from serve_app.audit_arguments import AUDIT_DESCRIPTION, add_audit_arguments
 
 DESCRIPTION = """\
 Serve GLM vision models, which answer questions about pictures.
@@ -141,6 +142,14 @@ def _parser() -> argparse.ArgumentParser:
         description=PLAN_DESCRIPTION,
     )
     _add_plan(plan)
+
+    audit = _command(
+        commands.add_parser,
+        "audit",
+        help="verify and export the audit log, delete a person's data from it",
+        description=AUDIT_DESCRIPTION,
+    )
+    add_audit_arguments(audit)
 
     drain = _command(
         commands.add_parser,

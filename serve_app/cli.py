@@ -1,4 +1,4 @@
-"""The `glm-serve` command: runs up, ask, doctor, plan and drain."""
+"""The `glm-serve` command: runs up, ask, doctor, plan, audit and drain."""
 
 from __future__ import annotations
 
@@ -102,6 +102,12 @@ def _plan(options: argparse.Namespace) -> int:
     return 0
 
 
+def _audit(options: argparse.Namespace) -> int:
+    from serve_app.audit.commands import run
+
+    return run(options, sys.stdout)
+
+
 def _drain(options: argparse.Namespace) -> int:
     from serve_app.drain import drain_this_pod
 
@@ -114,6 +120,7 @@ COMMANDS: Final[dict[str, Callable[[argparse.Namespace], int]]] = {
     "ask": _ask,
     "doctor": _doctor,
     "plan": _plan,
+    "audit": _audit,
     "drain": _drain,
 }
 

@@ -13,6 +13,7 @@ ServiceError                 500  internal_error
 ├── HeadersTooLarge          431  headers_too_large
 ├── RateLimited              429  rate_limit_exceeded      the caller's own limit; Retry-After
 ├── Overloaded               503  overloaded               our limit; Retry-After
+├── AuditUnavailable         503  audit_unavailable        audit.mode is required; Retry-After
 ├── DeadlineExceeded         504  deadline_exceeded
 └── EngineFailed             500  engine_error
     └── ReplicaLost          500  replica_lost             its process died; the request may be sent again
@@ -115,6 +116,14 @@ class Overloaded(ServiceError):
     status = 503
     code = "overloaded"
     retry_after_s = 1.0
+
+
+class AuditUnavailable(ServiceError):
+    """The audit log can't be written, and the service gives no answer without it."""
+
+    status = 503
+    code = "audit_unavailable"
+    retry_after_s = 5.0
 
 
 class DeadlineExceeded(ServiceError):

@@ -67,6 +67,10 @@ ANSWER_CACHE_LOOKUP_SECONDS = Metric(
 )
 ANSWER_CACHE_BYTES = Metric("glm_answer_cache_bytes", "gauge", "Size of the answers kept in this process.")
 
+# -- audit log
+AUDIT_LINES = Metric("glm_audit_lines_total", "counter", "Lines written to the audit log.")
+AUDIT_FAILURES = Metric("glm_audit_failures_total", "counter", "Lines of the audit log that could not be written.")
+
 # -- preprocess
 STAGE_SECONDS = Metric(
     "glm_stage_seconds",

@@ -168,6 +168,33 @@ def service() -> str:
                 ],
             ),
             (
+                "Answer cache and audit",
+                [
+                    lines(
+                        "Answer cache lookups",
+                        "By result. hit and joined: no work of the model; unavailable: Redis did not respond in time; "
+                        "invalid: a damaged or forged answer was ignored.",
+                        "reqps",
+                        Query(rate(metrics.ANSWER_CACHE_LOOKUPS, by="result"), "{{result}}"),
+                        stacked=True,
+                    ),
+                    lines(
+                        "Answer cache lookup time",
+                        "Time of one lookup, in memory or in Redis.",
+                        "s",
+                        Query(quantile(0.5, metrics.ANSWER_CACHE_LOOKUP_SECONDS), "p50"),
+                        Query(quantile(0.99, metrics.ANSWER_CACHE_LOOKUP_SECONDS), "p99"),
+                    ),
+                    lines(
+                        "Audit log",
+                        "Lines written, and lines that could not be written.",
+                        "short",
+                        Query(rate(metrics.AUDIT_LINES), "written"),
+                        Query(rate(metrics.AUDIT_FAILURES), "failed"),
+                    ),
+                ],
+            ),
+            (
                 "Replicas",
                 [
                     lines(

@@ -12,6 +12,7 @@ from starlette.middleware import Middleware
 
 from serve_app import __version__, demo
 from serve_app.answers import Clock
+from serve_app.audit.request_audit import AuditLog
 from serve_app.contracts import Answer, Tokenize
 from serve_app.ingress.ask.routes import ask_routes
 from serve_app.ingress.chat.routes import chat_routes
@@ -53,6 +54,7 @@ def create_app(
     new_id: Callable[[], str] = new_uuid,
     host: str | None = None,  # the address that is listened on; None: that of the settings
     ready_within_s: float = READY_WITHIN_S,
+    audit: AuditLog | None = None,
 ) -> FastAPI:
     app = FastAPI(
         title=TITLE,
@@ -94,7 +96,7 @@ def create_app(
     app.include_router(docs_routes(lambda: app.openapi()))
     complete_openapi(app, served=settings.model.served_name, max_choices=settings.http.max_choices)
     outer = outer_middlewares(
-        settings, meter, route_paths(app), host=host or settings.http.host, clock=clock, new_id=new_id
+        settings, meter, route_paths(app), host=host or settings.http.host, clock=clock, new_id=new_id, audit=audit
     )
     app.user_middleware = [Middleware(UnlessWrapped, middlewares=outer), Middleware(HeadAsGet)]
     return app

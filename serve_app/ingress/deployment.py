@@ -12,6 +12,8 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
+from serve_app.audit.request_audit import AuditLog
+from serve_app.audit.writer import AuditWriter
 from serve_app.cache.answer_cache import AnswerCache
 from serve_app.ingress.app import create_app, new_uuid, route_paths, system_fingerprint
 from serve_app.ingress.http_protocol import bounded_protocol
@@ -41,6 +43,7 @@ class IngressDeployment:
         return_memory()
         self._settings = settings
         self._meter = RayMeter()
+        self._audit = audit_log(settings, self._meter)
         self._pipeline = Pipeline(preprocess, engine, answer_cache(settings, self._meter))
         self._metrics_url = f"http://{ray.util.get_node_ip_address()}:{settings.metrics.port}/metrics"
 
@@ -54,11 +57,18 @@ class IngressDeployment:
             meter,
             metrics_page=self._metrics_page,
             host="0.0.0.0",  # requests by Serve's proxy: they have passed its own address
+            audit=self._audit,
         )
 
         def outer(serve_app: ASGIApp, host: str) -> ASGIApp:
             middlewares = outer_middlewares(
-                self._settings, meter, route_paths(app), host=host, clock=time.monotonic, new_id=new_uuid
+                self._settings,
+                meter,
+                route_paths(app),
+                host=host,
+                clock=time.monotonic,
+                new_id=new_uuid,
+                audit=self._audit,
             )
             return wrap(serve_app, middlewares)
 
@@ -69,6 +79,15 @@ class IngressDeployment:
         async with httpx.AsyncClient(timeout=METRICS_TIMEOUT_S, trust_env=False) as client:
             response = await client.get(self._metrics_url)
             return response.raise_for_status().content
+
+
+def audit_log(settings: Settings, meter: Meter) -> AuditLog | None:
+    """The audit log of the settings; None if it is off."""
+    if settings.audit.mode == "off":
+        return None
+    model, fingerprint = settings.model, system_fingerprint(settings.model)
+    identity = {"name": model.served_name, "revision": model.revision or "", "fingerprint": fingerprint}
+    return AuditLog(settings.audit, AuditWriter(settings.audit, meter), identity)
 
 
 def answer_cache(settings: Settings, meter: Meter) -> AnswerCache | None:

@@ -12,6 +12,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve_app.answers import Clock
+from serve_app.audit.request_audit import AuditLog
 from serve_app.ingress.body_reader import BodyBudget, BodyLimits, BodyReader
 from serve_app.ingress.cors import CorsMiddleware
 from serve_app.ingress.errors import UnhandledErrorMiddleware
@@ -29,7 +30,14 @@ EXPOSED_HEADERS = ("x-request-id", "retry-after", "server-timing", "x-ignored-fi
 
 
 def outer_middlewares(
-    settings: Settings, meter: Meter, paths: Container[str], *, host: str, clock: Clock, new_id: Callable[[], str]
+    settings: Settings,
+    meter: Meter,
+    paths: Container[str],
+    *,
+    host: str,
+    clock: Clock,
+    new_id: Callable[[], str],
+    audit: AuditLog | None = None,
 ) -> list[Middleware]:
     """Outermost first; `paths` are those of the application's routes, `host` is the address that is listened on."""
     http, engine = settings.http, settings.engine
@@ -52,7 +60,7 @@ def outer_middlewares(
         Middleware(ExtraSlashes),
         *([cors] if http.allowed_origins else ()),
         Middleware(LoadCheckMiddleware, load=load, meter=meter, paths=paths),
-        Middleware(RequestLogMiddleware, meter=meter, paths=paths, clock=clock, new_id=new_id),
+        Middleware(RequestLogMiddleware, meter=meter, paths=paths, clock=clock, new_id=new_id, audit=audit),
         Middleware(UnhandledErrorMiddleware),
         Middleware(HeaderFilter, allowed_hosts=allowed_hosts(host, http.allowed_hosts)),
         Middleware(OriginFilter, allowed_origins=http.allowed_origins),

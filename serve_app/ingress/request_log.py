@@ -14,6 +14,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.answers import Answers, Clock
+from serve_app.audit.request_audit import AuditLog, RequestAudit
 from serve_app.caller import ANONYMOUS, Caller
 from serve_app.contracts import Delta, Event, Finished, ToolCallDelta
 from serve_app.ingress.header_filter import REQUEST_ID, request_id_header
@@ -29,6 +30,7 @@ from serve_app.metrics import (
 
 CLIENT_CLOSED_REQUEST = 499  # nginx's and Ray Serve's status for "the client closed the connection"
 UNMATCHED = "unmatched"
+REFUSED = frozenset({401, 403, 429})  # audited with any method; other requests only if they ask for something
 POLLED = frozenset({"/healthz", "/readyz", "/metrics"})  # requested every few seconds: successes are logged as DEBUG
 
 _log = logging.getLogger("glm.access")
@@ -44,6 +46,7 @@ class RequestLog:
     meter: Meter
     received_at: float
     caller: Caller = ANONYMOUS
+    audit: RequestAudit | None = None
     status: int | None = None
     code: str | None = None  # of the error in the response
     answer_id: str | None = None  # the response id
@@ -74,6 +77,9 @@ class RequestLog:
         self.meter.observe(REQUEST_SECONDS, total_s, route=route)
         if self.code is not None and route not in POLLED:  # a probe's 503 is not a rejected request
             self.meter.count(REJECTIONS, code=self.code)
+        if self.audit is not None and (method == "POST" or status in REFUSED):
+            outcome = "client_closed_request" if cancelled else self.code or "ok"
+            self.audit.close(route, status, outcome, total_s * 1000, self.caller)
         if cancelled and self.answer_id is not None:
             self.meter.count(CANCELLATIONS)
         _log.log(
@@ -115,13 +121,21 @@ class RequestLogMiddleware:
     """
 
     def __init__(
-        self, app: ASGIApp, *, meter: Meter, paths: Container[str], clock: Clock, new_id: Callable[[], str]
+        self,
+        app: ASGIApp,
+        *,
+        meter: Meter,
+        paths: Container[str],
+        clock: Clock,
+        new_id: Callable[[], str],
+        audit: AuditLog | None = None,
     ) -> None:
         self._app = app
         self._meter = meter
         self._paths = paths
         self._clock = clock
         self._new_id = new_id
+        self._audit = audit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -132,6 +146,8 @@ class RequestLogMiddleware:
         scope["headers"] = [*_without_id(scope["headers"]), header]
         request_log = scope[_KEY] = RequestLog(request_id, self._clock, self._meter, self._clock())
 
+        if self._audit is not None:
+            request_log.audit = self._audit.of_request(request_id, scope["method"])
         complete = False
 
         async def send_logged(message: Message) -> None:

@@ -59,10 +59,14 @@ async def respond(
     """
     request_log = request_log_of(request.scope)
     request_log.answer_id = id
+    asked = [replace(each, caller=request_log.caller, cache=cache_use(request.headers)) for each in requests]
+    if request_log.audit is not None:
+        request_log.audit.asked(asked, id, request.scope["route"].path)
     answers = Answers(
         context.answer,
-        [replace(each, caller=request_log.caller, cache=cache_use(request.headers)) for each in requests],
+        asked,
         observers=(request_log,),
+        audit=request_log.audit,
         clock=request_log.clock,
         received_at=request_log.received_at,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -60,6 +61,11 @@ class Cached:
     async def ask(self, request: ChatRequest) -> list[Event]:
         async with aclosing(self.events(request)) as events:
             return [event async for event in events]
+
+    async def settled(self) -> None:
+        """Waits until the answers in progress are kept: until then, identical questions join them."""
+        while self.cache._flights:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
 
     def lookups(self) -> dict[str, int]:
         name = "glm_answer_cache_lookups_total"

@@ -1,0 +1,209 @@
+"""What is written of one request: who asked what, what was answered, how long it took, and how it ended.
+
+It gets the events of the answers (`answers.Audit`). In required mode the line is in the file before the last event of
+the answer is sent; a stream has a line `started` before its first event too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import orjson
+
+from serve_app.audit.writer import AuditWriter
+from serve_app.caller import ANONYMOUS, Caller
+from serve_app.contracts import ChatRequest, Delta, Event, Finished, ImagePart, Started, TextPart, ToolCallDelta
+from serve_app.errors import AuditUnavailable
+from serve_app.settings_audit import AuditSettings
+
+WRITE_TIMEOUT_S: Final = 10.0
+
+
+class AuditLog:
+    """The audit log as requests see it: the writer and what is written."""
+
+    def __init__(
+        self,
+        settings: AuditSettings,
+        writer: AuditWriter,
+        model: dict[str, str],
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self.settings = settings
+        self.writer = writer
+        self.model = model  # name, revision, fingerprint: part of each line
+        self.required = settings.mode == "required"
+        self._now = now
+
+    def of_request(self, request_id: str, method: str) -> RequestAudit:
+        """The audit of a request that came in now."""
+        return RequestAudit(self, {"time": iso_time(self._now()), "request_id": request_id, "method": method})
+
+
+class _Choice:
+    """What one choice of the answer says so far."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.reasoning: list[str] = []
+        self.calls: list[dict[str, str]] = []
+        self.finished: Finished | None = None
+
+    def as_object(self) -> dict[str, Any]:
+        said: dict[str, Any] = {"text": "".join(self.texts)}
+        if self.reasoning:
+            said["reasoning"] = "".join(self.reasoning)
+        if self.calls:
+            said["tool_calls"] = self.calls
+        return said
+
+
+class RequestAudit:
+    """The lines of one request; exactly one of kind `request`."""
+
+    def __init__(self, log: AuditLog, fields: dict[str, Any]) -> None:
+        self._log = log
+        self._caller = ANONYMOUS
+        self._fields = fields
+        self._requests: Sequence[ChatRequest] = ()
+        self._choices: dict[int, _Choice] = {}
+        self._started: Started | None = None
+        self._is_written = False
+
+    def asked(self, requests: Sequence[ChatRequest], answer_id: str, route: str) -> None:
+        """The choices that are about to be generated."""
+        self._requests = requests
+        self._caller = requests[0].caller
+        self._fields |= {"id": answer_id, "route": route}
+
+    def add(self, index: int, event: Event) -> None:
+        """An event of the choice with this index; a repeated `Started` means that it is generated again."""
+        match event:
+            case Started():
+                self._choices[index] = _Choice()
+                self._started = self._started or event
+            case Delta(channel="reasoning"):
+                self._choices[index].reasoning.append(event.text)
+            case Delta():
+                self._choices[index].texts.append(event.text)
+            case ToolCallDelta():
+                calls = self._choices[index].calls
+                if event.name is not None:
+                    calls.append({"name": event.name, "arguments": ""})
+                calls[event.index]["arguments"] += event.arguments
+            case Finished():
+                self._choices[index].finished = event
+
+    async def begin(self) -> None:
+        """Before the first event is sent; raises AuditUnavailable in required mode."""
+        if not self._log.required:
+            return
+        if self._log.writer.failing:
+            raise AuditUnavailable(
+                "The audit log can't be written, and no answer is given without it. Try again later."
+            )
+        if self._requests[0].stream:
+            await self._wait(self._log.writer.write("started", self._described(), self._personal()))
+
+    async def end(self, total_ms: float) -> None:
+        """Before the last event is sent; raises AuditUnavailable in required mode."""
+        written = self.close(self._fields["route"], 200, "answered", total_ms, self._caller)
+        if self._log.required and written is not None:
+            await self._wait(written)
+
+    def close(self, route: str, status: int, outcome: str, total_ms: float, caller: Caller) -> Future[None] | None:
+        """Queues the line of the request, unless it was: how it ended, with HTTP status and error code."""
+        if self._is_written:
+            return None
+        self._is_written = True
+        self._caller = caller
+        self._fields["route"] = route
+        fields = self._described() | {"status": status, "outcome": outcome, "total_ms": round(total_ms, 3)}
+        return self._log.writer.write("request", fields | self._measured(), self._personal())
+
+    def _described(self) -> dict[str, Any]:
+        fields = self._fields | {"tenant": self._caller.tenant, "model": self._log.model}
+        if self._requests:
+            sampling = self._requests[0].sampling
+            fields["temperature"], fields["seed"], fields["choices"] = (
+                sampling.temperature,
+                sampling.seed,
+                len(self._requests),
+            )
+        return fields
+
+    def _measured(self) -> dict[str, Any]:
+        """Tokens, pictures and times, as far as they are known."""
+        started = self._started
+        if started is None:
+            return {}
+        ends = [choice.finished for choice in self._choices.values() if choice.finished is not None]
+        return {
+            "prompt_tokens": started.prompt_tokens,
+            "image_tokens": started.image_tokens,
+            "completion_tokens": sum(end.usage.completion_tokens for end in ends),
+            "cached_tokens": max((end.usage.cached_tokens for end in ends), default=0),
+            "finish_reasons": [end.reason for end in ends],
+            "cache": started.cache,
+            "pictures": [
+                {"original_size": picture.original_size, "seen_size": picture.seen_size, "tokens": picture.tokens}
+                for picture in started.pictures
+            ],
+            "stages_ms": {name: round(spent, 3) for name, spent in (ends[0] if ends else started).stages_ms.items()},
+        }
+
+    def _personal(self) -> dict[str, Any]:
+        """What `delete-person` removes: who asked, what was asked and answered, and which pictures."""
+        personal: dict[str, Any] = {"caller": self._caller.id}
+        if self._started is not None:
+            personal["pictures"] = [picture.digest for picture in self._started.pictures]
+        if self._requests:
+            personal |= self._text("question", _question(self._requests[0]))
+        if self._choices:
+            personal |= self._text("answer", [self._choices[index].as_object() for index in sorted(self._choices)])
+        return personal
+
+    def _text(self, name: str, value: Any) -> dict[str, Any]:
+        data = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+        fields = {f"{name}_sha256": hashlib.sha256(data).hexdigest()}
+        return fields | ({name: value} if self._log.settings.texts == "full" else {})
+
+    async def _wait(self, written: Future[None]) -> None:
+        try:
+            async with asyncio.timeout(WRITE_TIMEOUT_S):
+                await asyncio.wrap_future(written)
+        except TimeoutError as error:
+            raise AuditUnavailable("The audit log does not respond, and no answer is given without it.") from error
+
+
+def _question(request: ChatRequest) -> Any:
+    """The conversation without pictures, or the text to continue."""
+    if request.text is not None:
+        return _printable(request.text) if isinstance(request.text, str) else list(request.text)
+    messages = []
+    for message in request.messages:
+        parts: list[Any] = [
+            _printable(part.text)
+            if isinstance(part, TextPart)
+            else ("<picture>" if isinstance(part, ImagePart) else "<file>")
+            for part in message.parts
+        ]
+        calls = [{"name": call.name, "arguments": json.dumps(call.arguments)} for call in message.tool_calls]
+        messages.append({"role": message.role, "parts": parts, **({"tool_calls": calls} if calls else {})})
+    return messages
+
+
+def _printable(text: str) -> str:
+    """The text with halves of characters replaced, which UTF-8 can't hold."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def iso_time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
