@@ -55,7 +55,7 @@ class MemoryWatch:
     CHANGED_BYTES: Final = 8 * 2**20
 
     def __init__(self, measure: Callable[[], tuple[int, int]] | None = None) -> None:
-        self._measure = measure or _resident_and_free
+        self._measure = measure or _private_and_free
         self._resident, self._free = self._measure()
 
     def run(self) -> None:
@@ -103,12 +103,17 @@ class _MallocInfo(ctypes.Structure):
     ]
 
 
-def _resident_and_free() -> tuple[int, int]:
-    """Bytes of private memory of this process, and bytes of free blocks that the allocator holds (Linux)."""
+def private_bytes() -> int:
+    """Bytes of memory of this process that it does not share (Linux)."""
     _, resident, shared, *_ = map(int, Path("/proc/self/statm").read_text().split())
+    return (resident - shared) * resource.getpagesize()
+
+
+def _private_and_free() -> tuple[int, int]:
+    """Bytes of private memory of this process, and bytes of free blocks that the allocator holds (Linux)."""
     libc = ctypes.CDLL(None)
     free = 0
     if hasattr(libc, "mallinfo2"):
         libc.mallinfo2.restype = _MallocInfo
         free = libc.mallinfo2().fordblks
-    return (resident - shared) * resource.getpagesize(), free
+    return private_bytes(), free

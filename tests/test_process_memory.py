@@ -12,11 +12,11 @@ from serve_app.process_memory import MemoryWatch
 MIB = 2**20
 
 ALLOCATE_AND_FREE = """
-from serve_app.process_memory import MemoryWatch, _resident_and_free, return_memory
+from serve_app.process_memory import MemoryWatch, _private_and_free, return_memory
 
 return_memory()
 watch = MemoryWatch()
-before, _ = _resident_and_free()
+before, _ = _private_and_free()
 kept = []
 for number in range(200_000):  # 100 MB in blocks that Python gets from malloc; some are never freed
     block = bytes(1000)
@@ -24,7 +24,7 @@ for number in range(200_000):  # 100 MB in blocks that Python gets from malloc; 
     del block
 kept = kept[-3:]
 assert watch.look()
-after, _ = _resident_and_free()
+after, _ = _private_and_free()
 assert after - before < 20 * 2**20, (before, after)
 assert not watch.look(), "nothing has changed"
 """

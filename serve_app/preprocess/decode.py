@@ -9,6 +9,7 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from pi_heif import HeifImageFile
@@ -33,6 +34,7 @@ from serve_app.preprocess.picture_limits import (
     check_pixels,
     check_pure_python_pixels,
     check_scans,
+    check_strips,
     megapixels,
 )
 from serve_app.preprocess.sniff import sniff
@@ -61,6 +63,7 @@ _UPRIGHT = {  # EXIF orientation -> what turns the stored pixels upright
     8: Image.Transpose.ROTATE_90,
 }
 _ORIENTATION = 0x0112
+_STRIPS_OR_TILES = (273, 324)  # tags of a TIFF: where they begin
 _START_OF_SCAN = b"\xff\xda"
 _STRIP_ROWS = 256  # rows flattened at once: a full RGBA copy of a large picture costs 200 MB
 
@@ -86,6 +89,8 @@ def read_header(data: bytes, label: ImageLabel, limits: PictureLimits) -> Header
     check_bytes(len(data), limits.max_bytes, label)
     file_format = sniff(data, label)
     with _pillow_errors_rejected(label, file_format, limits.max_pixels):
+        if file_format == "TIFF":
+            check_strips(_count_strips(data), label)
         image = _open(data, file_format)
         width, height = image.size
         check_pixels(width, height, limits.max_pixels, label)
@@ -134,6 +139,21 @@ def _load(data: bytes, file_format: str) -> Image.Image:
 def _count_scans(data: bytes, file_format: str) -> int:
     """At least the number of scans of a JPEG: markers in a thumbnail or a profile count too."""
     return max(1, data.count(_START_OF_SCAN)) if file_format == "JPEG" else 1
+
+
+def _count_strips(data: bytes) -> int:
+    """The most strips or tiles that the first directory of a TIFF names; 0 if it is damaged, which Pillow finds."""
+    order: Literal["little", "big"] = "little" if data[:2] == b"II" else "big"
+    big = data[2:4] in (b"+\0", b"\0+")  # BigTIFF: 8 bytes in place of 4
+    size, entry, numbers = (8, 20, 8) if big else (4, 12, 2)
+
+    def number(start: int, length: int) -> int:
+        return int.from_bytes(data[start : start + length], order)
+
+    start = number(8 if big else 4, size)
+    entries = range(start + numbers, min(start + numbers + entry * number(start, numbers), len(data)), entry)
+    counts = [number(place + 4, size) for place in entries if number(place, 2) in _STRIPS_OR_TILES]
+    return max(counts, default=0)
 
 
 def _orientation(image: ImageFile.ImageFile, file_format: str) -> int:

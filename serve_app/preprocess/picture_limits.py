@@ -11,6 +11,7 @@ from serve_app.contracts import ImagePart
 from serve_app.errors import ImageRejected, InvalidRequest
 from serve_app.settings import PreprocessSettings
 
+TIFF_STRIPS: Final = 65_536  # or tiles: Pillow makes a list of them in Python, 1 ms for each thousand
 PURE_PYTHON_PIXELS: Final = 4_000_000  # of formats that Pillow decodes in Python: 0.6 s
 
 
@@ -84,6 +85,12 @@ def check_scans(scans: int, limit: int, label: ImageLabel) -> None:
         raise label.rejected(
             f"is a progressive JPEG of {scans} scans; the limit is {limit}. Save it as a baseline JPEG"
         )
+
+
+def check_strips(strips: int, label: ImageLabel) -> None:
+    """Raises ImageRejected for a TIFF of more than `TIFF_STRIPS` strips or tiles."""
+    if strips > TIFF_STRIPS:
+        raise label.rejected(f"is a TIFF of {strips} strips or tiles; the limit is {TIFF_STRIPS}. Save it as PNG")
 
 
 def check_pure_python_pixels(width: int, height: int, file_format: str, label: ImageLabel) -> None:

@@ -36,3 +36,14 @@ def run_length_bmp(width: int = 8000, height: int = 6000) -> bytes:
     offset = 14 + 40 + len(palette)
     info = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(body), 0, 0, 256, 0)
     return b"BM" + struct.pack("<IHHI", offset + len(body), 0, 0, offset) + info + palette + body
+
+
+def tiff_of_strips(strips: int, big: bool = False) -> bytes:
+    """A TIFF or BigTIFF with a strip for each of its rows, all at the same place."""
+    start = 256
+    tags = [(256, 16), (257, strips), (258, 8), (259, 1), (262, 1), (277, 1), (278, 1)]
+    fields = sorted([(tag, 4, 1, value) for tag, value in tags] + [(273, 4, strips, start), (279, 4, strips, start)])
+    head = struct.pack("<2sHHHQ", b"II", 43, 8, 0, 16) if big else struct.pack("<2sHI", b"II", 42, 8)
+    directory = struct.pack("<Q" if big else "<H", len(fields))
+    directory += b"".join(struct.pack("<HHQQ" if big else "<HHII", *field) for field in fields)
+    return (head + directory).ljust(start, b"\0") + struct.pack("<I", 16) * strips

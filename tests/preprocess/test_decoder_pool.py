@@ -7,7 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
+from PIL import Image
 
 from serve_app.errors import ImageRejected, Overloaded
 from serve_app.preprocess.decode import decode_picture, read_header
@@ -19,7 +21,7 @@ from serve_app.preprocess.resize import picture_digest, resize_picture
 from serve_app.preprocess.size_rule import SizeRule
 from serve_app.settings import PreprocessSettings
 from tests.preprocess.decoders import LABEL, LIMITS, shared_decoders
-from tests.preprocess.hostile import flat_webp, jpeg_of_scans, run_length_bmp
+from tests.preprocess.hostile import flat_webp, jpeg_of_scans, run_length_bmp, tiff_of_strips
 from tests.preprocess.pictures import encoded, hollow, photo
 
 SMALL = encoded(photo(448, 336), "JPEG")
@@ -142,6 +144,21 @@ def test_a_jpeg_of_1500_scans_is_refused_by_its_header() -> None:
 def test_a_large_bmp_with_run_lengths_is_refused_by_its_header() -> None:
     with pytest.raises(ImageRejected, match=r"BMP file of 48 megapixels in a compression .* limit for it is 4\."):
         read_header(run_length_bmp(), LABEL, LIMITS)
+
+
+@pytest.mark.parametrize("big", [False, True], ids=["TIFF", "BigTIFF"])
+def test_a_tiff_of_a_million_strips_is_refused_before_pillow_lists_them(big: bool) -> None:
+    with pytest.raises(ImageRejected, match="TIFF of 1000000 strips or tiles; the limit is 65536"):
+        read_header(tiff_of_strips(1_000_000, big), LABEL, LIMITS)
+
+
+async def test_the_memory_of_a_large_picture_is_returned() -> None:
+    """A worker kept 330 MiB after an AVIF of 64 megapixels."""
+    avif = encoded(Image.new("RGB", (6000, 6000), "white"), "AVIF", speed=10)
+    pool = shared_decoders()
+    await decode(pool, avif)
+    await decode(pool, SMALL)
+    assert all(psutil.Process(pid).memory_full_info().uss < 160 * 2**20 for pid in pool.process_ids)
 
 
 async def test_a_small_bmp_with_run_lengths_is_decoded() -> None:
