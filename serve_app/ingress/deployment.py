@@ -26,10 +26,16 @@ from serve_app.process_memory import return_memory
 from serve_app.settings import Settings
 
 METRICS_TIMEOUT_S: Final = 5.0  # a scrape of a busy node takes 0.1 s
+STOP_S: Final = 7.0  # running requests may finish in this time; less than `standalone.shutdown.DRAIN_S`
 
 
 # Far above our own limits (`outer_middlewares.py`), which refuse a request before Serve counts it.
-@serve.deployment(name="ingress", max_ongoing_requests=100_000, ray_actor_options={"num_cpus": 0})
+@serve.deployment(
+    name="ingress",
+    max_ongoing_requests=100_000,
+    ray_actor_options={"num_cpus": 0},
+    graceful_shutdown_timeout_s=STOP_S,
+)
 @serve.ingress()
 class IngressDeployment:
     """Serves the HTTP app over the pipeline. Needs little CPU: no picture is decoded and no model runs here.

@@ -1,4 +1,4 @@
-"""Customizes Ray Serve's HTTP server: bounded protocol, outer middlewares, SO_REUSEPORT, cancellation.
+"""Customizes Ray Serve's HTTP server: bounded protocol, outer middlewares, SO_REUSEPORT, cancellation, stop.
 
 Ray Serve 2.60 builds uvicorn's server itself and offers no setting for these. Its functions are replaced in the ingress
 replica's process; they are private, Ray is pinned exactly, and tests/cluster fails if an upgrade breaks this.
@@ -6,15 +6,19 @@ replica's process; they are private, Ray is pinned exactly, and tests/cluster fa
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from ray.serve._private import replica
 from ray.serve._private.constants import RAY_SERVE_ENABLE_HA_PROXY
 from ray.serve.context import _get_in_flight_requests
 from starlette.types import ASGIApp
 
+from serve_app.ingress.disconnect import stop_running_work
 from serve_app.ingress.http_protocol import BoundedHttpProtocol
+
+ERRORS_BEFORE_KILL_S: Final = 2.0  # a stream's last events have this long to reach its client
 
 
 def customize_server(protocol: type[BoundedHttpProtocol], outer: Callable[[ASGIApp, str], ASGIApp]) -> None:
@@ -34,7 +38,19 @@ def customize_server(protocol: type[BoundedHttpProtocol], outer: Callable[[ASGIA
         server.config.http = protocol
         return task, server
 
+    shut_down = replica.Replica._perform_graceful_shutdown
+
+    async def shut_down_with_errors(self: Any) -> None:
+        """Serve waits for running requests and then kills the process: those that are left get an error before."""
+        left_s = self._deployment_config.graceful_shutdown_timeout_s - ERRORS_BEFORE_KILL_S
+        timer = asyncio.get_running_loop().call_later(max(0.0, left_s), stop_running_work)
+        try:
+            await shut_down(self)
+        finally:
+            timer.cancel()
+
     replica.start_asgi_http_server = start_customized_server
+    replica.Replica._perform_graceful_shutdown = shut_down_with_errors
     replica._get_in_flight_requests = calls_in_flight
 
 

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from serve_app.errors import EngineFailed, ServiceError
-from serve_app.ingress.disconnect import run_until_disconnect
+from serve_app.ingress.disconnect import is_stopped, run_until_disconnect
 from serve_app.ingress.errors import to_service_error
 from serve_app.ingress.request_log import RequestLog
 
@@ -81,7 +81,7 @@ class EventStream(Response):
             if not self._started:
                 raise
             await self._send_failure(send, error)
-            if isinstance(error, asyncio.CancelledError):
+            if isinstance(error, asyncio.CancelledError) and not is_stopped():
                 raise
         finally:
             keeping_alive.cancel()
@@ -111,6 +111,8 @@ class EventStream(Response):
             known = to_service_error(error, self._request_log)
         else:
             known = EngineFailed("The service was stopped before the answer was complete.")
+            if is_stopped():
+                self._request_log.code = known.code
         for chunk in self._error_chunks(known):
             await self._send_frame(send, self._frame(chunk))
 

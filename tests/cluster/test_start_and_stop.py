@@ -88,19 +88,19 @@ def test_another_user_reaches_neither_rays_files_nor_the_logs(service: Service):
 
 
 @contextmanager
-def answer_that_outlasts_a_stop(service: Service) -> Iterator[None]:
-    """A stream of thousands of tokens; its text has begun."""
+def answer_that_outlasts_a_stop(service: Service) -> Iterator[Iterator[str]]:
+    """The lines of a stream of thousands of tokens; its text has begun."""
     body = {"messages": [{"role": "user", "content": "Hi"}], "stream": True, "max_tokens": 7000, "ignore_eos": True}
     with service.client() as client, client.stream("POST", "/v1/chat/completions", json=body) as response:
         lines = response.iter_lines()
         while '"content":"' not in next(lines).replace(" ", "").replace('"content":""', ""):
             pass
-        yield
+        yield lines
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 def test_a_stop_leaves_no_process_and_only_logs(tmp_path: Path, signal_number: signal.Signals):
-    """SIGTERM comes while an answer runs that takes longer than `DRAIN_S`.
+    """SIGTERM comes while an answer runs that takes longer than `DRAIN_S`: its stream ends with an error.
 
     Serve's shutdown could still run when Ray's was over; on a busy machine Ray then ended the process before it had
     cleaned up.
@@ -114,8 +114,11 @@ def test_a_stop_leaves_no_process_and_only_logs(tmp_path: Path, signal_number: s
             os.killpg(service.process.pid, signal_number)  # a terminal's Ctrl-C goes to the whole group
             assert service.process.wait(STOP_LIMIT_S) == 0
         else:
-            with answer_that_outlasts_a_stop(service):
+            with answer_that_outlasts_a_stop(service) as lines:
                 service.process.send_signal(signal_number)
+                *_, error, done = filter(None, lines)
+                assert "The service was stopped before the answer was complete." in error
+                assert done == "data: [DONE]"
                 assert service.process.wait(DRAIN_S + STOP_LIMIT_S) == 0
     assert still_running(processes) == []
     assert not folder.parent.exists()

@@ -10,6 +10,7 @@ import httpx
 import pytest
 from starlette.types import Message
 
+from serve_app.ingress.disconnect import stop_running_work
 from tests.fakes import FakeAnswer, FakeMeter
 from tests.ingress.client import PNG, MakeClient, chat, make_app, soon
 
@@ -41,6 +42,32 @@ async def test_a_closed_connection_closes_the_answer_at_once(
     assert answer.closed_early == 1
     assert meter.counts["glm_requests_total", path, "499"] == 1
     assert not any(key[0] == "glm_rejections_total" for key in meter.counts)
+
+
+@pytest.mark.parametrize("path", [CHAT, ASK])
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("hold_after", [0, 2])
+async def test_a_stop_ends_running_answers_with_an_error(
+    serving: Callable[..., Any], path: str, stream: bool, hold_after: int
+) -> None:
+    """Serve kills the process after the grace period; clients saw a connection that broke."""
+    answer, meter = FakeAnswer("Two ", "cats", hold_after=hold_after), FakeMeter()
+    url = await serving(answer, meter=meter)
+    async with httpx.AsyncClient() as client:
+        asking = asyncio.create_task(client.post(url + path, **_body(path, stream)))
+        await asyncio.wait_for(answer.held.wait(), 5)
+        await asyncio.to_thread(stop_running_work)
+        response = await asyncio.wait_for(asking, 5)  # complete: the body has its end
+        assert answer.closed_early == 1
+        if stream and hold_after:
+            assert response.status_code == 200
+            assert "The service was stopped before the answer was complete." in response.text
+            assert response.text.endswith("data: [DONE]\n\n") == (path == CHAT)
+        else:
+            assert (response.status_code, response.json()["error"]["code"]) == (500, "engine_error")
+        assert meter.counts["glm_rejections_total", "engine_error"] == 1
+        answer.release.set()
+        assert (await client.post(url + path, **_body(path, stream))).status_code == 200
 
 
 @pytest.mark.parametrize("path", [CHAT, ASK])
