@@ -1,4 +1,4 @@
-"""Customizes Ray Serve's HTTP server: bounded protocol, outer middlewares, SO_REUSEPORT, cancellation, stop.
+"""Customizes Ray Serve's HTTP server: protocol, outer middlewares, SO_REUSEPORT, cancellation and stop.
 
 Ray Serve 2.60 builds uvicorn's server itself and offers no setting for these. Its functions are replaced in the ingress
 replica's process; they are private, Ray is pinned exactly, and tests/cluster fails if an upgrade breaks this.
