@@ -33,25 +33,25 @@ class TextPart:
 
 
 @dataclass(frozen=True, slots=True)
+class Pages:
+    """Pages of a document, from 1, as ranges (first, last) in their order; without a last one: to the end."""
+
+    ranges: tuple[tuple[int, int | None], ...]
+    param: str = "pages"  # the request field, for error messages
+
+
+@dataclass(frozen=True, slots=True)
 class ImagePart:
-    """An encoded picture: file bytes, a `data:` URL or an `http(s):` URL."""
+    """A picture, or a document whose pages become pictures: file bytes, base64, a `data:` or an `http(s):` URL."""
 
     source: bytes | str
     param: str = "image"  # the request field it came from, for error messages
     detail: Detail = "auto"
+    pages: Pages | None = None  # of a document; None: all
+    noun: Literal["Picture", "File"] = "Picture"  # in error messages
 
 
-@dataclass(frozen=True, slots=True)
-class FilePart:
-    """A document or picture as file bytes, a `data:` URL or an `http(s):` URL; each page becomes a picture."""
-
-    source: bytes | str
-    param: str = "file"  # the request field it came from, for error messages
-    pages: tuple[int, int] | None = None  # first and last page of a PDF, from 1; None: all
-    detail: Detail = "auto"
-
-
-Part: TypeAlias = TextPart | ImagePart | FilePart
+Part: TypeAlias = TextPart | ImagePart
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +163,7 @@ class ChatRequest:
     @property
     def uploads(self) -> list[bytes | str]:
         """Its pictures and files as they were sent."""
-        return [part.source for message in self.messages for part in message.parts if not isinstance(part, TextPart)]
+        return [part.source for message in self.messages for part in message.parts if isinstance(part, ImagePart)]
 
 
 @dataclass(frozen=True, slots=True)

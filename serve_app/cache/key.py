@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from serve_app.contracts import ChatRequest, FilePart, ImagePart, Picture, Prompt, Sampling
+from serve_app.contracts import ChatRequest, ImagePart, Pages, Picture, Prompt, Sampling
 
 # Fields that cannot change an answer.
 PROMPT_FIELDS_NOT_IN_KEY: Final = frozenset({"id", "deadline_s", "stages_ms", "stream", "lane"})
@@ -62,7 +62,9 @@ def _canonical(value: Any) -> Any:
             return ["dict", *([_canonical(key), _canonical(each)] for key, each in value.items())]
         case Picture():
             return _of_fields(value, PICTURE_FIELDS_NOT_IN_KEY)
-        case ImagePart() | FilePart():
+        case ImagePart():
+            return _of_fields(value, frozenset({"param", "noun"}))
+        case Pages():
             return _of_fields(value, frozenset({"param"}))
     return _of_fields(value, frozenset())
 

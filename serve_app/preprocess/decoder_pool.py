@@ -20,6 +20,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.contracts import Pages
 from serve_app.errors import ImageRejected, Overloaded, ServiceError
 from serve_app.preprocess.decode import Header
 from serve_app.preprocess.decode_cost import AT_ONCE_S, SMALL_S, cpu_budget_s, decode_cost_s, header_cost_s
@@ -120,11 +121,11 @@ class DecoderPool:
         return ReadPicture(header, ImageRejected(reply["damage"], label.param) if "damage" in reply else None)
 
     async def measure_pages(
-        self, file: bytes, pages: tuple[int, int] | None, max_pages: int, label: ImageLabel, limits: PictureLimits
+        self, file: bytes, pages: Pages | None, max_pages: int, label: ImageLabel, limits: PictureLimits
     ) -> list[tuple[int, float, float]]:
-        """(page from 1, width, height in points) of the pages of a PDF; raises as `measure`."""
+        """(page from 1, width, height in points) of pages of a PDF; raises as `measure`."""
         cost_s = header_cost_s(len(file))
-        job = {**_job("pages", label, limits), "pages": pages, "max_pages": max_pages}
+        job = {**_job("pages", label, limits), "pages": pages and asdict(pages), "max_pages": max_pages}
         reply, _ = await self._run(job, file, cost_s, cpu_budget_s(cost_s), label)
         return [(page, width, height) for page, width, height in reply["pages"]]
 
@@ -174,7 +175,7 @@ class DecoderPool:
                 reply = await decoder.work({**job, "budget_s": budget_s}, file)
                 if reply is not None:
                     if "rejected" in reply:
-                        raise ImageRejected(reply["rejected"], label.param)
+                        raise ImageRejected(reply["rejected"], reply["param"] or label.param)
                     size = size_of(reply)
                     pixels = decoder.read_pixels(*size) if size else None
             except ServiceError:
@@ -254,7 +255,7 @@ class DecoderPool:
 
 
 def _job(kind: str, label: ImageLabel, limits: PictureLimits) -> dict[str, Any]:
-    return {"kind": kind, "label": (label.number, "", label.page), "limits": astuple(limits)}
+    return {"kind": kind, "label": (label.number, "", label.page, label.noun), "limits": astuple(limits)}
 
 
 def _decoded(reply: dict[str, Any], pixels: NDArray[np.uint8]) -> DecodedPicture:

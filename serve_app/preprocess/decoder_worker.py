@@ -20,6 +20,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, Final
 
+from serve_app.contracts import Pages
 from serve_app.errors import ImageRejected
 from serve_app.preprocess.decode import Header, decode_picture, read_header
 from serve_app.preprocess.decode_cost import AT_ONCE_S, decode_cost_s
@@ -95,10 +96,11 @@ def _work(jobs: socket.socket, memory: int, max_pixels: int) -> None:
         try:
             reply = _do(job, memory)
         except ImageRejected as rejected:
-            reply = {"rejected": rejected.message}
+            reply = {"rejected": rejected.message, "param": rejected.param}
         except MemoryError:
             label = ImageLabel(*job["label"])
-            reply = {"rejected": label.rejected("needs more memory than a decoder has. Send a smaller file").message}
+            too_large = label.rejected("needs more memory than a decoder has. Send a smaller file")
+            reply = {"rejected": too_large.message, "param": ""}
         signal.setitimer(signal.ITIMER_PROF, 0)
         jobs.send(json.dumps({**reply, "cpu_s": time.process_time() - began}).encode())
         if private_bytes() > _KEPT_BYTES:  # small pictures use the same blocks again
@@ -110,7 +112,8 @@ def _do(job: dict[str, Any], memory: int) -> dict[str, Any]:
     data = os.pread(memory, job["bytes"], 0)
     match job["kind"]:
         case "pages":
-            return {"pages": page_sizes(data, job["pages"], job["max_pages"], label)}
+            pages = job["pages"] and Pages(**job["pages"])
+            return {"pages": page_sizes(data, pages, job["max_pages"], label)}
         case "measure":
             header = read_header(data, label, limits)
             rule = job["rule"] and SizeRule.of_json(job["rule"])

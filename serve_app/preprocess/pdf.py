@@ -1,19 +1,19 @@
 """Pages of a PDF as pictures, by PDFium; runs in the decoder processes only."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pypdfium2
 from PIL import Image
 
+from serve_app.contracts import Pages
 from serve_app.errors import ServiceError
 from serve_app.preprocess.picture_limits import ImageLabel
 
 
-def page_sizes(
-    data: bytes, pages: tuple[int, int] | None, max_pages: int, label: ImageLabel
-) -> list[tuple[int, float, float]]:
-    """(page from 1, width, height in points) of the pages from first to last, or of all.
+def page_sizes(data: bytes, pages: Pages | None, max_pages: int, label: ImageLabel) -> list[tuple[int, float, float]]:
+    """(page from 1, width, height in points) of `pages` in their order, each once, or of all.
 
     Raises ImageRejected for a file that cannot be opened, for pages that it lacks and for more than `max_pages`.
     """
@@ -21,12 +21,23 @@ def page_sizes(
         total = len(pdf)
         if total == 0:
             raise label.rejected("is a PDF without pages")
-        first, last = pages or (1, total)
+        numbers = range(1, total + 1) if pages is None else _numbers(pages, total, label)
+        if len(numbers) > max_pages:
+            raise label.rejected(f"gives {len(numbers)} pages; the limit is {max_pages}. Send fewer of them")
+        return [(number, *pdf.get_page_size(number - 1)) for number in numbers]
+
+
+def _numbers(pages: Pages, total: int, label: ImageLabel) -> Sequence[int]:
+    """The numbers of the pages, each once; raises ImageRejected that names the field of the pages."""
+    numbers: dict[int, None] = {}
+    for first, end in pages.ranges:
+        last = total if end is None else end
         if not 1 <= first <= last <= total:
-            raise label.rejected(f"has {total} pages; pages {first} to {last} are asked for. Correct the range")
-        if last - first + 1 > max_pages:
-            raise label.rejected(f"gives {last - first + 1} pages; the limit is {max_pages}. Send a range of pages")
-        return [(number, *pdf.get_page_size(number - 1)) for number in range(first, last + 1)]
+            asked = f"page {first}" if first == end else f"pages {first} to {'the end' if end is None else end}"
+            only = "1 page" if total == 1 else f"{total} pages"
+            raise replace(label, param=pages.param).rejected(f"has {only}; '{pages.param}' asks for {asked}")
+        numbers.update(dict.fromkeys(range(first, last + 1)))
+    return tuple(numbers)
 
 
 def render_page(data: bytes, page: int, width: int, height: int, label: ImageLabel) -> Image.Image:

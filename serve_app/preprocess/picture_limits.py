@@ -30,21 +30,22 @@ class PictureLimits:
 
 @dataclass(frozen=True, slots=True)
 class ImageLabel:
-    """How errors name a picture: its number in the request, from 1, its field, and the page of a document."""
+    """How errors name a picture or file: its number in the request, from 1, its field, and the page of a document."""
 
     number: int
     param: str
     page: int | None = None
+    noun: str = "Picture"
 
     def rejected(self, reason: str) -> ImageRejected:
         """The error "Picture 2 {reason}." or "Page 3 of file 2 {reason}."."""
-        name = f"Picture {self.number}" if self.page is None else f"Page {self.page} of file {self.number}"
+        name = f"{self.noun} {self.number}" if self.page is None else f"Page {self.page} of file {self.number}"
         return ImageRejected(f"{name} {reason}.", self.param)
 
 
 def label_of(part: ImagePart, index: int) -> ImageLabel:
     """The label of a request's picture, `index` from 0."""
-    return ImageLabel(index + 1, part.param)
+    return ImageLabel(index + 1, part.param, noun=part.noun)
 
 
 def check_number(pictures: Sequence[ImagePart], model_limit: int | None, request_limit: int) -> None:

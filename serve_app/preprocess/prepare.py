@@ -14,12 +14,12 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 
 from serve_app.checkpoint import checkpoint_digest, checkpoint_folder
-from serve_app.contracts import ChatRequest, Picture, PictureSource, Prompt, Sampling, Tokenized
+from serve_app.contracts import ChatRequest, ImagePart, Picture, PictureSource, Prompt, Sampling, Tokenized
 from serve_app.errors import ContextTooLong, DeadlineExceeded, ImageRejected
 from serve_app.metrics import PICTURE_TOKENS, PICTURES, STAGE_SECONDS, Meter
 from serve_app.preprocess.decode import Header
 from serve_app.preprocess.decoder_pool import DecodedPicture, DecoderPool, ReadPicture
-from serve_app.preprocess.documents import PDF, POINTS_PER_INCH, Upload, files_as_pictures, is_pdf, repeat_pictures
+from serve_app.preprocess.documents import PDF, POINTS_PER_INCH, is_pdf, repeat_pictures
 from serve_app.preprocess.family_processor import ContextLimit, TokenizedPrompt, load_processor
 from serve_app.preprocess.fetch import Fetcher
 from serve_app.preprocess.max_tokens import context_too_long, resolve_max_tokens
@@ -156,17 +156,16 @@ class Preprocessor:
         self, request: ChatRequest, stages_ms: dict[str, float], held: Reservation, *, decode: bool
     ) -> tuple[list[_MeasuredPicture], TokenizedPrompt, Sampling]:
         """Finds every reason to refuse a request except damaged pixels; with `decode`, small pictures are decoded."""
-        messages, uploads = files_as_pictures(request.messages)
-        parts = [upload.part for upload in uploads]
+        parts = [part for message in request.messages for part in message.parts if isinstance(part, ImagePart)]
         check_number(parts, self._processor.max_pictures, self._settings.max_images)
         limit = self._processor.context_limit(len(parts))
-        check_request(replace(request, messages=messages), self._processor.abilities, limit.tokens)
+        check_request(request, self._processor.abilities, limit.tokens)
         with _timed(stages_ms, "fetch"):
             files = await self._sources.read_all(parts, held)
         with _timed(stages_ms, "decode"):
-            measured = await self._measure(files, uploads, held if decode else None)
+            measured = await self._measure(files, parts, held if decode else None)
         pictures = Counter(picture.source.upload for picture in measured)
-        shown = replace(request, messages=repeat_pictures(messages, [pictures[n] for n in range(len(parts))]))
+        shown = replace(request, messages=repeat_pictures(request.messages, [pictures[n] for n in range(len(parts))]))
 
         def work() -> tuple[TokenizedPrompt, Sampling]:
             self._busy_since = time.monotonic()
@@ -207,39 +206,42 @@ class Preprocessor:
         return replace(request, tools=None), ("tools",)
 
     async def _measure(
-        self, files: Sequence[bytes], uploads: Sequence[Upload], held: Reservation | None
+        self, files: Sequence[bytes], parts: Sequence[ImagePart], held: Reservation | None
     ) -> list[_MeasuredPicture]:
         """The pictures in their order; with `held`, small ones are decoded and their pixels added to it."""
         measured: list[_MeasuredPicture] = []
         pixels = 0
-        for index, (file, upload) in enumerate(zip(files, uploads, strict=True)):
-            label = label_of(upload.part, index)
+        for index, (file, part) in enumerate(zip(files, parts, strict=True)):
+            label = label_of(part, index)
             cpu_left_s = self._cpu_left_s(measured)
-            for read in await self._read(file, upload, label, held if cpu_left_s > 0 else None, cpu_left_s):
+            for read in await self._read(file, part, label, held if cpu_left_s > 0 else None, cpu_left_s):
                 header = read.header
                 label = replace(label, page=header.page)
                 pixels += header.width * header.height
                 check_request_pixels(pixels, self._settings.max_request_pixels, label)
-                size = self._processor.target_size(header.width, header.height, upload.part.detail, label)
+                size = self._processor.target_size(header.width, header.height, part.detail, label)
                 tokens = self._processor.picture_tokens(*size)
                 source = PictureSource(index, header.page)
                 measured.append(_MeasuredPicture(file, label, header, size, tokens, source, read.decoded))
-            parts = [uploads[picture.source.upload].part for picture in measured]
-            check_number(parts, self._processor.max_pictures, self._settings.max_images)
+            shown = [parts[picture.source.upload] for picture in measured]
+            check_number(shown, self._processor.max_pictures, self._settings.max_images)
         return measured
 
     async def _read(
-        self, file: bytes, upload: Upload, label: ImageLabel, held: Reservation | None, max_cpu_s: float
+        self, file: bytes, part: ImagePart, label: ImageLabel, held: Reservation | None, max_cpu_s: float
     ) -> list[ReadPicture]:
         """A picture, decoded if `held` is given and it is small; or the header of each page of a document."""
         if not is_pdf(file):
+            if part.pages is not None:
+                reason = "is no PDF, and only a PDF has pages. Leave them out"
+                raise replace(label, param=part.pages.param).rejected(reason)
             if held is None:
                 return [ReadPicture(await self._decoders.measure(file, label, self._limits))]
-            rule = self._processor.size_rule(upload.part.detail)
+            rule = self._processor.size_rule(part.detail)
             return [await self._decoders.read(file, rule, label, self._limits, held, max_cpu_s)]
         check_bytes(len(file), self._limits.max_bytes, label)
         most = self._settings.max_pdf_pages
-        pages = await self._decoders.measure_pages(file, upload.pages, most, label, self._limits)
+        pages = await self._decoders.measure_pages(file, part.pages, most, label, self._limits)
         scale = self._settings.pdf_dpi / POINTS_PER_INCH
         headers = [
             Header(PDF, max(1, round(width * scale)), max(1, round(height * scale)), orientation=1, page=page)

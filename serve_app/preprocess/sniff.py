@@ -1,5 +1,7 @@
 """The format of a picture file by its first bytes, never by a declared type."""
 
+import codecs
+
 from serve_app.preprocess.picture_limits import ImageLabel
 
 ACCEPTED = "JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, HEIC or PDF"
@@ -50,6 +52,15 @@ def _brands(data: bytes) -> set[bytes]:
     return {data[8:12], *(data[start : start + 4] for start in range(16, end, 4))}
 
 
+def _is_text(data: bytes) -> bool:
+    """Whether a file begins with UTF-8 without control characters."""
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(data[:4096])
+    except UnicodeDecodeError:
+        return False
+    return all(character.isprintable() or character.isspace() for character in text)
+
+
 def _describe(data: bytes) -> tuple[str, str]:
     """A sentence that names the format of an unknown file and how to convert it to a picture."""
     head = data[:512].lstrip().lower()
@@ -62,5 +73,7 @@ def _describe(data: bytes) -> tuple[str, str]:
     if head.startswith((b"<!doctype html", b"<html")):
         return "a web page", "Send a screenshot, or the address of the picture itself"
     if data[:2] == b"PK" or data[:4] == b"\xd0\xcf\x11\xe0":
-        return "an office document or archive", "Send its pages as pictures"
+        return "an office document or archive", "Save it as PDF"
+    if _is_text(data):
+        return "a text", "Send it as a text part of the message"
     return "not a picture of a known format", "Convert it to JPEG or PNG"

@@ -21,9 +21,9 @@ from serve_app.caller import Caller
 from serve_app.contracts import (
     ChatRequest,
     Constraint,
-    FilePart,
     ImagePart,
     Message,
+    Pages,
     Picture,
     PictureSource,
     Prompt,
@@ -153,11 +153,13 @@ def test_the_digest_of_a_request_covers_the_tenant():
 
 
 def test_pages_of_a_file_are_in_the_digest():
-    def of(part: FilePart) -> str | None:
+    def of(part: ImagePart) -> str | None:
         return request_digest(replace(REQUEST, messages=(Message("user", (part,)),)))
 
-    assert of(FilePart(b"x", pages=(1, 2))) != of(FilePart(b"x", pages=(1, 3)))
-    assert of(FilePart(b"x", param="a")) == of(FilePart(b"x", param="b"))
+    assert of(ImagePart(b"x", pages=Pages(((1, 2),)))) != of(ImagePart(b"x", pages=Pages(((1, 3),))))
+    assert of(ImagePart(b"x", "a", pages=Pages(((1, 2),), "c"))) == of(
+        ImagePart(b"x", "b", pages=Pages(((1, 2),), "d"))
+    )
 
 
 def test_a_request_with_a_picture_at_an_address_has_no_digest_because_the_address_may_return_another():

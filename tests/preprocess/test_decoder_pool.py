@@ -128,7 +128,7 @@ async def test_what_a_decoder_refuses_names_the_picture_and_the_process_goes_on(
     pool = shared_decoders()
     await decode(pool, SMALL)
     before = set(pool.process_ids)
-    for file, reason in ((b"hello", "not a picture"), (hollow(640, 480), "damaged or incomplete PNG")):
+    for file, reason in ((b"hello", "a text"), (hollow(640, 480), "damaged or incomplete PNG")):
         with pytest.raises(ImageRejected, match=rf"^Picture 2 is .*{reason}") as refused:
             await decode(pool, file)
         assert refused.value.param == LABEL.param

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from serve_app.contracts import (
     ChatRequest,
-    FilePart,
     ImagePart,
     Message,
+    Pages,
     Part,
     PictureSource,
     Prompt,
@@ -38,6 +38,10 @@ def document(pages: int = 3, **options: object) -> bytes:
     return encoded(first, "PDF", save_all=True, append_images=others, quality=95, **options)
 
 
+def file(source: bytes | str, *ranges: tuple[int, int | None]) -> ImagePart:
+    return ImagePart(source, "file", pages=Pages(ranges) if ranges else None, noun="File")
+
+
 def stage(folder: Path, **knobs: object) -> Preprocessor:
     limits = PreprocessSettings(**{"pdf_dpi": 72, **knobs})
     return Preprocessor(ModelSettings(path=str(folder)), limits, SilentMeter(), decoders=shared_decoders())
@@ -50,7 +54,7 @@ async def prepared(folder: Path, *parts: Part, **knobs: object) -> Prompt:
 
 async def test_each_page_is_a_picture_with_its_source(checkpoint: Path) -> None:
     picture = encoded(photo(300, 200))
-    prompt = await prepared(checkpoint, ImagePart(picture), FilePart(document()), ImagePart(picture))
+    prompt = await prepared(checkpoint, ImagePart(picture), file(document()), ImagePart(picture))
     sources = [seen.source for seen in prompt.pictures]
     assert sources == [PictureSource(0), *(PictureSource(1, page) for page in (1, 2, 3)), PictureSource(2)]
     assert [seen.original_size for seen in prompt.pictures[1:4]] == [(240, 160)] * 3
@@ -62,7 +66,7 @@ async def test_each_page_is_a_picture_with_its_source(checkpoint: Path) -> None:
 
 
 async def test_a_range_of_pages_is_shown(checkpoint: Path) -> None:
-    prompt = await prepared(checkpoint, FilePart(document(4), pages=(2, 3)), max_pdf_pages=2)
+    prompt = await prepared(checkpoint, file(document(4), (2, 3)), max_pdf_pages=2)
     assert [seen.source for seen in prompt.pictures] == [PictureSource(0, 2), PictureSource(0, 3)]
 
 
@@ -73,18 +77,18 @@ async def test_a_pdf_as_a_picture_is_found_by_its_bytes(checkpoint: Path) -> Non
 
 
 async def test_a_picture_as_a_file_is_one_picture(checkpoint: Path) -> None:
-    (seen,) = (await prepared(checkpoint, FilePart(encoded(photo(300, 200))))).pictures
+    (seen,) = (await prepared(checkpoint, file(encoded(photo(300, 200))))).pictures
     assert seen.source == PictureSource(0)
 
 
 async def test_the_resolution_is_a_setting(checkpoint: Path) -> None:
-    (seen,) = (await prepared(checkpoint, FilePart(document(1)), pdf_dpi=144)).pictures
+    (seen,) = (await prepared(checkpoint, file(document(1)), pdf_dpi=144)).pictures
     assert seen.original_size == (480, 320)
     assert seen.pixels.shape == (308, 476, 3)
 
 
 async def test_a_document_is_tokenized_as_it_is_prepared(checkpoint: Path) -> None:
-    request = ChatRequest("r1", (Message("user", (FilePart(document()), TextPart("?"))),), Sampling())
+    request = ChatRequest("r1", (Message("user", (file(document()), TextPart("?"))),), Sampling())
     prompt = await stage(checkpoint).prepare(request)
     assert (await stage(checkpoint).tokenize(request)).token_ids == tuple(prompt.token_ids.tolist())
 
@@ -92,29 +96,68 @@ async def test_a_document_is_tokenized_as_it_is_prepared(checkpoint: Path) -> No
 @pytest.mark.parametrize(
     ("part", "knobs", "reason"),
     [
-        (FilePart(document(3)), {"max_pdf_pages": 2}, r"Picture 1 gives 3 pages; the limit is 2"),
-        (FilePart(document(3), pages=(2, 9)), {}, r"has 3 pages; pages 2 to 9 are asked for"),
-        (FilePart(document(3), pages=(0, 1)), {}, r"has 3 pages; pages 0 to 1"),
-        (FilePart(document(3), pages=(3, 2)), {}, r"has 3 pages; pages 3 to 2"),
-        (FilePart(b"%PDF-1.7 nothing"), {}, r"damaged or incomplete PDF"),
-        (FilePart(document(1)), {"max_image_pixels": 30_000}, r"Page 1 of file 1 is 0.0384 megapixels \(240 x 160\)"),
-        (FilePart(document(1)), {"max_image_bytes": 1000}, r"the limit is 0.000954"),
+        (file(document(3)), {"max_pdf_pages": 2}, r"File 1 gives 3 pages; the limit is 2"),
+        (file(b"%PDF-1.7 nothing"), {}, r"damaged or incomplete PDF"),
+        (file(document(1)), {"max_image_pixels": 30_000}, r"Page 1 of file 1 is 0.0384 megapixels \(240 x 160\)"),
+        (file(document(1)), {"max_image_bytes": 1000}, r"the limit is 0.000954"),
     ],
 )
 async def test_a_document_is_refused_in_words(
-    checkpoint: Path, part: FilePart, knobs: dict[str, int], reason: str
+    checkpoint: Path, part: ImagePart, knobs: dict[str, int], reason: str
 ) -> None:
     with pytest.raises(ImageRejected, match=reason) as refused:
         await prepared(checkpoint, part, **knobs)
     assert refused.value.param == "file"
 
 
+@pytest.mark.parametrize(
+    ("part", "reason"),
+    [
+        (file(document(3), (2, 9)), "File 1 has 3 pages; 'pages' asks for pages 2 to 9."),
+        (file(document(3), (1, 1), (4, 4)), "File 1 has 3 pages; 'pages' asks for page 4."),
+        (file(document(3), (4, None)), "File 1 has 3 pages; 'pages' asks for pages 4 to the end."),
+        (file(document(1), (0, 1)), "File 1 has 1 page; 'pages' asks for pages 0 to 1."),
+        (file(document(3), (3, 2)), "File 1 has 3 pages; 'pages' asks for pages 3 to 2."),
+        (file(encoded(photo(60, 60)), (1, 1)), "File 1 is no PDF, and only a PDF has pages. Leave them out."),
+    ],
+)
+async def test_pages_that_a_file_lacks_are_refused_under_their_own_field(
+    checkpoint: Path, part: ImagePart, reason: str
+) -> None:
+    with pytest.raises(ImageRejected) as refused:
+        await prepared(checkpoint, part)
+    assert (refused.value.message, refused.value.param) == (reason, "pages")
+
+
+RANGES = st.lists(
+    st.tuples(st.integers(1, 4), st.none() | st.integers(1, 4)).filter(
+        lambda ends: ends[1] is None or ends[0] <= ends[1]
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(RANGES)
+async def test_the_pages_of_all_ranges_are_shown_in_their_order_and_each_once(
+    ranges: list[tuple[int, int | None]],
+) -> None:
+    pool = shared_decoders()
+    sizes = await pool.measure_pages(FOUR_PAGES, Pages(tuple(ranges)), 4, LABEL, LIMITS)
+    expected = dict.fromkeys(page for first, last in ranges for page in range(first, (last or 4) + 1))
+    assert [page for page, _, _ in sizes] == list(expected)
+
+
 async def test_pages_count_as_pictures_of_the_request(checkpoint: Path, checkpoint_9b: Path) -> None:
     with pytest.raises(InvalidRequest, match="The request has 4 pictures; the limit is 3"):
-        await prepared(checkpoint, ImagePart(encoded(photo(60, 60))), FilePart(document(3)), max_images=3)
+        await prepared(checkpoint, ImagePart(encoded(photo(60, 60))), file(document(3)), max_images=3)
     with pytest.raises(InvalidRequest, match="2 pictures; the served model accepts at most 1"):
-        await prepared(checkpoint_9b, FilePart(document(2)))
-    assert len((await prepared(checkpoint_9b, FilePart(document(2), pages=(2, 2)))).pictures) == 1
+        await prepared(checkpoint_9b, file(document(2)))
+    assert len((await prepared(checkpoint_9b, file(document(2), (2, 2)))).pictures) == 1
+
+
+FOUR_PAGES = document(4)
 
 
 def blank(width: float, height: float) -> bytes:
@@ -127,10 +170,10 @@ def blank(width: float, height: float) -> bytes:
 
 
 async def test_an_empty_page_is_white_and_a_huge_one_is_refused_before_it_is_rendered(checkpoint: Path) -> None:
-    (seen,) = (await prepared(checkpoint, FilePart(blank(300, 200)))).pictures
+    (seen,) = (await prepared(checkpoint, file(blank(300, 200)))).pictures
     assert seen.pixels.min() == 255
     with pytest.raises(ImageRejected, match=r"Page 1 of file 1 is 207 megapixels"):
-        await prepared(checkpoint, FilePart(blank(14400, 14400)))
+        await prepared(checkpoint, file(blank(14400, 14400)))
 
 
 SEEDS = [document(2), blank(300, 200)]

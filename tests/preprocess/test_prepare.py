@@ -299,7 +299,7 @@ async def test_tokenizing_gives_the_ids_of_the_prompt(checkpoint: Path, checkpoi
 async def test_tokenizing_decodes_no_picture(checkpoint: Path) -> None:
     tokenized = await preprocessor(checkpoint).tokenize(asking(hollow(640, 480), "?"))
     assert tokenized.image_tokens == 391
-    with pytest.raises(ImageRejected, match="not a picture"):
+    with pytest.raises(ImageRejected, match="is a text"):
         await preprocessor(checkpoint).tokenize(asking(b"hello", "?"))
     with pytest.raises(ContextTooLong, match="reduce the length of the messages"):
         await preprocessor(checkpoint).tokenize(asking(hollow(4000, 3000), hollow(4000, 3000), "?"))
@@ -364,7 +364,7 @@ def test_abilities_are_told_in_order(of_template: Callable[[str], Path], checkpo
             "messages[0].content[0].image_url",
         ),
         (asking(b"", "?"), ImageRejected, "0 bytes", "messages[0].content[0].image_url"),
-        (asking(b"hello", "?"), ImageRejected, "not a picture", "messages[0].content[0].image_url"),
+        (asking(b"hello", "?"), ImageRejected, "is a text", "messages[0].content[0].image_url"),
         (asking(ImagePart("data:;base64,###", "image"), "?"), ImageRejected, "Picture 1 is not valid base64", "image"),
         (asking(ImagePart("file:///etc/passwd", "image"), "?"), ImageRejected, "must be a data: URL", "image"),
         (asking(ImagePart("/etc/passwd", "image"), "?"), ImageRejected, "must be a data: URL", "image"),

@@ -1,17 +1,20 @@
-"""The request of /v1/ask: a multipart form of pictures, a question and a few settings."""
+"""The request of /v1/ask: a multipart form of pictures and documents, a question and a few settings."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import FormData, UploadFile
 
 from serve_app.contracts import ChatRequest, ImagePart, Message, Sampling, TextPart
 from serve_app.errors import ImageRejected, InvalidRequest
+from serve_app.ingress.fields.files import parse_pages
 from serve_app.ingress.fields.sampling import TokenCount
 from serve_app.ingress.validation import invalid_fields, truncate
+
+FILES: Final = ("image", "file")  # the fields of uploads
 
 
 def _remove_null(schema: dict[str, Any]) -> None:
@@ -45,19 +48,24 @@ class AskUpload(AskForm):
 
     image: list[bytes] = Field(
         min_length=1,
-        description="One picture or several, each its own part named `image`.",
+        description="One picture or PDF or several, each its own part named `image`, or `file`, which is the same.",
         json_schema_extra={"items": {"contentMediaType": "application/octet-stream", "minLength": 1}},
+    )
+    pages: list[str] = Field(
+        [],
+        description="Pages of a PDF, such as `1-3,7` or `5-`; default: all. With several files one field for each, in"
+        " their order, which is empty for all pages and for a picture.",
     )
 
 
 def read_ask_form(form: FormData) -> AskForm:
-    """The validated fields besides the pictures; raises InvalidRequest that names the field."""
+    """The validated fields besides files and pages; raises InvalidRequest that names the field."""
     values: dict[str, str] = {}
     for name, value in form.multi_items():
-        if name == "image":
+        if name in (*FILES, "pages"):
             continue
         if isinstance(value, UploadFile):
-            raise InvalidRequest(f"'{truncate(name)}' is a file; only 'image' may be one.", truncate(name))
+            raise InvalidRequest(f"'{truncate(name)}' is a file; only 'image' and 'file' may be one.", truncate(name))
         if name in values:
             raise InvalidRequest(f"'{truncate(name)}' is given more than once.", truncate(name))
         values[name] = value
@@ -70,25 +78,45 @@ def read_ask_form(form: FormData) -> AskForm:
     return form_fields
 
 
-async def read_pictures(form: FormData) -> list[ImagePart]:
-    uploads = form.getlist("image")
+async def read_files(form: FormData) -> list[ImagePart]:
+    """The pictures and documents in their order, with the pages that are asked for; raises InvalidRequest."""
+    uploads = [(name, value) for name, value in form.multi_items() if name in FILES]
     if not uploads:
-        raise InvalidRequest("'image' is required: the picture as a file upload.", "image")
-    pictures = []
-    for index, upload in enumerate(uploads):
-        param = "image" if len(uploads) == 1 else f"image[{index}]"
+        raise InvalidRequest("'image' is required: a picture or a PDF as a file upload.", "image")
+    texts = form.getlist("pages")
+    if len(texts) not in (0, len(uploads)):
+        raise InvalidRequest(
+            f"The form has {len(uploads)} files and pictures, but {len(texts)} fields 'pages'. Give one for each, in"
+            " their order; an empty one means all pages.",
+            "pages",
+        )
+    files: list[ImagePart] = []
+    numbers = dict.fromkeys(FILES, 0)
+    for index, (name, upload) in enumerate(uploads):
+        param = _indexed(name, numbers[name], len(form.getlist(name)))
+        numbers[name] += 1
         if not isinstance(upload, UploadFile):
             raise InvalidRequest(f"'{param}' must be a file upload, not text.", param)
-        picture = await upload.read()
-        if not picture:
+        content = await upload.read()
+        if not content:
             raise ImageRejected(f"'{param}' is empty: the upload has 0 bytes.", param)
-        pictures.append(ImagePart(picture, param))
-    return pictures
+        pages = texts[index] if texts else None
+        pages_param = _indexed("pages", index, len(texts))
+        if isinstance(pages, UploadFile):
+            raise InvalidRequest(f"'{pages_param}' must be text, not a file.", pages_param)
+        noun: Literal["Picture", "File"] = "Picture" if name == "image" else "File"
+        files.append(ImagePart(content, param, pages=parse_pages(pages, pages_param), noun=noun))
+    return files
 
 
-def ask_request(form: AskForm, pictures: list[ImagePart], *, id: str, deadline_s: float) -> ChatRequest:
-    """The request for the pipeline: one user message, its pictures before the question."""
-    message = Message("user", (*pictures, TextPart(form.question)), param="question")
+def _indexed(name: str, index: int, number: int) -> str:
+    """The name of one of several fields of the same name."""
+    return name if number == 1 else f"{name}[{index}]"
+
+
+def ask_request(form: AskForm, files: list[ImagePart], *, id: str, deadline_s: float) -> ChatRequest:
+    """The request for the pipeline: one user message, its files before the question."""
+    message = Message("user", (*files, TextPart(form.question)), param="question")
     sampling = Sampling(form.max_tokens)
     if form.temperature is not None:
         sampling = replace(sampling, temperature=form.temperature)

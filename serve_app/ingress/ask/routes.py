@@ -1,4 +1,4 @@
-"""POST /v1/ask: pictures and a question as a multipart form, one JSON object or a stream."""
+"""POST /v1/ask: pictures, documents and a question as a multipart form, one JSON object or a stream."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serve_app.ingress.ask.request import AskUpload, ask_request, read_ask_form, read_pictures
+from serve_app.ingress.ask.request import AskUpload, ask_request, read_ask_form, read_files
 from serve_app.ingress.ask.response import AskDelta, AskReasoning, AskReply, AskResponder
 from serve_app.ingress.body import read_form
 from serve_app.ingress.context import ServingContext
@@ -14,7 +14,8 @@ from serve_app.ingress.examples import FORM
 from serve_app.ingress.openapi import answer_responses, body, reference
 from serve_app.ingress.respond import respond
 
-DESCRIPTION = """A question about one picture or several, sent as `multipart/form-data`.
+DESCRIPTION = """A question about pictures and PDFs, sent as `multipart/form-data`. Each page of a PDF is a
+picture; `pages` selects some of them.
 
 Streaming (`stream=true`): server-sent events; `data: {"delta": "…"}` for each new text, `data: {"reasoning": "…"}` for
 the reasoning before it, and last the same object that a non-streaming answer has, with `answer`, `usage` and `timings`.
@@ -28,7 +29,7 @@ def ask_routes(context: ServingContext) -> APIRouter:
 
     @router.post(
         "/v1/ask",
-        summary="Ask a question about uploaded pictures",
+        summary="Ask a question about uploaded pictures and documents",
         description=DESCRIPTION,
         response_model=AskReply,
         responses=answer_responses(AskDelta, AskReasoning, AskReply, errors=(415,)),
@@ -36,10 +37,10 @@ def ask_routes(context: ServingContext) -> APIRouter:
     )
     async def ask(request: Request) -> Response:
         upload = await read_form(request)
-        form, pictures = read_ask_form(upload), await read_pictures(upload)
+        form, files = read_ask_form(upload), await read_files(upload)
         context.check_model(form.model)
         id = f"ask-{context.new_id()}"
-        question = ask_request(form, pictures, id=id, deadline_s=context.deadline_s)
+        question = ask_request(form, files, id=id, deadline_s=context.deadline_s)
         return await respond(request, context, (question,), AskResponder(id, context.served), id=id)
 
     return router

@@ -9,6 +9,7 @@ from pydantic import Field
 from serve_app.contracts import ChatRequest
 from serve_app.errors import InvalidRequest
 from serve_app.ingress.fields.conversation import continues_last, parse_messages
+from serve_app.ingress.fields.lane import LaneFields, lane
 from serve_app.ingress.fields.messages import AssistantMessage, Messages
 from serve_app.ingress.fields.other_servers import UNSUPPORTED_ELSEWHERE, UNSUPPORTED_TEMPLATE, IgnoredFields
 from serve_app.ingress.fields.sampling import MAX_TOP_LOGPROBS, SamplingFields, TokenCount, sampling, single_max_tokens
@@ -24,7 +25,9 @@ CONTINUE: Final = (
 )
 
 
-class ChatBody(RequestBody, StreamFields, ConstraintFields, ToolFields, ThinkingFields, SamplingFields, IgnoredFields):
+class ChatBody(
+    RequestBody, StreamFields, ConstraintFields, ToolFields, ThinkingFields, SamplingFields, LaneFields, IgnoredFields
+):
     """A conversation: the answer to its last message, or the rest of a last message of the assistant."""
 
     unsupported: ClassVar[dict[str, UnsupportedField]] = {
@@ -80,4 +83,5 @@ def chat_request(body: ChatBody, *, id: str, deadline_s: float) -> ChatRequest:
         form,
         thinking(body),
         continue_last=continues_last(messages, continue_final, body.add_generation_prompt, form is None),
+        lane=lane(body, messages),
     )

@@ -11,6 +11,7 @@ from serve_app.contracts import Delta, Event, Finished, FinishReason, Started, T
 from serve_app.ingress.chat.request import ChatBody
 from serve_app.ingress.context import ServingContext
 from serve_app.ingress.fields.completion import CompletionsResponder
+from serve_app.ingress.fields.lane import Tier, service_tier
 from serve_app.ingress.fields.logprobs import ChoiceLogprobs, chat_logprobs
 from serve_app.ingress.fields.usage import BoxedReply, ImageReply, UsageReply, boxes_json
 
@@ -60,7 +61,7 @@ class ChatCompletion(TypedDict):
     created: int
     model: str
     system_fingerprint: str
-    service_tier: NotRequired[Literal["default"]]
+    service_tier: NotRequired[Tier]
     choices: list[Choice]
     usage: UsageReply
     prompt_logprobs: None
@@ -112,7 +113,7 @@ class ChatCompletionChunk(TypedDict):
     created: int
     model: str
     system_fingerprint: str
-    service_tier: NotRequired[Literal["default"]]
+    service_tier: NotRequired[Tier]
     choices: list[ChunkChoice]
     usage: NotRequired[UsageReply | None]
     timings: NotRequired[dict[str, float]]
@@ -129,7 +130,7 @@ class ChatResponder(CompletionsResponder):
     chunk_type = "chat.completion.chunk"
 
     def __init__(self, context: ServingContext, id: str, request: ChatBody) -> None:
-        super().__init__(context, id, request, request.service_tier)
+        super().__init__(context, id, request, service_tier(request))
         self._logprobs = request.logprobs
 
     def choice(self, index: int, answer: CollectedAnswer) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from serve_app.contracts import ChatRequest
 from serve_app.errors import InvalidRequest
+from serve_app.ingress.fields.lane import LaneFields, lane
 from serve_app.ingress.fields.other_servers import UNSUPPORTED_ELSEWHERE, IgnoredFields
 from serve_app.ingress.fields.sampling import (
     MAX_TOP_LOGPROBS,
@@ -52,7 +53,7 @@ Prompts: TypeAlias = Annotated[
 ]
 
 
-class CompletionBody(RequestBody, StreamFields, SamplingFields, IgnoredFields):
+class CompletionBody(RequestBody, StreamFields, SamplingFields, LaneFields, IgnoredFields):
     """A text and how to continue it."""
 
     unsupported: ClassVar[dict[str, UnsupportedField]] = {
@@ -101,6 +102,7 @@ def completion_requests(body: CompletionBody, *, id: str, deadline_s: float) -> 
             text=prompt,
             special_tokens=body.add_special_tokens is not False,
             param="prompt" if one else f"prompt[{index}]",
+            lane=lane(body),
         )
         for index, prompt in enumerate(prompts)
     ]

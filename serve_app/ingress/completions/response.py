@@ -12,6 +12,7 @@ from serve_app.contracts import Delta, Event, Finished, FinishReason, Started
 from serve_app.ingress.completions.request import CompletionBody
 from serve_app.ingress.context import ServingContext
 from serve_app.ingress.fields.completion import CompletionsResponder
+from serve_app.ingress.fields.lane import Tier, service_tier
 from serve_app.ingress.fields.logprobs import CompletionLogprobs, completion_logprobs
 from serve_app.ingress.fields.usage import UsageReply
 
@@ -33,7 +34,7 @@ class Completion(TypedDict):
     created: int
     model: str
     system_fingerprint: str
-    service_tier: NotRequired[Literal["default"]]
+    service_tier: NotRequired[Tier]
     choices: list[CompletionChoice]
     usage: NotRequired[UsageReply | None]
     timings: NotRequired[dict[str, float]]
@@ -45,7 +46,7 @@ class CompletionResponder(CompletionsResponder):
     body_type = chunk_type = "text_completion"
 
     def __init__(self, context: ServingContext, id: str, request: CompletionBody) -> None:
-        super().__init__(context, id, request, request.service_tier)
+        super().__init__(context, id, request, service_tier(request))
         self._logprobs = request.logprobs
         self._echoed = [text for text in request.texts() for _ in range(request.n or 1)]  # before each choice
         self._sent: Counter[int] = Counter()  # characters of each answer

@@ -11,6 +11,7 @@ from serve_app.answers import Answers, CollectedAnswer
 from serve_app.contracts import Event
 from serve_app.errors import ServiceError
 from serve_app.ingress.context import ServingContext
+from serve_app.ingress.fields.lane import Tier
 from serve_app.ingress.fields.stream_options import StreamFields
 from serve_app.ingress.fields.usage import images_json, usage_json
 from serve_app.ingress.respond import Responder, timings_json
@@ -23,7 +24,7 @@ class CompletionsResponder(Responder):
     body_type: ClassVar[str]  # the value of `object`
     chunk_type: ClassVar[str]
 
-    def __init__(self, context: ServingContext, id: str, request: StreamFields, service_tier: str | None) -> None:
+    def __init__(self, context: ServingContext, id: str, request: StreamFields, tier: Tier | None) -> None:
         self._usage = request.include_usage
         self._new_id = context.new_id
         self._envelope: dict[str, Any] = {
@@ -32,8 +33,8 @@ class CompletionsResponder(Responder):
             "model": context.served,
             "system_fingerprint": context.fingerprint,
         }
-        if service_tier is not None:
-            self._envelope["service_tier"] = "default"
+        if tier is not None:
+            self._envelope["service_tier"] = tier
 
     @abstractmethod
     def choice(self, index: int, answer: CollectedAnswer) -> Mapping[str, Any]:

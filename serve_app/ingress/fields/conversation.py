@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from pydantic_core import from_json
 
 from serve_app.contracts import Detail, ImagePart, Message, Part, Role, TextPart, ToolCall
 from serve_app.errors import InvalidRequest
+from serve_app.ingress.fields.files import FilePartBody, FileUrlPartBody, file_part
 from serve_app.ingress.fields.messages import (
     AssistantMessage,
     AssistantPartBody,
     ImagePartBody,
     MessageBody,
+    PartBody,
     RefusalPartBody,
     TextPartBody,
     ToolMessage,
@@ -49,7 +52,7 @@ def _assistant(message: AssistantMessage, param: str) -> Message:
     return Message("assistant", parts, message.reasoning_content or message.reasoning or "", calls, param=param)
 
 
-def _part(part: AssistantPartBody, param: str) -> Part:
+def _part(part: PartBody | AssistantPartBody, param: str) -> Part:
     match part:
         case TextPartBody():
             return TextPart(part.text)
@@ -57,6 +60,12 @@ def _part(part: AssistantPartBody, param: str) -> Part:
             return TextPart(part.refusal)
         case ImagePartBody():
             return image_part(part.image_url.url, f"{param}.image_url", part.image_url.detail)
+        case FilePartBody(file=file):
+            return file_part(f"{param}.file", file_data=file.file_data, file_id=file.file_id, pages=file.pages)
+        case FileUrlPartBody(file_url=file):
+            return replace(
+                file_part(f"{param}.file_url", file_url=file.url, pages=file.pages), param=f"{param}.file_url"
+            )
 
 
 def image_part(source: str, param: str, detail: Detail | None = None) -> ImagePart:

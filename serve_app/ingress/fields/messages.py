@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from serve_app.contracts import Detail
+from serve_app.ingress.fields.files import FilePartBody, FileUrlPartBody
 from serve_app.ingress.fields.strict_model import IGNORED, ClientNotes, StrictModel
 
 DETAIL: Final = (
@@ -20,7 +21,7 @@ DETAIL: Final = (
 SOURCE: Final = "`data:image/…;base64,…`, the base64 alone, or an http(s) address."
 TYPE: Final = "The kind of part."
 ROLE: Final = "Who wrote the message."
-CONTENT: Final = "A text, or texts and pictures; only the last question may not be empty."
+CONTENT: Final = "A text, or texts, pictures and files; only the last question may not be empty."
 ARGUMENTS: Final = (
     "A JSON object, as text. What was cut off is read up to there; what is no JSON object is kept as a text."
 )
@@ -72,7 +73,9 @@ def as_parts(value: Any) -> Any:
     raise PydanticCustomError("content_type", "must be a string or a list of parts")
 
 
-PartBody: TypeAlias = Annotated[TextPartBody | ImagePartBody, Field(discriminator="type")]
+PartBody: TypeAlias = Annotated[
+    TextPartBody | ImagePartBody | FilePartBody | FileUrlPartBody, Field(discriminator="type")
+]
 Content: TypeAlias = Annotated[
     list[PartBody], BeforeValidator(as_parts, json_schema_input_type=str | list[PartBody] | None)
 ]

@@ -18,7 +18,6 @@ class IgnoredFields(StrictModel):
     prompt_cache_key: str | None = Field(None, description=IGNORED)
     prompt_cache_retention: str | None = Field(None, description=IGNORED)
     prompt_cache_options: dict[str, Any] | None = Field(None, description=IGNORED)
-    service_tier: str | None = Field(None, description=f'{IGNORED} The response has "default".')
     request_id: str | None = Field(None, description=f"{IGNORED} The id in the header X-Request-ID counts. (z.ai's)")
     user_id: str | None = Field(None, description=f"{IGNORED} (z.ai's)")
     tool_stream: bool | None = Field(
@@ -47,7 +46,6 @@ UNSUPPORTED_ELSEWHERE: Final[dict[str, UnsupportedField]] = {
     "logits_processors": UnsupportedField(([],)),
     "lora_path": UnsupportedField(),
     "no_stop_trim": UnsupportedField((False,)),
-    "priority": UnsupportedField((0,)),
     "prompt_logprobs": UnsupportedField(),
     "return_hidden_states": UnsupportedField((False,)),
     "return_token_ids": UnsupportedField((False,)),

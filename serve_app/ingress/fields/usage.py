@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NotRequired
 
 from typing_extensions import TypedDict
 
@@ -34,12 +35,17 @@ class UsageReply(TypedDict):
 
 
 class ImageReply(TypedDict):
-    """A picture of the request as the model saw it; sizes are [width, height] in pixels, upright."""
+    """A picture of the request as the model saw it; sizes are [width, height] in pixels, upright.
+
+    Of a document it is a page, from 1; `upload` is the document's place among pictures and files, from 0.
+    """
 
     original_size: list[int]
     seen_size: list[int]
     tokens: int
     scaled: bool
+    upload: NotRequired[int]
+    page: NotRequired[int]
 
 
 class BoxReply(TypedDict):
@@ -72,15 +78,19 @@ def usage_json(usage: Usage) -> UsageReply:
 
 
 def images_json(pictures: Sequence[PictureSeen]) -> list[ImageReply]:
-    return [
-        {
-            "original_size": list(picture.original_size),
-            "seen_size": list(picture.seen_size),
-            "tokens": picture.tokens,
-            "scaled": picture.original_size != picture.seen_size,
-        }
-        for picture in pictures
-    ]
+    return [_image_json(picture) for picture in pictures]
+
+
+def _image_json(picture: PictureSeen) -> ImageReply:
+    reply: ImageReply = {
+        "original_size": list(picture.original_size),
+        "seen_size": list(picture.seen_size),
+        "tokens": picture.tokens,
+        "scaled": picture.original_size != picture.seen_size,
+    }
+    if picture.source is not None and picture.source.page is not None:
+        reply["upload"], reply["page"] = picture.source.upload, picture.source.page
+    return reply
 
 
 def boxes_json(boxed: Sequence[Boxed]) -> list[BoxedReply]:

@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 from serve_app.contracts import Detail, Message, Part, Role, TextPart, ToolCall
 from serve_app.errors import InvalidRequest
 from serve_app.ingress.fields.conversation import call_arguments, check_results, image_part
+from serve_app.ingress.fields.files import FILE_DATA, FILE_ID, FILENAME, PAGES, file_part
 from serve_app.ingress.fields.messages import ARGUMENTS, DETAIL, SOURCE, TYPE
 from serve_app.ingress.fields.strict_model import IGNORED, ClientNotes
 from serve_app.ingress.validation import truncate
@@ -34,6 +35,18 @@ class InputImage(ClientNotes):
     file_id: None = Field(None, description="Not supported; this service keeps no files.")
     image_url: str = Field(description=SOURCE)
     detail: Detail | None = Field(None, description=DETAIL)
+
+
+class InputFile(ClientNotes):
+    """A PDF, each page of which the model sees as a picture, or a picture."""
+
+    type: Literal["input_file"] = Field(description=TYPE)
+    file_data: str | None = Field(None, description=FILE_DATA)
+    file_url: str | None = Field(None, description="An http(s) address of the file; instead of `file_data`.")
+    file_id: Any = Field(None, description=FILE_ID)
+    filename: Any = Field(None, description=FILENAME)
+    detail: Detail | None = Field(None, description=DETAIL)
+    pages: str | None = Field(None, description=PAGES)
 
 
 class OutputText(ClientNotes):
@@ -62,11 +75,13 @@ def _as_input(value: Any) -> Any:
     raise PydanticCustomError("content_type", "must be a string or a list of parts")
 
 
-ItemPart: TypeAlias = Annotated[InputText | InputImage | OutputText | OutputRefusal, Field(discriminator="type")]
+ItemPart: TypeAlias = Annotated[
+    InputText | InputImage | InputFile | OutputText | OutputRefusal, Field(discriminator="type")
+]
 ItemContent: TypeAlias = Annotated[
     list[ItemPart], BeforeValidator(_as_input, json_schema_input_type=str | list[ItemPart] | None)
 ]
-ResultPart: TypeAlias = Annotated[InputText | InputImage, Field(discriminator="type")]
+ResultPart: TypeAlias = Annotated[InputText | InputImage | InputFile, Field(discriminator="type")]
 Result: TypeAlias = Annotated[
     list[ResultPart], BeforeValidator(_as_input, json_schema_input_type=str | list[ResultPart] | None)
 ]
@@ -77,7 +92,7 @@ class MessageItem(ClientNotes):
 
     type: Literal["message"] | None = Field(None, description="The kind of item; may be missing.")
     role: Literal["user", "assistant", "system", "developer"] = Field(description="Who wrote the message.")
-    content: ItemContent = Field(description="A text, or texts and pictures.")
+    content: ItemContent = Field(description="A text, or texts, pictures and files.")
     status: ItemStatus | None = Field(None, description=IGNORED)
     phase: str | None = Field(None, description=IGNORED)
 
@@ -98,7 +113,7 @@ class FunctionCallOutputItem(ClientNotes):
 
     type: Literal["function_call_output"] = Field(description="The kind of item.")
     call_id: str = Field(description="`call_id` of an earlier function_call.")
-    output: Result = Field(description="A text, or texts and pictures.")
+    output: Result = Field(description="A text, or texts, pictures and files.")
     status: ItemStatus | None = Field(None, description=IGNORED)
 
 
@@ -219,3 +234,12 @@ def _part(part: ItemPart, param: str) -> Part:
             return TextPart(part.refusal)
         case InputImage():
             return image_part(part.image_url, f"{param}.image_url", part.detail)
+        case InputFile():
+            return file_part(
+                param,
+                file_data=part.file_data,
+                file_url=part.file_url,
+                file_id=part.file_id,
+                pages=part.pages,
+                detail=part.detail,
+            )

@@ -8,6 +8,7 @@ from pydantic import Discriminator, Field, Tag
 
 from serve_app.contracts import ChatRequest, Constraint
 from serve_app.ingress.fields.conversation import continues_last
+from serve_app.ingress.fields.lane import LaneFields, lane
 from serve_app.ingress.fields.other_servers import UNSUPPORTED_ELSEWHERE, IgnoredFields
 from serve_app.ingress.fields.sampling import MAX_TOP_LOGPROBS, SamplingFields, TokenCount, sampling
 from serve_app.ingress.fields.stream_options import check_stream_options
@@ -81,7 +82,7 @@ class ResponseStreamOptions(StrictModel):
     include_obfuscation: Literal[False] | None = Field(None, description="Not supported.")
 
 
-class ResponseBody(RequestBody, SamplingFields, IgnoredFields):
+class ResponseBody(RequestBody, SamplingFields, LaneFields, IgnoredFields):
     """A question, or a conversation whose last item is a question or a tool's result."""
 
     unsupported: ClassVar[dict[str, UnsupportedField]] = {
@@ -158,6 +159,7 @@ def response_request(body: ResponseBody, *, id: str, deadline_s: float) -> ChatR
         thinking_of_effort(body.reasoning.effort if body.reasoning else None, "reasoning.effort"),
         param="input",
         continue_last=continues_last(messages, None, None, form is None),
+        lane=lane(body, messages),
     )
 
 

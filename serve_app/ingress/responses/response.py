@@ -13,6 +13,7 @@ from serve_app.answers import Answers
 from serve_app.contracts import Started, Usage
 from serve_app.errors import ImageRejected, RateLimited, ServiceError
 from serve_app.ingress.context import ServingContext
+from serve_app.ingress.fields.lane import Tier, service_tier
 from serve_app.ingress.fields.strict_model import StrictModel
 from serve_app.ingress.fields.usage import BoxedReply, ImageReply, boxes_json, images_json
 from serve_app.ingress.respond import Responder, timings_json
@@ -89,7 +90,7 @@ class ResponseReply(TypedDict):
     parallel_tool_calls: bool
     previous_response_id: None
     reasoning: ReasoningReply
-    service_tier: Literal["default"]
+    service_tier: Tier
     store: Literal[False]
     temperature: float
     text: dict[str, Any]
@@ -190,7 +191,7 @@ class ResponsesResponder(Responder):
             "parallel_tool_calls": request.parallel_tool_calls is not False,
             "previous_response_id": None,
             "reasoning": {"effort": request.reasoning.effort if request.reasoning else None, "summary": self._summary},
-            "service_tier": "default",
+            "service_tier": service_tier(request) or "default",
             "store": False,
             "temperature": 1.0 if request.temperature is None else request.temperature,
             "text": {"format": {"type": "text"}, **(_as_sent(request.text) or {})},

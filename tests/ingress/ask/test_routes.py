@@ -11,7 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from serve_app.contracts import Box, Boxed, Delta, ImagePart, Message, PictureSeen, Sampling, TextPart
+from serve_app.contracts import (
+    Box,
+    Boxed,
+    Delta,
+    ImagePart,
+    Message,
+    Pages,
+    PictureSeen,
+    PictureSource,
+    Sampling,
+    TextPart,
+)
 from serve_app.errors import ImageRejected, Overloaded
 from serve_app.ingress.ask.response import AskReply
 from tests.fakes import FakeAnswer
@@ -51,6 +62,28 @@ async def test_several_pictures_come_before_the_question_in_their_order(make_cli
         TextPart("Same?"),
     )
     assert request.sampling == Sampling(max_tokens=9, temperature=0.5)
+
+
+async def test_files_and_pictures_keep_their_order_and_each_has_its_pages(make_client: MakeClient) -> None:
+    answer = FakeAnswer("x")
+    parts = [("file", ("a.pdf", b"%PDF-1")), ("image", ("b.png", PNG)), ("file", ("c.pdf", b"%PDF-2"))]
+    pages: list[Any] = [("pages", (None, text)) for text in ("1-3,7", "", "2-")]
+    response = await make_client(answer).post(URL, data={"question": "Same?"}, files=[*parts, *pages])
+    assert response.status_code == 200, response.text
+    assert answer.requests[0].messages[0].parts == (
+        ImagePart(b"%PDF-1", "file[0]", pages=Pages(((1, 3), (7, 7)), "pages[0]"), noun="File"),
+        ImagePart(PNG, "image"),
+        ImagePart(b"%PDF-2", "file[1]", pages=Pages(((2, None),), "pages[2]"), noun="File"),
+        TextPart("Same?"),
+    )
+
+
+async def test_pages_of_one_file_have_one_field(make_client: MakeClient) -> None:
+    answer = FakeAnswer("x", pictures=(PictureSeen((1240, 1754), (840, 1176), 1260, PictureSource(0, 2)),))
+    form: dict[str, Any] = {"data": {"question": "?", "pages": "2"}, "files": {"image": b"%PDF-1"}}
+    reply = (await make_client(answer).post(URL, **form)).json()
+    assert answer.requests[0].messages[0].parts[0] == ImagePart(b"%PDF-1", "image", pages=Pages(((2, 2),)))
+    assert (reply["images"][0]["upload"], reply["images"][0]["page"]) == (0, 2)
 
 
 async def test_a_streamed_answer_ends_with_the_complete_reply(make_client: MakeClient) -> None:
@@ -99,16 +132,36 @@ async def test_a_refused_picture_keeps_its_status(make_client: MakeClient) -> No
 @pytest.mark.parametrize(
     ("form", "param", "message"),
     [
-        ({"data": {"question": "?"}, "files": {"other": PNG}}, "other", "'other' is a file; only 'image' may be one."),
+        (
+            {"data": {"question": "?"}, "files": {"other": PNG}},
+            "other",
+            "'other' is a file; only 'image' and 'file' may be one.",
+        ),
         (
             {"data": {"question": "?"}, "files": {"x": (None, "1")}},
             "x",
             "'x' is not a field of this request.",
         ),
         (
+            {"data": {"question": "?", "pages": "x"}, "files": {"image": PNG}},
+            "pages",
+            "'pages' is 'x'; it must name pages from 1 and ranges of them, such as '1-3,7' or '5-', 100 at most.",
+        ),
+        (
+            {"data": {"question": "?", "pages": ["1", "2"]}, "files": {"image": PNG}},
+            "pages",
+            "The form has 1 files and pictures, but 2 fields 'pages'. Give one for each, in their order; an empty one"
+            " means all pages.",
+        ),
+        (
+            {"data": {"question": "?"}, "files": {"image": PNG, "pages": ("a.txt", b"1")}},
+            "pages",
+            "'pages' must be text, not a file.",
+        ),
+        (
             {"data": {}, "files": {"question": (None, "?")}},
             "image",
-            "'image' is required: the picture as a file upload.",
+            "'image' is required: a picture or a PDF as a file upload.",
         ),
         (
             {"data": {"question": "?"}, "files": {"image": (None, "https://a/b.png")}},

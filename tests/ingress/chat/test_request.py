@@ -44,19 +44,20 @@ def refused(body: dict[str, Any]) -> InvalidRequest:
             "'messages[0].mood' is not a field of this request.",
         ),
         (
-            chat([text("x"), {"type": "file", "file": {"file_data": "…"}}]),
-            "messages[0].content[1].type",
-            "'messages[0].content[1].type' is 'file'; supported here: 'text', 'image_url'.",
+            chat([text("x"), {"type": "file", "file": {"file_id": "file-1"}}]),
+            "messages[0].content[1].file.file_id",
+            "'messages[0].content[1].file.file_id' is not supported: this service keeps no files. "
+            "Send the file as 'file_data'.",
         ),
         (
             chat([{"type": "input_audio", "input_audio": {}}]),
             "messages[0].content[0].type",
-            "'messages[0].content[0].type' is 'input_audio'; supported here: 'text', 'image_url'.",
+            "'messages[0].content[0].type' is 'input_audio'; supported here: 'text', 'image_url', 'file', 'file_url'.",
         ),
         (
             chat([{"type": "video_url", "video_url": {"url": "x"}}]),
             "messages[0].content[0].type",
-            "'messages[0].content[0].type' is 'video_url'; supported here: 'text', 'image_url'.",
+            "'messages[0].content[0].type' is 'video_url'; supported here: 'text', 'image_url', 'file', 'file_url'.",
         ),
         (chat([{"text": "x"}]), "messages[0].content[0].type", "'messages[0].content[0].type' is required."),
         (chat([{"type": "text"}]), "messages[0].content[0].text", "'messages[0].content[0].text' is required."),
@@ -180,7 +181,6 @@ def test_an_unsupported_field_with_a_value_that_changes_nothing_is_accepted(name
         ("user", "u1"),
         ("metadata", {"job": "7"}),
         ("store", True),
-        ("service_tier", "flex"),
         ("safety_identifier", "s"),
         ("prompt_cache_key", "k"),
         ("prompt_cache_retention", "24h"),

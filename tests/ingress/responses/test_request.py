@@ -184,7 +184,7 @@ def test_every_other_field_reaches_the_pipeline() -> None:
 
 def test_ignored_fields_change_nothing() -> None:
     hints = {
-        "store": True, "truncation": "auto", "service_tier": "flex", "metadata": {"a": "b"}, "user": "u",
+        "store": True, "truncation": "auto", "service_tier": "auto", "metadata": {"a": "b"}, "user": "u",
         "max_tool_calls": 3, "background": False, "previous_response_id": None, "prompt_cache_key": "k",
     }  # fmt: skip
     assert parsed("x", **hints) == parsed("x")
@@ -212,9 +212,9 @@ def test_a_field_that_needs_a_store_or_openais_platform_is_refused_by_name(name:
         ),
         (
             {"input": user({"type": "input_file", "file_id": "f"})},
-            "input[0].content[0].type",
-            "'input[0].content[0].type' is 'input_file'; supported here: "
-            "'input_text', 'input_image', 'output_text', 'refusal'.",
+            "input[0].content[0].file_id",
+            "'input[0].content[0].file_id' is not supported: this service keeps no files. "
+            "Send the file as 'file_data'.",
         ),
         (
             {"input": user({"type": "input_image", "file_id": "f", "detail": "auto"})},

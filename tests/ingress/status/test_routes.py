@@ -142,5 +142,5 @@ async def test_the_root_lists_every_documented_route(make_client: MakeClient) ->
     root = (await client.get("/")).json()
     paths = (await client.get(root["openapi"])).json()["paths"]
     assert set(root["routes"]) == {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
-    assert root["routes"]["POST /v1/ask"] == "Ask a question about uploaded pictures"
+    assert root["routes"]["POST /v1/ask"] == "Ask a question about uploaded pictures and documents"
     assert (await client.get(root["docs"])).status_code == 200
