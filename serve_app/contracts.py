@@ -304,16 +304,16 @@ class Boxed:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The one terminal event of an answer that did not fail.
+    """The one terminal event of an answer that did not fail; `stages_ms` holds wall milliseconds:
 
-    `stages_ms` holds wall milliseconds: fetch, decode, resize, tokenize (preprocess), queue, encode,
-    prefill, decode_steps (engine).
+    fetch, decode, resize, tokenize (preprocess), queue, encode, prefill, decode_steps (engine).
     """
 
     reason: FinishReason
     usage: Usage
     stages_ms: dict[str, float] = field(default_factory=dict)
     boxed: tuple[Boxed, ...] = ()
+    stop: str | None = None  # the stop string that ended it
 
 
 Event: TypeAlias = Started | Delta | ToolCallDelta | Finished

@@ -30,7 +30,7 @@ from serve_app.settings import EngineSettings
 
 log = logging.getLogger("glm.engine")
 
-_BUDGETS_WITHOUT_DECODING = 4  # prefill budgets of a step while no sequence decodes
+_BUDGETS_WITHOUT_DECODING = 4  # prefill budgets of a step while no interactive sequence decodes
 _BUDGETS_BETWEEN_PARTS = 0.25  # token budgets of a step in parts while streams wait for it: 0.1 s on two cores
 
 Outbox = list[tuple[Sink, Event | ServiceError]]
@@ -130,8 +130,9 @@ class EngineLoop:
     def _step_ahead(self) -> None:
         """One forward pass for rows and chunks, launched before the tokens of the previous step are read."""
         rows = self._scheduler.decoding()
-        self._encode(one_slice=bool(rows))
-        budgets = 1 if rows else _BUDGETS_WITHOUT_DECODING
+        interactive = _any_interactive(rows)
+        self._encode(one_slice=interactive)
+        budgets = 1 if interactive else _BUDGETS_WITHOUT_DECODING
         chunks = self._scheduler.chunks(lambda sequence: not sequence.needs_features, budgets)
         launch = self._executor.launch(rows, chunks)
         if self._launched is not None:
@@ -142,7 +143,7 @@ class EngineLoop:
 
     def _step_in_parts(self) -> None:
         """One forward pass for each chunk, then one for all rows; while rows decode, pictures and chunks take turns."""
-        decoding = bool(self._scheduler.decoding())
+        decoding = _any_interactive(self._scheduler.decoding())
         self._encodes = any(s.needs_features for s in self._scheduler.running) and not (decoding and self._encodes)
         if self._encodes:
             self._encode(one_slice=False)
@@ -233,7 +234,10 @@ class EngineLoop:
         self._answer_lengths.add(len(sequence.generated))
         self._emit_deltas(sequence)
         stages = {**sequence.prompt.stages_ms, **sequence.stages_ms}
-        self._emit(sequence, Finished(reason, sequence.usage, stages, tuple(sequence.parser.boxed)))
+        self._emit(
+            sequence,
+            Finished(reason, sequence.usage, stages, tuple(sequence.parser.boxed), sequence.parser.stop_strings.found),
+        )
         self._retire(sequence)
 
     def _fail(self, sequence: Sequence, error: ServiceError) -> None:
@@ -299,6 +303,11 @@ class EngineLoop:
     def slots_used(self) -> int:
         """Slots that hold a sequence now (read from any thread)."""
         return len(self._scheduler.running)
+
+
+def _any_interactive(rows: list[Sequence]) -> bool:
+    """Whether a user waits for the next tokens; background answers do not make steps of prefill shorter."""
+    return any(row.prompt.lane == "interactive" for row in rows)
 
 
 def _dispatch_directly(outbox: Outbox) -> None:

@@ -11,12 +11,14 @@ from pydantic_core import to_json
 from serve_app.ingress.chat.request import ChatBody
 from serve_app.ingress.completions.request import CompletionBody
 from serve_app.ingress.fields.strict_model import IGNORED, RequestBody, StrictModel
+from serve_app.ingress.messages.request import MessagesBody
 from serve_app.ingress.responses.request import ResponseBody
 from serve_app.ingress.tokenize.request import ChatTokensBody, TextTokensBody
 
 BODIES: Final[Mapping[str, type[RequestBody]]] = {
     "POST /v1/chat/completions": ChatBody,
     "POST /v1/responses": ResponseBody,
+    "POST /v1/messages and /v1/messages/count_tokens": MessagesBody,
     "POST /v1/completions": CompletionBody,
     "POST /tokenize with `messages`": ChatTokensBody,
     "POST /tokenize with `prompt`": TextTokensBody,

@@ -20,6 +20,7 @@ from serve_app.ingress.completions.routes import completion_routes
 from serve_app.ingress.context import ServingContext, model_names
 from serve_app.ingress.docs_page import docs_routes
 from serve_app.ingress.errors import HANDLERS
+from serve_app.ingress.messages.routes import messages_routes
 from serve_app.ingress.openapi import complete_openapi
 from serve_app.ingress.outer_middlewares import UnlessWrapped, outer_middlewares
 from serve_app.ingress.request_line import HeadAsGet
@@ -79,7 +80,7 @@ def create_app(
         now=now,
         new_id=new_id,
     )
-    for routes in (chat_routes, response_routes, completion_routes, ask_routes, tokenize_routes):
+    for routes in (chat_routes, response_routes, messages_routes, completion_routes, ask_routes, tokenize_routes):
         app.include_router(routes(context))
     app.include_router(
         status_routes(

@@ -141,6 +141,47 @@ RESPONSE: Final = {
     },
 }
 
+MESSAGES: Final = {
+    "picture": {
+        "summary": "A question about a picture",
+        "value": {
+            "max_tokens": 64,
+            "system": "Be brief.",
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [
+                        {
+                            "type": "image",
+                            "source": {
+                                "type": "base64",
+                                "media_type": "image/png",
+                                "data": RED_SQUARE.partition(",")[2],
+                            },
+                        },
+                        {"type": "text", "text": "What colour is this?"},
+                    ],
+                }
+            ],
+        },
+    },
+    "tools": {
+        "summary": "A function that the model may call, streamed",
+        "value": {
+            "max_tokens": 64,
+            "messages": [{"role": "user", "content": "How is the weather in Hangzhou?"}],
+            "tools": [
+                {
+                    "name": _WEATHER["name"],
+                    "description": _WEATHER["description"],
+                    "input_schema": _WEATHER["parameters"],
+                }
+            ],
+            "stream": True,
+        },
+    },
+}
+
 TOKENS: Final = {
     "text": {"summary": "A text, without the chat template", "value": {"prompt": "Good morning"}},
     "conversation": {"summary": "A conversation", "value": _chat(_PICTURE, "What colour is this?")},

@@ -12,7 +12,7 @@ from serve_app.errors import InvalidRequest
 MAX_QUOTED: Final = 100  # characters of a request's own text that an error message repeats
 
 # Fields of several types, and lists of them: pydantic puts the name of the type it chose after the field or index.
-_UNIONS: Final = ("response_format", "format", "tool_choice", "prompt")
+_UNIONS: Final = ("response_format", "format", "tool_choice", "prompt", "source")
 _LISTS_OF_UNIONS: Final = ("messages", "content", "input", "output")
 
 _SENTENCES: Final = {

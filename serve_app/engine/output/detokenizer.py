@@ -76,7 +76,7 @@ class StopStrings:
     def __init__(self, stop: tuple[str, ...] = ()) -> None:
         self._stop = stop
         self._buffer = ""
-        self.found = False
+        self.found: str | None = None  # the one that ended the text
 
     def push(self, text: str, active: bool = True) -> str:
         """Text that cannot become part of a stop string; sets `found` when one is complete.
@@ -86,10 +86,10 @@ class StopStrings:
         if not active or not self._stop:
             return text
         self._buffer += text
-        found = [at for stop in self._stop if (at := self._buffer.find(stop)) >= 0]
+        found = [(at, stop) for stop in self._stop if (at := self._buffer.find(stop)) >= 0]
         if found:
-            self.found = True
-            text, self._buffer = self._buffer[: min(found)], ""
+            first, self.found = min(found)
+            text, self._buffer = self._buffer[:first], ""
             return text
         keep = max(overlap(self._buffer, stop) for stop in self._stop)
         cut = len(self._buffer) - keep

@@ -72,7 +72,7 @@ class OutputParser:
         if not prompt.raw and reasoning_is_open(prompt, vocabulary):
             self._state = _State.REASONING
         self._decoder = Utf8Decoder()
-        self._stop = StopStrings(prompt.sampling.stop)
+        self.stop_strings = StopStrings(prompt.sampling.stop)
         self._min_tokens = prompt.sampling.min_tokens
         self._call_parser = ToolCallParser(prompt.tools) if prompt.tools is not None and not prompt.raw else None
         self._parallel_calls = prompt.tools is None or prompt.tools.parallel
@@ -134,7 +134,7 @@ class OutputParser:
         elif self._state in (_State.START, _State.TEXT) or self._keep_newlines or self._buffer.strip():
             self._begin_text()
             self._emit_buffer()
-        self._emit("text", self._stop.flush())
+        self._emit("text", self.stop_strings.flush())
         if self._raw and self._deltas and isinstance(last := self._deltas[-1], Delta):
             self._deltas[-1] = replace(last, logprobs=last.logprobs + self._logprobs.rest())
 
@@ -172,7 +172,7 @@ class OutputParser:
         if self._state is not _State.CALL:
             if self._state is _State.TEXT:
                 self._emit_text(self._buffer.rstrip())
-                self._emit("text", self._stop.flush())
+                self._emit("text", self.stop_strings.flush())
             self._box_text = None
             self._enter(_State.CALL)
         self._emit_calls(self._call_parser.push_token(token))
@@ -251,7 +251,7 @@ class OutputParser:
             before, end, after = self._buffer.partition(ControlToken.END_THINK.value)
         if end and ControlToken.THINK.value not in before:
             self._held_is_reasoning(before, after)
-        elif end or self._tokens > HELD_TOKENS or self._stop.occurs_in(self._buffer):
+        elif end or self._tokens > HELD_TOKENS or self.stop_strings.occurs_in(self._buffer):
             self._release()
 
     def _held_is_reasoning(self, reasoning: str, unread: str = "") -> None:
@@ -301,8 +301,8 @@ class OutputParser:
         """Emit text up to a stop string."""
         if self._box_text is not None:
             self._box_text += text
-        self._emit("text", self._stop.push(text, active=self._tokens > self._min_tokens))
-        self.stopped = self.stopped or self._stop.found
+        self._emit("text", self.stop_strings.push(text, active=self._tokens > self._min_tokens))
+        self.stopped = self.stopped or self.stop_strings.found is not None
 
     def _emit(self, channel: Channel, text: str) -> None:
         if text:

@@ -50,6 +50,7 @@ OPENAIS = tuple(name for name in CLIENTS if name.startswith("openai"))
 ZAIS = ("zai", "zhipuai")
 CLIENTS |= {name: Client("zai_client.py") for name in ZAIS}
 CLIENTS["gradio"] = Client("gradio_chat.py")
+CLIENTS["anthropic"] = Client("anthropic_client.py")
 
 
 def for_clients(*names: str) -> pytest.MarkDecorator:
