@@ -16,6 +16,7 @@ from serve_app.ingress.app import system_fingerprint
 from serve_app.ingress.chat.request import ChatBody
 from serve_app.ingress.completions.request import CompletionBody
 from serve_app.ingress.fields.strict_model import RequestBody
+from serve_app.ingress.messages.request import MessagesBody
 from serve_app.ingress.responses.request import ResponseBody
 from serve_app.ingress.tokenize.request import ChatTokensBody, TextTokensBody
 from serve_app.settings import ModelSettings
@@ -24,7 +25,7 @@ from tests.ingress.client import MODEL, PNG, MakeClient, events_of, make_app
 DOCUMENT: dict[str, Any] = make_app().openapi()
 SCHEMAS = DOCUMENT["components"]["schemas"]
 ERROR = {"$ref": "#/components/schemas/ErrorReply"}
-ANSWERS = ["/v1/chat/completions", "/v1/responses", "/v1/completions", "/v1/ask"]
+ANSWERS = ["/v1/chat/completions", "/v1/responses", "/v1/messages", "/v1/completions", "/v1/ask"]
 
 
 def references(node: Any) -> Iterator[str]:
@@ -73,6 +74,8 @@ def test_every_route_is_documented() -> None:
     assert {path: list(methods) for path, methods in DOCUMENT["paths"].items()} == {
         "/v1/chat/completions": ["post"],
         "/v1/responses": ["post"],
+        "/v1/messages": ["post"],
+        "/v1/messages/count_tokens": ["post"],
         "/v1/completions": ["post"],
         "/v1/ask": ["post"],
         "/tokenize": ["post"],
@@ -122,7 +125,7 @@ def test_the_form_is_multipart_with_pictures_as_files() -> None:
     assert not any("anyOf" in field for field in form["properties"].values()), "a form has no null"
 
 
-@pytest.mark.parametrize("body", [ChatBody, ResponseBody, CompletionBody, TextTokensBody, ChatTokensBody])
+@pytest.mark.parametrize("body", [ChatBody, ResponseBody, MessagesBody, CompletionBody, TextTokensBody, ChatTokensBody])
 def test_every_field_that_a_route_looks_at_is_documented(body: type[RequestBody]) -> None:
     schema = SCHEMAS[body.__name__]
     assert set(schema["properties"]) == {*body.model_fields, *body.unsupported}

@@ -48,7 +48,12 @@ class AskUpload(AskForm):
 
     image: list[bytes] = Field(
         min_length=1,
-        description="One picture or PDF or several, each its own part named `image`, or `file`, which is the same.",
+        description="One picture or PDF or several, each its own part named `image`.",
+        json_schema_extra={"items": {"contentMediaType": "application/octet-stream", "minLength": 1}},
+    )
+    file: list[bytes] = Field(
+        [],
+        description="The same under another name; together with `image` or instead of it.",
         json_schema_extra={"items": {"contentMediaType": "application/octet-stream", "minLength": 1}},
     )
     pages: list[str] = Field(

@@ -107,6 +107,8 @@ class MessageEvent(TypedDict, total=False):
     content_block: ContentBlock
     delta: dict[str, Any]
     usage: MessageUsage
+    timings: dict[str, float]
+    boxes: list[BoxedReply]
 
 
 # -- from events ----------------------------------------------------------------------------------

@@ -85,7 +85,7 @@ def messages_routes(context: ServingContext) -> APIRouter:
         summary="Count the tokens of a conversation in Anthropic's shape",
         response_model=TokensCount,
         responses=error_responses(400, 404, 413, 429, 500, 503, 504),
-        openapi_extra=json_body(MessagesBody, examples=MESSAGES),
+        openapi_extra=json_body(MessagesBody, examples={"picture": MESSAGES["picture"]}),
     )
     async def count_tokens(request: Request) -> Response:
         body = context.read(MessagesBody, await read_json(request))
