@@ -74,7 +74,7 @@ def messages_routes(context: ServingContext) -> APIRouter:
         openapi_extra=json_body(MessagesBody, examples=MESSAGES),
     )
     async def create_message(request: Request) -> Response:
-        body = context.read(MessagesBody, await read_json(request))
+        body = await context.read(MessagesBody, await read_json(request))
         id = f"msg_{context.new_id()}"
         question = messages_request(body, id=id, deadline_s=context.deadline_s)
         responder = MessagesResponder(context, id, request_log_of(request.scope).request_id)
@@ -88,7 +88,7 @@ def messages_routes(context: ServingContext) -> APIRouter:
         openapi_extra=json_body(MessagesBody, examples={"picture": MESSAGES["picture"]}),
     )
     async def count_tokens(request: Request) -> Response:
-        body = context.read(MessagesBody, await read_json(request))
+        body = await context.read(MessagesBody, await read_json(request))
         request_log = request_log_of(request.scope)
         prompt = messages_request(body, id=f"tokens-{context.new_id()}", deadline_s=context.deadline_s)
         prompt = replace(prompt, caller=request_log.caller)
