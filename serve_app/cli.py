@@ -95,7 +95,7 @@ def _plan(options: argparse.Namespace) -> int:
         print(f"glm-serve: {f'{error.param}: ' if error.param else ''}{error.message}", file=sys.stderr)
         return 1
     if options.output is None:
-        print(values, end="")
+        print(values, end="", flush=True)
     else:
         Path(options.output).write_text(values, encoding="utf-8")
     print(summary, file=sys.stderr)

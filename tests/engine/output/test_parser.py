@@ -466,10 +466,10 @@ def test_whatever_the_answer_each_channel_gets_what_was_written(data: st.DataObj
     if data.draw(st.booleans()):
         reasoning = data.draw(plain).strip()
         answer = data.draw(st.sampled_from(["", "\n", " "])) + f"<think>\n{reasoning}\n</think>\n"
-    for number in range(data.draw(st.integers(0, 3))):
+    for _ in range(data.draw(st.integers(0, 3))):
         piece = data.draw(plain)
-        if number == 0 and not text:
-            piece = piece.lstrip() if reasoning or answer else "x" + piece
+        if not text:  # white space before the text is dropped
+            piece = piece.lstrip() if answer else "x" + piece
         if data.draw(st.booleans()) and piece.strip():
             piece = piece.rstrip()  # space at the end of a box is emitted with it, also before a call
             boxes.append(piece.strip())

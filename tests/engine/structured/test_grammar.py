@@ -307,7 +307,8 @@ MANY_PATTERNS = {"allOf": [{"type": "string", "pattern": f".*{index}.*"} for ind
         (Constraint("json_schema", '{"not": {}}'), 'Unimplemented keys: \\["not"\\]'),
         (Constraint("json_schema", "{"), "not valid JSON"),
         (Constraint("json_schema", "[]"), "has to be a JSON Schema"),
-        (Constraint("json_schema", '{"a":' * 9000 + "1" + "}" * 9000), "not valid JSON"),
+        # Before Python 3.13 the standard library refuses it, later llguidance does.
+        (Constraint("json_schema", '{"a":' * 9000 + "1" + "}" * 9000), "not valid JSON|recursion limit exceeded"),
         (Constraint("json_schema", '{"items":' * 300 + "{}" + "}" * 300), "nested too deeply: at most 100 levels"),
         (Constraint("json_schema", '{"$ref": "http://example.com/"}'), "not present in a registry"),
         (Constraint("json_schema", json.dumps({"enum": ["x" * 70_000]})), "at most 65536"),
