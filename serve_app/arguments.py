@@ -6,9 +6,10 @@ import argparse
 import difflib
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from serve_app import __version__
+from serve_app import __version__, keys
 from serve_app.audit_arguments import AUDIT_DESCRIPTION, add_audit_arguments
 
 DESCRIPTION = """\
@@ -81,6 +82,13 @@ UP_OPTIONS = (
     ("--context", "model.context_tokens", "TOKENS", "longest prompt plus answer (default: 8192)"),
     ("--slots", "engine.max_slots", "N", "requests that are decoded at the same time (default: 16)"),
     ("--host", "http.host", "ADDRESS", "address to listen on (default: 127.0.0.1; 0.0.0.0 listens on all networks)"),
+    ("--keys", "access.keys_file", "FILE", "file of API keys, made by `glm-serve keys` (default: no authentication)"),
+    (
+        "--anonymous",
+        "access.anonymous",
+        "RULE",
+        "allow: requests need no key, also from other machines (default: loopback)",
+    ),
     ("--port", "http.port", "PORT", "port of the API (default: 8000)"),
     ("--metrics-port", "metrics.port", "PORT", "port of the Prometheus endpoint (default: 8080)"),
     ("--log-level", "log.level", "LEVEL", "lowest level to log: DEBUG, INFO, WARNING or ERROR (default: INFO)"),
@@ -135,6 +143,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_settings(doctor)
     doctor.add_argument("--json", action="store_true", help="print the report as one JSON object")
 
+    keys.add_arguments(
+        _command(commands.add_parser, "keys", help="make, list and revoke API keys", description=keys.DESCRIPTION)
+    )
+
     plan = _command(
         commands.add_parser,
         "plan",
@@ -171,6 +183,7 @@ def _add_ask(ask: argparse.ArgumentParser) -> None:
         metavar="URL",
         help="the service, with or without /v1 (default: GLM_HTTP__HOST and GLM_HTTP__PORT, or http://127.0.0.1:8000)",
     )
+    ask.add_argument("--key-file", type=Path, metavar="FILE", help="file with the API key, if the service needs one")
     ask.add_argument(
         "--max-tokens", type=int, metavar="N", help="most tokens of the answer (default: set by the service)"
     )

@@ -81,6 +81,7 @@ def ask(
     *,
     max_tokens: int | None = None,
     temperature: float = 0.0,
+    key: str = "",
     as_json: bool = False,
     answer: TextIO | None = None,
     remarks: TextIO | None = None,
@@ -105,7 +106,7 @@ def ask(
     sent_at = time.perf_counter()
     reply = _Reply()
     with _Waiting(progress) as waiting:
-        for chunk in _chunks(_service(url), body):
+        for chunk in _chunks(_service(url), body, key):
             text = reply.add(chunk, time.perf_counter() - sent_at)
             if text:
                 waiting.end()
@@ -191,11 +192,12 @@ class _Waiting:
             self._terminal.flush()
 
 
-def _chunks(url: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _chunks(url: str, body: dict[str, Any], key: str) -> Iterator[dict[str, Any]]:
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
     timeout = httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
     try:
         with (
-            httpx.Client(timeout=timeout) as client,
+            httpx.Client(timeout=timeout, headers=headers) as client,
             client.stream("POST", f"{url}/v1/chat/completions", json=body) as response,
         ):
             if response.status_code != 200:

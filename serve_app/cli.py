@@ -1,4 +1,4 @@
-"""The `glm-serve` command: runs up, ask, doctor, plan, audit and drain."""
+"""The `glm-serve` command: runs up, ask, keys, doctor, plan, audit and drain."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from serve_app import keys
 from serve_app.arguments import parse
 
 if TYPE_CHECKING:
@@ -61,10 +62,11 @@ def _ask(options: argparse.Namespace) -> int:
             question,
             max_tokens=options.max_tokens,
             temperature=options.temperature,
+            key=options.key_file.read_text(encoding="utf-8").strip() if options.key_file else "",
             as_json=options.json,
             progress=sys.stderr if sys.stderr.isatty() else None,
         )
-    except AskFailed as error:
+    except (AskFailed, OSError) as error:
         print(f"glm-serve: {error}", file=sys.stderr)
         return 1
     return 0
@@ -118,6 +120,7 @@ def _drain(options: argparse.Namespace) -> int:
 COMMANDS: Final[dict[str, Callable[[argparse.Namespace], int]]] = {
     "up": _up,
     "ask": _ask,
+    "keys": keys.run,
     "doctor": _doctor,
     "plan": _plan,
     "audit": _audit,

@@ -24,6 +24,9 @@ maps Ray's errors to these. Status and code are class attributes and the constru
 `Exception`: an error crosses process borders by pickling, which keeps only `args`, and Ray raises it as a subclass.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 
 class ServiceError(Exception):
     """The service failed; the request cannot be corrected by the caller."""
@@ -108,6 +111,7 @@ class RateLimited(ServiceError):
     status = 429
     code = "rate_limit_exceeded"
     retry_after_s = 1.0
+    headers: Mapping[str, str] = MappingProxyType({})  # x-ratelimit-*: what is left of the limits
 
 
 class Overloaded(ServiceError):

@@ -54,6 +54,14 @@ OUTPUT_TOKEN_SECONDS = Metric(
     "glm_output_token_seconds", "histogram", "Mean time per token after the first, of one answer.", (), _FINE_SECONDS
 )
 
+LIMIT_STORE_ERRORS = Metric(
+    "glm_limit_store_errors_total", "counter", "Calls of the Redis of limits that failed or took too long."
+)
+LIMIT_STORE_DOWN = Metric(
+    "glm_limit_store_down", "gauge", "1 while this replica counts limits for itself, because Redis does not respond."
+)
+JWKS_ERRORS = Metric("glm_jwks_errors_total", "counter", "Readings of the keys of JSON Web Tokens that failed.")
+
 # -- answer cache
 ANSWER_CACHE_LOOKUPS = Metric(
     "glm_answer_cache_lookups_total",

@@ -14,6 +14,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from serve_app.settings_access import AccessSettings, JwtSettings, LimitSettings
 from serve_app.settings_audit import AuditSettings
 from serve_app.settings_cache import CacheSettings
 from serve_app.settings_section import Section
@@ -305,6 +306,9 @@ class Settings(BaseSettings):
     http: HttpSettings = HttpSettings()
     cache: CacheSettings = CacheSettings()
     audit: AuditSettings = AuditSettings()
+    access: AccessSettings = AccessSettings()
+    jwt: JwtSettings = JwtSettings()
+    limits: LimitSettings = LimitSettings()
     metrics: MetricsSettings = MetricsSettings()
     log: LogSettings = LogSettings()
 

@@ -12,6 +12,7 @@ import pytest
 
 from serve_app.settings import Settings
 from serve_app.standalone.deploy import failure_reason
+from serve_app.standalone.exposure import exposure_warning
 from serve_app.standalone.private_ray import ray_environment
 from serve_app.standalone.up import up
 
@@ -102,3 +103,33 @@ def free_ports() -> dict[str, dict[str, int]]:
         first.bind(("127.0.0.1", 0))
         second.bind(("127.0.0.1", 0))
         return {"http": {"port": first.getsockname()[1]}, "metrics": {"port": second.getsockname()[1]}}
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_a_service_that_other_machines_reach_does_not_start_without_authentication(host: str):
+    said: list[str] = []
+    assert up(Settings.model_validate({"http": {"host": host}}), said.append) == 1
+    assert said == [
+        f"glm-serve: {host} can be reached from other machines, and there is no authentication: everybody on the"
+        " network could use the service. Make a key with `glm-serve keys add NAME --file keys.json` and start with"
+        " --keys keys.json, or allow it with --anonymous allow (access.anonymous)."
+    ]
+
+
+def test_a_service_that_accepts_everybody_warns_and_one_with_keys_does_not():
+    open_to_all = {"http": {"host": "0.0.0.0"}, "access": {"anonymous": "allow"}}
+    warning = exposure_warning(Settings.model_validate(open_to_all))
+    assert warning is not None
+    assert "0.0.0.0:8000 and accepts requests without a key" in warning
+    with_keys = {"http": {"host": "0.0.0.0"}, "access": {"keys_file": "keys.json"}}
+    assert exposure_warning(Settings.model_validate(with_keys)) is None
+    assert exposure_warning(Settings()) is None
+
+
+def test_a_missing_file_of_keys_is_reported_before_ray_starts(tmp_path: Path):
+    said: list[str] = []
+    file = tmp_path / "keys.json"
+    assert up(Settings.model_validate({"access": {"keys_file": str(file)}, **free_ports()}), said.append) == 1
+    assert said == [
+        f"glm-serve: The file of keys {file} does not exist. Make it with `glm-serve keys add NAME --file {file}`."
+    ]

@@ -253,6 +253,38 @@ def service() -> str:
                 ],
             ),
             (
+                "Access",
+                [
+                    lines(
+                        "Refused requests",
+                        "No valid credentials (401), no permission (403), above a limit of the caller (429).",
+                        "reqps",
+                        Query(
+                            rate(
+                                metrics.REJECTIONS,
+                                'code=~"invalid_api_key|permission_denied|rate_limit_exceeded"',
+                                by="code",
+                            ),
+                            "{{code}}",
+                        ),
+                        stacked=True,
+                    ),
+                    lines(
+                        "Redis of the limits",
+                        "Replicas that count for themselves because Redis does not respond, and calls that failed.",
+                        "short",
+                        Query(total(metrics.LIMIT_STORE_DOWN), "replicas without Redis"),
+                        Query(total(metrics.LIMIT_STORE_ERRORS), "failed calls"),
+                    ),
+                    lines(
+                        "Keys of JSON Web Tokens",
+                        "Readings of the identity provider's keys that failed; known keys stay in force.",
+                        "short",
+                        Query(total(metrics.JWKS_ERRORS), "failed readings"),
+                    ),
+                ],
+            ),
+            (
                 "HAProxy",
                 [
                     lines(

@@ -39,6 +39,7 @@ def schema() -> Schema:
             fullnameOverride=TEXT,
             image=image(),
             settings=settings,
+            auth=only(anonymous=one_of("allow", "refuse"), keysSecret=key_of_secret(), testKeySecret=key_of_secret()),
             stages=only(ingress=stage(), preprocess=stage(), engine=engine()),
             head=only(**pod()),
             workers=workers(),

@@ -9,6 +9,7 @@
 {{- include "glm.checkMemory" . -}}
 {{- include "glm.checkDevice" . -}}
 {{- include "glm.checkUpgrade" . -}}
+{{- include "glm.checkAuthentication" . -}}
 {{- include "glm.checkRest" . -}}
 {{- end -}}
 
@@ -16,6 +17,12 @@
 {{- $name := include "glm.fullname" . -}}
 {{- if not (regexMatch "^[a-z]([-a-z0-9]{0,45}[a-z0-9])?$" $name) -}}
 {{- fail (printf "The name %q is not valid: KubeRay accepts at most 47 lower-case letters, digits and '-', beginning with a letter. Set fullnameOverride." $name) -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "glm.checkAuthentication" -}}
+{{- if not (or (include "glm.authenticates" .) (eq .Values.auth.anonymous "allow")) -}}
+{{- fail "auth.anonymous is refuse, and there is no authentication: no request could be accepted. Set auth.keysSecret, settings.jwt or settings.access.proxy_header, or allow requests without credentials with auth.anonymous=allow." -}}
 {{- end -}}
 {{- end -}}
 

@@ -28,7 +28,25 @@ release uses: of its services (other pods, `helm test`), of its Ingress and rout
 {{- end -}}
 {{- $_ := set $http "allowed_hosts" (compact $names | uniq) -}}
 {{- end -}}
+{{- $access := dict -}}
+{{- if .Values.auth.keysSecret.name -}}
+{{- $_ := set $access "keys_file" (printf "%s/%s" (include "glm.keysFolder" .) .Values.auth.keysSecret.key) -}}
+{{- else if not (include "glm.authenticates" .) -}}
+{{- $_ := set $access "anonymous" "allow" -}}
+{{- end -}}
+{{- with mergeOverwrite $access (default dict $settings.access) -}}
+{{- $_ := set $settings "access" . -}}
+{{- end -}}
 {{- toYaml $settings -}}
+{{- end -}}
+
+{{- define "glm.keysFolder" -}}/etc/glm-serve/keys{{- end -}}
+
+{{/* Not empty if requests need credentials: there are keys, JSON Web Tokens or a proxy that names the caller. */}}
+{{- define "glm.authenticates" -}}
+{{- $access := default dict .Values.settings.access -}}
+{{- $jwt := default dict .Values.settings.jwt -}}
+{{- if or .Values.auth.keysSecret.name $access.keys_file $access.proxy_header $jwt.keys $jwt.secret_file -}}true{{- end -}}
 {{- end -}}
 
 {{/*

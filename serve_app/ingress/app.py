@@ -11,9 +11,11 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 
 from serve_app import __version__, demo
+from serve_app.access.check_settings import accepts_anonymous
 from serve_app.answers import Clock
 from serve_app.audit.request_audit import AuditLog
 from serve_app.contracts import Answer, Tokenize
+from serve_app.ingress.access_check import HEALTH
 from serve_app.ingress.ask.routes import ask_routes
 from serve_app.ingress.chat.routes import chat_routes
 from serve_app.ingress.completions.routes import completion_routes
@@ -74,6 +76,7 @@ def create_app(
         fingerprint=system_fingerprint(settings.model),
         deadline_s=settings.http.request_timeout_s,
         max_choices=settings.http.max_choices,
+        default_max_tokens=settings.preprocess.default_max_tokens,
         ignore_unknown=settings.http.unknown_fields == "ignore",
         keep_alive_s=settings.http.keep_alive_s,
         recent_items_bytes=settings.http.recent_items_bytes,
@@ -95,9 +98,16 @@ def create_app(
         )
     )
     app.include_router(docs_routes(lambda: app.openapi()))
-    complete_openapi(app, served=settings.model.served_name, max_choices=settings.http.max_choices)
+    host = host or settings.http.host
+    complete_openapi(
+        app,
+        served=settings.model.served_name,
+        max_choices=settings.http.max_choices,
+        public_paths=HEALTH,
+        anonymous=accepts_anonymous(settings, host),
+    )
     outer = outer_middlewares(
-        settings, meter, route_paths(app), host=host or settings.http.host, clock=clock, new_id=new_id, audit=audit
+        settings, meter, route_paths(app), host=host, clock=clock, new_id=new_id, audit=audit, now=now
     )
     app.user_middleware = [Middleware(UnlessWrapped, middlewares=outer), Middleware(HeadAsGet)]
     return app

@@ -38,6 +38,7 @@ class ServingContext:
     fingerprint: str
     deadline_s: float
     max_choices: int
+    default_max_tokens: int  # of an answer whose request has no limit
     ignore_unknown: bool  # fields, instead of refusing the request
     keep_alive_s: float  # a stream is never silent for longer
     recent_items_bytes: int  # memory for items of recent answers

@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve_app.errors import ServiceError
+from serve_app.errors import RateLimited, ServiceError
 from serve_app.ingress.fields.error import ErrorReply
 from serve_app.ingress.request_log import CLIENT_CLOSED_REQUEST, RequestLog, request_log_of
 from serve_app.ingress.validation import invalid_request, truncate
@@ -61,9 +61,11 @@ def error_response(error: Exception, request_log: RequestLog) -> Response:
 
 def plain_error_response(error: ServiceError) -> Response:
     """The response to an error; nothing is logged."""
-    headers = {}
+    headers = dict(error.headers) if isinstance(error, RateLimited) else {}
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+    if error.status == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
     return _response(error.status, error_json(error), headers)
 
 

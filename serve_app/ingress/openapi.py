@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, Final
 
 from fastapi import FastAPI
@@ -13,6 +13,8 @@ from serve_app.ingress.fields.strict_model import RequestBody
 
 _ERRORS: Final = {
     400: "The request can't be parsed, is not supported, or its picture or length is refused.",
+    401: "The credentials are missing, wrong or expired.",
+    403: "The credentials do not have the scope of this route.",
     404: "The model is not served here.",
     413: "The body is larger than the limit.",
     415: "The body is not a multipart form.",
@@ -32,6 +34,12 @@ _SERVER_TIMING: Final = {"Server-Timing": _header("Milliseconds of each stage kn
 _CACHE: Final = {"X-Cache": _header("`hit` or `miss`, where the answer cache was asked (docs/answer-cache.md).")}
 _RETRY_AFTER: Final = {"Retry-After": _header("Seconds to wait before the next try.", "integer")}
 _ALLOW: Final = {"Allow": _header("With 405: the methods of this path.")}
+
+SECURITY_SCHEMES: Final[dict[str, dict[str, str]]] = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "An API key, or a JSON Web Token."},
+    "api-key": {"type": "apiKey", "in": "header", "name": "api-key", "description": "An API key."},
+    "x-api-key": {"type": "apiKey", "in": "header", "name": "x-api-key", "description": "An API key."},
+}
 
 _referenced: dict[str, Any] = {}  # models by schema name; FastAPI does not know those of openapi_extra
 
@@ -103,8 +111,13 @@ def _event(chunks: Sequence[Any], last: str | None) -> dict[str, Any]:
     }
 
 
-def complete_openapi(app: FastAPI, *, served: str, max_choices: int) -> None:
-    """Makes `app.openapi` add the referenced schemas, the model's name and the service's limits."""
+def complete_openapi(
+    app: FastAPI, *, served: str, max_choices: int, public_paths: Container[str], anonymous: bool
+) -> None:
+    """Makes `app.openapi` add the referenced schemas, the model's name, the service's limits and security.
+
+    `anonymous`: requests without credentials are accepted.
+    """
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -121,8 +134,14 @@ def complete_openapi(app: FastAPI, *, served: str, max_choices: int) -> None:
             schemas.update(definitions["$defs"])
             for name in bodies:
                 _fill_in(schemas[name]["properties"], served, max_choices)
-            for path in document["paths"].values():
-                for operation in path.values():
+            document["components"]["securitySchemes"] = SECURITY_SCHEMES
+            security: list[dict[str, list[str]]] = [{scheme: []} for scheme in SECURITY_SCHEMES]
+            for path, operations in document["paths"].items():
+                for operation in operations.values():
+                    if path not in public_paths:
+                        operation["security"] = [*([{}] if anonymous else []), *security]
+                        refusals = error_responses(401, 403)
+                        operation["responses"] |= {str(status): refusals[status] for status in (401, 403)}
                     for parameter in operation.get("parameters", ()):
                         parameter["example"] = served
         return document

@@ -6,18 +6,25 @@ malformed request must not get that far. `server.py` puts these middlewares arou
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Container
 
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from serve_app.access.counters import counters_of
+from serve_app.access.identity import Identity
+from serve_app.access.jwt_tokens import jwt_verifier
+from serve_app.access.rate_limits import WORDS, RateLimits
 from serve_app.answers import Clock
 from serve_app.audit.request_audit import AuditLog
+from serve_app.ingress.access_check import AccessCheck
 from serve_app.ingress.body_reader import BodyBudget, BodyLimits, BodyReader
 from serve_app.ingress.cors import CorsMiddleware
 from serve_app.ingress.errors import UnhandledErrorMiddleware
 from serve_app.ingress.header_filter import HeaderFilter, OriginFilter, allowed_hosts
 from serve_app.ingress.http_protocol import ConnectionLimits
+from serve_app.ingress.limit_check import LimitCheck
 from serve_app.ingress.load_limit import LoadCheckMiddleware, LoadLimit, LoadLimitMiddleware, LoadLimits
 from serve_app.ingress.request_line import ExtraSlashes
 from serve_app.ingress.request_log import RequestLogMiddleware
@@ -26,7 +33,10 @@ from serve_app.settings import HttpSettings, Settings
 
 SERVE_ROUTES = "/-/"
 WRAPPED = "glm.wrapped"  # key in the scope of a request that passed them
-EXPOSED_HEADERS = ("x-request-id", "retry-after", "server-timing", "x-ignored-fields", "x-max-tokens", "x-cache")
+EXPOSED_HEADERS = (
+    *("x-request-id", "retry-after", "server-timing", "x-ignored-fields", "x-max-tokens", "x-cache"),
+    *(f"x-ratelimit-{what}-{resource}" for what in ("limit", "remaining", "reset") for resource in WORDS),
+)
 
 
 def outer_middlewares(
@@ -38,6 +48,7 @@ def outer_middlewares(
     clock: Clock,
     new_id: Callable[[], str],
     audit: AuditLog | None = None,
+    now: Callable[[], float] = time.time,
 ) -> list[Middleware]:
     """Outermost first; `paths` are those of the application's routes, `host` is the address that is listened on."""
     http, engine = settings.http, settings.engine
@@ -48,6 +59,11 @@ def outer_middlewares(
             max_in_flight=max(engine.max_slots + engine.max_waiting, 1),
         ),
         clock,
+    )
+    tokens = jwt_verifier(settings.jwt, clock=clock, meter=meter)
+    identity = Identity(settings, host=host, clock=clock, now=now, tokens=tokens)
+    limits = RateLimits(
+        counters_of(settings.limits, meter), identity.tenant_limits, max_request_s=http.request_timeout_s
     )
     cors = Middleware(
         CorsMiddleware,
@@ -64,6 +80,8 @@ def outer_middlewares(
         Middleware(UnhandledErrorMiddleware),
         Middleware(HeaderFilter, allowed_hosts=allowed_hosts(host, http.allowed_hosts)),
         Middleware(OriginFilter, allowed_origins=http.allowed_origins),
+        Middleware(AccessCheck, identity=identity, public_docs=settings.access.public_docs),
+        Middleware(LimitCheck, limits=limits),
         Middleware(BodyReader, budget=BodyBudget(body_limits(http))),
         Middleware(LoadLimitMiddleware, load=load),
     ]

@@ -18,6 +18,7 @@ from serve_app.errors import ServiceError
 from serve_app.ingress.context import ServingContext
 from serve_app.ingress.disconnect import run_until_disconnect
 from serve_app.ingress.errors import error_json
+from serve_app.ingress.limit_check import reserve
 from serve_app.ingress.request_log import request_log_of
 from serve_app.ingress.sse import EventStream, data_frame
 from serve_app.ingress.validation import truncate
@@ -59,6 +60,7 @@ async def respond(
     """
     request_log = request_log_of(request.scope)
     request_log.answer_id = id
+    await reserve(request.scope, requests, context.default_max_tokens)
     asked = [replace(each, caller=request_log.caller, cache=cache_use(request.headers)) for each in requests]
     if request_log.audit is not None:
         request_log.audit.asked(asked, id, request.scope["route"].path)

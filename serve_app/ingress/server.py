@@ -36,6 +36,7 @@ def customize_server(protocol: type[BoundedHttpProtocol], outer: Callable[[ASGIA
         make_app = server.config.app  # not called before the task's first step
         server.config.app = lambda: outer(make_app(), http_options.host)
         server.config.http = protocol
+        server.config.proxy_headers = False  # a client of this machine could name any address in X-Forwarded-For
         return task, server
 
     shut_down = replica.Replica._perform_graceful_shutdown

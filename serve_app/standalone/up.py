@@ -12,12 +12,13 @@ import socket
 from pathlib import Path
 
 from serve_app import __version__, demo
+from serve_app.access.check_settings import check_access_settings
 from serve_app.checkpoint import checkpoint_folder
 from serve_app.errors import ServiceError
 from serve_app.logs import WriteLine, follow_logs
 from serve_app.settings import Settings
 from serve_app.standalone.deploy import StartFailed, deploy
-from serve_app.standalone.exposure import exposure_warning
+from serve_app.standalone.exposure import check_exposure, exposure_warning
 from serve_app.standalone.log_folder import create_run_folder, keep_ray_logs
 from serve_app.standalone.private_ray import LOOPBACK, private_folder, private_ray
 from serve_app.standalone.shutdown import DRAIN_S, StopSignal
@@ -32,6 +33,8 @@ def up(settings: Settings, write_line: WriteLine, *, json_logs: bool = False) ->
     if warning := exposure_warning(settings):
         write_line(f"warning: {warning}")
     try:
+        check_access_settings(settings)
+        check_exposure(settings)
         _require_free_port(settings.http.host, settings.http.port, "http.port", "--port")
         _require_free_port(LOOPBACK, settings.metrics.port, "metrics.port", "--metrics-port")
         settings = _with_log_folder(_with_local_checkpoint(settings, write_line))

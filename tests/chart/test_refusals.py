@@ -51,6 +51,7 @@ COMBINATIONS = [
     (INCREMENTAL | {"ingress.enabled": True}, "ingress.enabled can't be used with"),
     (INCREMENTAL | {"gateway.enabled": True}, "gateway.enabled can't be used with"),
     ({"gateway.enabled": True}, "gateway.enabled needs gateway.parentRefs"),
+    ({"auth.anonymous": "refuse"}, "auth.anonymous is refuse, and there is no authentication"),
     ({"modelStorage.fetch.enabled": True}, "needs modelStorage.fetch.image"),
 ]
 
@@ -67,6 +68,7 @@ OUT_OF_BOUNDS = [
     ({"settings.engine.slots": 4}, "slots"),
     ({"settings.model.quantization": "int2"}, "settings/model/quantization"),
     ({"rayAuth": "kerberos"}, "rayAuth"),
+    ({"auth.anonymous": "sometimes"}, "auth/anonymous"),
     ({"upgrade.strategy": "Recreate"}, "upgrade/strategy"),
     ({"upgrade.initializingTimeout": "soon"}, "upgrade/initializingTimeout"),
     ({"image.digest": "abc"}, "image/digest"),

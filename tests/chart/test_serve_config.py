@@ -110,6 +110,7 @@ def test_the_log_folder_is_the_one_of_the_settings() -> None:
 def test_settings_go_to_the_builder_unchanged_and_without_defaults() -> None:
     objects = render(set={"settings.engine.max_slots": 4, "settings.http.max_body_bytes": 16_777_216})
     assert application(objects)["args"] == {
+        "access": {"anonymous": "allow"},  # auth.anonymous
         "engine": {"max_slots": 4},
         "http": {"max_body_bytes": 16_777_216},
         "model": {"device": "cuda"},

@@ -26,6 +26,8 @@ VALIDATOR = jsonschema.Draft7Validator(SCHEMA)
 # What has to be on for a value to have its effect, by the longest beginning of its name.
 CONDITIONS: dict[str, dict[str, Any]] = {
     "image.tag": {"image.digest": ""},
+    "auth.keysSecret.key": {"auth.keysSecret.name": "keys"},
+    "auth.testKeySecret.key": {"auth.testKeySecret.name": "key"},
     "stages.engine.downscaleToZeroDelaySeconds": {"stages.engine.replicas.min": 0},
     "stages.engine.replicas.max": {"workers.gpu.replicas.max": 9},
     "stages.ingress.replicas.min": {"stages.ingress.replicas.max": 4},
@@ -65,6 +67,7 @@ OTHERS: dict[str, Any] = {
     "image.pullPolicy": "Always",
     "image.pullSecrets": ["login"],
     "settings": {"engine": {"max_slots": 3}},
+    "auth.anonymous": None,  # test_access
     "stages.ingress.cpus": 0.25,
     "stages.preprocess.cpus": 0.75,
     "stages.engine.replicas.min": 0,

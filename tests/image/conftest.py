@@ -16,7 +16,8 @@ from tests.waiting import wait_until
 
 IMAGE = "localhost/glm-vision-serve:cpu"
 READY_LIMIT_S = 120
-PUBLISHED = ("--network", NETWORK, "--publish", "127.0.0.1::8000")  # on a free port of this machine
+ANONYMOUS = ("--env", "GLM_ACCESS__ANONYMOUS=allow")  # a container listens on all addresses
+PUBLISHED = (*ANONYMOUS, "--network", NETWORK, "--publish", "127.0.0.1::8000")  # on a free port of this machine
 CONFINED = ("--read-only", "--cap-drop", "all", "--security-opt", "no-new-privileges")
 
 

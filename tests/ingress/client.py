@@ -50,11 +50,13 @@ def make_app(
     meter: FakeMeter | None = None,
     settings: Any = None,
     model: Any = None,
+    access: Any = None,
+    limits: Any = None,
     **more: Any,
 ) -> FastAPI:
     ids = count(1)
     return create_app(
-        Settings(http=settings or {}, model=model or {}),
+        Settings(http=settings or {}, model=model or {}, access=access or {}, limits=limits or {}),
         answer or FakeAnswer("Two ", "cats"),
         describe or FakeDescribe(),
         tokenize or FakeTokenize(1, 2, 3),

@@ -204,3 +204,19 @@ async def test_the_page_loads_nothing_from_other_hosts(make_client: MakeClient) 
     assert "<script" not in response.text
     assert re.findall(r"(?:src|href)='([^']*)'", response.text) == ["/openapi.json"]
     assert response.headers["content-security-policy"].startswith("default-src 'none';")
+
+
+def test_every_route_but_health_documents_its_security_and_refusals():
+    document = make_app(access={"keys_file": "keys.json"}).openapi()
+    assert set(document["components"]["securitySchemes"]) == {"bearer", "api-key", "x-api-key"}
+    for path, operations in document["paths"].items():
+        for each in operations.values():
+            if path in ("/healthz", "/readyz", "/health"):
+                assert "security" not in each
+            else:
+                assert each["security"] == [{"bearer": []}, {"api-key": []}, {"x-api-key": []}]
+                assert {"401", "403"} <= each["responses"].keys()
+
+
+def test_where_requests_without_credentials_are_accepted_security_is_optional():
+    assert operation("/v1/models", "get")["security"][0] == {}

@@ -1,0 +1,220 @@
+"""Counters of limits: sliding windows and requests in progress, in this process or in Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol, TypeVar, cast
+
+from limits import RateLimitItemPerSecond
+from limits.aio.storage import MemoryStorage, RedisStorage
+from limits.aio.strategies import SlidingWindowCounterRateLimiter
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from serve_app.errors import InvalidRequest
+from serve_app.metrics import LIMIT_STORE_DOWN, LIMIT_STORE_ERRORS, Meter
+from serve_app.settings_access import LimitSettings
+
+T = TypeVar("T")
+
+NO_LIMIT: Final = 2**53  # for what is recorded in any case
+RETRY_S: Final = 1.0  # between two tries to reach Redis again
+PREFIX: Final = "glm:limits"
+# Lease: a member of a sorted set, scored by the time at which it ends, in seconds of Redis' own clock.
+_ACQUIRE: Final = """
+local now = tonumber(redis.call('TIME')[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+if redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[1]) then return 0 end
+redis.call('ZADD', KEYS[1], now + tonumber(ARGV[2]), ARGV[3])
+redis.call('EXPIRE', KEYS[1], tonumber(ARGV[2]))
+return 1
+"""
+_log = logging.getLogger("glm.access.limits")
+
+
+@dataclass(frozen=True, slots=True)
+class WindowState:
+    """What is left of a limit now, and the seconds until all of it is."""
+
+    remaining: int
+    reset_s: float
+
+
+class Counters(Protocol):
+    """Where limits are counted."""
+
+    async def hit(self, limit: RateLimitItemPerSecond, key: str, amount: int) -> bool:
+        """Counts `amount` if the limit allows it; False if not."""
+
+    async def record(self, limit: RateLimitItemPerSecond, key: str, amount: int) -> None:
+        """Counts `amount`, also above the limit; a negative amount gives back what was counted too much."""
+
+    async def state(self, limit: RateLimitItemPerSecond, key: str) -> WindowState: ...
+
+    async def acquire(self, key: str, limit: int, lease: str, ttl_s: int) -> bool:
+        """Takes one of `limit` places until it is released, or for `ttl_s`; False if all are taken."""
+
+    async def release(self, key: str, lease: str) -> None: ...
+
+
+class _Windows:
+    """Sliding windows of the library `limits`."""
+
+    def __init__(self, storage: MemoryStorage | RedisStorage) -> None:
+        self._storage = storage
+        self._windows = SlidingWindowCounterRateLimiter(storage)
+
+    async def hit(self, limit: RateLimitItemPerSecond, key: str, amount: int) -> bool:
+        return await self._windows.hit(limit, key, cost=amount)
+
+    async def record(self, limit: RateLimitItemPerSecond, key: str, amount: int) -> None:
+        await self._storage.acquire_sliding_window_entry(limit.key_for(key), NO_LIMIT, limit.get_expiry(), amount)
+
+    async def state(self, limit: RateLimitItemPerSecond, key: str) -> WindowState:
+        reset_at, remaining = await self._windows.get_window_stats(limit, key)
+        return WindowState(max(0, remaining), max(0.0, reset_at - time.time()))
+
+
+class LocalCounters(_Windows):
+    """Counts in this process."""
+
+    def __init__(self) -> None:
+        super().__init__(MemoryStorage())
+        self._leases: Counter[str] = Counter()
+
+    async def acquire(self, key: str, limit: int, lease: str, ttl_s: int) -> bool:
+        if self._leases[key] >= limit:
+            return False
+        self._leases[key] += 1
+        return True
+
+    async def release(self, key: str, lease: str) -> None:
+        self._leases[key] -= 1
+        if self._leases[key] <= 0:
+            del self._leases[key]
+
+
+class RedisCounters(_Windows):
+    """Counts in Redis, for all processes that use it."""
+
+    def __init__(self, url: str, password: str | None) -> None:
+        self.redis: Redis = Redis.from_url(url, password=password)
+        storage = RedisStorage(
+            f"async+{url}",
+            implementation="redispy",
+            key_prefix=PREFIX,
+            connection_pool=self.redis.connection_pool,  # type: ignore[arg-type]
+        )
+        super().__init__(storage)
+        self._acquire = self.redis.register_script(_ACQUIRE)
+
+    async def acquire(self, key: str, limit: int, lease: str, ttl_s: int) -> bool:
+        return bool(await self._acquire(keys=[f"{PREFIX}:leases:{key}"], args=[limit, ttl_s, lease]))
+
+    async def release(self, key: str, lease: str) -> None:
+        await self.redis.zrem(f"{PREFIX}:leases:{key}", lease)
+
+
+class SharedCounters:
+    """Counts in Redis, and in this process while Redis does not respond in time: no request waits for it or fails.
+
+    After a failure Redis is not used until it has responded to a ping; leases that could not be released are then.
+    """
+
+    def __init__(self, redis: RedisCounters, meter: Meter, *, timeout_s: float) -> None:
+        self._redis = redis
+        self._local = LocalCounters()
+        self._meter = meter
+        self._timeout_s = timeout_s
+        self._recovering: asyncio.Task[None] | None = None
+        self._unreleased: list[tuple[str, str]] = []
+        self._local_leases: set[tuple[str, str]] = set()
+
+    async def hit(self, limit: RateLimitItemPerSecond, key: str, amount: int) -> bool:
+        return await self._try(lambda counters: counters.hit(limit, key, amount))
+
+    async def record(self, limit: RateLimitItemPerSecond, key: str, amount: int) -> None:
+        await self._try(lambda counters: counters.record(limit, key, amount))
+
+    async def state(self, limit: RateLimitItemPerSecond, key: str) -> WindowState:
+        return await self._try(lambda counters: counters.state(limit, key))
+
+    async def acquire(self, key: str, limit: int, lease: str, ttl_s: int) -> bool:
+        async def acquire(counters: Counters) -> bool:
+            if counters is not self._local:
+                try:
+                    return await counters.acquire(key, limit, lease, ttl_s)
+                except BaseException:
+                    self._unreleased.append((key, lease))  # Redis may still do it
+                    raise
+            if acquired := await counters.acquire(key, limit, lease, ttl_s):
+                self._local_leases.add((key, lease))
+            return acquired
+
+        return await self._try(acquire)
+
+    async def release(self, key: str, lease: str) -> None:
+        if (key, lease) in self._local_leases:
+            self._local_leases.discard((key, lease))
+            await self._local.release(key, lease)
+            return
+        if self._recovering is None:
+            with suppress(TimeoutError, OSError, RedisError):
+                async with asyncio.timeout(self._timeout_s):
+                    await self._redis.release(key, lease)
+                    return
+        self._unreleased.append((key, lease))
+
+    async def _try(self, count: Callable[[Counters], Awaitable[T]]) -> T:
+        if self._recovering is None:
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    return await count(self._redis)
+            except (TimeoutError, OSError, RedisError) as error:
+                self._meter.count(LIMIT_STORE_ERRORS)
+                if self._recovering is None:
+                    reason = type(error).__name__
+                    _log.warning("Redis of the limits does not respond (%s); this replica counts for itself.", reason)
+                    self._recovering = asyncio.create_task(self._recover())
+        return await count(self._local)
+
+    async def _recover(self) -> None:
+        while True:
+            self._meter.set(LIMIT_STORE_DOWN, 1)
+            await asyncio.sleep(RETRY_S)
+            with suppress(TimeoutError, OSError, RedisError):
+                async with asyncio.timeout(self._timeout_s):
+                    await cast(Awaitable[bool], self._redis.redis.ping())
+                    while self._unreleased:
+                        await self._redis.release(*self._unreleased[-1])
+                        self._unreleased.pop()
+                    break
+        self._meter.set(LIMIT_STORE_DOWN, 0)
+        self._recovering = None
+        _log.info("Redis of the limits responds again.")
+
+
+def counters_of(settings: LimitSettings, meter: Meter) -> Counters:
+    """Counters in Redis if the settings name one. Raises InvalidRequest if its password can't be read."""
+    if not settings.redis_url:
+        return LocalCounters()
+    password = None
+    if settings.redis_password_file:
+        try:
+            password = Path(settings.redis_password_file).read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise InvalidRequest(f"The file limits.redis_password_file can't be read: {error}.") from error
+    redis = RedisCounters(settings.redis_url, password)
+    return SharedCounters(redis, meter, timeout_s=settings.redis_timeout_ms / 1000)
+
+
+def new_lease() -> str:
+    return uuid.uuid4().hex

@@ -1,0 +1,175 @@
+"""Rate limits of callers and tenants: what a request may use, and what it has really used."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Final, Literal, TypeAlias
+
+from limits import RateLimitItemPerSecond
+
+from serve_app.access.counters import Counters, WindowState, new_lease
+from serve_app.caller import Caller, CallerLimits
+from serve_app.errors import RateLimited
+
+Resource: TypeAlias = Literal["requests", "tokens", "images"]  # as in OpenAI's header names
+MINUTE_S: Final = 60
+MAX_WINDOW_S: Final = 60
+LEASE_MARGIN_S: Final = 60  # after the deadline of a request; a replica that died frees its places then
+RETRY_BUSY_S: Final = 1.0
+WORDS: Final[dict[Resource, str]] = {"requests": "requests", "tokens": "tokens", "images": "pictures"}
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A limit of one resource for one caller or tenant."""
+
+    resource: Resource
+    key: str
+    whose: str  # for messages: "the caller 'shop'"
+    limit: RateLimitItemPerSecond
+
+
+class RateLimits:
+    """Admits requests by the limits of their caller and its tenant."""
+
+    def __init__(
+        self, counters: Counters, tenant_limits: Callable[[str], CallerLimits], *, max_request_s: float
+    ) -> None:
+        self._counters = counters
+        self._tenant_limits = tenant_limits
+        self._lease_s = math.ceil(max_request_s) + LEASE_MARGIN_S
+
+    def open(self, caller: Caller) -> Admission:
+        """The admission of a request of this caller; nothing is counted yet."""
+        both = (
+            (f"caller:{caller.tenant}:{caller.id}", f"the caller {caller.id!r}", caller.limits),
+            (f"tenant:{caller.tenant}", f"the tenant {caller.tenant!r}", self._tenant_limits(caller.tenant)),
+        )
+        windows = [window for key, whose, limits in both for window in _windows(key, whose, limits)]
+        places = [Places(key, whose, limits.concurrent_requests) for key, whose, limits in both]
+        return Admission(self._counters, windows, [each for each in places if each.limit], self._lease_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """A limit of requests in progress for one caller or tenant."""
+
+    key: str
+    whose: str
+    limit: int
+
+
+class Admission:
+    """What one request has counted; `close` replaces estimates by what was really used and frees its places."""
+
+    def __init__(self, counters: Counters, windows: list[Window], places: list[Places], lease_s: int) -> None:
+        self._counters = counters
+        self._windows = windows
+        self._places = places
+        self._lease, self._lease_s = new_lease(), lease_s
+        self._entered: list[Places] = []
+        self._reserved: dict[Window, int] = {}  # tokens
+        self._states: dict[Window, WindowState] = {}
+
+    async def enter(self) -> None:
+        """Counts the request, before its body is read. Raises RateLimited, also if no token or picture is left."""
+        for place in self._places:
+            if not await self._counters.acquire(place.key, place.limit, self._lease, self._lease_s):
+                error = RateLimited(
+                    f"{_capitalized(place.whose)} has {place.limit} requests in progress, its limit. Retry when one of"
+                    " them has ended."
+                )
+                error.retry_after_s = RETRY_BUSY_S
+                raise error
+            self._entered.append(place)
+        await self._hit("requests", 1)
+        await self._refresh()
+        for window in self._windows:
+            if window.resource != "requests" and self._states[window].remaining < 1:
+                raise self._refusal(window, 1)
+
+    async def reserve(self, *, tokens: int, pictures: int) -> None:
+        """Counts pictures, and tokens as an estimate, before work begins. Raises RateLimited."""
+        if pictures:
+            await self._hit("images", pictures)
+        for window in self._of("tokens"):
+            estimate = min(tokens, window.limit.amount)
+            if not await self._counters.hit(window.limit, window.key, estimate):
+                await self._refresh()
+                raise self._refusal(window, estimate)
+            self._reserved[window] = estimate
+        await self._refresh()
+
+    async def close(self, *, tokens: int) -> None:
+        """Ends the request, which has used so many tokens."""
+        for place in self._entered:
+            await self._counters.release(place.key, self._lease)
+        self._entered.clear()
+        for window in self._of("tokens"):
+            if difference := tokens - self._reserved.pop(window, 0):
+                await self._counters.record(window.limit, window.key, difference)
+
+    def headers(self) -> dict[str, str]:
+        """OpenAI's headers, of the limit of each resource that has the smallest share left."""
+        headers = {}
+        for resource in WORDS:
+            states = [(window, self._states[window]) for window in self._of(resource) if window in self._states]
+            if states:
+                window, state = min(states, key=lambda each: each[1].remaining / each[0].limit.amount)
+                headers[f"x-ratelimit-limit-{resource}"] = str(window.limit.amount)
+                headers[f"x-ratelimit-remaining-{resource}"] = str(state.remaining)
+                headers[f"x-ratelimit-reset-{resource}"] = f"{state.reset_s:.3f}s"
+        return headers
+
+    async def _hit(self, resource: Resource, amount: int) -> None:
+        for window in self._of(resource):
+            if not await self._counters.hit(window.limit, window.key, amount):
+                await self._refresh()
+                raise self._refusal(window, amount)
+
+    async def _refresh(self) -> None:
+        states = await asyncio.gather(*(self._counters.state(each.limit, each.key) for each in self._windows))
+        self._states = dict(zip(self._windows, states, strict=True))
+
+    def _of(self, resource: Resource) -> list[Window]:
+        return [window for window in self._windows if window.resource == resource]
+
+    def _refusal(self, window: Window, amount: int) -> RateLimited:
+        limit, state = window.limit, self._states[window]
+        seconds, words = limit.get_expiry(), WORDS[window.resource]
+        rule = f"{_capitalized(window.whose)} may use {limit.amount} {words} in {seconds} seconds"
+        error = RateLimited(
+            f"{rule}; {state.remaining} are left, and this request needs {amount}."
+            if amount <= limit.amount
+            else f"{rule}; this request needs {amount} and can never be accepted."
+        )
+        missing = min(amount, limit.amount) - state.remaining
+        error.retry_after_s = max(1.0, missing * seconds / limit.amount)
+        return error
+
+
+def _windows(key: str, whose: str, limits: CallerLimits) -> list[Window]:
+    windows = []
+    if limits.requests_per_second:
+        windows.append(Window("requests", f"{key}:requests", whose, _per_second(limits.requests_per_second)))
+    if limits.tokens_per_minute:
+        minute = RateLimitItemPerSecond(limits.tokens_per_minute, MINUTE_S)
+        windows.append(Window("tokens", f"{key}:tokens", whose, minute))
+    if limits.pictures_per_minute:
+        minute = RateLimitItemPerSecond(limits.pictures_per_minute, MINUTE_S)
+        windows.append(Window("images", f"{key}:images", whose, minute))
+    return windows
+
+
+def _per_second(rate: float) -> RateLimitItemPerSecond:
+    """A whole number of requests in a whole number of seconds: 0.5 per second is 1 in 2 seconds."""
+    fraction = Fraction(rate).limit_denominator(MAX_WINDOW_S)
+    return RateLimitItemPerSecond(max(1, fraction.numerator), fraction.denominator)
+
+
+def _capitalized(text: str) -> str:
+    return text[0].upper() + text[1:]

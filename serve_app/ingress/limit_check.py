@@ -1,0 +1,80 @@
+"""Limit check: counts a request for its caller and tenant before its body is read, and what it used."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serve_app.access.rate_limits import Admission, RateLimits
+from serve_app.contracts import ChatRequest, TextPart
+from serve_app.errors import RateLimited
+from serve_app.ingress.request_log import request_log_of
+
+CHARACTERS_PER_TOKEN: Final = 2  # an estimate on the high side for Chinese and English together
+_KEY: Final = "glm.admission"
+_closing: set[asyncio.Task[None]] = set()
+
+
+class LimitCheck:
+    """ASGI middleware: refuses POST requests above a limit (429); others always pass.
+
+    The body is not read yet, so requests in progress and per second are counted here, and a caller without tokens or
+    pictures left is refused. `reserve` counts the rest when the request is known.
+    """
+
+    def __init__(self, app: ASGIApp, *, limits: RateLimits) -> None:
+        self._app = app
+        self._limits = limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "POST":
+            await self._app(scope, receive, send)
+            return
+        admission = scope[_KEY] = self._limits.open(request_log_of(scope).caller)
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = [(name.encode(), value.encode()) for name, value in admission.headers().items()]
+                message["headers"] = [*message.get("headers", ()), *headers]
+            await send(message)
+
+        try:
+            await admission.enter()
+            await self._app(scope, receive, send_with_headers)
+        except RateLimited as error:
+            error.headers = admission.headers()
+            raise
+        finally:
+            # In a task of its own: this one may have been cancelled, because the client has gone.
+            closing = asyncio.create_task(admission.close(tokens=_used_tokens(scope)))
+            _closing.add(closing)
+            closing.add_done_callback(_closing.discard)
+
+
+async def reserve(scope: Scope, requests: Sequence[ChatRequest], default_max_tokens: int) -> None:
+    """Counts the pictures of a request, and its tokens as an estimate, before work on it. Raises RateLimited."""
+    admission: Admission | None = scope.get(_KEY)
+    if admission is not None:
+        first, tokens = requests[0], 0
+        for request in requests:
+            tokens += request.sampling.max_tokens or default_max_tokens
+        await admission.reserve(tokens=tokens + _characters(first) // CHARACTERS_PER_TOKEN, pictures=len(first.uploads))
+
+
+def _characters(request: ChatRequest) -> int:
+    if request.text is not None:
+        return len(request.text)
+    parts = (part for message in request.messages for part in message.parts)
+    return sum(len(part.text) for part in parts if isinstance(part, TextPart))
+
+
+def _used_tokens(scope: Scope) -> int:
+    """Tokens of the prompt and the answers, also of an answer that the client did not wait for."""
+    answers = request_log_of(scope).answers
+    if answers is None:
+        return 0
+    usage = answers.usage
+    return usage.prompt_tokens + usage.completion_tokens

@@ -1,0 +1,167 @@
+"""Limits of callers and tenants, in this process: what is admitted, what is refused, and what is charged."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from dataclasses import replace
+
+import pytest
+
+from serve_app.access.counters import LocalCounters
+from serve_app.access.rate_limits import RateLimits
+from serve_app.caller import ANONYMOUS, Caller, CallerLimits
+from serve_app.errors import RateLimited
+
+
+def caller(name: str = "shop", tenant: str = "acme", **limits: float) -> Caller:
+    return replace(ANONYMOUS, id=name, tenant=tenant, limits=CallerLimits(**limits))  # type: ignore[arg-type]
+
+
+def limits_of(**tenant: float) -> RateLimits:
+    return RateLimits(LocalCounters(), lambda _: CallerLimits(**tenant), max_request_s=60)  # type: ignore[arg-type]
+
+
+async def test_without_limits_nothing_is_counted_and_no_header_is_sent() -> None:
+    admission = limits_of().open(caller())
+    await admission.enter()
+    await admission.reserve(tokens=10**9, pictures=100)
+    await admission.close(tokens=10**9)
+    assert admission.headers() == {}
+
+
+async def test_requests_per_second_are_admitted_up_to_the_limit_for_each_caller() -> None:
+    limits, admitted = limits_of(), []
+    for _ in range(9):
+        for name in ("shop", "bank"):
+            with suppress(RateLimited):
+                await limits.open(caller(name, requests_per_second=4)).enter()
+                admitted.append(name)
+    assert 4 <= admitted.count("shop") <= 8  # a new second may have begun
+    assert 4 <= admitted.count("bank") <= 8
+
+
+async def test_a_refusal_names_the_limit_and_the_time_to_wait() -> None:
+    limits, shop = limits_of(), caller(requests_per_second=0.1)
+    await limits.open(shop).enter()
+    with pytest.raises(RateLimited) as refused:
+        await limits.open(shop).enter()
+    assert refused.value.message == (
+        "The caller 'shop' may use 1 requests in 10 seconds; 0 are left, and this request needs 1."
+    )
+    assert refused.value.retry_after_s == 10
+
+
+async def test_a_rate_below_one_per_second_is_a_number_of_requests_in_several_seconds() -> None:
+    limits = limits_of()
+    await limits.open(caller(requests_per_second=0.1)).enter()
+    with pytest.raises(RateLimited, match="may use 1 requests in 10 seconds"):
+        await limits.open(caller(requests_per_second=0.1)).enter()
+
+
+async def test_callers_of_one_name_in_two_tenants_are_two_callers() -> None:
+    limits = limits_of()
+    await limits.open(caller(tenant="a", requests_per_second=0.1)).enter()
+    await limits.open(caller(tenant="b", requests_per_second=0.1)).enter()
+
+
+async def test_the_limit_of_a_tenant_is_that_of_all_its_callers_together() -> None:
+    limits = limits_of(concurrent_requests=2)
+    first, second = limits.open(caller("one")), limits.open(caller("two"))
+    await first.enter()
+    await second.enter()
+    third = limits.open(caller("three"))
+    with pytest.raises(RateLimited, match="The tenant 'acme' has 2 requests in progress"):
+        await third.enter()
+    await third.close(tokens=0)
+    await first.close(tokens=0)
+    await limits.open(caller("three")).enter()
+
+
+async def test_a_refused_request_holds_no_place() -> None:
+    limits = limits_of(concurrent_requests=1)
+    occupied = limits.open(caller("one"))
+    await occupied.enter()
+    for _ in range(3):
+        refused = limits.open(caller("two", concurrent_requests=1))
+        with pytest.raises(RateLimited, match="The tenant"):
+            await refused.enter()
+        await refused.close(tokens=0)
+    await occupied.close(tokens=0)
+    await limits.open(caller("two", concurrent_requests=1)).enter()
+
+
+async def test_tokens_are_charged_as_an_estimate_before_and_as_they_were_used_afterwards() -> None:
+    limits, shop = limits_of(), caller(tokens_per_minute=1000)
+    first = limits.open(shop)
+    await first.enter()
+    await first.reserve(tokens=900, pictures=0)
+    assert first.headers()["x-ratelimit-remaining-tokens"] == "100"
+    second = limits.open(shop)
+    await second.enter()
+    with pytest.raises(
+        RateLimited, match="may use 1000 tokens in 60 seconds; 100 are left, and this request needs 200"
+    ):
+        await second.reserve(tokens=200, pictures=0)
+    await second.close(tokens=0)
+    await first.close(tokens=150)
+    third = limits.open(shop)
+    await third.enter()
+    assert third.headers()["x-ratelimit-remaining-tokens"] == "850"
+
+
+async def test_what_was_used_above_the_estimate_is_charged_too() -> None:
+    limits, shop = limits_of(), caller(tokens_per_minute=1000)
+    first = limits.open(shop)
+    await first.enter()
+    await first.reserve(tokens=100, pictures=0)
+    await first.close(tokens=1500)
+    with pytest.raises(RateLimited, match="0 are left"):
+        await limits.open(shop).enter()
+
+
+async def test_a_request_whose_estimate_is_above_the_limit_is_admitted_while_all_of_it_is_left() -> None:
+    """max_tokens is a bound, not what is used; otherwise such a request could never be sent."""
+    limits, shop = limits_of(), caller(tokens_per_minute=500)
+    first = limits.open(shop)
+    await first.enter()
+    await first.reserve(tokens=1024, pictures=0)
+    await first.close(tokens=20)
+    second = limits.open(shop)
+    await second.enter()
+    assert second.headers()["x-ratelimit-remaining-tokens"] == "480"
+
+
+async def test_more_pictures_than_a_minute_allows_can_never_be_accepted_and_the_message_says_so() -> None:
+    admission = limits_of().open(caller(pictures_per_minute=3))
+    await admission.enter()
+    with pytest.raises(RateLimited, match="this request needs 4 and can never be accepted"):
+        await admission.reserve(tokens=0, pictures=4)
+    await admission.reserve(tokens=0, pictures=3)
+    with pytest.raises(RateLimited, match="3 pictures in 60 seconds; 0 are left, and this request needs 1"):
+        await admission.reserve(tokens=0, pictures=1)
+
+
+async def test_the_headers_are_of_the_limit_with_the_smallest_share_left() -> None:
+    admission = limits_of(requests_per_second=4).open(caller(requests_per_second=100))
+    await admission.enter()
+    assert admission.headers()["x-ratelimit-limit-requests"] == "4"
+    assert admission.headers()["x-ratelimit-remaining-requests"] == "3"
+
+
+async def test_over_some_seconds_no_more_requests_are_admitted_than_the_limit() -> None:
+    limits, shop = limits_of(), caller(requests_per_second=50)
+    admitted, loop = 0, asyncio.get_running_loop()
+    end = loop.time() + 1
+    while loop.time() < end:  # until the window has been full for a while
+        with suppress(RateLimited):
+            await limits.open(shop).enter()
+        await asyncio.sleep(0.004)
+    end = loop.time() + 4
+    while loop.time() < end:
+        admission = limits.open(shop)
+        with suppress(RateLimited):
+            await admission.enter()
+            admitted += 1
+        await asyncio.sleep(0.004)
+    assert 180 <= admitted <= 204  # a machine that pauses asks for less

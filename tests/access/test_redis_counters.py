@@ -1,0 +1,151 @@
+"""Limits in a real Redis: exact for two replicas together, and never an error or a wait when it is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from serve_app.access.counters import RETRY_S, Counters, counters_of
+from serve_app.access.rate_limits import Admission, RateLimits
+from serve_app.caller import ANONYMOUS, Caller, CallerLimits
+from serve_app.errors import InvalidRequest, RateLimited
+from serve_app.settings_access import LimitSettings
+from tests.access.redis_server import RedisServer
+from tests.fakes import FakeMeter
+from tests.ingress.client import soon
+
+TIMEOUT_MS = 50.0  # the default
+LONG_MS = 1000.0  # where a busy machine must not matter
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path)
+    server.start()
+    yield server
+    server.stop()
+
+
+def counters(redis: RedisServer, meter: FakeMeter | None = None, timeout_ms: float = LONG_MS) -> Counters:
+    return counters_of(LimitSettings(redis_url=redis.url, redis_timeout_ms=timeout_ms), meter or FakeMeter())
+
+
+def limits_of(redis: RedisServer, meter: FakeMeter | None = None, timeout_ms: float = LONG_MS) -> RateLimits:
+    return RateLimits(counters(redis, meter, timeout_ms), lambda _: CallerLimits(), max_request_s=60)
+
+
+def caller(**limits: float) -> Caller:
+    return replace(ANONYMOUS, id="shop", limits=CallerLimits(**limits))  # type: ignore[arg-type]
+
+
+async def entered(limits: RateLimits, shop: Caller) -> Admission | None:
+    admission = limits.open(shop)
+    with suppress(RateLimited):
+        await admission.enter()
+        return admission
+    await admission.close(tokens=0)
+    return None
+
+
+async def test_two_replicas_together_admit_no_more_than_the_limit(redis: RedisServer) -> None:
+    replicas, shop, seconds = (limits_of(redis), limits_of(redis)), caller(requests_per_second=50), 6
+    loop = asyncio.get_running_loop()
+
+    async def flood(limits: RateLimits, until: float) -> int:
+        admitted = 0
+        while loop.time() < until:
+            admitted += await entered(limits, shop) is not None
+            await asyncio.sleep(0.005)
+        return admitted
+
+    await asyncio.gather(*(flood(each, loop.time() + 1.5) for each in replicas))  # the window is full from now on
+    admitted = sum(await asyncio.gather(*(flood(each, loop.time() + seconds) for each in replicas)))
+    assert 0.9 * 50 * seconds <= admitted <= 1.02 * 50 * seconds  # a machine that pauses asks for less
+
+
+async def test_tokens_of_two_replicas_are_one_limit_also_when_requests_run_at_the_same_time(redis: RedisServer) -> None:
+    replicas, shop = (limits_of(redis), limits_of(redis)), caller(tokens_per_minute=10_000)
+
+    async def ask(limits: RateLimits) -> int:
+        admission = await entered(limits, shop)
+        if admission is None:
+            return 0
+        used = 0
+        with suppress(RateLimited):
+            await admission.reserve(tokens=400, pictures=0)
+            await asyncio.sleep(0.01)
+            used = 100
+        await admission.close(tokens=used)
+        return used
+
+    used = 0
+    for _ in range(20):
+        used += sum(await asyncio.gather(*(ask(each) for each in replicas for _ in range(8))))
+    assert 9_600 <= used <= 10_000  # an estimate of 400 does not fit into the last 399
+
+
+async def test_requests_in_progress_are_counted_for_both_replicas(redis: RedisServer) -> None:
+    one, two, shop = limits_of(redis), limits_of(redis), caller(concurrent_requests=3)
+    admissions = [await entered(limits, shop) for limits in (one, two, one, two, one)]
+    assert [admission is not None for admission in admissions] == [True, True, True, False, False]
+    assert admissions[0] is not None
+    await admissions[0].close(tokens=0)
+    assert await entered(two, shop) is not None
+
+
+async def test_places_of_a_replica_that_died_are_free_after_the_longest_request(redis: RedisServer) -> None:
+    dead, alive, shop = counters(redis), counters(redis), "shop"
+    assert await dead.acquire(shop, 1, "lease", ttl_s=1)
+    assert not await alive.acquire(shop, 1, "other", ttl_s=1)
+    await asyncio.sleep(2.1)
+    assert await alive.acquire(shop, 1, "other", ttl_s=1)
+
+
+@pytest.mark.parametrize("fault", ["stop", "freeze"])
+async def test_without_redis_a_replica_counts_for_itself_and_no_request_waits_longer_than_the_limit(
+    redis: RedisServer, fault: str
+) -> None:
+    meter = FakeMeter()
+    limits = limits_of(redis, meter, TIMEOUT_MS)
+    shop = caller(requests_per_second=100, concurrent_requests=2)
+    before = await entered(limits, shop)
+    assert before is not None
+    getattr(redis, fault)()
+    slowest, began = 0.0, time.monotonic()
+    while time.monotonic() - began < 2.5 * RETRY_S:
+        start = time.monotonic()
+        admission = await entered(limits, shop)
+        if admission is not None:
+            await admission.close(tokens=7)
+        slowest = max(slowest, time.monotonic() - start)
+        await asyncio.sleep(0.02)
+    assert slowest < (TIMEOUT_MS + 30) / 1000
+    assert meter.counts["glm_limit_store_errors_total",] == 1
+    assert meter.values["glm_limit_store_down",] == 1
+    await before.close(tokens=0)
+
+    held = [await entered(limits, shop) for _ in range(3)]
+    assert [admission is not None for admission in held] == [True, True, False]  # counted in this process
+
+    redis.thaw() if fault == "freeze" else redis.start()
+    await soon(lambda: meter.values["glm_limit_store_down",] == 0)
+    await asyncio.gather(*(admission.close(tokens=0) for admission in held if admission is not None))
+    again = [await entered(limits, shop) for _ in range(3)]
+    assert [admission is not None for admission in again] == [True, True, False]  # in Redis, and `before` is released
+
+
+async def test_a_service_starts_without_its_redis(tmp_path: Path) -> None:
+    limits = limits_of(RedisServer(tmp_path))
+    assert await entered(limits, caller(requests_per_second=5)) is not None
+
+
+async def test_the_password_comes_from_a_file(redis: RedisServer, tmp_path: Path) -> None:
+    settings = LimitSettings(redis_url=redis.url, redis_password_file=str(tmp_path / "none"))
+    with pytest.raises(InvalidRequest, match="redis_password_file can't be read"):
+        counters_of(settings, FakeMeter())
