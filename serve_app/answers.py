@@ -239,6 +239,7 @@ def merge(finished: Sequence[Finished], prompts: Sequence[str]) -> Finished:
         {stage: max(each.stages_ms.get(stage, 0.0) for each in finished) for stage in stages},
         finished[0].boxed,
         finished[0].stop,
+        sum(each.vram_bytes for each in finished),
     )
 
 

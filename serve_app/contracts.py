@@ -314,6 +314,7 @@ class Finished:
     stages_ms: dict[str, float] = field(default_factory=dict)
     boxed: tuple[Boxed, ...] = ()
     stop: str | None = None  # the stop string that ended it
+    vram_bytes: int = 0  # device memory of this request at its peak: cache, features, estimated workspace; 0 on a CPU
 
 
 Event: TypeAlias = Started | Delta | ToolCallDelta | Finished

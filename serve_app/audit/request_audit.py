@@ -150,6 +150,7 @@ class RequestAudit:
             "image_tokens": started.image_tokens,
             "completion_tokens": sum(end.usage.completion_tokens for end in ends),
             "cached_tokens": max((end.usage.cached_tokens for end in ends), default=0),
+            "vram_bytes": sum(end.vram_bytes for end in ends),
             "finish_reasons": [end.reason for end in ends],
             "cache": started.cache,
             "pictures": [

@@ -53,7 +53,8 @@ def as_hit(event: Event, stages_ms: dict[str, float]) -> Event:
         case Started():
             return replace(event, stages_ms=stages_ms, cache="hit")
         case Finished(usage=usage):
-            return replace(event, stages_ms=stages_ms, usage=replace(usage, cached_tokens=usage.prompt_tokens))
+            cached = replace(usage, cached_tokens=usage.prompt_tokens)
+            return replace(event, stages_ms=stages_ms, usage=cached, vram_bytes=0)
     return event
 
 

@@ -234,10 +234,10 @@ class EngineLoop:
         self._answer_lengths.add(len(sequence.generated))
         self._emit_deltas(sequence)
         stages = {**sequence.prompt.stages_ms, **sequence.stages_ms}
-        self._emit(
-            sequence,
-            Finished(reason, sequence.usage, stages, tuple(sequence.parser.boxed), sequence.parser.stop_strings.found),
-        )
+        piece_tokens = min(sequence.prompt_tokens, self._scheduler.prefill_tokens)
+        device_bytes = self._model.device_bytes(sequence, piece_tokens)
+        boxed, stop = tuple(sequence.parser.boxed), sequence.parser.stop_strings.found
+        self._emit(sequence, Finished(reason, sequence.usage, stages, boxed, stop, device_bytes))
         self._retire(sequence)
 
     def _fail(self, sequence: Sequence, error: ServiceError) -> None:

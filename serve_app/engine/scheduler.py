@@ -39,7 +39,7 @@ class Scheduler:
 
     def __init__(self, slots: int, prefill_tokens: int, max_waiting: int, pool: PagePool | None = None) -> None:
         self.slots = slots
-        self._prefill_tokens = prefill_tokens
+        self.prefill_tokens = prefill_tokens
         self._max_waiting = max_waiting
         self._pool = pool
         self._free = list(range(slots))  # a heap: low rows first keeps the decode batch dense
@@ -104,7 +104,7 @@ class Scheduler:
         in_prefill = [sequence for sequence in self.running if sequence.in_prefill and ready(sequence)]
         unread = [sequence.unread_tokens for sequence in in_prefill]
         background = [sequence.prompt.lane == "batch" for sequence in in_prefill]
-        shares = share_lanes(unread, background, int(self._prefill_tokens * budgets))
+        shares = share_lanes(unread, background, int(self.prefill_tokens * budgets))
         order = sorted(range(len(in_prefill)), key=lambda place: (background[place], unread[place]))
         return [
             Chunk(in_prefill[place], in_prefill[place].prefilled, in_prefill[place].prefilled + shares[place])

@@ -53,6 +53,10 @@ class ModelBackend(Protocol):
         """Prepare for a newly admitted sequence, and set whether it needs image features."""
         ...
 
+    def device_bytes(self, sequence: Sequence, piece_tokens: int) -> int:
+        """Device memory of a sequence at its peak, when a piece of its prompt is computed; 0 on a CPU."""
+        ...
+
     def encode_slices(self, pictures: list[Picture]) -> Generator[None, None, list[torch.Tensor]]: ...
 
     def forward(self, rows: list[Sequence], chunks: list[Chunk]) -> torch.Tensor:

@@ -101,6 +101,7 @@ class RequestLog:
                 "prompt_tokens": started.prompt_tokens if started else None,
                 "image_tokens": started.image_tokens if started else None,
                 "completion_tokens": answers.usage.completion_tokens if answers else 0,
+                "vram_bytes": answers.finished.vram_bytes if answers and answers.finished else None,
                 "stages_ms": answers.stages_ms if answers else {},
                 "total_ms": round(total_s * 1000, 3),
             },

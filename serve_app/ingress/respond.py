@@ -88,7 +88,8 @@ async def respond(
 def timings_json(answers: Answers) -> dict[str, float]:
     """Milliseconds by stage as `<stage>_ms`, and in total since the request came in; then the same as llama.cpp's.
 
-    llama.cpp's are `prompt_n` and `predicted_n` (tokens), `prompt_ms` and `predicted_ms`; Open WebUI shows them.
+    `vram_bytes` is the device memory of this request at its peak, 0 on a CPU. llama.cpp's are `prompt_n` and
+    `predicted_n` (tokens), `prompt_ms` and `predicted_ms`; Open WebUI shows them.
     """
     spent = answers.stages_ms
     stages = {f"{stage}_ms": round(duration, 3) for stage, duration in spent.items()}
@@ -100,6 +101,7 @@ def timings_json(answers: Answers) -> dict[str, float]:
         "prompt_ms": round(prompt_ms, 3),
         "predicted_n": answers.usage.completion_tokens,
         "predicted_ms": round(spent.get("decode_steps", 0.0), 3),
+        "vram_bytes": answers.finished.vram_bytes if answers.finished else 0,
     }
 
 

@@ -179,6 +179,9 @@ class CountingModel:
     def page_keys(self, prompt: Prompt) -> list[bytes]:
         return []
 
+    def device_bytes(self, sequence: Sequence, piece_tokens: int) -> int:
+        return 1000 * sequence.reserved + piece_tokens
+
     def prepare(self, sequence: Sequence) -> None:
         sequence.needs_features = bool(sequence.prompt.pictures)
 

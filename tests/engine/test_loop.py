@@ -24,6 +24,7 @@ def test_an_answer_starts_streams_and_finishes_once(bench_in_parts: Benches) -> 
     assert [delta.text for delta in deltas if isinstance(delta, Delta)] == ["B", "CD"]
     assert isinstance(finished, Finished)
     assert (finished.reason, finished.usage) == ("length", Usage(1, 3, 0))
+    assert finished.vram_bytes == 1000 * (1 + 3) + 1  # CountingModel: all reserved tokens, and the largest piece
 
 
 def pieces(b: Bench, name: str) -> list[tuple[str, int]]:

@@ -50,6 +50,10 @@ class PagedRunner(Runner):
             rows = row_buckets(self._slots)
             self._graphs = DecodeGraphs(lambda steps, _: self._decode(steps), rows, [0], idle, self._device)
 
+    def cache_bytes(self, sequence: Sequence) -> int:
+        """The size of its pages; those that it shares count too."""
+        return len(sequence.pages) * PAGE_TOKENS * self.model.cache_shape.bytes_per_token
+
     def page_keys(self, prompt: Prompt) -> list[bytes]:
         """The keys of the pages that the prompt fills."""
         return prompt_keys(prompt, self.model.image_mask(prompt))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Generator
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,6 +50,25 @@ class Runner(ABC):
     def prepare(self, sequence: Sequence) -> None:
         """Prepare for a newly admitted sequence, and say whether it needs image features."""
         sequence.needs_features = bool(sequence.prompt.pictures)
+
+    def device_bytes(self, sequence: Sequence, piece_tokens: int) -> int:
+        """Device memory of a sequence at its peak, when a piece of its prompt is computed; 0 on a CPU.
+
+        Its part of the KV cache, its image features, and an estimate of the activations of one layer for the piece:
+        four rows of the hidden size and three of the intermediate size for each token.
+        """
+        if self._device.type == "cpu":
+            return 0
+        config: Any = self.model.model.config
+        text = config.get_text_config()
+        itemsize = self.model.dtype.itemsize
+        features: int = sequence.prompt.image_tokens * text.hidden_size * itemsize
+        activations: int = piece_tokens * (4 * text.hidden_size + 3 * text.intermediate_size) * itemsize
+        return self.cache_bytes(sequence) + features + activations
+
+    @abstractmethod
+    def cache_bytes(self, sequence: Sequence) -> int:
+        """Size of the part of the KV cache that is reserved for a sequence."""
 
     @torch.inference_mode()
     def encode(self, picture: Picture) -> torch.Tensor:

@@ -34,6 +34,10 @@ class SlotRunner(Runner):
             rows, lengths = row_buckets(self._cache.keys[0].shape[0]), length_buckets(self.context_tokens)
             self._graphs = DecodeGraphs(self._step, rows, lengths, [0, self._cache.dummy_index, 0], self._device)
 
+    def cache_bytes(self, sequence: Sequence) -> int:
+        """The size of its slot."""
+        return (self.context_tokens + 1) * self.model.cache_shape.bytes_per_token
+
     @torch.inference_mode()
     def forward(self, rows: list[Sequence], chunks: list[Chunk]) -> torch.Tensor:
         """Logits (sequences, vocab) of `rows` if there are any, else of the one chunk's sequence if it completes it."""

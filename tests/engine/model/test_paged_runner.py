@@ -71,6 +71,16 @@ class Paged:
         return [one.generated for one in sequences]
 
 
+def test_a_request_takes_its_pages_on_a_gpu_and_no_device_memory_on_a_cpu(adapter: Glm4vAdapter) -> None:
+    (prompt,) = mixed_prompts(Sampling(max_tokens=20, temperature=0.0))[:1]
+    runner = PagedRunner(adapter, 1, 9, 512)
+    paged = Paged(adapter)
+    sequence = paged.loop.admission.admit(prompt, lambda event: None)
+    sequence.pages = [1, 2, 3]
+    assert runner.cache_bytes(sequence) == 3 * 64 * adapter.cache_shape.bytes_per_token
+    assert runner.device_bytes(sequence, 64) == 0
+
+
 @pytest.mark.parametrize("prefill_tokens", [5, 64, 1000])
 def test_answers_are_those_over_slots(adapter: Glm4vAdapter, prefill_tokens: int) -> None:
     prompts = mixed_prompts(Sampling(max_tokens=20, temperature=0.0))
