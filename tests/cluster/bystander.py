@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import httpx
 PICTURE = (Path(__file__).parents[2] / "benchmarks" / "evaluation" / "labels-002.jpg").read_bytes()
 ANSWER_LIMIT_S = 3.0
 HEALTH_LIMIT_S = 1.0
-SLOWER = 5  # how many times as long as without an attack it may take where the machine itself is slow
+SLOWER = 8  # how many times as long as without an attack it may take where the machine itself is slow
 
 
 class Bystander:
@@ -45,8 +46,8 @@ class Bystander:
         assert len(self.answers_s) >= 2, "the bystander got no answers"
         if undisturbed is not None:
             answers_s, health_s = max(undisturbed.answers_s), max(undisturbed.health_s)
-            assert high(self.answers_s) < max(ANSWER_LIMIT_S, SLOWER * answers_s), sorted(self.answers_s)
-            assert high(self.health_s) < max(HEALTH_LIMIT_S, SLOWER * health_s), sorted(self.health_s)[-5:]
+            assert p99(self.answers_s) < max(ANSWER_LIMIT_S, SLOWER * answers_s), sorted(self.answers_s)
+            assert max(self.health_s) < max(HEALTH_LIMIT_S, SLOWER * health_s), sorted(self.health_s)[-5:]
 
     def _repeat(self, request: object, times_s: list[float], period_s: float) -> None:
         with httpx.Client(base_url=self._base_url, timeout=60) as client:
@@ -69,9 +70,9 @@ class Bystander:
         return client.get("/healthz")
 
 
-def high(times_s: list[float]) -> float:
-    """The 95th percentile."""
-    return sorted(times_s)[int(0.95 * (len(times_s) - 1))]
+def p99(times_s: list[float]) -> float:
+    """The 99th percentile: of up to 100 times, the longest."""
+    return sorted(times_s)[math.ceil(0.99 * len(times_s)) - 1]
 
 
 @contextmanager

@@ -8,15 +8,25 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
+from tests.cluster.bystander import Bystander, bystander
+
 ROOT = Path(__file__).parent.parent.parent
+PROCESSES = {  # kind -> what its command line contains
+    "ingress": "glm:ingress",
+    "preprocess": "glm:preprocess",
+    "engine": "glm:engine",
+    "decoders": "decoder_worker",
+    "grammar sandbox": "sandbox_process",
+}
 START_LIMIT_S = 180  # the promise is 90 on two free cores; tests share theirs
 STOP_LIMIT_S = 15
 NO_CACHE = {"GLM_CACHE__BACKEND": "off"}  # tests repeat questions and mean the model
@@ -37,6 +47,17 @@ class Service:
     def log(self) -> str:
         return self.log_file.read_text()
 
+    def memory(self) -> dict[str, int]:
+        """Bytes of each kind of process, without the object store, whose size is fixed."""
+        found = dict.fromkeys(PROCESSES, 0)
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            with suppress(psutil.Error):  # it has just ended
+                command = " ".join(process.cmdline())
+                for name, part in PROCESSES.items():
+                    if part in command:
+                        found[name] += process.memory_full_info().uss
+        return found
+
 
 def free_ports(count: int) -> list[int]:
     sockets = [socket.socket() for _ in range(count)]
@@ -50,12 +71,25 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def started(folder: Path, *options: str, **environment: str) -> Iterator[Service]:
-    """`glm-serve up` with these options on free ports; stopped and waited for at the end."""
+def started(folder: Path, *options: str, within: Sequence[str] = (), **environment: str) -> Iterator[Service]:
+    """`glm-serve up` with these options on free ports; stopped and waited for at the end.
+
+    `within` is the beginning of a command line that ends by executing the rest.
+    """
     port, metrics_port = free_ports(2)
     log_file = folder / "up.log"
     inherited = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}  # that is for tests
-    command = [sys.executable, "-m", "serve_app", "up", "--port", str(port), "--metrics-port", str(metrics_port)]
+    command = [
+        *within,
+        sys.executable,
+        "-m",
+        "serve_app",
+        "up",
+        "--port",
+        str(port),
+        "--metrics-port",
+        str(metrics_port),
+    ]
     with log_file.open("w") as stream:
         process = subprocess.Popen(
             [*command, *options],
@@ -104,6 +138,20 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """The service with the demo model; shared, so leave nothing running in it."""
     with started(tmp_path_factory.mktemp("service")) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def undisturbed(service: Service) -> Bystander:
+    """What the machine gives without an attack; it may be busy with other tests."""
+    with bystander(service.base_url, least_s=5.0) as one:
+        pass
+    return one
+
+
+@pytest.fixture(scope="session")
+def memory_at_rest(service: Service, undisturbed: Bystander) -> dict[str, int]:
+    """Before any attack, after some questions."""
+    return service.memory()
 
 
 @pytest.fixture(scope="session")

@@ -7,76 +7,24 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
-import time
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 import psutil
 import pytest
 
+from tests.cluster.attacks import CHAT, MIB, held, open_connection, post, status_of, wait_until, watched_memory
 from tests.cluster.bystander import Bystander, bystander
 from tests.cluster.conftest import Service
 
 pytestmark = pytest.mark.cluster
 
-CHAT = "/v1/chat/completions"
-REPLICAS = ("glm:ingress", "glm:preprocess")
 
-
-@pytest.fixture(scope="module")
-def undisturbed(service: Service) -> Bystander:
-    """What the machine gives without an attack; it may be busy with other tests."""
-    with bystander(service.base_url, least_s=5.0) as one:
-        pass
-    return one
-
-
-def open_connection(service: Service, data: bytes) -> socket.socket:
-    url = urlsplit(service.base_url)
-    connection = socket.create_connection((url.hostname, url.port), timeout=30)
-    connection.sendall(data)
-    return connection
-
-
-@contextmanager
-def held(service: Service, data: bytes, count: int) -> Iterator[list[socket.socket]]:
-    """Connections on which a request was begun and not ended."""
-    connections = [open_connection(service, data) for _ in range(count)]
-    try:
-        yield connections
-    finally:
-        for connection in connections:
-            connection.close()
-
-
-def status_of(connection: socket.socket) -> int:
-    connection.settimeout(40)
-    return int(connection.recv(64).split(b" ")[1])
-
-
-def post(service: Service, count: int, **request: Any) -> Counter[int]:
-    """How often each status came, of requests that are sent at once."""
-
-    def one(_: int) -> int:
-        with service.client() as client:
-            return client.post(**request).status_code
-
-    with ThreadPoolExecutor(count) as pool:
-        return Counter(pool.map(one, range(count)))
-
-
-def memory(service: Service) -> int:
-    """Bytes of the ingress and preprocess replicas, without the object store, whose size is fixed."""
-    processes = psutil.Process(service.process.pid).children(recursive=True)
-    replicas = [each for each in processes if any(name in " ".join(each.cmdline()) for name in REPLICAS)]
-    assert len(replicas) == len(REPLICAS)
-    return sum(each.memory_full_info().uss for each in replicas)
+@pytest.fixture(autouse=True)
+def _memory(service: Service, request: pytest.FixtureRequest) -> Iterator[None]:
+    with watched_memory(service, request.node.name):
+        yield
 
 
 def test_unfinished_bodies_take_no_place_in_the_service(service: Service, undisturbed: Bystander):
@@ -106,9 +54,9 @@ def test_wrong_items_without_number_are_refused_at_once(service: Service, undist
     """2 million of them took 3 GiB and 14 s."""
     body = json.dumps({"messages": [1] * 900_000})
     with bystander(service.base_url, undisturbed):
-        before = memory(service)
-        assert set(post(service, 4, url=CHAT, content=body)) == {400}
-        assert memory(service) - before < 600 * 2**20
+        before = service.memory()["ingress"]
+        assert set(post(service, 4, content=body)) == {400}
+        assert service.memory()["ingress"] - before < 600 * MIB
 
 
 @pytest.mark.parametrize("charset", ["punycode", "undefined", "idna", "unicode_escape"])
@@ -124,14 +72,12 @@ def test_large_bodies_at_once_are_refused_and_their_memory_comes_back(service: S
     """20 bodies of 60 MiB took 1.8 GiB, and the ingress kept 3.7 GiB for 20 minutes."""
     url = "data:image/png;base64," + "A" * (40 * 2**20)
     body = json.dumps({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}]})
-    before = memory(service)
+    before = service.memory()
     with bystander(service.base_url, undisturbed):
-        statuses = post(service, 12, url=CHAT, content=body)
+        statuses = post(service, 12, content=body)
     assert set(statuses) <= {400, 413, 503}
-    limit = time.monotonic() + 60
-    while memory(service) > before + 150 * 2**20 and time.monotonic() < limit:
-        time.sleep(1)
-    assert memory(service) <= before + 150 * 2**20
+    for name in ("ingress", "preprocess"):
+        assert wait_until(lambda name=name: service.memory()[name] <= 1.1 * before[name] + 16 * MIB, 60), name  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(
@@ -215,3 +161,66 @@ def test_more_requests_than_the_service_can_do_are_refused_at_once_and_the_other
     statuses = asyncio.run(overload())
     assert set(statuses) == {200, 503}
     assert statuses[200] >= 200
+
+
+def test_idle_connections_make_room_for_others(service: Service, undisturbed: Bystander):
+    """2,500 clients that keep their connections after a response refused everybody else."""
+    asked = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with bystander(service.base_url, undisturbed), held(service, asked, 2500):
+        pass
+
+
+def test_bodies_of_one_byte_a_chunk_are_refused(service: Service, undisturbed: Bystander):
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    with bystander(service.base_url, undisturbed), held(service, head + b"1\r\n \r\n" * 15_000, 8) as connections:
+        assert {status_of(connection) for connection in connections} == {400}
+
+
+def test_many_pipelined_requests_hold_nobody_up(service: Service, undisturbed: Bystander):
+    asked = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 16
+    with bystander(service.base_url, undisturbed), held(service, asked, 100, receive_buffer=2048):
+        pass
+
+
+def test_clients_that_never_read_their_streams_hold_nobody_up(service: Service, undisturbed: Bystander):
+    fields = {"max_tokens": 600, "ignore_eos": True, "stream": True, "logprobs": True, "top_logprobs": 20}
+    body = json.dumps({"messages": [{"role": "user", "content": "Hello"}], **fields}).encode()
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    with bystander(service.base_url, undisturbed), held(service, head + body, 4, receive_buffer=2048):
+        pass
+
+
+@pytest.mark.parametrize("part", ["field", "file", "header"])
+def test_a_form_of_100_000_parts_is_refused(service: Service, undisturbed: Bystander, part: str):
+    one = b'--b\r\nContent-Disposition: form-data; name="a"'
+    ended = {
+        "field": b"\r\n\r\nx\r\n",
+        "file": b'; filename="x"\r\n\r\nx\r\n',
+        "header": b"\r\nX: y" * 50 + b"\r\n\r\n\r\n",
+    }
+    body = (one + ended[part]) * 100_000 + b"--b--\r\n"
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    with bystander(service.base_url, undisturbed, 3.0):
+        assert set(post(service, 4, url="/v1/ask", content=body, headers=headers)) == {400}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tools": [{"type": "function", "function": {"name": f"f{n}"}} for n in range(2000)]},
+        {"stop": [f"stop {n}" for n in range(10_000)]},
+        {"logit_bias": {str(n): 1 for n in range(1_000_000)}},
+        {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}] * 4500},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}] * 10_000}]},
+        {"messages": [{"role": "user", "content": "<|image|>" * 500_000}]},
+        {"messages": [{"role": "user", "content": "word " * 1_600_000}]},
+        {"messages": [{"role": "user", "content": "a" * 8_000_000}]},
+    ],
+    ids=["tools", "stop", "logit_bias", "messages", "parts", "special tokens", "words", "one word"],
+)
+def test_bodies_that_are_too_long_in_any_way_are_refused_at_once(
+    service: Service, undisturbed: Bystander, fields: dict[str, object]
+):
+    body = json.dumps({"messages": [{"role": "user", "content": "Hello"}], **fields})
+    with bystander(service.base_url, undisturbed):
+        assert set(post(service, 8, content=body)) <= {400, 413}

@@ -1,4 +1,4 @@
-"""A worker pod ends under load: killed, it loses only its requests in flight; drained first, it loses none."""
+"""A worker pod, or a process of one, ends under load: killed, it loses only its requests in flight; drained, none."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 
+import psutil
 import pytest
 
 from tests.cluster.clients import Clients, Outcome
@@ -65,6 +67,52 @@ def busiest(cluster: Cluster) -> Node:
 def in_flight(outcome: Outcome, killed: float, dead: float) -> bool:
     """Whether the request was under way when the pod died, or came before the other proxies had noticed its death."""
     return outcome.began < dead + 1 and outcome.ended > killed
+
+
+def processes(cluster: Cluster, part: str) -> list[psutil.Process]:
+    """The processes of all pods whose command line contains `part`."""
+    found = []
+    for node in list(cluster.nodes.values()):
+        for process in node.init.children(recursive=True):
+            with suppress(psutil.Error):  # it has just ended
+                if part in " ".join(process.cmdline()):
+                    found.append(process)
+    return found
+
+
+def test_killed_decoders_lose_no_request(cluster: Cluster):
+    """Their pictures are decoded again, by the processes that replace them."""
+    with Clients(cluster, CLIENTS) as clients:
+        clients.wait_for_outcomes(10, 30)
+        for _ in range(8):  # one at a time: a picture whose process is killed twice is refused (503)
+            workers = [each for each in processes(cluster, "decoder_worker") if not each.children()]
+            with suppress(psutil.NoSuchProcess):
+                max(workers, key=lambda worker: sum(worker.cpu_times()[:2])).kill()
+            time.sleep(0.7)
+        clients.wait_for_outcomes(30, 30)
+    figures.info(f"eight decoders killed; {clients.summary()}")
+    assert not clients.failures, clients.summary()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_killed_replica_loses_only_what_was_sent_in_part(cluster: Cluster, stage: str):
+    """What preprocess or an engine has sent nothing of is computed again; an ingress takes its connections with it."""
+    with Clients(cluster, CLIENTS) as clients:
+        clients.wait_for_outcomes(20, 30)
+        killed = time.monotonic()
+        processes(cluster, f"ServeReplica:glm:{stage}")[0].kill()
+        clients.wait_for_outcomes(60, 60)
+    wait_until_complete(cluster)
+    figures.info(f"{stage} killed; {clients.summary()}")
+    lost = clients.failures
+    if stage == "preprocess":
+        assert not lost, clients.summary()
+    if stage == "engine":
+        assert all(outcome.streamed for outcome in lost), clients.summary()
+    assert all(any(words in outcome.failure for words in LOST) for outcome in lost), clients.summary()
+    assert not [outcome for outcome in lost if not in_flight(outcome, killed, killed)], clients.summary()
+    assert all(outcome.ended < killed + 5 for outcome in lost), "a lost request gets its error at once"
+    assert len(lost) <= CLIENTS, clients.summary()
 
 
 def test_a_killed_worker_loses_only_its_requests_in_flight(cluster: Cluster):
