@@ -57,6 +57,7 @@ class MemoryWatch:
     def __init__(self, measure: Callable[[], tuple[int, int]] | None = None) -> None:
         self._measure = measure or _private_and_free
         self._resident, self._free = self._measure()
+        self._again = False  # what the last collection could not free may be garbage by now
 
     def run(self) -> None:
         while True:
@@ -64,13 +65,14 @@ class MemoryWatch:
             self.look()
 
     def look(self) -> bool:
-        """Whether it was time to collect."""
+        """Whether it was time to collect: after a change, and once more after that."""
         resident, free = self._measure()
         changed = resident > self._resident + self.CHANGED_BYTES or free > self._free + self.CHANGED_BYTES
-        if changed:
+        due, self._again = changed or self._again, changed
+        if due:
             collect()
             self._resident, self._free = self._measure()
-        return changed
+        return due
 
 
 class Collector:

@@ -31,7 +31,8 @@ from serve_app.settings import EngineSettings
 log = logging.getLogger("glm.engine")
 
 _BUDGETS_WITHOUT_DECODING = 4  # prefill budgets of a step while no interactive sequence decodes
-_BUDGETS_BETWEEN_PARTS = 0.25  # token budgets of a step in parts while streams wait for it: 0.1 s on two cores
+# Of a step in parts, on a CPU: a new request waits for the end of it, and each token of those that decode.
+_BUDGETS_OF_PARTS, _BUDGETS_OF_PARTS_DECODING = 0.5, 0.25
 
 Outbox = list[tuple[Sink, Event | ServiceError]]
 
@@ -148,7 +149,7 @@ class EngineLoop:
         if self._encodes:
             self._encode(one_slice=False)
         if not (decoding and self._encodes):
-            budgets = _BUDGETS_BETWEEN_PARTS if decoding else 1
+            budgets = _BUDGETS_OF_PARTS_DECODING if decoding else _BUDGETS_OF_PARTS
             for chunk in self._scheduler.chunks(lambda sequence: not sequence.needs_features, budgets):
                 self._run_part([], [chunk])
         self._flush()  # first tokens do not wait for the decode step

@@ -186,8 +186,11 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         for oldest in islice((each for each in self.incomplete if each is not self), 1):
             oldest._refuse(RequestTimeout("The service has no free connection and closed this incomplete request."))
             return True
-        for oldest in (*islice(self.idle, 1), *islice(self.unread, 1)):
-            self.idle.pop(oldest, None)
+        for oldest in islice(self.idle, 1):
+            del self.idle[oldest]
+            oldest.transport.close()  # in order: its client sees that, and opens another for its next request
+            return True
+        for oldest in islice(self.unread, 1):
             oldest._end_sending()
             oldest.transport.abort()
             return True

@@ -220,6 +220,8 @@ async def test_connections_that_wait_for_their_clients_make_room_for_new_ones(ap
             writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         await asyncio.sleep(0.5)
         head, _ = await talk(port, GET)
+        if app is stream:
+            assert (await held[0][0].read()).endswith(b"0\r\n\r\n")  # an orderly end, no reset
         for _, writer in held:
             writer.close()
     assert head.startswith("HTTP/1.1 200 ")
