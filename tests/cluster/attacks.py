@@ -59,8 +59,10 @@ def held(service: Service, data: bytes, count: int, receive_buffer: int | None =
     """Connections on which this was sent; closed at the end."""
     connections: list[socket.socket] = []
     try:
-        for _ in range(count):
+        for number in range(count):
             connections.append(open_connection(service, data, receive_buffer))
+            if number % 50 == 49:
+                time.sleep(0.05)  # the number of connections is the attack, not their rate
         yield connections
     finally:
         for connection in connections:

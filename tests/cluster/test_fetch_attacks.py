@@ -52,6 +52,7 @@ class SlowHost:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
+        self._listening.shutdown(socket.SHUT_RDWR)  # ends the thread's accept
         self._listening.close()
 
     def _accept(self) -> None:

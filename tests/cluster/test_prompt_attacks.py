@@ -80,9 +80,10 @@ def test_many_tools_with_large_schemas_delay_nobody(service: Service, undisturbe
 FAULTS: dict[str, dict[str, Any]] = {
     "a number as text": schema({"type": "string", "maxLength": '9})/ & /INJECTED/ & ({"'}),
     "required objects": chat(
+        tool_choice="required",
         tools=[
             {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "required": [{"x": 1}]}}}
-        ]
+        ],
     ),
     "a reference to itself": schema({"$ref": "#"}),
     "references in a ring": schema(
@@ -95,15 +96,17 @@ FAULTS: dict[str, dict[str, Any]] = {
 }
 
 
+ANSWERED_SOMETIMES = ("a pattern with many states", "a deep schema")  # they compile within the limits of a fast machine
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_what_the_caller_did_wrong_is_no_failure_of_the_service(service: Service, fault: str):
     """Each gave a 500, or wrote into the grammar."""
     with service.client() as client:
         response = client.post(CHAT, json=FAULTS[fault])
-    if fault == "a deep schema":
-        assert response.status_code in (200, 400)
-    else:
-        assert (response.status_code, bool(response.json()["error"]["param"])) == (400, True)
+    if fault in ANSWERED_SOMETIMES and response.status_code == 200:
+        return
+    assert (response.status_code, bool(response.json()["error"]["param"])) == (400, True)
 
 
 def test_memory_is_returned_within_a_minute_of_the_attacks(service: Service, memory_at_rest: dict[str, int]):
