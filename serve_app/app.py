@@ -22,7 +22,7 @@ def build(settings: Settings) -> Application:
     gpus = 1 if settings.model.device == "cuda" else 0
     # Each waiting request holds its pictures in memory, so this queue has a bound too.
     preprocess = PreprocessDeployment.options(max_queued_requests=max(1, settings.engine.max_waiting)).bind(
-        settings.model, settings.preprocess
+        settings.model, settings.preprocess, settings.scan
     )
     engine = EngineDeployment.options(ray_actor_options={"num_cpus": 1, "num_gpus": gpus}).bind(
         settings.model, settings.engine, settings.metrics

@@ -20,6 +20,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, 
 from ray.serve.handle import DeploymentHandle
 
 from serve_app.cache.answer_cache import AnswerCache
+from serve_app.cache.feedback import Feedback
 from serve_app.contracts import ChatRequest, Event, Events, Finished, ModelCard, Prompt, Started, Tokenized
 from serve_app.errors import DeadlineExceeded, EngineFailed, Overloaded, ReplicaLost, ServiceError
 
@@ -155,6 +156,10 @@ class Pipeline:
         late = DeadlineExceeded(f"The request was not tokenized within {request.deadline_s:g} s, its limit.")
         tokenized: Tokenized = await _within(request.deadline_s, self._tokenize.remote(request), late)
         return tokenized
+
+    async def feedback(self, feedback: Feedback) -> int:
+        """Removes a kept answer that was called wrong; returns how many answers were removed."""
+        return 0 if self._cache is None else await self._cache.rate(feedback)
 
     async def describe(self) -> ModelCard:
         """The served model, from a ready replica of each stage; raises Overloaded if one does not respond."""

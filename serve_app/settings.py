@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from serve_app.settings_access import AccessSettings, JwtSettings, LimitSettings
 from serve_app.settings_audit import AuditSettings
 from serve_app.settings_cache import CacheSettings
+from serve_app.settings_scan import ScanSettings
 from serve_app.settings_section import Section
 
 DEMO_MODEL = Path(__file__).parent / "demo" / "model"
@@ -306,6 +307,7 @@ class Settings(BaseSettings):
     http: HttpSettings = HttpSettings()
     cache: CacheSettings = CacheSettings()
     audit: AuditSettings = AuditSettings()
+    scan: ScanSettings = ScanSettings()
     access: AccessSettings = AccessSettings()
     jwt: JwtSettings = JwtSettings()
     limits: LimitSettings = LimitSettings()

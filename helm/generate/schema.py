@@ -40,6 +40,8 @@ def schema() -> Schema:
             image=image(),
             settings=settings,
             auth=only(anonymous=one_of("allow", "refuse"), keysSecret=key_of_secret(), testKeySecret=key_of_secret()),
+            cache=only(secret=only(name=TEXT, passwordKey=TEXT, signingKey=TEXT)),
+            audit=only(existingClaim=TEXT, mountPath=TEXT),
             stages=only(ingress=stage(), preprocess=stage(), engine=engine()),
             head=only(**pod()),
             workers=workers(),

@@ -10,7 +10,15 @@
 {{- include "glm.checkDevice" . -}}
 {{- include "glm.checkUpgrade" . -}}
 {{- include "glm.checkAuthentication" . -}}
+{{- include "glm.checkAudit" . -}}
 {{- include "glm.checkRest" . -}}
+{{- end -}}
+
+{{- define "glm.checkAudit" -}}
+{{- $audit := default dict .Values.settings.audit -}}
+{{- if and (ne (default "off" $audit.mode) "off") (not .Values.audit.existingClaim) (not $audit.folder) -}}
+{{- fail (printf "settings.audit.mode is %s, and there is no volume for the audit log: set audit.existingClaim." $audit.mode) -}}
+{{- end -}}
 {{- end -}}
 
 {{- define "glm.checkName" -}}

@@ -37,8 +37,25 @@ release uses: of its services (other pods, `helm test`), of its Ingress and rout
 {{- with mergeOverwrite $access (default dict $settings.access) -}}
 {{- $_ := set $settings "access" . -}}
 {{- end -}}
+{{- $secret := .Values.cache.secret -}}
+{{- $cache := dict -}}
+{{- if and $secret.name $secret.passwordKey -}}
+{{- $_ := set $cache "redis_password_file" (printf "%s/%s" (include "glm.cacheFolder" .) $secret.passwordKey) -}}
+{{- end -}}
+{{- if and $secret.name $secret.signingKey -}}
+{{- $_ := set $cache "signing_key_file" (printf "%s/%s" (include "glm.cacheFolder" .) $secret.signingKey) -}}
+{{- end -}}
+{{- with mergeOverwrite $cache (default dict $settings.cache) -}}
+{{- $_ := set $settings "cache" . -}}
+{{- end -}}
+{{- if .Values.audit.existingClaim -}}
+{{- $folder := dict "folder" .Values.audit.mountPath -}}
+{{- $_ := set $settings "audit" (mergeOverwrite $folder (default dict $settings.audit)) -}}
+{{- end -}}
 {{- toYaml $settings -}}
 {{- end -}}
+
+{{- define "glm.cacheFolder" -}}/etc/glm-serve/cache{{- end -}}
 
 {{- define "glm.keysFolder" -}}/etc/glm-serve/keys{{- end -}}
 

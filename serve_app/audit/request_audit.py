@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -19,8 +18,9 @@ import orjson
 
 from serve_app.audit.writer import AuditWriter
 from serve_app.caller import ANONYMOUS, Caller
-from serve_app.contracts import ChatRequest, Delta, Event, Finished, ImagePart, Started, TextPart, ToolCallDelta
+from serve_app.contracts import ChatRequest, Delta, Event, Finished, Started, ToolCallDelta
 from serve_app.errors import AuditUnavailable
+from serve_app.question_json import printable, question_json
 from serve_app.settings_audit import AuditSettings
 
 WRITE_TIMEOUT_S: Final = 10.0
@@ -75,6 +75,7 @@ class RequestAudit:
         self._requests: Sequence[ChatRequest] = ()
         self._choices: dict[int, _Choice] = {}
         self._started: Started | None = None
+        self._comment = ""
         self._is_written = False
 
     def asked(self, requests: Sequence[ChatRequest], answer_id: str, route: str) -> None:
@@ -82,6 +83,11 @@ class RequestAudit:
         self._requests = requests
         self._caller = requests[0].caller
         self._fields |= {"id": answer_id, "route": route}
+
+    def rated(self, answer_id: str, rating: str, comment: str) -> None:
+        """The request is feedback on an answer."""
+        self._fields["feedback"] = {"id": answer_id, "rating": rating}
+        self._comment = comment
 
     def add(self, index: int, event: Event) -> None:
         """An event of the choice with this index; a repeated `Started` means that it is generated again."""
@@ -166,7 +172,9 @@ class RequestAudit:
         if self._started is not None:
             personal["pictures"] = [picture.digest for picture in self._started.pictures]
         if self._requests:
-            personal |= self._text("question", _question(self._requests[0]))
+            personal |= self._text("question", question_json(self._requests[0]))
+        if self._comment:
+            personal |= self._text("comment", printable(self._comment))
         if self._choices:
             personal |= self._text("answer", [self._choices[index].as_object() for index in sorted(self._choices)])
         return personal
@@ -182,28 +190,6 @@ class RequestAudit:
                 await asyncio.wrap_future(written)
         except TimeoutError as error:
             raise AuditUnavailable("The audit log does not respond, and no answer is given without it.") from error
-
-
-def _question(request: ChatRequest) -> Any:
-    """The conversation without pictures, or the text to continue."""
-    if request.text is not None:
-        return _printable(request.text) if isinstance(request.text, str) else list(request.text)
-    messages = []
-    for message in request.messages:
-        parts: list[Any] = [
-            _printable(part.text)
-            if isinstance(part, TextPart)
-            else ("<picture>" if isinstance(part, ImagePart) else "<file>")
-            for part in message.parts
-        ]
-        calls = [{"name": call.name, "arguments": json.dumps(call.arguments)} for call in message.tool_calls]
-        messages.append({"role": message.role, "parts": parts, **({"tool_calls": calls} if calls else {})})
-    return messages
-
-
-def _printable(text: str) -> str:
-    """The text with halves of characters replaced, which UTF-8 can't hold."""
-    return text.encode("utf-8", "replace").decode()
 
 
 def iso_time(seconds: float) -> str:

@@ -10,21 +10,25 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
+from serve_app.cache.feedback import AnswerIndex, CandidateFile, Feedback
 from serve_app.cache.key import answer_key, is_deterministic, request_digest
 from serve_app.cache.single_flight import Flight
 from serve_app.cache.store import MemoryStore, Store, StoreUnavailable
 from serve_app.cache.stored_answer import Codec, StoredAnswer, as_hit
-from serve_app.contracts import ChatRequest, Event, Events, Prompt, Started
+from serve_app.contracts import ChatRequest, Delta, Event, Events, Prompt, Started
 from serve_app.errors import ServiceError
 from serve_app.metrics import ANSWER_CACHE_BYTES, ANSWER_CACHE_LOOKUP_SECONDS, ANSWER_CACHE_LOOKUPS, Meter
 from serve_app.settings_cache import CacheSettings
 
+BLOCKED_S: Final = 86400.0  # how long an answer that was called wrong is not kept again
+MIN_KEY_BYTES: Final = 16  # of a signing key
 _KNOWN_REQUESTS: Final = 20_000  # digests of requests, each with the key of its answer: about 5 MB
-_BYTES_IN_LOOP: Final = 256 * 1024  # larger uploads are digested in a thread
+_BYTES_IN_LOOP: Final = 2 * 2**20  # larger uploads are digested in a thread; 1 MB takes 0.6 to 1 ms
 
 _log = logging.getLogger("glm.cache")
 
@@ -48,6 +52,10 @@ class AnswerCache:
         self._meter = meter
         self._store: Store = store or MemoryStore(settings.memory_mib * 2**20)
         self._codec = codec or Codec()
+        keep_questions = bool(settings.candidates_file)
+        self._index = AnswerIndex(self._store, self._codec, settings.ttl_s, keep_questions=keep_questions)
+        self._candidates = CandidateFile(settings.candidates_file) if keep_questions else None
+        self._indexing: set[asyncio.Task[None]] = set()
         self._flights: dict[str, Flight] = {}
         self._known: OrderedDict[str, str] = OrderedDict()  # digest of a request -> key of its answer
 
@@ -66,6 +74,7 @@ class AnswerCache:
         if prompt is not None:
             key = self._key(digest, prompt)
         assert key is not None
+        self._remember_id(request, key)
         stages_ms = prompt.stages_ms if prompt else {}
         events = await self._found(key, request, stages_ms, began)
         if events is None and prompt is None:
@@ -87,6 +96,31 @@ class AnswerCache:
         async with aclosing(flight.read()) as generated:
             async for event in generated:
                 yield _as_miss(event)
+
+    async def rate(self, feedback: Feedback) -> int:
+        """Removes and blocks the answers that a caller calls wrong; returns how many were there."""
+        if feedback.rating == "up":
+            return 0
+        found = await self._index.find(feedback.answer_id, feedback.tenant)
+        answers: list[str] = []
+        for key in dict.fromkeys(each.key for each in found):
+            _, stored = await self._load(key)
+            if stored is not None:
+                answers.append("".join(each.text for each in stored.events if isinstance(each, Delta)))
+            with suppress(StoreUnavailable):
+                await self._store.set(key, self._codec.blocked(key), BLOCKED_S)
+        if self._candidates is not None and found:
+            try:
+                await self._candidates.add(feedback, [each.question for each in found], answers)
+            except OSError as error:
+                _log.error("A candidate for tests can't be written: %s.", error)
+        return len(answers)
+
+    def _remember_id(self, request: ChatRequest, key: str) -> None:
+        """Remembers which answer the response has, without delaying it."""
+        task = asyncio.create_task(self._index.add(request, key))
+        self._indexing.add(task)
+        task.add_done_callback(self._indexing.discard)
 
     async def close(self) -> None:
         await self._store.close()
@@ -171,6 +205,23 @@ class AnswerCache:
 
     async def _is_blocked(self, key: str) -> bool:
         return (await self._load(key))[0] == "blocked"
+
+
+def cache_of_settings(settings: CacheSettings, model: str, meter: Meter) -> AnswerCache:
+    """The cache with the store and the key of the settings; raises OSError and ValueError for files of secrets."""
+    if settings.backend != "redis":
+        return AnswerCache(settings, model, meter)
+    from serve_app.cache.redis_store import RedisStore  # imported late: others need no client
+
+    return AnswerCache(settings, model, meter, RedisStore(settings), Codec(_signing_key(settings.signing_key_file)))
+
+
+def _signing_key(file: str) -> bytes:
+    """The secret in the file; raises ValueError if it is short."""
+    key = Path(file).read_bytes().strip() if file else b""
+    if file and len(key) < MIN_KEY_BYTES:
+        raise ValueError(f"The file {file} has {len(key)} bytes; a signing key has {MIN_KEY_BYTES} or more.")
+    return key
 
 
 async def _replay(stored: StoredAnswer, stages_ms: dict[str, float]) -> AsyncGenerator[Event, None]:

@@ -65,22 +65,28 @@ class Codec:
         self._key = key
 
     def encode(self, key: str, events: list[Event]) -> bytes:
-        return self._signed(key, json.dumps(_plain(events), separators=(",", ":")).encode())
+        return self.sign(key, json.dumps(_plain(events), separators=(",", ":")).encode())
 
     def blocked(self, key: str) -> bytes:
-        return self._signed(key, BLOCKED)
+        return self.sign(key, BLOCKED)
+
+    def sign(self, name: str, payload: bytes) -> bytes:
+        """The payload with a signature that is valid under this name only."""
+        return self._signature(name, payload) + payload
+
+    def verified(self, name: str, data: bytes) -> bytes:
+        """The payload; raises ValueError if the signature does not fit."""
+        signature, payload = data[:_SIGNATURE_BYTES], data[_SIGNATURE_BYTES:]
+        if not hmac.compare_digest(signature, self._signature(name, payload)):
+            raise ValueError("The signature of a kept answer does not fit.")
+        return payload
 
     def decode(self, key: str, data: bytes) -> StoredAnswer | None:
         """The answer, None if its key is blocked; raises ValueError if the signature does not fit."""
-        signature, payload = data[:_SIGNATURE_BYTES], data[_SIGNATURE_BYTES:]
-        if not hmac.compare_digest(signature, self._signature(key, payload)):
-            raise ValueError("The signature of a kept answer does not fit.")
+        payload = self.verified(key, data)
         if payload == BLOCKED:
             return None
         return StoredAnswer(_object(json.loads(payload)))
-
-    def _signed(self, key: str, payload: bytes) -> bytes:
-        return self._signature(key, payload) + payload
 
     def _signature(self, key: str, payload: bytes) -> bytes:
         return hmac.digest(self._key, key.encode() + b"\0" + payload, hashlib.sha256)

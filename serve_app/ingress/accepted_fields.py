@@ -10,6 +10,7 @@ from pydantic_core import to_json
 
 from serve_app.ingress.chat.request import ChatBody
 from serve_app.ingress.completions.request import CompletionBody
+from serve_app.ingress.feedback.request import FeedbackBody
 from serve_app.ingress.fields.strict_model import IGNORED, RequestBody, StrictModel
 from serve_app.ingress.messages.request import MessagesBody
 from serve_app.ingress.responses.request import ResponseBody
@@ -20,6 +21,7 @@ BODIES: Final[Mapping[str, type[RequestBody]]] = {
     "POST /v1/responses": ResponseBody,
     "POST /v1/messages and /v1/messages/count_tokens": MessagesBody,
     "POST /v1/completions": CompletionBody,
+    "POST /v1/feedback": FeedbackBody,
     "POST /tokenize with `messages`": ChatTokensBody,
     "POST /tokenize with `prompt`": TextTokensBody,
 }

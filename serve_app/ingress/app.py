@@ -14,14 +14,16 @@ from serve_app import __version__, demo
 from serve_app.access.check_settings import accepts_anonymous
 from serve_app.answers import Clock
 from serve_app.audit.request_audit import AuditLog
+from serve_app.cache.feedback import Feedback
 from serve_app.contracts import Answer, Tokenize
 from serve_app.ingress.access_check import HEALTH
 from serve_app.ingress.ask.routes import ask_routes
 from serve_app.ingress.chat.routes import chat_routes
 from serve_app.ingress.completions.routes import completion_routes
-from serve_app.ingress.context import ServingContext, model_names
+from serve_app.ingress.context import GiveFeedback, ServingContext, model_names
 from serve_app.ingress.docs_page import docs_routes
 from serve_app.ingress.errors import HANDLERS
+from serve_app.ingress.feedback.routes import feedback_routes
 from serve_app.ingress.messages.routes import messages_routes
 from serve_app.ingress.openapi import complete_openapi
 from serve_app.ingress.outer_middlewares import UnlessWrapped, outer_middlewares
@@ -38,6 +40,10 @@ DESCRIPTION = "Questions about pictures, answered by GLM vision models. Works wi
 
 def new_uuid() -> str:
     return uuid.uuid4().hex
+
+
+async def _no_cache(feedback: Feedback) -> int:
+    return 0
 
 
 async def _no_metrics() -> bytes:
@@ -58,6 +64,7 @@ def create_app(
     host: str | None = None,  # the address that is listened on; None: that of the settings
     ready_within_s: float = READY_WITHIN_S,
     audit: AuditLog | None = None,
+    feedback: GiveFeedback = _no_cache,
 ) -> FastAPI:
     app = FastAPI(
         title=TITLE,
@@ -71,6 +78,7 @@ def create_app(
     context = ServingContext(
         answer,
         tokenize,
+        feedback,
         served=settings.model.served_name,
         names=model_names(settings.model),
         fingerprint=system_fingerprint(settings.model),
@@ -83,7 +91,8 @@ def create_app(
         now=now,
         new_id=new_id,
     )
-    for routes in (chat_routes, response_routes, messages_routes, completion_routes, ask_routes, tokenize_routes):
+    answering = (chat_routes, response_routes, messages_routes, completion_routes, ask_routes)
+    for routes in (*answering, feedback_routes, tokenize_routes):
         app.include_router(routes(context))
     app.include_router(
         status_routes(

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
+from serve_app.cache.feedback import Feedback
 from serve_app.contracts import Answer, ChatRequest, Tokenize
 from serve_app.errors import InvalidRequest, UnknownModel
 from serve_app.ingress.fields.strict_model import RequestBody
 from serve_app.ingress.json_limits import has_many_values
 from serve_app.ingress.validation import truncate
 from serve_app.settings import ModelSettings
+
+GiveFeedback: TypeAlias = Callable[[Feedback], Awaitable[int]]
 
 BodyT = TypeVar("BodyT", bound=RequestBody)
 
@@ -33,6 +36,7 @@ class ServingContext:
 
     answer: Answer
     tokenize: Tokenize
+    feedback: GiveFeedback
     served: str  # the model's name
     names: frozenset[str]  # that a request may give the model, in lower case
     fingerprint: str

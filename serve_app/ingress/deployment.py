@@ -64,6 +64,7 @@ class IngressDeployment:
             metrics_page=self._metrics_page,
             host="0.0.0.0",  # requests by Serve's proxy: they have passed its own address
             audit=self._audit,
+            feedback=self._pipeline.feedback,
         )
 
         def outer(serve_app: ASGIApp, host: str) -> ASGIApp:

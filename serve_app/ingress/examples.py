@@ -187,6 +187,13 @@ TOKENS: Final = {
     "conversation": {"summary": "A conversation", "value": _chat(_PICTURE, "What colour is this?")},
 }
 
+FEEDBACK: Final = {
+    "wrong": {
+        "summary": "An answer that is wrong",
+        "value": {"id": "chatcmpl-5f2a", "rating": "down", "comment": "The number is 7716."},
+    },
+}
+
 FORM: Final = {
     "upload": {
         "summary": "A picture and a question",

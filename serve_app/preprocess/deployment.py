@@ -6,8 +6,10 @@ from serve_app.contracts import ChatRequest, Prompt, Tokenized
 from serve_app.logs import join_serve_log
 from serve_app.metrics import RayMeter
 from serve_app.preprocess.prepare import Preprocessor
+from serve_app.preprocess.scan import Scanner
 from serve_app.process_memory import Collector, return_memory
 from serve_app.settings import ModelSettings, PreprocessSettings
+from serve_app.settings_scan import ScanSettings
 
 
 # The preprocessor bounds its own work (decoders, fetches, bytes): a request that waits for a slow host blocks no other.
@@ -15,11 +17,13 @@ from serve_app.settings import ModelSettings, PreprocessSettings
 class PreprocessDeployment:
     """One CPU process that prepares requests; throughput grows with the replicas."""
 
-    def __init__(self, model: ModelSettings, settings: PreprocessSettings) -> None:
+    def __init__(self, model: ModelSettings, settings: PreprocessSettings, scan: ScanSettings) -> None:
         join_serve_log()
         return_memory()
         self._collector = Collector()
-        self._preprocessor = Preprocessor(model, settings, RayMeter())
+        meter = RayMeter()
+        scanner = Scanner(scan, meter) if scan.address else None
+        self._preprocessor = Preprocessor(model, settings, meter, scanner=scanner)
 
     async def prepare(self, request: ChatRequest) -> Prompt:
         try:

@@ -35,6 +35,7 @@ from serve_app.preprocess.picture_limits import (
     label_of,
 )
 from serve_app.preprocess.picture_source import PictureSources
+from serve_app.preprocess.scan import Scanner
 from serve_app.settings import ModelSettings, PreprocessSettings
 
 STUCK_S = 300.0  # no request's text takes this long to tokenize
@@ -63,7 +64,9 @@ class Preprocessor:
         meter: Meter,
         fetcher: Fetcher | None = None,
         decoders: DecoderPool | None = None,
+        scanner: Scanner | None = None,
     ) -> None:
+        self._scanner = scanner
         self._decoders = decoders or DecoderPool(settings)
         self._limits = PictureLimits.of_settings(settings)
         folder = checkpoint_folder(model)
@@ -162,6 +165,10 @@ class Preprocessor:
         check_request(request, self._processor.abilities, limit.tokens)
         with _timed(stages_ms, "fetch"):
             files = await self._sources.read_all(parts, held)
+        if self._scanner is not None and files:
+            stages_ms["scan"] = 0.0
+            with _timed(stages_ms, "scan"):
+                await self._scanner.scan_all(files, [label_of(part, index) for index, part in enumerate(parts)])
         with _timed(stages_ms, "decode"):
             measured = await self._measure(files, parts, held if decode else None)
         pictures = Counter(picture.source.upload for picture in measured)

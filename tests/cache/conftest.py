@@ -60,7 +60,9 @@ class Cached:
 
     async def ask(self, request: ChatRequest) -> list[Event]:
         async with aclosing(self.events(request)) as events:
-            return [event async for event in events]
+            received = [event async for event in events]
+        await asyncio.gather(*self.cache._indexing)
+        return received
 
     async def settled(self) -> None:
         """Waits until the answers in progress are kept: until then, identical questions join them."""

@@ -51,6 +51,7 @@ COMBINATIONS = [
     (INCREMENTAL | {"ingress.enabled": True}, "ingress.enabled can't be used with"),
     (INCREMENTAL | {"gateway.enabled": True}, "gateway.enabled can't be used with"),
     ({"gateway.enabled": True}, "gateway.enabled needs gateway.parentRefs"),
+    ({"settings.audit.mode": "required"}, "there is no volume for the audit log"),
     ({"auth.anonymous": "refuse"}, "auth.anonymous is refuse, and there is no authentication"),
     ({"modelStorage.fetch.enabled": True}, "needs modelStorage.fetch.image"),
 ]

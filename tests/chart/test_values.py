@@ -26,6 +26,9 @@ VALIDATOR = jsonschema.Draft7Validator(SCHEMA)
 # What has to be on for a value to have its effect, by the longest beginning of its name.
 CONDITIONS: dict[str, dict[str, Any]] = {
     "image.tag": {"image.digest": ""},
+    "cache.secret.passwordKey": {"cache.secret.name": "cache"},
+    "cache.secret.signingKey": {"cache.secret.name": "cache"},
+    "audit.mountPath": {"audit.existingClaim": "audit"},
     "auth.keysSecret.key": {"auth.keysSecret.name": "keys"},
     "auth.testKeySecret.key": {"auth.testKeySecret.name": "key"},
     "stages.engine.downscaleToZeroDelaySeconds": {"stages.engine.replicas.min": 0},

@@ -128,3 +128,22 @@ async def test_two_deterministic_choices_are_generated_once_and_counted_twice(ma
 )
 def test_what_cache_control_means(header: str, use: str) -> None:
     assert cache_use({"cache-control": header}) == use
+
+
+async def test_feedback_through_http_removes_the_answer(make_client: MakeClient) -> None:
+    answer = CachedAnswer("Two")
+    client = make_client(answer, feedback=answer.cache.rate)
+    first = (await client.post(CHAT, json=chat(temperature=0))).json()
+    reply = await client.post("/v1/feedback", json={"id": first["id"], "rating": "down", "comment": "Wrong."})
+    assert reply.json() == {"id": first["id"], "rating": "down", "removed": 1}
+    assert (await client.post(CHAT, json=chat(temperature=0))).headers["x-cache"] == "miss"
+
+
+@pytest.mark.parametrize("body", [{}, {"id": "a"}, {"id": "a", "rating": "sideways"}, {"id": "", "rating": "up"}])
+async def test_feedback_that_says_nothing_is_refused(make_client: MakeClient, body: dict[str, Any]) -> None:
+    assert (await make_client().post("/v1/feedback", json=body)).status_code == 400
+
+
+async def test_feedback_is_accepted_where_there_is_no_cache(make_client: MakeClient) -> None:
+    reply = await make_client().post("/v1/feedback", json={"id": "chatcmpl-1", "rating": "up"})
+    assert reply.json()["removed"] == 0

@@ -203,3 +203,14 @@ async def test_a_thousand_requests_by_several_replicas_have_one_line_each(
     assert sorted(line["request_id"] for line in lines(folder)) == sorted(ids)
     found = verify(folder)
     assert (found.problems, found.requests) == ([], 1000)
+
+
+async def test_feedback_has_a_line_with_the_answers_id(
+    make_client: MakeClient, make_log: MakeLog, folder: Path
+) -> None:
+    log = make_log("best_effort", texts="full")
+    body = {"id": "chatcmpl-1", "rating": "down", "comment": "Wrong."}
+    await make_client(audit=log).post("/v1/feedback", json=body)
+    await asyncio.to_thread(log.writer.close)
+    (line,) = lines(folder)
+    assert (line["feedback"], line["personal"]["comment"]) == ({"id": "chatcmpl-1", "rating": "down"}, "Wrong.")

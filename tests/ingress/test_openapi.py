@@ -78,6 +78,7 @@ def test_every_route_is_documented() -> None:
         "/v1/messages/count_tokens": ["post"],
         "/v1/completions": ["post"],
         "/v1/ask": ["post"],
+        "/v1/feedback": ["post"],
         "/tokenize": ["post"],
         "/healthz": ["get"],
         "/health": ["get"],
