@@ -15,11 +15,13 @@ Tier: TypeAlias = Literal["default", "flex"]
 
 TASK: Final = "### Task:"
 BACKGROUND_TASKS: Final = (
-    "Generate a concise, 3-5 word title",
+    "Generate a concise title",
+    "Generate a concise, 3-5 word title",  # earlier versions
     "Generate 1-3 broad tags",
-    "Suggest 3-5 relevant follow-up questions",
+    "Predict 3-5 useful messages",
+    "Suggest 3-5 relevant follow-up questions",  # earlier versions
 )
-"""How Open WebUI's default prompts begin whose answers nobody waits for (`open_webui/config.py`, 0.12.4).
+"""How Open WebUI's default prompts begin whose answers nobody waits for (`open_webui/config.py`, 0.12.4 and earlier).
 
 Others with the same heading are part of a question: search queries, answers from documents, completion while typing.
 """

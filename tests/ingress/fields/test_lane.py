@@ -11,8 +11,10 @@ from serve_app.ingress.responses.request import ResponseBody, response_request
 from tests.fakes import FakeAnswer
 from tests.ingress.client import MakeClient, chat, parse_chat, picture, text
 
-# Open WebUI 0.12.4, open_webui/config.py: DEFAULT_*_PROMPT_TEMPLATE
+# Open WebUI, open_webui/config.py: DEFAULT_*_PROMPT_TEMPLATE
 HISTORY = "### Chat History:\n<chat_history>\nUSER: What is this?\nASSISTANT: A label.\n</chat_history>"
+NEW_TITLE = f"### Task:\nGenerate a concise title summarizing the chat history.\n{HISTORY}"  # 0.12.4
+NEW_FOLLOW_UPS = f"### Task:\nPredict 3-5 useful messages this user might naturally send next.\n{HISTORY}"
 TITLE = f"### Task:\nGenerate a concise, 3-5 word title with an emoji summarizing the chat history.\n{HISTORY}"
 TAGS = f"### Task:\nGenerate 1-3 broad tags categorizing the main themes of the chat history.\n{HISTORY}"
 FOLLOW_UPS = (
@@ -28,7 +30,7 @@ def lane_of(body: dict[str, Any]) -> str:
     return parse_chat(body).lane
 
 
-@pytest.mark.parametrize("prompt", [TITLE, TAGS, FOLLOW_UPS, f"\n  {TITLE}"])
+@pytest.mark.parametrize("prompt", [NEW_TITLE, NEW_FOLLOW_UPS, TITLE, TAGS, FOLLOW_UPS, f"\n  {TITLE}"])
 def test_background_requests_of_open_webui_are_in_the_batch_lane(prompt: str) -> None:
     assert lane_of(chat(prompt)) == "batch"
     assert lane_of(chat([text(prompt)])) == "batch"
