@@ -74,7 +74,11 @@ class Fetcher:
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
             timeout=httpx.Timeout(settings.fetch_timeout_s, connect=min(_CONNECT_S, settings.fetch_timeout_s)),
             cookies=_refuse_cookies(),
-            headers={"Accept": "image/*", "Accept-Encoding": "identity", "User-Agent": "glm-vision-serve"},
+            headers={
+                "Accept": "image/*, application/pdf",
+                "Accept-Encoding": "identity",
+                "User-Agent": "glm-vision-serve",
+            },
         )
 
     async def fetch(self, url: str, label: ImageLabel, held: Reservation) -> bytes:

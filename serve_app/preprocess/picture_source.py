@@ -48,7 +48,7 @@ class PictureSources:
         if scheme.startswith(("http:", "https:")):
             return await self._fetcher.fetch(source, label, held)
         if not scheme.startswith("data:") and not is_bare_base64(source):
-            raise label.rejected("must be a data: URL, an http(s) address or the base64 of a picture")
+            raise label.rejected("must be a data: URL, an http(s) address or the base64 of a picture or PDF")
         decode = decode_data_url if scheme.startswith("data:") else decode_bare_base64
         held.add(len(source) * 3 // 4)
         if len(source) <= _AT_ONCE:

@@ -52,6 +52,7 @@ class Internet(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         assert "Cookie" not in request.headers
         assert "Authorization" not in request.headers
+        assert request.headers["Accept"] == "image/*, application/pdf"  # servers that choose by it send either
         self.connected.append((request.url.host, request.headers["Host"], request.extensions["sni_hostname"]))
         if request.url.host != PUBLIC:
             raise httpx.ConnectError(f"no route to {request.url.host}")
