@@ -94,6 +94,9 @@ def read_header(data: bytes, label: ImageLabel, limits: PictureLimits) -> Header
         image = _open(data, file_format)
         width, height = image.size
         check_pixels(width, height, limits.max_pixels, label)
+        if file_format == "HEIC" and image.mode.startswith("I;16"):
+            # pi-heif 1.4 writes outside its memory if the coded pixels have 8 bits after all.
+            raise label.rejected("is a grey HEIC file of more than 8 bits. Convert it to JPEG or PNG")
         scans = _count_scans(data, file_format)
         check_scans(scans, limits.max_scans, label)
         pure_python = any(tile[0] in Image.DECODERS for tile in image.tile)

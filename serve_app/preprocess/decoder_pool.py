@@ -25,13 +25,14 @@ from serve_app.errors import ImageRejected, Overloaded, ServiceError
 from serve_app.preprocess.decode import Header
 from serve_app.preprocess.decode_cost import AT_ONCE_S, SMALL_S, cpu_budget_s, decode_cost_s, header_cost_s
 from serve_app.preprocess.decoder_process import Decoder, DecoderServer
+from serve_app.preprocess.decoder_worker import RETIRED_BYTES
 from serve_app.preprocess.memory_budget import Reservation
 from serve_app.preprocess.picture_limits import ImageLabel, PictureLimits
 from serve_app.preprocess.size_rule import SizeRule
 from serve_app.settings import PreprocessSettings
 
 _COST_WEIGHT: Final = 5.0  # pictures that arrive within this many times a picture's predicted cost go first
-_ATTEMPTS: Final = 2  # a process may be killed from outside: by the operating system or an operator
+_ATTEMPTS: Final = 2  # a process may be killed from outside, or crash by what an earlier picture did to its memory
 
 _log: Final = logging.getLogger("glm.preprocess")
 
@@ -65,13 +66,14 @@ class _Waiting:
 class DecoderPool:
     """The decoder processes of one replica; used from one event loop at a time."""
 
-    def __init__(self, settings: PreprocessSettings) -> None:
+    def __init__(self, settings: PreprocessSettings, retired_bytes: int = RETIRED_BYTES) -> None:
+        """A process that holds more than `retired_bytes` after a job is replaced."""
         self._max_waiting = settings.max_decode_queue
         self._decoders = [Decoder(small_only=n == 0 and settings.decoders > 1) for n in range(settings.decoders)]
         self._waiting: list[_Waiting] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._failed = False
-        self._server = DecoderServer(settings.max_image_pixels)
+        self._server = DecoderServer(settings.max_image_pixels, retired_bytes)
         self._starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decoder-start")
         for decoder in self._decoders:
             self._starter.submit(self._restart, decoder)
@@ -169,8 +171,8 @@ class DecoderPool:
         size_of: Callable[[dict[str, Any]], tuple[int, int] | None] = lambda reply: None,
     ) -> tuple[dict[str, Any], NDArray[np.uint8] | None]:
         """The reply to a job, and the pixels of the size that `size_of` finds in it."""
-        for _ in range(_ATTEMPTS):
-            decoder = await self._acquire(cost_s)
+        for attempt in range(_ATTEMPTS):
+            decoder, reply = await self._acquire(cost_s), None
             try:
                 reply = await decoder.work({**job, "budget_s": budget_s}, file)
                 if reply is not None:
@@ -179,15 +181,17 @@ class DecoderPool:
                     size = size_of(reply)
                     pixels = decoder.read_pixels(*size) if size else None
             except ServiceError:
-                self._release(decoder)
+                self._finish(decoder, reply)
                 raise
             except BaseException:  # the request was cancelled, or the reply is invalid
                 self._replace(decoder)
                 raise
             if reply is None:
-                _check_end(await asyncio.wrap_future(self._replace(decoder)), budget_s, label)
+                ended_by = await asyncio.wrap_future(self._replace(decoder))
+                _log.warning("A decoder was ended by signal %d while it read a picture, and is replaced.", ended_by)
+                _check_end(ended_by, budget_s, label, again=attempt + 1 < _ATTEMPTS)
                 continue
-            self._release(decoder)
+            self._finish(decoder, reply)
             return reply, pixels
         raise Overloaded("The process that decoded a picture was killed twice. Try again shortly.")
 
@@ -210,6 +214,12 @@ class DecoderPool:
             elif not waiting.decoder.cancelled():
                 self._release(waiting.decoder.result())
             raise
+
+    def _finish(self, decoder: Decoder, reply: dict[str, Any] | None) -> None:
+        if reply is not None and reply["retire"]:
+            self._replace(decoder)
+        else:
+            self._release(decoder)
 
     def _release(self, decoder: Decoder) -> None:
         decoder.busy = False
@@ -262,11 +272,14 @@ def _decoded(reply: dict[str, Any], pixels: NDArray[np.uint8]) -> DecodedPicture
     return DecodedPicture(pixels, reply["digest"], reply["decode_ms"], reply["resize_ms"], reply["cpu_s"])
 
 
-def _check_end(ended_by: int, budget_s: float, label: ImageLabel) -> None:
-    """Raises ImageRejected if the picture ended the process; not if it was killed from outside."""
+def _check_end(ended_by: int, budget_s: float, label: ImageLabel, *, again: bool) -> None:
+    """Raises ImageRejected if the picture ended the process; not if it was killed from outside.
+
+    With `again`, a crash may be the fault of an earlier picture.
+    """
     if ended_by == signal.SIGPROF:
         raise label.rejected(
             f"takes more than {budget_s:.2g} seconds of CPU time to decode, the limit. Save it as PNG or baseline JPEG"
         )
-    if ended_by != signal.SIGKILL:
+    if ended_by != signal.SIGKILL and not again:
         raise label.rejected("cannot be decoded: it crashes the decoder. Save it again as PNG or JPEG")

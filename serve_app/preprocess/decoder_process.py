@@ -19,8 +19,8 @@ _SERVER_TIMEOUT_S: Final = 60.0  # its imports, on a busy machine
 class DecoderServer:
     """Starts and ends workers through the forking server; each call blocks for milliseconds."""
 
-    def __init__(self, max_pixels: int) -> None:
-        self._order = json.dumps({"max_pixels": max_pixels}).encode()
+    def __init__(self, max_pixels: int, retired_bytes: int) -> None:
+        self._order = json.dumps([max_pixels, retired_bytes]).encode()
         self._launch()
 
     def start_worker(self) -> tuple[int, socket.socket, int]:

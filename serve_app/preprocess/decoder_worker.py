@@ -29,10 +29,13 @@ from serve_app.preprocess.pdf import page_sizes, render_page
 from serve_app.preprocess.picture_limits import ImageLabel, PictureLimits
 from serve_app.preprocess.resize import picture_digest, resize_picture
 from serve_app.preprocess.size_rule import SizeRule
+from serve_app.preprocess.sniff import known_format
 from serve_app.process_memory import collect, private_bytes
 
 MESSAGE_BYTES: Final = 65536  # of a job or a reply
 _RLIMIT_BASE_BYTES: Final = 1 << 30  # address space of a worker without a picture: libraries and the memory file
+_UNSAFE_FORMATS: Final = {"HEIC"}  # fuzzing found that a damaged file corrupts the memory of the process
+RETIRED_BYTES: Final = 192 * 2**20  # still in use after a job: leaked
 _BYTES_PER_PIXEL: Final = 24  # of the largest picture while it is decoded, converted and resized
 _KEPT_BYTES: Final = 128 * 2**20  # after a picture; a worker would keep a gigabyte of the largest ones
 _PR_SET_PDEATHSIG: Final = 1
@@ -69,7 +72,7 @@ def serve() -> None:
             worker = os.fork()
             if worker == 0:
                 control.close()
-                _work(socket.socket(fileno=files[0]), files[1], json.loads(message)["max_pixels"])
+                _work(socket.socket(fileno=files[0]), files[1], *json.loads(message))
                 os._exit(0)
             for file in files:
                 os.close(file)
@@ -81,7 +84,7 @@ def serve() -> None:
             control.send(str(os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0).encode())
 
 
-def _work(jobs: socket.socket, memory: int, max_pixels: int) -> None:
+def _work(jobs: socket.socket, memory: int, max_pixels: int, retired_bytes: int) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     null = os.open(os.devnull, os.O_RDWR)
     for stream in range(3):  # libraries write what a caller sent to the standard error
@@ -91,10 +94,11 @@ def _work(jobs: socket.socket, memory: int, max_pixels: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     while message := jobs.recv(MESSAGE_BYTES):
         job = json.loads(message)
+        data = os.pread(memory, job["bytes"], 0)
         signal.setitimer(signal.ITIMER_PROF, job["budget_s"])  # SIGPROF ends the process
         began = time.process_time()
         try:
-            reply = _do(job, memory)
+            reply = _do(job, data, memory)
         except ImageRejected as rejected:
             reply = {"rejected": rejected.message, "param": rejected.param}
         except MemoryError:
@@ -102,14 +106,15 @@ def _work(jobs: socket.socket, memory: int, max_pixels: int) -> None:
             too_large = label.rejected("needs more memory than a decoder has. Send a smaller file")
             reply = {"rejected": too_large.message, "param": ""}
         signal.setitimer(signal.ITIMER_PROF, 0)
-        jobs.send(json.dumps({**reply, "cpu_s": time.process_time() - began}).encode())
+        spent_s = time.process_time() - began
         if private_bytes() > _KEPT_BYTES:  # small pictures use the same blocks again
             collect()
+        retire = known_format(data) in _UNSAFE_FORMATS or private_bytes() > retired_bytes
+        jobs.send(json.dumps({**reply, "cpu_s": spent_s, "retire": retire}).encode())
 
 
-def _do(job: dict[str, Any], memory: int) -> dict[str, Any]:
+def _do(job: dict[str, Any], data: bytes, memory: int) -> dict[str, Any]:
     label, limits = ImageLabel(*job["label"]), PictureLimits(*job["limits"])
-    data = os.pread(memory, job["bytes"], 0)
     match job["kind"]:
         case "pages":
             pages = job["pages"] and Pages(**job["pages"])

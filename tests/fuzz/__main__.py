@@ -32,8 +32,8 @@ def main() -> None:
         print(f"FINDING {name}\n{case.path} {case.content_type!r} {base64.b85encode(case.body).decode()}\n{cause}\n")
     if figures.slowest is not None and figures.slowest_s > 2:
         print(f"SLOWEST {figures.slowest.path} {base64.b85encode(figures.slowest.body).decode()}")
-    for case in figures.ended:
-        print(f"ENDED A DECODER {case.path} {base64.b85encode(case.body).decode()}")
+    for case in figures.crashes[:10]:
+        print(f"CRASH OF A DECODER {case.path} {base64.b85encode(case.body).decode()}")
     print(json.dumps({"kind": options.kind, "seed": options.seed, **figures.summary(options.minutes * 60)}))
     grown = [name for name, (before, after) in figures.memory_mib.items() if after - before > GROWTH_MIB]
     if figures.findings or grown:

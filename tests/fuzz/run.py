@@ -43,7 +43,7 @@ class Figures:
     outcomes: dict[tuple[str, ...], Case] = field(default_factory=dict)  # the smallest case of each
     slowest_s: float = 0.0
     slowest: Case | None = None
-    ended: list[Case] = field(default_factory=list)  # ended a decoder
+    crashes: list[Case] = field(default_factory=list)  # of a decoder; the picture was decoded again or refused
     memory_mib: dict[str, list[float]] = field(default_factory=dict)  # after the warm-up and at the end
 
     def summary(self, seconds: float) -> dict[str, object]:
@@ -54,7 +54,7 @@ class Figures:
             "outcomes": len(self.outcomes),
             "findings": sorted(self.findings),
             "slowest_s": round(self.slowest_s, 2),
-            "ended_decoders": len(self.ended),
+            "crashes": len(self.crashes),
             "memory_mib": self.memory_mib,
         }
 
@@ -100,8 +100,7 @@ def _round(
     def one(case: Case) -> None:
         if time.monotonic() > ends:
             return
-        decoders = set(service.decoders.process_ids)
-        errors.last = ""
+        errors.last, errors.crash = "", False
         began = time.monotonic()
         try:
             reply = loop.run_until_complete(service.send(case))
@@ -116,8 +115,8 @@ def _round(
         finally:
             spent = time.monotonic() - began
             figures.cases += 1
-            if decoders - set(service.decoders.process_ids):
-                figures.ended.append(case)
+            if errors.crash:
+                figures.crashes.append(case)
             if spent > figures.slowest_s:
                 figures.slowest_s, figures.slowest = spent, case
         figures.statuses[reply.status] += 1
@@ -153,11 +152,13 @@ def _plain(message: str) -> str:
 
 
 class _Errors(logging.Handler):
-    """Keeps the last error of the service's log."""
+    """Keeps the last error of the service's log, and whether a decoder crashed."""
 
     last = ""
+    crash = False
 
     def emit(self, record: logging.LogRecord) -> None:
+        self.crash = self.crash or record.name == "glm.preprocess"
         if record.levelno >= logging.ERROR:
             self.last = logging.Formatter().format(record)
 

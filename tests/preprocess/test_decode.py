@@ -2,6 +2,7 @@ import io
 import struct
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -204,6 +205,14 @@ def test_a_truncated_file_is_refused(file_format: str) -> None:
     data = data[: len(data) // 2]
     with pytest.raises(ImageRejected, match="damaged or incomplete"):
         prepared(data)
+
+
+def test_a_grey_heic_file_that_declares_more_bits_than_it_has_is_refused_before_it_corrupts_memory() -> None:
+    """Found by fuzzing: pi-heif 1.4 writes 16-bit values over pixels of 8 bits."""
+    data = bytearray(Path(__file__).with_name("heic").joinpath("L.heic").read_bytes())
+    data[data.index(b"hvcC") + 21] = 0xFA  # bits of luma: 8 + 2
+    with pytest.raises(ImageRejected, match="grey HEIC file of more than 8 bits"):
+        read_header(bytes(data), LABEL, LIMITS)
 
 
 def test_a_header_without_pixels_is_measured_and_only_its_decoding_fails() -> None:

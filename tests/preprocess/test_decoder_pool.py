@@ -26,6 +26,7 @@ from tests.preprocess.pictures import encoded, hollow, photo
 
 SMALL = encoded(photo(448, 336), "JPEG")
 LARGE = flat_webp()
+HEIC = Path(__file__).with_name("heic").joinpath("RGB.heic").read_bytes()
 MANY_SCANS = replace(LIMITS, max_scans=10_000)
 RULE = SizeRule(grid=Glm4vGrid(), max_tokens=6144)
 
@@ -215,16 +216,54 @@ async def test_a_caller_that_leaves_ends_the_decoding_of_its_picture() -> None:
     await decode(pool, file=SMALL)
 
 
-async def test_nobody_notices_that_a_decoder_was_killed() -> None:
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSEGV])
+async def test_nobody_notices_that_a_decoder_was_killed(how: signal.Signals) -> None:
+    """A crash may be the fault of the picture before, which corrupted the decoder's memory."""
     pool = shared_decoders()
     await decode(pool, SMALL)
     files = [encoded(photo(600, 400, seed), "PNG") for seed in range(12)]
     running = [asyncio.create_task(decode(pool, file)) for file in files]
     await asyncio.sleep(0.02)
     for pid in pool.process_ids:
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, how)
     decoded = await asyncio.gather(*running)
     assert len({picture.digest for picture in decoded}) == 12
+
+
+async def test_a_picture_that_crashes_two_decoders_is_refused() -> None:
+    pool = DecoderPool(PreprocessSettings(decoders=1))
+    decoding = asyncio.create_task(decode(pool, jpeg_of_scans(1500)))
+    while not decoding.done():
+        await asyncio.sleep(0.3)
+        for pid in pool.process_ids:
+            os.kill(pid, signal.SIGSEGV)
+    with pytest.raises(ImageRejected, match="crashes the decoder"):
+        decoding.result()
+    pool.close()
+
+
+async def test_a_decoder_is_replaced_after_each_heic_file() -> None:
+    pool = DecoderPool(PreprocessSettings(decoders=1))
+    await decode(pool, SMALL)
+    before = pool.process_ids
+    await decode(pool, HEIC)
+    await decode(pool, SMALL)
+    assert pool.process_ids != before
+    pool.close()
+
+
+async def test_a_decoder_that_has_leaked_memory_is_replaced() -> None:
+    pool = DecoderPool(PreprocessSettings(decoders=1), retired_bytes=1)
+    pids = set()
+    for _ in range(3):
+        began = time.monotonic()
+        while not pool.process_ids:
+            assert time.monotonic() - began < 10
+            await asyncio.sleep(0.01)
+        pids.update(pool.process_ids)
+        assert (await decode(pool, SMALL)).pixels.shape == (336, 448, 3)
+    assert len(pids) == 3
+    pool.close()
 
 
 async def test_the_pool_outlives_its_server() -> None:
