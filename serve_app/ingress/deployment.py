@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Final
 
@@ -50,6 +51,7 @@ class IngressDeployment:
         self._settings = settings
         self._meter = RayMeter()
         self._audit = audit_log(settings, self._meter)
+        self._scrape: asyncio.Task[bytes] | None = None
         self._pipeline = Pipeline(preprocess, engine, answer_cache(settings, self._meter))
         self._metrics_url = f"http://{ray.util.get_node_ip_address()}:{settings.metrics.port}/metrics"
 
@@ -83,6 +85,12 @@ class IngressDeployment:
         return app
 
     async def _metrics_page(self) -> bytes:
+        """The node's metrics; requests that come while they are being read get the same page."""
+        if self._scrape is None or self._scrape.done():
+            self._scrape = asyncio.create_task(self._read_metrics())
+        return await asyncio.shield(self._scrape)
+
+    async def _read_metrics(self) -> bytes:
         async with httpx.AsyncClient(timeout=METRICS_TIMEOUT_S, trust_env=False) as client:
             response = await client.get(self._metrics_url)
             return response.raise_for_status().content

@@ -9,6 +9,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import psutil
@@ -168,6 +169,18 @@ def test_idle_connections_make_room_for_others(service: Service, undisturbed: By
     asked = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
     with bystander(service.base_url, undisturbed), held(service, asked, 2500):
         pass
+
+
+def test_many_get_requests_hold_nobody_up(service: Service, undisturbed: Bystander):
+    """Each scrape of /metrics takes 0.1 s of CPU; those at the same time share one."""
+    paths = ("/metrics", "/v1/models", "/readyz", "/openapi.json")
+
+    def ask(number: int) -> int:
+        with service.client() as client:
+            return client.get(paths[number % len(paths)]).status_code
+
+    with bystander(service.base_url, undisturbed), ThreadPoolExecutor(16) as pool:
+        assert set(pool.map(ask, range(200))) <= {200, 503}
 
 
 def test_bodies_of_one_byte_a_chunk_are_refused(service: Service, undisturbed: Bystander):
