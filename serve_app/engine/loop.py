@@ -31,8 +31,9 @@ from serve_app.settings import EngineSettings
 log = logging.getLogger("glm.engine")
 
 _BUDGETS_WITHOUT_DECODING = 4  # prefill budgets of a step while no interactive sequence decodes
-# Of a step in parts, on a CPU: a new request waits for the end of it, and each token of those that decode.
-_BUDGETS_OF_PARTS, _BUDGETS_OF_PARTS_DECODING = 0.5, 0.25
+# Of a step in parts, on a CPU, while a long prompt is read: a new request waits for the end of a step, and each token
+# of those that decode. Short prompts are read in larger steps, which take 5 to 10 % less CPU.
+_BUDGETS_OF_LONG_PROMPTS, _BUDGETS_OF_LONG_PROMPTS_DECODING = 0.5, 0.25
 
 Outbox = list[tuple[Sink, Event | ServiceError]]
 
@@ -149,7 +150,9 @@ class EngineLoop:
         if self._encodes:
             self._encode(one_slice=False)
         if not (decoding and self._encodes):
-            budgets = _BUDGETS_OF_PARTS_DECODING if decoding else _BUDGETS_OF_PARTS
+            budgets = 1.0
+            if self._scheduler.reads_long_prompt:
+                budgets = _BUDGETS_OF_LONG_PROMPTS_DECODING if decoding else _BUDGETS_OF_LONG_PROMPTS
             for chunk in self._scheduler.chunks(lambda sequence: not sequence.needs_features, budgets):
                 self._run_part([], [chunk])
         self._flush()  # first tokens do not wait for the decode step

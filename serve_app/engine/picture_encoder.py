@@ -19,7 +19,7 @@ from serve_app.engine.model.feature_cache import FeatureCache
 from serve_app.engine.sequence import Sequence
 
 JOB_TOKENS_GPU = 4096  # image tokens of a job: enough to fill a GPU with small pictures
-JOB_TOKENS_CPU = 256
+JOB_TOKENS_CPU = 512
 OLDEST_EVERY = 4  # jobs
 
 

@@ -57,6 +57,11 @@ class Scheduler:
         return [*self.running, *self.waiting]
 
     @property
+    def reads_long_prompt(self) -> bool:
+        """Whether a running sequence has more unread tokens than one budget."""
+        return any(sequence.unread_tokens > self.prefill_tokens for sequence in self.running)
+
+    @property
     def by_lane(self) -> list[Sequence]:
         """The running sequences, those of the batch lane last; in order of admission otherwise."""
         return sorted(self.running, key=lambda sequence: sequence.prompt.lane == "batch")
