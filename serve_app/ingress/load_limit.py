@@ -37,7 +37,8 @@ class LoadLimits:
 class LoadLimit:
     """Counts requests in flight and measures how fast they are completed."""
 
-    WINDOW_S = 5.0  # of busy time, for one measurement of the rate
+    WINDOW_S = 5.0  # of busy time, for one measurement of the rate, and as many requests as make it busy
+    LONGEST_WINDOW_S = 30.0  # with fewer requests
     WEIGHT = 0.5  # of the newest measurement
 
     def __init__(self, limits: LoadLimits, clock: Callable[[], float]) -> None:
@@ -68,13 +69,14 @@ class LoadLimit:
             self._busy_since = self._clock()
 
     def leave(self, *, completed: bool) -> None:
-        """One request less; `completed`: it was answered, and so counts for the rate."""
+        """One request less; `completed`: it counts for the rate."""
         if self._busy_since is not None:
             now = self._clock()
             self._busy_s += now - self._busy_since
             self._completed += completed
             self._busy_since = now if self.in_flight > self._limits.min_in_flight else None
-            if self._busy_s >= self.WINDOW_S:
+            window_s = self.WINDOW_S if self._completed >= self._limits.min_in_flight else self.LONGEST_WINDOW_S
+            if self._busy_s >= window_s:
                 self._measure()
         self.in_flight -= 1
 
@@ -135,7 +137,13 @@ class LoadCheckMiddleware:
 
 
 class LoadLimitMiddleware:
-    """ASGI middleware: counts the requests in progress, from the time their bodies are complete."""
+    """ASGI middleware: counts the requests in progress, from the time their bodies are complete.
+
+    A request that fails after a while counts for the rate as an answered one does: in Little's law it is what leaves.
+    48 pictures at slow addresses seemed to be a service that completes nothing, and everyone was refused.
+    """
+
+    SLOW_S = 1.0
 
     def __init__(self, app: ASGIApp, *, load: LoadLimit) -> None:
         self._app = app
@@ -146,6 +154,7 @@ class LoadLimitMiddleware:
             await self._app(scope, receive, send)
             return
         self._load.enter()
+        entered = asyncio.get_running_loop().time()
         completed = False
 
         async def send_watched(message: Message) -> None:
@@ -160,7 +169,8 @@ class LoadLimitMiddleware:
             completed = False
             raise
         finally:
-            self._load.leave(completed=completed)
+            slow = asyncio.get_running_loop().time() - entered >= self.SLOW_S
+            self._load.leave(completed=completed or slow)
 
 
 def _is_limited(scope: Scope) -> bool:

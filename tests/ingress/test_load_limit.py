@@ -10,7 +10,7 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from serve_app.errors import Overloaded
-from serve_app.ingress.load_limit import LoadCheckMiddleware, LoadLimit, LoadLimits
+from serve_app.ingress.load_limit import LoadCheckMiddleware, LoadLimit, LoadLimitMiddleware, LoadLimits
 from tests.fakes import FakeMeter
 
 LIMITS = LoadLimits(max_wait_s=10.0, min_in_flight=4, max_in_flight=100)
@@ -112,3 +112,39 @@ async def test_refusals_do_no_work_and_are_counted_and_logged_together(
     assert [record.message for record in caplog.records if record.levelno == logging.WARNING] == [
         "3 requests were refused within a second; 1 are in progress."
     ]
+
+
+@pytest.mark.parametrize(("status", "seconds", "counted"), [(200, 0.0, True), (400, 0.0, False), (400, 0.05, True)])
+async def test_a_request_that_fails_after_a_while_counts_for_the_rate(
+    status: int, seconds: float, counted: bool
+) -> None:
+    """48 pictures at slow addresses made the service refuse everybody: it seemed to complete nothing."""
+    seen: list[bool] = []
+
+    class Load(LoadLimit):
+        def leave(self, *, completed: bool) -> None:
+            seen.append(completed)
+            super().leave(completed=completed)
+
+    class Middleware(LoadLimitMiddleware):
+        SLOW_S = 0.03
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(seconds)
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    transport = httpx.ASGITransport(Middleware(app, load=Load(LIMITS, Clock())))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        await client.post("/")
+    assert seen == [counted]
+
+
+def test_a_few_requests_that_take_long_do_not_make_the_service_seem_slow() -> None:
+    clock = Clock()
+    load = LoadLimit(LIMITS, clock)
+    for _ in range(LIMITS.min_in_flight + 1):
+        load.enter()
+    clock.now += 9  # nothing has been completed, and then one is
+    load.leave(completed=True)
+    assert load.rate is None
