@@ -148,7 +148,7 @@ def test_outside_a_pod_it_says_so_and_succeeds(capsys: pytest.CaptureFixture[str
     said: list[str] = []
     drain_this_pod(5, said.append, {})
     assert said == [
-        "Neither RAY_ADDRESS nor FQ_RAY_IP is set, so this is no pod of a Ray cluster; there is nothing to drain."
+        "Neither RAY_ADDRESS nor FQ_RAY_IP is set, so this is not a pod of a Ray cluster; there is nothing to drain."
     ]
 
 

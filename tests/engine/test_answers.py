@@ -76,7 +76,7 @@ def test_a_picture_is_reported_as_uploaded_and_as_seen() -> None:
     b.run()
     started = b.events["a"][0]
     assert isinstance(started, Started)
-    assert started.pictures == (PictureSeen((56, 28), (56, 28), 2),)
+    assert started.pictures == (PictureSeen((56, 28), (56, 28), 2, digest=one.digest),)
 
 
 def test_boxes_are_sent_at_the_end() -> None:
