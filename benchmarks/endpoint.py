@@ -7,7 +7,8 @@ import asyncio
 import json
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import httpx
@@ -29,6 +30,8 @@ class StreamedAnswer:
     latency_s: float
     prompt_tokens: int = 0  # 0 unless the request asked for usage
     completion_tokens: int = 0
+    gaps_s: tuple[float, ...] = ()  # between pieces of text, in their order
+    timings: dict[str, float] = field(default_factory=dict)  # of this service: milliseconds by stage
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -104,7 +107,8 @@ async def complete_all(
 async def stream(client: httpx.AsyncClient, body: dict[str, Any]) -> StreamedAnswer:
     """One streamed chat completion; raises `EndpointError`, also for an error inside the stream."""
     started = time.perf_counter()
-    text, first, usage = "", None, {}
+    text, usage, timings = "", dict[str, int](), dict[str, float]()
+    arrivals: list[float] = []  # of pieces of text
     try:
         async with client.stream("POST", CHAT, json=body) as response:
             if response.status_code != 200:
@@ -116,18 +120,21 @@ async def stream(client: httpx.AsyncClient, body: dict[str, Any]) -> StreamedAns
                 if "error" in event:
                     raise EndpointError(f"The stream ended with an error: {event['error']}")
                 usage = event.get("usage") or usage
+                timings = event.get("timings") or timings
                 if event.get("choices") and (piece := event["choices"][0].get("delta", {}).get("content")):
-                    first = first or time.perf_counter()
+                    arrivals.append(time.perf_counter())
                     text += piece
     except httpx.HTTPError as error:
         raise EndpointError(f"The connection to the endpoint failed ({error!r}).") from error
     ended = time.perf_counter()
     return StreamedAnswer(
         text,
-        (first or ended) - started,
+        (arrivals[0] if arrivals else ended) - started,
         ended - started,
         usage.get("prompt_tokens", 0),
         usage.get("completion_tokens", 0),
+        tuple(later - earlier for earlier, later in pairwise(arrivals)),
+        timings,
     )
 
 

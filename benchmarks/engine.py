@@ -21,12 +21,11 @@ import time
 import zlib
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from transformers import Glm4vConfig, Glm4vForConditionalGeneration
 
+from benchmarks.random_model import IMAGE_TOKEN, random_module
 from benchmarks.report import header
 from serve_app.contracts import Delta, Finished, Picture, Prompt, Sampling
 from serve_app.engine.loop import EngineLoop
@@ -38,38 +37,13 @@ from serve_app.engine.replica import build_runner
 from serve_app.engine.scheduler import Scheduler
 from serve_app.metrics import SilentMeter
 
-IMAGE_TOKEN = 151343
-
-
-def config(tiny: bool) -> Glm4vConfig:
-    text = {
-        "vocab_size": 151552,
-        "eos_token_id": [],
-        "rope_parameters": {
-            "rope_type": "default",
-            "rope_theta": 10000.0,
-            "mrope_section": [8, 12, 12],
-            "partial_rotary_factor": 0.5,
-        },
-    }
-    vision: dict[str, Any] = {}
-    if tiny:
-        text |= {"num_hidden_layers": 2, "hidden_size": 256, "num_attention_heads": 2, "intermediate_size": 512}
-        text |= {"num_key_value_heads": 1}
-        vision = {"depth": 2, "hidden_size": 128, "num_heads": 4, "out_hidden_size": 256, "intermediate_size": 256}
-    return Glm4vConfig(text_config=text, vision_config=vision, image_token_id=IMAGE_TOKEN)
-
 
 def random_model(tiny: bool, device: torch.device, dtype: torch.dtype, quantization: str) -> Glm4vAdapter:
     """Random weights on the device; quantized weights are saved as a checkpoint and loaded by the service's loader."""
     folder = Path(tempfile.mkdtemp())
     processor = {"image_mean": [0.48, 0.46, 0.41], "image_std": [0.27, 0.26, 0.28]}
     (folder / "preprocessor_config.json").write_text(json.dumps(processor))
-    torch.manual_seed(0)
-    torch.set_default_dtype(dtype)
-    with device:
-        model = Glm4vForConditionalGeneration._from_config(config(tiny))
-    torch.set_default_dtype(torch.float32)
+    model = random_module(tiny, device, dtype)
     model.generation_config.eos_token_id = []
     if quantization == "none":
         return Glm4vAdapter(model.eval(), folder, dtype, device)

@@ -28,8 +28,9 @@ import psutil
 
 from benchmarks.endpoint import CHAT, NOT_FROM_CACHE, EndpointError, closed_loop
 from benchmarks.evaluation_set import chat_request, one_question_per_picture
+from benchmarks.peers import server as peers
 from benchmarks.report import header, percentile, save
-from benchmarks.serve_load import running
+from benchmarks.serve_load import DEMO
 
 SERVICE_TIMEOUT_S = 300.0
 MEASURED = 80  # requests of the closed loop that finds the most that the service completes
@@ -129,7 +130,7 @@ def summary(load: Load, began: float, seconds: float, most_per_s: float) -> dict
 
 async def measure(base: str, rate: float, seconds: float) -> dict[str, Any]:
     url = httpx.URL(base)
-    bodies = [chat_request(each.picture, each.question, "glm-vision-demo", 24) for each in one_question_per_picture()]
+    bodies = [chat_request(each.picture, each.question, "glm", 24) for each in one_question_per_picture()]
     async with httpx.AsyncClient(base_url=base, timeout=SERVICE_TIMEOUT_S, headers=NOT_FROM_CACHE) as client:
         await closed_loop(client, bodies[:CALLERS], CALLERS)  # warm-up
         answers, wall_s = await closed_loop(client, bodies[CALLERS : CALLERS + MEASURED], CALLERS)
@@ -153,8 +154,8 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8790, help="port of the service that is started (default: 8790)")
     parser.add_argument("--save", action="store_true", help="write the report to benchmarks/results")
     options = parser.parse_args()
-    os.environ |= {"GLM_ENGINE__FEATURE_CACHE_MIB": "0", "GLM_CACHE__BACKEND": "off"}
-    with running("ours", options.port) as base:
+    settings = {"GLM_ENGINE__FEATURE_CACHE_MIB": "0", "GLM_CACHE__BACKEND": "off"}
+    with peers.running(peers.ours(DEMO, options.port, settings), options.port) as (base, _):
         figures = asyncio.run(measure(base, options.rate, options.seconds))
     report = {**header("overload", ("ray", "torch", "uvicorn")), "rate": options.rate, "seconds": options.seconds}
     report |= figures

@@ -16,13 +16,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,16 +23,11 @@ import httpx
 
 from benchmarks.endpoint import NOT_FROM_CACHE, EndpointError, StreamedAnswer, closed_loop
 from benchmarks.evaluation_set import Question, chat_request, one_question_per_picture
+from benchmarks.peers import server as peers
 from benchmarks.report import ROOT, header, percentile, save
 
 DEMO = ROOT / "serve_app" / "demo" / "model"
-# server -> the path that answers once it is ready, and its name for the model
-SERVERS = {
-    "ours": ("/readyz", "glm-vision-demo"),
-    "transformers_serve": ("/health", str(DEMO)),
-    "plain_generate": ("/v1/models", str(DEMO)),
-}
-START_LIMIT_S = 180
+SERVERS = {"ours": peers.ours, "transformers_serve": peers.transformers, "plain_generate": peers.plain_generate}
 WARM_UP_REQUESTS = 3
 
 
@@ -61,43 +49,6 @@ class Point:
             "latency_ms_p50": round(percentile(latency_ms, 50), 1),
             "latency_ms_p95": round(percentile(latency_ms, 95), 1),
         }
-
-
-@contextmanager
-def running(server: str, port: int) -> Iterator[str]:
-    """Start a server, wait until it is ready, return its base URL; stop it and all its processes afterwards."""
-    if server == "ours":
-        command = [sys.executable, "-m", "serve_app", "up", "--port", str(port)]
-    else:
-        command = [sys.executable, "-m", f"benchmarks.peers.{server}", str(DEMO), str(port)]
-    process = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-        env={**os.environ, "GLM_METRICS__PORT": str(port + 1)},
-    )
-    try:
-        base = f"http://127.0.0.1:{port}"
-        probe, _ = SERVERS[server]
-        limit = time.monotonic() + START_LIMIT_S
-        while time.monotonic() < limit and process.poll() is None:
-            try:
-                if httpx.get(base + probe, timeout=10).is_success:
-                    break
-            except httpx.HTTPError:
-                pass
-            time.sleep(0.5)
-        else:
-            raise SystemExit(f"{server} did not start. Run {' '.join(command)} to see why.")
-        yield base
-    finally:
-        os.killpg(process.pid, signal.SIGINT)
-        try:
-            process.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
 
 
 async def load(base: str, model: str, questions: list[Question], concurrency: int, max_tokens: int, to: Point) -> None:
@@ -132,13 +83,13 @@ def main() -> None:
     points = {server: {c: Point() for c in options.concurrency} for server in options.servers}
     for turn in range(options.rounds):
         for server in options.servers:
-            _, model = SERVERS[server]
-            with running(server, options.port) as base:
-                asyncio.run(load(base, model, pool[-WARM_UP_REQUESTS:], 1, options.max_tokens, Point()))
+            started = SERVERS[server](DEMO, options.port)
+            with peers.running(started, options.port) as (base, _):
+                asyncio.run(load(base, started.model, pool[-WARM_UP_REQUESTS:], 1, options.max_tokens, Point()))
                 for index, concurrency in enumerate(options.concurrency):
                     batch = pool[index * options.requests : (index + 1) * options.requests]
                     point = points[server][concurrency]
-                    asyncio.run(load(base, model, batch, concurrency, options.max_tokens, point))
+                    asyncio.run(load(base, started.model, batch, concurrency, options.max_tokens, point))
                     print(f"round {turn + 1} {server:20} c={concurrency:<3} {point.summary()}", flush=True)
 
     reference = points[options.servers[0]]

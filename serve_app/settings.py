@@ -98,6 +98,11 @@ class PreprocessSettings(Section):
         description="Processes of each replica that decode pictures; with two or more, one is reserved for small"
         " pictures.",
     )
+    decoded_cache_mib: int = Field(
+        64,
+        ge=0,
+        description="Size of each replica's cache of decoded pictures, in MiB, for follow-ups about them; 0: no cache.",
+    )
     max_image_tokens: int = Field(
         6144, ge=4, description="Maximum number of tokens of one picture; larger pictures are scaled down."
     )
@@ -144,7 +149,12 @@ class EngineSettings(Section):
     max_slots: int = Field(
         16, ge=1, le=512, description="Maximum number of sequences that are decoded together (rows of the KV cache)."
     )
-    prefill_tokens: int = Field(1024, ge=16, description="Prompt tokens computed in one step, between decode steps.")
+    prefill_tokens: int = Field(
+        1024,
+        ge=16,
+        description="Prompt tokens computed in one step, between decode steps. On a GPU, rows that decode in it count"
+        " too, and pictures of three quarters as many tokens are encoded.",
+    )
     max_waiting: int = Field(
         256,
         ge=0,

@@ -1,4 +1,4 @@
-"""`transformers serve` with the processor of processor.py.
+"""`transformers serve` with the processor of processor.py, in bfloat16 on a GPU, in float32 on a CPU.
 
 `python -m benchmarks.peers.transformers_serve FOLDER PORT`
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+import torch
 from transformers.cli.serve import Serve
 from transformers.cli.serving.model_manager import ModelManager
 
@@ -20,4 +21,5 @@ def _load_processor(self: ModelManager, model_id_and_revision: str, gguf_file: s
 
 if __name__ == "__main__":
     ModelManager._load_processor = _load_processor
-    Serve(force_model=sys.argv[1], host="127.0.0.1", port=int(sys.argv[2]), device="cpu", dtype="float32")
+    device, dtype = ("cuda", "bfloat16") if torch.cuda.is_available() else ("cpu", "float32")
+    Serve(force_model=sys.argv[1], host="127.0.0.1", port=int(sys.argv[2]), device=device, dtype=dtype)

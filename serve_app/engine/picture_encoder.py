@@ -29,7 +29,7 @@ class PictureModel(Protocol):
     @property
     def device(self) -> torch.device: ...
 
-    def encode_slices(self, pictures: list[Picture]) -> Generator[None, None, list[torch.Tensor]]: ...
+    def encode_slices(self, pictures: list[Picture]) -> Generator[int, None, list[torch.Tensor]]: ...
 
 
 @dataclass(slots=True)
@@ -38,7 +38,7 @@ class _Job:
 
     pictures: dict[str, Picture]
     sequences: list[Sequence]
-    slices: Generator[None, None, list[torch.Tensor]]
+    slices: Generator[int, None, list[torch.Tensor]]
     seconds: float = 0.0
 
 
@@ -60,29 +60,35 @@ class PictureEncoder:
         self._job: _Job | None = None
         self._jobs = 0
 
-    def advance(self, sequences: list[Sequence], one_slice: bool) -> list[tuple[Sequence, Exception]]:
-        """Compute the next job, or a slice of it, for `sequences`, the oldest first; returns those that failed."""
-        waiting = [sequence for sequence in sequences if sequence.needs_features and sequence.slot >= 0]
-        if self._job is None and waiting:
-            self._job = self._next_job(waiting)
-        if self._job is None:
-            return []
-        job, started = self._job, self._clock()
-        try:
-            with torch.inference_mode():
-                while True:
-                    next(job.slices)
-                    if one_slice:
-                        job.seconds += self._clock() - started
-                        return []
-        except StopIteration as ended:
-            self._job = None
-            job.seconds += self._clock() - started
-            self._add(job, ended.value)
-            return []
-        except Exception as error:
-            self._job = None
-            return self._encode_singly(job, error)
+    def advance(self, sequences: list[Sequence], image_tokens: int | None) -> list[tuple[Sequence, Exception]]:
+        """Compute features for `sequences`, the oldest first; returns those that failed.
+
+        It stops when the slices were worth `image_tokens`; None: after one job.
+        """
+        encoded = 0
+        failures: list[tuple[Sequence, Exception]] = []
+        while True:
+            waiting = [sequence for sequence in sequences if sequence.needs_features and sequence.slot >= 0]
+            if self._job is None and waiting:
+                self._job = self._next_job(waiting)
+            if self._job is None:
+                return failures
+            job, started = self._job, self._clock()
+            try:
+                with torch.inference_mode():
+                    while image_tokens is None or encoded < image_tokens:
+                        encoded += next(job.slices)
+                job.seconds += self._clock() - started
+                return failures
+            except StopIteration as ended:
+                self._job = None
+                job.seconds += self._clock() - started
+                self._add(job, ended.value)
+            except Exception as error:
+                self._job = None
+                failures += self._encode_singly(job, error)
+            if image_tokens is None:
+                return failures
 
     def _next_job(self, waiting: list[Sequence]) -> _Job | None:
         """The next pictures to compute; None if the cache had all that were missing."""

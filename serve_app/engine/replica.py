@@ -52,22 +52,46 @@ class EventBuffer:
         return events
 
 
+class _Phases:
+    """Seconds of each phase of the start, for the log."""
+
+    def __init__(self) -> None:
+        self._started = self._last = time.perf_counter()
+        self._phases: dict[str, float] = {}
+
+    def end(self, name: str) -> None:
+        now = time.perf_counter()
+        self._phases[name], self._last = now - self._last, now
+
+    @property
+    def seconds(self) -> float:
+        return self._last - self._started
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {seconds:.1f}" for name, seconds in self._phases.items())
+
+
 class EngineReplica:
     """An engine that is loaded and warmed up when the constructor returns."""
 
     def __init__(
         self, model: ModelSettings, engine: EngineSettings, refresh: MetricsSettings, meter: metrics.Meter
     ) -> None:
-        started = time.perf_counter()
+        phases = _Phases()
         # Ray gives an actor one OpenMP thread per logical CPU that it requests; the model uses all real ones.
         torch.set_num_threads(engine.threads or len(os.sched_getaffinity(0)))
         loaded = load(checkpoint_folder(model), model)
+        phases.end("weights")
         adapter = loaded.model
         context_tokens = min(model.context_tokens, adapter.max_context_tokens)
         feature_bytes = engine.feature_cache_mib * 2**20
         slots, runner, pool = build_runner(adapter, engine.max_slots, context_tokens, feature_bytes)
         runner.check_numbers()
+        phases.end("kernels")
         runner.capture_graphs()
+        phases.end("graphs")
+        runner.warm_up(engine.prefill_tokens)
+        phases.end("sizes")
         self._meter = meter
         self._device = adapter.device
         self.loop = EngineLoop(
@@ -100,10 +124,11 @@ class EngineReplica:
         self._thread.start()
         self.loop.admission.grammars.tokenizer()  # before the first constraint, which would otherwise wait for it
         self._warm_up(adapter.probe())
-        self._load_seconds = time.perf_counter() - started
+        phases.end("first answer")
+        self._load_seconds = phases.seconds
         self._gauges.start()
         log.info(
-            "The model is ready: %s, %.1f M parameters, %s, %s on %s, %d slots of %d tokens, loaded in %.1f s.",
+            "The model is ready: %s, %.1f M parameters, %s, %s on %s, %d slots of %d tokens, loaded in %.1f s (%s).",
             self.card.name,
             self.card.parameters / 1e6,
             self.card.quantization,
@@ -112,6 +137,7 @@ class EngineReplica:
             slots,
             context_tokens,
             self._load_seconds,
+            phases,
         )
 
     async def generate(self, prompt: Prompt) -> AsyncGenerator[Event, None]:

@@ -101,15 +101,15 @@ class Scheduler:
             admitted.append(sequence)
         return admitted
 
-    def chunks(self, ready: Callable[[Sequence], bool] = lambda _: True, budgets: float = 1) -> list[Chunk]:
-        """Prompt chunks of ready sequences within so many token budgets.
+    def chunks(self, ready: Callable[[Sequence], bool] = lambda _: True, budget: int | None = None) -> list[Chunk]:
+        """Prompt chunks of ready sequences within a token budget, `prefill_tokens` by default.
 
         The fewest tokens left come first, the batch lane last.
         """
         in_prefill = [sequence for sequence in self.running if sequence.in_prefill and ready(sequence)]
         unread = [sequence.unread_tokens for sequence in in_prefill]
         background = [sequence.prompt.lane == "batch" for sequence in in_prefill]
-        shares = share_lanes(unread, background, int(self.prefill_tokens * budgets))
+        shares = share_lanes(unread, background, budget or self.prefill_tokens)
         order = sorted(range(len(in_prefill)), key=lambda place: (background[place], unread[place]))
         return [
             Chunk(in_prefill[place], in_prefill[place].prefilled, in_prefill[place].prefilled + shares[place])

@@ -57,7 +57,7 @@ class ModelBackend(Protocol):
         """Device memory of a sequence at its peak, when a piece of its prompt is computed; 0 on a CPU."""
         ...
 
-    def encode_slices(self, pictures: list[Picture]) -> Generator[None, None, list[torch.Tensor]]: ...
+    def encode_slices(self, pictures: list[Picture]) -> Generator[int, None, list[torch.Tensor]]: ...
 
     def forward(self, rows: list[Sequence], chunks: list[Chunk]) -> torch.Tensor:
         """Logits (sequences, vocab) after the newest token of `rows`, then after the prompts that `chunks` complete."""
@@ -108,9 +108,9 @@ class StepExecutor:
         self._sampler.prepare_row(sequence)
         self._model.prepare(sequence)
 
-    def encode(self, sequences: list[Sequence], one_slice: bool) -> list[tuple[Sequence, ServiceError]]:
-        """Compute image features that sequences need: one job, or a slice of it; return those that failed."""
-        return [(s, self._to_service_error(error)) for s, error in self._encoder.advance(sequences, one_slice)]
+    def encode(self, sequences: list[Sequence], image_tokens: int | None) -> list[tuple[Sequence, ServiceError]]:
+        """Compute image features that sequences need, of so many tokens, or one job; return those that failed."""
+        return [(s, self._to_service_error(error)) for s, error in self._encoder.advance(sequences, image_tokens)]
 
     def launch(self, rows: list[Sequence], chunks: list[Chunk]) -> Launch:
         """Begin a step: the next logits of `rows`, and of the prompts that `chunks` complete."""

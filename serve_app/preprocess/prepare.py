@@ -18,6 +18,7 @@ from serve_app.contracts import ChatRequest, ImagePart, Picture, PictureSource, 
 from serve_app.errors import ContextTooLong, DeadlineExceeded, ImageRejected
 from serve_app.metrics import PICTURE_TOKENS, PICTURES, STAGE_SECONDS, Meter
 from serve_app.preprocess.decode import Header
+from serve_app.preprocess.decoded_cache import DecodedCache, picture_key
 from serve_app.preprocess.decoder_pool import DecodedPicture, DecoderPool, ReadPicture
 from serve_app.preprocess.documents import PDF, POINTS_PER_INCH, is_pdf, repeat_pictures
 from serve_app.preprocess.family_processor import ContextLimit, TokenizedPrompt, load_processor
@@ -76,6 +77,7 @@ class Preprocessor:
         self._meter = meter
         self._sources = PictureSources(fetcher or Fetcher(settings), settings.max_image_bytes)
         self._memory = MemoryBudget(settings.max_bytes_in_flight)
+        self._decoded = DecodedCache(settings.decoded_cache_mib * 2**20)
         self._busy_since: float | None = None  # monotonic seconds
         self._cpu = ThreadPoolExecutor(max_workers=1, thread_name_prefix="preprocess")
 
@@ -170,7 +172,7 @@ class Preprocessor:
             with _timed(stages_ms, "scan"):
                 await self._scanner.scan_all(files, [label_of(part, index) for index, part in enumerate(parts)])
         with _timed(stages_ms, "decode"):
-            measured = await self._measure(files, parts, held if decode else None)
+            measured = await self._measure(files, parts, held if decode else None, request.caller.tenant)
         pictures = Counter(picture.source.upload for picture in measured)
         shown = replace(request, messages=repeat_pictures(request.messages, [pictures[n] for n in range(len(parts))]))
 
@@ -213,7 +215,7 @@ class Preprocessor:
         return replace(request, tools=None), ("tools",)
 
     async def _measure(
-        self, files: Sequence[bytes], parts: Sequence[ImagePart], held: Reservation | None
+        self, files: Sequence[bytes], parts: Sequence[ImagePart], held: Reservation | None, tenant: str
     ) -> list[_MeasuredPicture]:
         """The pictures in their order; with `held`, small ones are decoded and their pixels added to it."""
         measured: list[_MeasuredPicture] = []
@@ -221,7 +223,7 @@ class Preprocessor:
         for index, (file, part) in enumerate(zip(files, parts, strict=True)):
             label = label_of(part, index)
             cpu_left_s = self._cpu_left_s(measured)
-            for read in await self._read(file, part, label, held if cpu_left_s > 0 else None, cpu_left_s):
+            for read in await self._read(file, part, label, held if cpu_left_s > 0 else None, cpu_left_s, tenant):
                 header = read.header
                 label = replace(label, page=header.page)
                 pixels += header.width * header.height
@@ -235,7 +237,13 @@ class Preprocessor:
         return measured
 
     async def _read(
-        self, file: bytes, part: ImagePart, label: ImageLabel, held: Reservation | None, max_cpu_s: float
+        self,
+        file: bytes,
+        part: ImagePart,
+        label: ImageLabel,
+        held: Reservation | None,
+        max_cpu_s: float,
+        tenant: str,
     ) -> list[ReadPicture]:
         """A picture, decoded if `held` is given and it is small; or the header of each page of a document."""
         if not is_pdf(file):
@@ -245,7 +253,14 @@ class Preprocessor:
             if held is None:
                 return [ReadPicture(await self._decoders.measure(file, label, self._limits))]
             rule = self._processor.size_rule(part.detail)
-            return [await self._decoders.read(file, rule, label, self._limits, held, max_cpu_s)]
+            key = picture_key(tenant, file, rule)
+            if (known := self._decoded.get(key)) is not None:
+                assert isinstance(known.decoded, DecodedPicture)
+                held.add(known.decoded.pixels.nbytes)
+                return [known]
+            read = await self._decoders.read(file, rule, label, self._limits, held, max_cpu_s)
+            self._decoded.put(key, read)
+            return [read]
         check_bytes(len(file), self._limits.max_bytes, label)
         most = self._settings.max_pdf_pages
         pages = await self._decoders.measure_pages(file, part.pages, most, label, self._limits)

@@ -185,12 +185,12 @@ class CountingModel:
     def prepare(self, sequence: Sequence) -> None:
         sequence.needs_features = bool(sequence.prompt.pictures)
 
-    def encode_slices(self, pictures: list[Picture]) -> Generator[None, None, list[torch.Tensor]]:
+    def encode_slices(self, pictures: list[Picture]) -> Generator[int, None, list[torch.Tensor]]:
         if self.refuse_encoding is not None:
             raise self.refuse_encoding
         for picture in pictures:
             self.encoded.append(picture.digest)
-            yield
+            yield picture.tokens
         return [torch.zeros(picture.tokens, 4) for picture in pictures]
 
     def forward(self, rows: list[Sequence], chunks: list[Chunk]) -> torch.Tensor:

@@ -109,7 +109,8 @@ def test_a_long_prompt_is_taken_in_by_chunks_while_others_go_on(bench: Benches) 
     for _ in range(10):
         b.loop.step()
     small = [(start, start + 4) for start in range(0, 24, 4)]  # while more than a budget is left
-    pieces = [(0, 16), (16, 32), (32, 40)] if b.model.mixes_prefill_and_decode else [*small, (24, 40)]
+    pieces = [(0, 15), (15, 30), (30, 40)] if b.model.mixes_prefill_and_decode else [*small, (24, 40)]
+    # Where rows and chunks share a forward, a row is part of the budget.
     assert [chunk[1:] for chunk in b.model.chunks if chunk[0] == "long"] == pieces
     assert all("short" in batch for batch in b.model.batches)
 
@@ -329,6 +330,21 @@ def test_rows_and_chunks_share_one_forward() -> None:
     b.loop.step()
     b.ask("long", b"x" * 40, max_tokens=2)
     b.run()
-    assert [chunk[1:] for chunk in b.model.chunks if chunk[0] == "long"] == [(0, 16), (16, 32), (32, 40)]
+    assert [chunk[1:] for chunk in b.model.chunks if chunk[0] == "long"] == [(0, 15), (15, 30), (30, 40)]
     assert b.text("short") == "BCDEFG"
     assert b.text("long") == "yz"
+
+
+def test_a_step_encodes_pictures_of_three_quarters_of_the_tokens_that_it_computes_of_prompts() -> None:
+    b = Bench(CountingModel(mixes_prefill_and_decode=True), prefill_tokens=20)
+    b.ask("streams", max_tokens=20)
+    b.loop.step()
+    for name in ("p", "q", "r"):
+        b.ask(name, pictures=(picture(np.random.default_rng(ord(name)), 28 * 2, 28 * 4),))  # 8 tokens
+    encoded = []
+    for _ in range(3):
+        b.loop.step()
+        encoded.append(len(b.model.encoded))
+    assert encoded == [2, 3, 3]
+    b.run()
+    assert b.text("streams") == "BCDEFGHIJKLMNOPQRSTU"

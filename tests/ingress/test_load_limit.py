@@ -69,6 +69,19 @@ def test_an_idle_time_does_not_lower_the_rate() -> None:
         load.enter()
 
 
+def test_the_first_requests_that_began_together_do_not_count_as_a_low_rate() -> None:
+    clock = Clock()
+    load = LoadLimit(LoadLimits(max_wait_s=60.0, min_in_flight=64, max_in_flight=320), clock)
+    for _ in range(80):
+        load.enter()
+    clock.now = 6.0
+    for _ in range(200):  # 80 callers; the first answers come after 6 s, then 10 a second
+        load.leave(completed=True)
+        load.enter()
+        clock.now += 0.1
+    assert load.rate == pytest.approx(10, rel=0.5)
+
+
 def test_few_requests_are_always_accepted() -> None:
     clock = Clock()
     load = LoadLimit(LIMITS, clock)

@@ -24,6 +24,8 @@ from serve_app.engine.model.trunk import PagedCache, Trunk
 from serve_app.engine.scheduler import Chunk
 from serve_app.engine.sequence import Sequence
 
+_SHORTEST_CHUNK = 16  # tokens; shorter ones use the kernels of a decode step
+_FREE_BYTES = 2**30  # of the device, after the warm-up
 _OF_DEVICE = -1  # in place of a row's token: the token that was sampled last, which is on the device
 
 
@@ -35,6 +37,7 @@ class PagedRunner(Runner):
     def __init__(self, model: ModelAdapter, slots: int, pages: int, context_tokens: int) -> None:
         super().__init__(model, context_tokens)
         self._slots = slots
+        self._pages = pages
         # One row more than slots, for unused rows of a graph; its pages are page 0.
         table = torch.zeros(slots + 1, pages_for(context_tokens), dtype=torch.int32, device=model.device)
         self._cache = PagedCache(model.cache_shape, pages, PAGE_TOKENS, table)
@@ -53,6 +56,30 @@ class PagedRunner(Runner):
     def cache_bytes(self, sequence: Sequence) -> int:
         """The size of its pages; those that it shares count too."""
         return len(sequence.pages) * PAGE_TOKENS * self.model.cache_shape.bytes_per_token
+
+    @torch.inference_mode()
+    def warm_up(self, prefill_tokens: int) -> None:
+        """Compute chunks and pictures of many sizes, largest first, before the first request.
+
+        At the first use of a size, cuBLAS loads kernels and memory is allocated: 12 to 26 ms on an H200.
+        """
+        if self._device.type != "cuda":
+            return
+        for picture in self.model.sample_pictures(self.context_tokens):
+            try:
+                for _ in self.encode_slices([picture]):
+                    pass
+            except torch.OutOfMemoryError:  # a request with such a picture will fail; others need not
+                torch.cuda.empty_cache()
+        tokens = min(prefill_tokens + self._slots, (self._pages - 1) * PAGE_TOKENS)
+        while tokens >= _SHORTEST_CHUNK:
+            embeddings = self.model.embed(torch.zeros(1, tokens, dtype=torch.int64, device=self._device))[0]
+            positions = torch.zeros(self.model.position_axes, tokens, dtype=torch.int64, device=self._device)
+            self.model.head(self._one_piece(embeddings, positions)[-1:])
+            tokens = tokens * 7 // 8
+        torch.cuda.synchronize(self._device)
+        if torch.cuda.mem_get_info(self._device)[0] < _FREE_BYTES:  # cuBLAS allocates more in the loop's thread
+            torch.cuda.empty_cache()
 
     def page_keys(self, prompt: Prompt) -> list[bytes]:
         """The keys of the pages that the prompt fills."""
@@ -124,13 +151,17 @@ class PagedRunner(Runner):
         return self.model.head(hidden.index_select(0, wanted))
 
     def probe_hidden(self, prompt: Prompt, features: torch.Tensor) -> torch.Tensor:
-        places = torch.arange(len(prompt.token_ids), device=self._device) + PAGE_TOKENS
         positions, _ = self.model.positions(prompt)
         embeddings = self.model.embed(self._upload(prompt.token_ids[None].astype(np.int64)))[0]
         embeddings[self._upload(self.model.image_mask(prompt))] = features.to(embeddings.dtype)
+        return self._one_piece(embeddings, self._upload(positions))
+
+    def _one_piece(self, embeddings: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Hidden states (tokens, hidden) of one prompt in the first pages, while no sequence has any."""
+        places = torch.arange(len(embeddings), device=self._device) + PAGE_TOKENS
         starts = torch.tensor([0, len(places)], dtype=torch.int32, device=self._device)
         pieces = Pieces([(len(places), len(places))], starts, starts, places)
-        return self._trunk.forward(embeddings, Batch(self._upload(positions), places, None, pieces), self._cache)
+        return self._trunk.forward(embeddings, Batch(positions, places, None, pieces), self._cache)
 
     def _images(self, chunk: Chunk, first: int) -> tuple[NDArray[np.int64], torch.Tensor | None]:
         """Where in the step the image tokens of a chunk stand whose first token is at `first`, and their features."""

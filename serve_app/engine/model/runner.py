@@ -75,13 +75,17 @@ class Runner(ABC):
         """Image features (tokens, hidden) of a picture."""
         return self.model.encode(picture)
 
-    def encode_slices(self, pictures: list[Picture]) -> Generator[None, None, list[torch.Tensor]]:
-        """Image features (tokens, hidden) of pictures; yields after each slice of work."""
+    def encode_slices(self, pictures: list[Picture]) -> Generator[int, None, list[torch.Tensor]]:
+        """Image features (tokens, hidden) of pictures; yields after each slice of work, its share in image tokens."""
         return self.model.encode_slices(pictures)
 
     @abstractmethod
     def capture_graphs(self) -> None:
         """On a GPU, record the decode step, so that it is launched as one from then on."""
+
+    @abstractmethod
+    def warm_up(self, prefill_tokens: int) -> None:
+        """Compute what no request should be the first to need, chunks of so many tokens included."""
 
     @abstractmethod
     def forward(self, rows: list[Sequence], chunks: list[Chunk]) -> torch.Tensor:

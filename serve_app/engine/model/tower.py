@@ -51,11 +51,12 @@ class Tower:
         self._kernels = kernels_for(module.patch_embed.proj.weight.device)
 
     @torch.inference_mode()
-    def encode(self, pictures: Sequence[torch.Tensor]) -> Generator[None, None, Features]:
+    def encode(self, pictures: Sequence[torch.Tensor]) -> Generator[int, None, Features]:
         """Features (tokens, hidden of the text trunk) of each picture.
 
         Pictures are uint8 (height, width, 3) on the device, with sides that are multiples of
-        patch * merge. The generator yields after each slice of layers, so that other work can run.
+        patch * merge. The generator yields after each slice of layers, so that other work can run; what it yields is
+        the slice's share of the work, in image tokens.
         """
         grids = [(picture.shape[0] // self._patch, picture.shape[1] // self._patch) for picture in pictures]
         lengths = [rows * columns for rows, columns in grids]
@@ -70,9 +71,10 @@ class Tower:
             self._embed(pictures, lengths), residual, self._module.post_conv_layernorm.weight, norms[0]
         )
         slice_layers = max(1, _SLICE_PATCHES // len(hidden))
+        tokens = len(hidden) // self._merge**2
         for index, (block, products) in enumerate(zip(blocks, self._layers, strict=True)):
             if index and index % slice_layers == 0:
-                yield
+                yield max(1, tokens * slice_layers // len(blocks))
             qkv, output, gate_up, down = products
             mixed = qkv(hidden)
             self._vision.rotate_halves(mixed, cos, sin, self._heads)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.utils import logging as transformers_logging
 
 from serve_app.engine.model.families.adapter import ModelAdapter
 from serve_app.engine.model.nf4 import expand_scales
@@ -45,6 +46,7 @@ def load_model(folder: Path, settings: ModelSettings) -> ModelAdapter:
     """The model without its vocabulary, for folders without a tokenizer."""
     config = read_json(folder / "config.json")
     adapter_class = model_family(config, folder).adapter_class()
+    transformers_logging.disable_progress_bar()  # each of its lines would be a record of the log
     # Its attention makes a plan for every pair of lengths that is new, which takes 0.04 to 1.7 s each.
     torch.backends.cuda.enable_cudnn_sdp(False)
     device = find_device(settings.device)

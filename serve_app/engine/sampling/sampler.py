@@ -55,6 +55,7 @@ class Sampler:
         self._shape = (slots, vocab_size)
         self._device = device
         self._stop_ids = self._tensor(sorted(stop_ids))
+        self._impossible = torch.tensor(-torch.inf, device=device)
         self._token_bytes = vocabulary.token_bytes if vocabulary is not None else [b""] * vocab_size
         self._biases: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # by slot: (token ids, biases)
         self._prompt_seen: torch.Tensor | None = None  # (slots, vocab) bool; allocated when first needed
@@ -114,7 +115,8 @@ class Sampler:
         if (early := [row for row, sequence in enumerate(sequences) if _below_min_tokens(sequence)]) and len(
             self._stop_ids
         ):
-            logits[self._tensor(early)[:, None], self._stop_ids] = -torch.inf
+            # On the device: to assign a number would copy it there, and wait for the logits.
+            logits.index_put_((self._tensor(early)[:, None], self._stop_ids), self._impossible)
         if masks is not None:
             _apply_masks(logits, masks.rows, forbidden_tokens(masks.bits, logits.shape[1], self._device))
         token_ids = logits.argmax(dim=-1)
@@ -185,7 +187,8 @@ def forbidden_tokens(bits: NDArray[np.int32], vocab_size: int, device: torch.dev
     if device.type == "cpu":  # a tenth of the time that torch takes for a small vocabulary
         forbidden = np.unpackbits(~octets, axis=1, count=vocab_size, bitorder="little")
         return torch.from_numpy(forbidden.view(np.bool_))
-    return unpacked(torch.from_numpy(octets).to(device, non_blocking=True)).logical_not_()[:, :vocab_size]
+    on_device = torch.from_numpy(octets).pin_memory().to(device, non_blocking=True)
+    return unpacked(on_device).logical_not_()[:, :vocab_size]
 
 
 def unpacked(octets: torch.Tensor) -> torch.Tensor:

@@ -42,8 +42,11 @@ class ModelAdapter(Protocol):
         """Image features (tokens, hidden) of a picture."""
         ...
 
-    def encode_slices(self, pictures: list[Picture]) -> Generator[None, None, list[torch.Tensor]]:
-        """The features of several pictures; yields after each slice of work, so that others can run between."""
+    def encode_slices(self, pictures: list[Picture]) -> Generator[int, None, list[torch.Tensor]]:
+        """The features of several pictures; yields after each slice of work, so that others can run between.
+
+        What it yields is the slice's share of the work, in image tokens.
+        """
         ...
 
     def image_mask(self, prompt: Prompt) -> NDArray[np.bool_]:
@@ -64,6 +67,10 @@ class ModelAdapter(Protocol):
         """A small prompt with a grey picture, answered once before the replica is ready."""
         ...
 
+    def sample_pictures(self, most_tokens: int) -> list[Picture]:
+        """Grey pictures of the sizes that the tower computes, largest first, with at most so many tokens each."""
+        ...
+
     def embed(self, token_ids: torch.Tensor) -> torch.Tensor:
         """Word embeddings (rows, tokens, hidden) of ids (rows, tokens)."""
         ...
@@ -81,10 +88,10 @@ class ModelAdapter(Protocol):
 
 def encode_one_by_one(
     encode: Callable[[Picture], torch.Tensor], pictures: list[Picture]
-) -> Generator[None, None, list[torch.Tensor]]:
+) -> Generator[int, None, list[torch.Tensor]]:
     """`encode_slices` with one picture per slice."""
     features = []
     for picture in pictures:
         features.append(encode(picture))
-        yield
+        yield picture.tokens
     return features

@@ -28,6 +28,8 @@ from serve_app.engine.model.slots import CacheShape
 from serve_app.engine.output.detokenizer import Vocabulary
 from serve_app.errors import EngineFailed, InvalidRequest
 
+_SAMPLE_SIDES = (78, 64, 56, 48, 40, 32, 24, 16, 12, 8, 4)  # in tokens
+
 
 class Glm4vAdapter:
     """Adapter of the family; methods are documented in `ModelAdapter`."""
@@ -90,7 +92,7 @@ class Glm4vAdapter:
     def text_layers(self) -> nn.Module:
         return self.model.model.language_model  # type: ignore[no-any-return]
 
-    def encode_slices(self, pictures: list[Picture]) -> Generator[None, None, list[torch.Tensor]]:
+    def encode_slices(self, pictures: list[Picture]) -> Generator[int, None, list[torch.Tensor]]:
         if self._tower is None:
             return encode_one_by_one(self.encode, pictures)
         return self._tower.encode([self._pixels(picture) for picture in pictures])
@@ -152,11 +154,18 @@ class Glm4vAdapter:
         return positions, following + tail - len(image_mask)
 
     def probe(self) -> Prompt:
-        side = 4 * self._patch * self._merge
-        picture = Picture(np.full((side, side, 3), 128, dtype=np.uint8), "probe", 16, (side, side))
+        picture = self._grey_picture(4)
         text = max(self.stop_ids, default=0)
         token_ids = np.array([text, *[self._image_token_id] * 16, text], dtype=np.int32)
         return Prompt("probe", token_ids, (picture,), Sampling(max_tokens=3, temperature=0.0), deadline_s=600.0)
+
+    def sample_pictures(self, most_tokens: int) -> list[Picture]:
+        return [self._grey_picture(side) for side in _SAMPLE_SIDES if side * side <= most_tokens]
+
+    def _grey_picture(self, side: int) -> Picture:
+        """A picture of side x side tokens."""
+        pixels = side * self._patch * self._merge
+        return Picture(np.full((pixels, pixels, 3), 128, dtype=np.uint8), "grey", side * side, (pixels, pixels))
 
     def embed(self, token_ids: torch.Tensor) -> torch.Tensor:
         return self.model.model.language_model.embed_tokens(token_ids)  # type: ignore[no-any-return]

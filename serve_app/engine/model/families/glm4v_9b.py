@@ -141,7 +141,7 @@ class Glm4v9bAdapter:
     def text_layers(self) -> nn.Module:
         return self.model.language_model  # type: ignore[no-any-return]
 
-    def encode_slices(self, pictures: list[Picture]) -> Generator[None, None, list[torch.Tensor]]:
+    def encode_slices(self, pictures: list[Picture]) -> Generator[int, None, list[torch.Tensor]]:
         return encode_one_by_one(self.encode, pictures)
 
     def encode(self, picture: Picture) -> torch.Tensor:
@@ -199,6 +199,9 @@ class Glm4v9bAdapter:
         begin, end = self.image_marker_ids
         token_ids = np.array([text, begin, *[text] * (self._picture_tokens - 2), end, text], dtype=np.int32)
         return Prompt("probe", token_ids, (picture,), Sampling(max_tokens=3, temperature=0.0), deadline_s=600.0)
+
+    def sample_pictures(self, most_tokens: int) -> list[Picture]:
+        return list(self.probe().pictures)
 
     def embed(self, token_ids: torch.Tensor) -> torch.Tensor:
         return self.model.language_model.embed_tokens(token_ids)  # type: ignore[no-any-return]
