@@ -1,4 +1,4 @@
-"""How long are the first token and a decode step of the engine in the 9B shape, without HTTP and Ray?
+"""How long are the engine's first token and decode step in the 9B shape, beside vLLM and transformers?
 
 Random weights in the exact shape of GLM-4.1V-9B and GLM-4.6V-Flash (the speed does not depend on their values), one
 1120x1120 picture and 208 text tokens a request (1808 tokens), 128 new tokens, greedy, on one GPU. All requests of a
@@ -6,6 +6,7 @@ batch are submitted at once; first token and latency are medians over the batch'
 longest pause of a stream meanwhile; the follow-up asks once more about one picture of the batch.
 
     python -m benchmarks.engine --batches 1 8 32 --quantization none
+    python -m benchmarks.engine --batches 1 8 --peer vllm transformers
     python -m benchmarks.engine --tiny --device cpu        # checks that the script works
 
 The last line on stdout is one JSON object.
@@ -14,19 +15,25 @@ The last line on stdout is one JSON object.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 import zlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from benchmarks.peers.server import vllm_environment
 from benchmarks.random_model import IMAGE_TOKEN, random_module
-from benchmarks.report import header
+from benchmarks.report import ROOT, header
 from serve_app.contracts import Delta, Finished, Picture, Prompt, Sampling
 from serve_app.engine.loop import EngineLoop
 from serve_app.engine.model.families.glm4v import Glm4vAdapter
@@ -106,6 +113,23 @@ def measure(loop: EngineLoop, batch: list[Prompt]) -> dict[str, float]:
     }
 
 
+def measure_peer(peer: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The same batches in a process of its own; a peer generates a batch in one call: first tokens are the batch's."""
+    env = dict(os.environ)
+    if peer == "vllm":
+        env |= vllm_environment(arguments.vllm_packages)
+    if torch.cuda.is_available():
+        gc.collect()
+        torch.cuda.empty_cache()
+    command = [sys.executable, "-m", "benchmarks.peers.offline", peer, "--new-tokens", str(arguments.new_tokens)]
+    command += ["--side", str(arguments.side), "--batches", *map(str, arguments.batches)]
+    command += ["--tiny"] if arguments.tiny else []
+    output = subprocess.run(command, env=env, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
+    results: dict[str, Any] = json.loads(output.splitlines()[-1])
+    print(peer, results, flush=True)
+    return results
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 32])
@@ -116,7 +140,11 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--eager", action="store_true", help="decode without CUDA graphs")
     parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--peer", nargs="*", default=[], choices=["vllm", "transformers"], help="measured too")
+    parser.add_argument("--vllm-packages", default="", help="folder in which vLLM is installed (default: this Python)")
     arguments = parser.parse_args()
+    if "vllm" in arguments.peer:
+        vllm_environment(arguments.vllm_packages)  # raises if it is not installed
     device = torch.device(arguments.device)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     model = random_model(arguments.tiny, device, dtype, arguments.quantization)
@@ -144,6 +172,7 @@ def main() -> None:
         results[str(count)]["follow_up_first_token_s"] = measure(loop, again)["first_token_s"]
         print(count, results[str(count)], flush=True)
         del loop
+    del runner, pool, model  # peers need the memory
     report = header("engine", ["torch", "transformers"]) | {
         "shape": "tiny" if arguments.tiny else "GLM-4.1V-9B",
         "quantization": arguments.quantization,
@@ -152,6 +181,7 @@ def main() -> None:
         "capture_s": round(capture_s, 1),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "batches": results,
+        "peers": {peer: measure_peer(peer, arguments) for peer in arguments.peer},
     }
     print(json.dumps(report))
 

@@ -52,21 +52,27 @@ def vllm(folder: Path, port: int, context_tokens: int, packages: str = "", quant
 
     Raises SystemExit if it is not installed.
     """
-    env = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
-    env["VLLM_USE_FLASHINFER_SAMPLER"] = "0"  # its kernels need a compiler
-    if packages:
-        env["PYTHONPATH"] = packages
-    if not (Path(packages) / "vllm").is_dir() if packages else importlib.util.find_spec("vllm") is None:
-        raise SystemExit(
-            f"vLLM is not installed in {packages or sys.prefix}. It needs an NVIDIA GPU and packages that conflict with"
-            " ours: pip install --target DIR vllm==0.25.1, then --vllm-packages DIR."
-        )
+    env = vllm_environment(packages)
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--port", str(port)]
     command += ["--served-model-name", "glm", "--max-model-len", str(context_tokens), "--max-num-seqs", "128"]
     command += ["--limit-mm-per-prompt", json.dumps({"image": 1, "video": 0}), "--gpu-memory-utilization", "0.85"]
     if quantization != "none":
         command += ["--quantization", quantization]
     return Server("vllm", tuple(command), "/health", "glm", env)
+
+
+def vllm_environment(packages: str) -> dict[str, str]:
+    """The environment of vLLM's processes; raises SystemExit if `packages`, or this Python, lacks it."""
+    env = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    env["VLLM_USE_FLASHINFER_SAMPLER"] = "0"  # its kernels need a compiler
+    if packages:
+        env["PYTHONPATH"] = os.pathsep.join([packages, str(ROOT)])
+    if not (Path(packages) / "vllm").is_dir() if packages else importlib.util.find_spec("vllm") is None:
+        raise SystemExit(
+            f"vLLM is not installed in {packages or sys.prefix}. It needs an NVIDIA GPU and packages that conflict with"
+            " ours: pip install --target DIR vllm==0.25.1, then --vllm-packages DIR."
+        )
+    return env
 
 
 def transformers(folder: Path, port: int) -> Server:
