@@ -240,6 +240,7 @@ def merge(finished: Sequence[Finished], prompts: Sequence[str]) -> Finished:
         finished[0].boxed,
         finished[0].stop,
         sum(each.vram_bytes for each in finished),
+        sum(each.device_ms for each in finished),
     )
 
 

@@ -315,6 +315,7 @@ class Finished:
     boxed: tuple[Boxed, ...] = ()
     stop: str | None = None  # the stop string that ended it
     vram_bytes: int = 0  # device memory of this request at its peak: cache, features, estimated workspace; 0 on a CPU
+    device_ms: float = 0.0  # time of the GPU or CPU: its share of encode, prefill and decode steps
 
 
 Event: TypeAlias = Started | Delta | ToolCallDelta | Finished

@@ -60,6 +60,15 @@ LIMIT_STORE_ERRORS = Metric(
 LIMIT_STORE_DOWN = Metric(
     "glm_limit_store_down", "gauge", "1 while this replica counts limits for itself, because Redis does not respond."
 )
+CALLER_TOKENS = Metric(
+    "glm_caller_tokens_total", "counter", "Tokens of prompts and answers, by class of tenants.", ("tenant_class",)
+)
+CALLER_DEVICE_SECONDS = Metric(
+    "glm_caller_device_seconds_total",
+    "counter",
+    "Time of the model's device (encode, prefill and decode), by class of tenants.",
+    ("tenant_class",),
+)
 JWKS_ERRORS = Metric("glm_jwks_errors_total", "counter", "Readings of the keys of JSON Web Tokens that failed.")
 
 # -- answer cache

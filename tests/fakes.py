@@ -58,6 +58,7 @@ class FakeAnswer:
         pictures: tuple[PictureSeen, ...] = (),
         boxed: tuple[Boxed, ...] = (),
         stop: str | None = None,
+        device_ms: float = 0.0,
     ) -> None:
         deltas = [Delta(each, 1) if isinstance(each, str) else each for each in deltas_or_texts]
         tokens = sum(delta.tokens for delta in deltas)
@@ -65,7 +66,7 @@ class FakeAnswer:
         self._events: list[Event] = [Started(PROMPT_TOKENS, IMAGE_TOKENS, PREPARED_MS, pictures), *deltas]
         if not break_off:
             usage = Usage(PROMPT_TOKENS, tokens, IMAGE_TOKENS, thought)
-            self._events.append(Finished(reason, usage, ALL_MS, boxed, stop))
+            self._events.append(Finished(reason, usage, ALL_MS, boxed, stop, device_ms=device_ms))
         self._error = error
         self._fail_after = fail_after
         self._hold_after = hold_after

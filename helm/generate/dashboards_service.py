@@ -277,6 +277,20 @@ def service() -> str:
                         Query(total(metrics.LIMIT_STORE_ERRORS), "failed calls"),
                     ),
                     lines(
+                        "Tokens by class of tenants",
+                        "Tokens of prompts and answers; classes are the setting access.metric_classes.",
+                        "short",
+                        Query(rate(metrics.CALLER_TOKENS, by="tenant_class"), "{{tenant_class}}"),
+                        stacked=True,
+                    ),
+                    lines(
+                        "Device time by class of tenants",
+                        "Seconds of GPUs (or CPUs) per second: each request's share of encode, prefill and decode.",
+                        "short",
+                        Query(rate(metrics.CALLER_DEVICE_SECONDS, by="tenant_class"), "{{tenant_class}}"),
+                        stacked=True,
+                    ),
+                    lines(
                         "Keys of JSON Web Tokens",
                         "Readings of the identity provider's keys that failed; known keys stay in force.",
                         "short",

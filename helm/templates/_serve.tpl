@@ -28,14 +28,17 @@ release uses: of its services (other pods, `helm test`), of its Ingress and rout
 {{- end -}}
 {{- $_ := set $http "allowed_hosts" (compact $names | uniq) -}}
 {{- end -}}
-{{- $access := dict -}}
-{{- if .Values.auth.keysSecret.name -}}
-{{- $_ := set $access "keys_file" (printf "%s/%s" (include "glm.keysFolder" .) .Values.auth.keysSecret.key) -}}
-{{- else if not (include "glm.authenticates" .) -}}
-{{- $_ := set $access "anonymous" "allow" -}}
+{{- $given := dict "access" dict "jwt" dict "limits" dict -}}
+{{- if not (include "glm.authenticates" .) -}}
+{{- $_ := set $given.access "anonymous" "allow" -}}
 {{- end -}}
-{{- with mergeOverwrite $access (default dict $settings.access) -}}
-{{- $_ := set $settings "access" . -}}
+{{- range $secret := include "glm.ingressSecrets" . | fromJsonArray -}}
+{{- $_ := set (get $given $secret.section) $secret.setting (printf "%s/%s" $secret.folder $secret.key) -}}
+{{- end -}}
+{{- range $section, $values := $given -}}
+{{- with mergeOverwrite $values (default dict (get $settings $section)) -}}
+{{- $_ := set $settings $section . -}}
+{{- end -}}
 {{- end -}}
 {{- $secret := .Values.cache.secret -}}
 {{- $cache := dict -}}
@@ -55,15 +58,26 @@ release uses: of its services (other pods, `helm test`), of its Ingress and rout
 {{- toYaml $settings -}}
 {{- end -}}
 
-{{- define "glm.cacheFolder" -}}/etc/glm-serve/cache{{- end -}}
+{{/* The Secrets that the ingress reads as files, and the settings that name these files, as JSON. */}}
+{{- define "glm.ingressSecrets" -}}
+{{- $secrets := list -}}
+{{- $auth := .Values.auth -}}
+{{- range $name, $use := dict "keys" (list $auth.keysSecret "access" "keys_file") "jwt" (list $auth.jwtSecret "jwt" "secret_file") "limits-redis" (list $auth.limitsRedisSecret "limits" "redis_password_file") -}}
+{{- $secret := index $use 0 -}}
+{{- if $secret.name -}}
+{{- $secrets = append $secrets (dict "name" $name "secret" $secret.name "key" $secret.key "folder" (printf "/etc/glm-serve/%s" $name) "section" (index $use 1) "setting" (index $use 2)) -}}
+{{- end -}}
+{{- end -}}
+{{- toJson $secrets -}}
+{{- end -}}
 
-{{- define "glm.keysFolder" -}}/etc/glm-serve/keys{{- end -}}
+{{- define "glm.cacheFolder" -}}/etc/glm-serve/cache{{- end -}}
 
 {{/* Not empty if requests need credentials: there are keys, JSON Web Tokens or a proxy that names the caller. */}}
 {{- define "glm.authenticates" -}}
 {{- $access := default dict .Values.settings.access -}}
 {{- $jwt := default dict .Values.settings.jwt -}}
-{{- if or .Values.auth.keysSecret.name $access.keys_file $access.proxy_header $jwt.keys $jwt.secret_file -}}true{{- end -}}
+{{- if or .Values.auth.keysSecret.name .Values.auth.jwtSecret.name $access.keys_file $access.proxy_header $jwt.keys $jwt.secret_file -}}true{{- end -}}
 {{- end -}}
 
 {{/*

@@ -105,8 +105,8 @@ class LocalCounters(_Windows):
 class RedisCounters(_Windows):
     """Counts in Redis, for all processes that use it."""
 
-    def __init__(self, url: str, password: str | None) -> None:
-        self.redis: Redis = Redis.from_url(url, password=password)
+    def __init__(self, url: str, redis: Redis) -> None:
+        self.redis = redis
         storage = RedisStorage(
             f"async+{url}",
             implementation="redispy",
@@ -206,14 +206,20 @@ def counters_of(settings: LimitSettings, meter: Meter) -> Counters:
     """Counters in Redis if the settings name one. Raises InvalidRequest if its password can't be read."""
     if not settings.redis_url:
         return LocalCounters()
+    redis = RedisCounters(settings.redis_url, redis_client(settings))
+    return SharedCounters(redis, meter, timeout_s=settings.redis_timeout_ms / 1000)
+
+
+def redis_client(settings: LimitSettings) -> Redis:
+    """A client that connects when it is used. Raises InvalidRequest if the password can't be read."""
     password = None
     if settings.redis_password_file:
         try:
             password = Path(settings.redis_password_file).read_text(encoding="utf-8").strip()
         except OSError as error:
             raise InvalidRequest(f"The file limits.redis_password_file can't be read: {error}.") from error
-    redis = RedisCounters(settings.redis_url, password)
-    return SharedCounters(redis, meter, timeout_s=settings.redis_timeout_ms / 1000)
+    client: Redis = Redis.from_url(settings.redis_url, password=password)
+    return client
 
 
 def new_lease() -> str:

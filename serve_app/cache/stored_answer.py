@@ -54,7 +54,7 @@ def as_hit(event: Event, stages_ms: dict[str, float]) -> Event:
             return replace(event, stages_ms=stages_ms, cache="hit")
         case Finished(usage=usage):
             cached = replace(usage, cached_tokens=usage.prompt_tokens)
-            return replace(event, stages_ms=stages_ms, usage=cached, vram_bytes=0)
+            return replace(event, stages_ms=stages_ms, usage=cached, vram_bytes=0, device_ms=0.0)
     return event
 
 

@@ -244,7 +244,8 @@ class EngineLoop:
         piece_tokens = min(sequence.prompt_tokens, self._scheduler.prefill_tokens)
         device_bytes = self._model.device_bytes(sequence, piece_tokens)
         boxed, stop = tuple(sequence.parser.boxed), sequence.parser.stop_strings.found
-        self._emit(sequence, Finished(reason, sequence.usage, stages, boxed, stop, device_bytes))
+        device_ms = round(sequence.device_ms, 3)
+        self._emit(sequence, Finished(reason, sequence.usage, stages, boxed, stop, device_bytes, device_ms))
         self._retire(sequence)
 
     def _fail(self, sequence: Sequence, error: ServiceError) -> None:

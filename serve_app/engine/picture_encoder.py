@@ -16,7 +16,7 @@ import torch
 from serve_app import metrics
 from serve_app.contracts import Picture
 from serve_app.engine.model.feature_cache import FeatureCache
-from serve_app.engine.sequence import Sequence
+from serve_app.engine.sequence import Sequence, charge_device_time
 
 JOB_TOKENS_GPU = 4096  # image tokens of a job: enough to fill a GPU with small pictures
 JOB_TOKENS_CPU = 512
@@ -129,6 +129,9 @@ class PictureEncoder:
         for digest, computed in zip(job.pictures, features, strict=True):
             self._features.put(digest, computed)
         known = dict(zip(job.pictures, features, strict=True))
+        charge_device_time(
+            ((s, sum(p.tokens for p in s.prompt.pictures if p.digest in known)) for s in job.sequences), job.seconds
+        )
         for sequence in job.sequences:
             sequence.stages_ms["encode"] = sequence.stages_ms.get("encode", 0.0) + job.seconds * 1e3
             sequence.encoded |= {p.digest: known[p.digest] for p in sequence.prompt.pictures if p.digest in known}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -54,6 +54,7 @@ class Sequence:
     looked_up: bool = False  # whether the cache was asked for them
     features: torch.Tensor | None = None  # (image tokens, hidden), in prompt order
     stages_ms: dict[str, float] = field(default_factory=dict)
+    device_ms: float = 0.0  # its share of the model's time so far
     first_token_at: float = 0.0
     emitted_at: float = 0.0
     emitted: bool = False  # whether a delta was emitted
@@ -169,3 +170,11 @@ class Sequence:
             return
         if self.parser.thinking_tokens >= budget:
             self._forced_tokens.extend(self.thinking_end_ids)
+
+
+def charge_device_time(tokens: Iterable[tuple[Sequence, int]], seconds: float) -> None:
+    """Divides the time of a computation among sequences by the number of their tokens in it."""
+    shares = list(tokens)
+    total = sum(number for _, number in shares)
+    for sequence, number in shares:
+        sequence.device_ms += seconds * 1e3 * number / total

@@ -20,7 +20,7 @@ from serve_app.engine.picture_encoder import PictureEncoder
 from serve_app.engine.sampling.sampler import PendingTokens, SampledToken, Sampler
 from serve_app.engine.sampling.transfer import to_device
 from serve_app.engine.scheduler import Chunk, Scheduler
-from serve_app.engine.sequence import Sequence
+from serve_app.engine.sequence import Sequence, charge_device_time
 from serve_app.engine.structured.masks import MaskFiller
 from serve_app.errors import EngineFailed, ServiceError
 
@@ -190,6 +190,9 @@ class StepExecutor:
         launch.failed += [(sequence, explained) for sequence in sequences]
 
     def _measure(self, launch: Launch, seconds: float) -> None:
+        rows = [(row, 1) for row in launch.rows]
+        chunks = [(chunk.sequence, chunk.stop - chunk.start) for chunk in launch.chunks]
+        charge_device_time([*rows, *chunks], seconds)
         for chunk in launch.chunks:
             sequence = chunk.sequence
             sequence.stages_ms["prefill"] = sequence.stages_ms.get("prefill", 0.0) + seconds * 1e3

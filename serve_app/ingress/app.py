@@ -12,6 +12,7 @@ from starlette.middleware import Middleware
 
 from serve_app import __version__, demo
 from serve_app.access.check_settings import accepts_anonymous
+from serve_app.access.usage import UsageRecorder, usage_recorder
 from serve_app.answers import Clock
 from serve_app.audit.request_audit import AuditLog
 from serve_app.cache.feedback import Feedback
@@ -31,6 +32,7 @@ from serve_app.ingress.request_line import HeadAsGet
 from serve_app.ingress.responses.routes import response_routes
 from serve_app.ingress.status.routes import READY_WITHIN_S, Describe, MetricsPage, status_routes
 from serve_app.ingress.tokenize.routes import tokenize_routes
+from serve_app.ingress.usage.routes import usage_routes
 from serve_app.metrics import Meter
 from serve_app.settings import ModelSettings, Settings
 
@@ -63,6 +65,7 @@ def create_app(
     new_id: Callable[[], str] = new_uuid,
     host: str | None = None,  # the address that is listened on; None: that of the settings
     ready_within_s: float = READY_WITHIN_S,
+    usage: UsageRecorder | None = None,
     audit: AuditLog | None = None,
     feedback: GiveFeedback = _no_cache,
 ) -> FastAPI:
@@ -106,6 +109,8 @@ def create_app(
             ready_within_s=ready_within_s,
         )
     )
+    usage = usage or usage_recorder(settings.limits, meter, now)
+    app.include_router(usage_routes(usage))
     app.include_router(docs_routes(lambda: app.openapi()))
     host = host or settings.http.host
     complete_openapi(
@@ -116,7 +121,7 @@ def create_app(
         anonymous=accepts_anonymous(settings, host),
     )
     outer = outer_middlewares(
-        settings, meter, route_paths(app), host=host, clock=clock, new_id=new_id, audit=audit, now=now
+        settings, meter, route_paths(app), host=host, clock=clock, new_id=new_id, usage=usage, audit=audit, now=now
     )
     app.user_middleware = [Middleware(UnlessWrapped, middlewares=outer), Middleware(HeadAsGet)]
     return app

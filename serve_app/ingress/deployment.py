@@ -13,6 +13,7 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
+from serve_app.access.usage import usage_recorder
 from serve_app.audit.request_audit import AuditLog
 from serve_app.audit.writer import AuditWriter
 from serve_app.cache.answer_cache import AnswerCache
@@ -52,6 +53,7 @@ class IngressDeployment:
         self._meter = RayMeter()
         self._audit = audit_log(settings, self._meter)
         self._scrape: asyncio.Task[bytes] | None = None
+        self._usage = usage_recorder(settings.limits, self._meter, time.time)
         self._pipeline = Pipeline(preprocess, engine, answer_cache(settings, self._meter))
         self._metrics_url = f"http://{ray.util.get_node_ip_address()}:{settings.metrics.port}/metrics"
 
@@ -65,6 +67,7 @@ class IngressDeployment:
             meter,
             metrics_page=self._metrics_page,
             host="0.0.0.0",  # requests by Serve's proxy: they have passed its own address
+            usage=self._usage,
             audit=self._audit,
             feedback=self._pipeline.feedback,
         )
@@ -77,6 +80,7 @@ class IngressDeployment:
                 host=host,
                 clock=time.monotonic,
                 new_id=new_uuid,
+                usage=self._usage,
                 audit=self._audit,
             )
             return wrap(serve_app, middlewares)

@@ -9,6 +9,7 @@ from typing import Final
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.access.rate_limits import Admission, RateLimits
+from serve_app.access.usage import UsageRecorder, Used
 from serve_app.contracts import ChatRequest, TextPart
 from serve_app.errors import RateLimited
 from serve_app.ingress.request_log import request_log_of
@@ -25,9 +26,10 @@ class LimitCheck:
     pictures left is refused. `reserve` counts the rest when the request is known.
     """
 
-    def __init__(self, app: ASGIApp, *, limits: RateLimits) -> None:
+    def __init__(self, app: ASGIApp, *, limits: RateLimits, usage: UsageRecorder) -> None:
         self._app = app
         self._limits = limits
+        self._usage = usage
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] != "POST":
@@ -49,7 +51,10 @@ class LimitCheck:
             raise
         finally:
             # In a task of its own: this one may have been cancelled, because the client has gone.
-            closing = asyncio.create_task(admission.close(tokens=_used_tokens(scope)))
+            used = _used(scope)
+            if used.requests:
+                self._usage.record(request_log_of(scope).caller, used)
+            closing = asyncio.create_task(admission.close(tokens=used.prompt_tokens + used.completion_tokens))
             _closing.add(closing)
             closing.add_done_callback(_closing.discard)
 
@@ -71,10 +76,11 @@ def _characters(request: ChatRequest) -> int:
     return sum(len(part.text) for part in parts if isinstance(part, TextPart))
 
 
-def _used_tokens(scope: Scope) -> int:
-    """Tokens of the prompt and the answers, also of an answer that the client did not wait for."""
+def _used(scope: Scope) -> Used:
+    """What a request has used, also of an answer that the client did not wait for; nothing if no model worked."""
     answers = request_log_of(scope).answers
     if answers is None:
-        return 0
-    usage = answers.usage
-    return usage.prompt_tokens + usage.completion_tokens
+        return Used()
+    usage, finished = answers.usage, answers.finished
+    device_ms = finished.device_ms if finished else 0.0
+    return Used(1, usage.prompt_tokens, usage.completion_tokens, len(answers.pictures), device_ms)

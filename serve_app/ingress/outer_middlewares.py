@@ -16,6 +16,7 @@ from serve_app.access.counters import counters_of
 from serve_app.access.identity import Identity
 from serve_app.access.jwt_tokens import jwt_verifier
 from serve_app.access.rate_limits import WORDS, RateLimits
+from serve_app.access.usage import UsageRecorder, usage_recorder
 from serve_app.answers import Clock
 from serve_app.audit.request_audit import AuditLog
 from serve_app.ingress.access_check import AccessCheck
@@ -47,6 +48,7 @@ def outer_middlewares(
     host: str,
     clock: Clock,
     new_id: Callable[[], str],
+    usage: UsageRecorder | None = None,
     audit: AuditLog | None = None,
     now: Callable[[], float] = time.time,
 ) -> list[Middleware]:
@@ -81,7 +83,7 @@ def outer_middlewares(
         Middleware(HeaderFilter, allowed_hosts=allowed_hosts(host, http.allowed_hosts)),
         Middleware(OriginFilter, allowed_origins=http.allowed_origins),
         Middleware(AccessCheck, identity=identity, public_docs=settings.access.public_docs),
-        Middleware(LimitCheck, limits=limits),
+        Middleware(LimitCheck, limits=limits, usage=usage or usage_recorder(settings.limits, meter, now)),
         Middleware(BodyReader, budget=BodyBudget(body_limits(http))),
         Middleware(LoadLimitMiddleware, load=load),
     ]

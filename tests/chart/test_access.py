@@ -53,6 +53,18 @@ def test_the_secret_is_mounted_where_the_ingress_runs_as_a_folder_that_follows_i
     assert "keys" not in [volume["name"] for volume in groups["gpu"]["volumes"]]
 
 
+def test_the_secrets_of_tokens_and_of_redis_are_files_that_the_settings_name() -> None:
+    values = {"auth.jwtSecret.name": "hs256", "auth.limitsRedisSecret.name": "redis-password"}
+    objects = render(set=values)
+    (application,) = serve_config(objects)["applications"]
+    assert application["args"]["jwt"] == {"secret_file": "/etc/glm-serve/jwt/secret"}
+    assert application["args"]["limits"] == {"redis_password_file": "/etc/glm-serve/limits-redis/password"}
+    assert "access" not in application["args"]
+    groups = {each["groupName"]: each["template"]["spec"] for each in worker_groups(objects)}
+    secrets = [volume["secret"]["secretName"] for volume in groups["cpu"]["volumes"] if "secret" in volume]
+    assert sorted(secrets) == ["hs256", "redis-password"]
+
+
 def test_helm_test_sends_its_key_from_a_secret() -> None:
     (pod,) = of_kind(render(set={"auth.testKeySecret.name": "test-key"}), "Pod")
     (container,) = pod["spec"]["containers"]

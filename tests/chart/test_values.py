@@ -30,6 +30,8 @@ CONDITIONS: dict[str, dict[str, Any]] = {
     "cache.secret.signingKey": {"cache.secret.name": "cache"},
     "audit.mountPath": {"audit.existingClaim": "audit"},
     "auth.keysSecret.key": {"auth.keysSecret.name": "keys"},
+    "auth.jwtSecret.key": {"auth.jwtSecret.name": "jwt"},
+    "auth.limitsRedisSecret.key": {"auth.limitsRedisSecret.name": "redis"},
     "auth.testKeySecret.key": {"auth.testKeySecret.name": "key"},
     "stages.engine.downscaleToZeroDelaySeconds": {"stages.engine.replicas.min": 0},
     "stages.engine.replicas.max": {"workers.gpu.replicas.max": 9},

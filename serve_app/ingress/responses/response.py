@@ -114,9 +114,11 @@ class ResponsesResponder(Responder):
 
     frame = staticmethod(typed_frame)
 
-    def __init__(self, context: ServingContext, id: str, request: ResponseBody, recent: RecentItems) -> None:
+    def __init__(
+        self, context: ServingContext, id: str, request: ResponseBody, recent: RecentItems, tenant: str
+    ) -> None:
         self._context = context
-        self._recent = recent
+        self._recent, self._tenant = recent, tenant
         self._id = id
         self._created = int(context.now())
         self._request = request
@@ -142,7 +144,7 @@ class ResponsesResponder(Responder):
                 for change in self._output.add(event):
                     yield self._numbered(change)
         if self._request.store is not False:
-            self._recent.add(self._output.items)
+            self._recent.add(self._tenant, self._output.items)
         response = self._finished(answers)
         yield self._numbered({"type": f"response.{response['status']}", "response": response})
 

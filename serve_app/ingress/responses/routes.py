@@ -10,6 +10,7 @@ from serve_app.ingress.body import read_json
 from serve_app.ingress.context import ServingContext
 from serve_app.ingress.examples import RESPONSE
 from serve_app.ingress.openapi import answer_responses, json_body
+from serve_app.ingress.request_log import request_log_of
 from serve_app.ingress.respond import respond
 from serve_app.ingress.responses.events import STREAM_EVENTS
 from serve_app.ingress.responses.recent_items import RecentItems
@@ -44,9 +45,10 @@ def response_routes(context: ServingContext) -> APIRouter:
     async def create_response(request: Request) -> Response:
         body = await context.read(ResponseBody, await read_json(request))
         id = f"resp_{context.new_id()}"
-        resolved = body.model_copy(update={"input": recent.resolve(body.input)})
+        tenant = request_log_of(request.scope).caller.tenant
+        resolved = body.model_copy(update={"input": recent.resolve(tenant, body.input)})
         question = response_request(resolved, id=id, deadline_s=context.deadline_s)
-        responder = ResponsesResponder(context, id, body, recent)
+        responder = ResponsesResponder(context, id, body, recent, tenant)
         return await respond(request, context, (question,), responder, id=id, ignored=body.ignored)
 
     return router

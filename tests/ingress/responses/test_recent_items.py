@@ -62,8 +62,8 @@ async def test_nothing_is_kept_where_the_caller_or_a_setting_says_so(
 
 def test_the_oldest_items_are_dropped_first() -> None:
     recent = RecentItems(max_bytes=2000)
-    recent.add([message(number) for number in range(20)])
-    resolved = recent.resolve([reference(number) for number in range(20)])
+    recent.add("acme", [message(number) for number in range(20)])
+    resolved = recent.resolve("acme", [reference(number) for number in range(20)])
     kept = [isinstance(item, MessageItem) for item in resolved]
     assert 3 < sum(kept) < 10
     assert kept == sorted(kept)
@@ -71,7 +71,14 @@ def test_the_oldest_items_are_dropped_first() -> None:
 
 def test_an_item_above_the_limit_is_not_kept() -> None:
     recent = RecentItems(max_bytes=2000)
-    recent.add([message(1, "x" * 3000)])
-    assert recent.resolve([reference(1)]) == [reference(1)]
-    recent.add([message(2)])
-    assert recent.resolve([reference(2)]) != [reference(2)]
+    recent.add("acme", [message(1, "x" * 3000)])
+    assert recent.resolve("acme", [reference(1)]) == [reference(1)]
+    recent.add("acme", [message(2)])
+    assert recent.resolve("acme", [reference(2)]) != [reference(2)]
+
+
+def test_an_item_is_found_by_its_own_tenant_only() -> None:
+    recent = RecentItems(max_bytes=2000)
+    recent.add("acme", [message(1)])
+    assert recent.resolve("other", [reference(1)]) == [reference(1)]
+    assert recent.resolve("acme", [reference(1)]) != [reference(1)]

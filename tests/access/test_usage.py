@@ -1,0 +1,77 @@
+"""Use of callers by day, in this process and in a real Redis."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from serve_app.access.usage import DAY_S, KEPT_DAYS, UsageRecorder, Used, usage_recorder
+from serve_app.caller import Caller
+from serve_app.settings_access import LimitSettings
+from tests.access.clock import Clock
+from tests.access.redis_server import RedisServer
+from tests.fakes import FakeMeter
+
+NOON = 1_800_000_000.0
+USED = Used(1, 100, 20, 2, 12.5)
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(params=["process", "redis"])
+def settings(request: pytest.FixtureRequest) -> LimitSettings:
+    return LimitSettings(redis_url=request.getfixturevalue("redis").url if request.param == "redis" else "")
+
+
+def recorder(settings: LimitSettings, clock: Clock) -> UsageRecorder:
+    return usage_recorder(settings, FakeMeter(), clock)
+
+
+async def test_use_is_added_up_by_caller_tenant_and_day(settings: LimitSettings) -> None:
+    clock = Clock(NOON)
+    usage = recorder(settings, clock)
+    shop, other = Caller("shop", "acme"), Caller("shop", "zeta")
+    for caller in (shop, shop, other):
+        usage.record(caller, USED)
+    await asyncio.sleep(0.1)
+    clock.now += DAY_S
+    usage.record(shop, USED)
+    await asyncio.sleep(0.1)
+    assert await usage.of_caller(shop) == {"2027-01-16": USED, "2027-01-15": USED + USED}
+    assert await usage.of_caller(other) == {"2027-01-15": USED}
+    assert await usage.of_caller(Caller("nobody")) == {}
+    clock.now += KEPT_DAYS * DAY_S
+    assert await usage.of_caller(shop) == {}
+
+
+async def test_names_with_separators_are_different_callers(settings: LimitSettings) -> None:
+    usage = recorder(settings, Clock(NOON))
+    usage.record(Caller("c", "a:b"), USED)
+    await asyncio.sleep(0.1)
+    assert await usage.of_caller(Caller("b:c", "a")) == {}
+
+
+async def test_two_replicas_add_up_in_redis(redis: RedisServer) -> None:
+    settings, caller = LimitSettings(redis_url=redis.url), Caller("shop")
+    one, two = recorder(settings, Clock(NOON)), recorder(settings, Clock(NOON))
+    one.record(caller, USED)
+    two.record(caller, USED)
+    await asyncio.sleep(0.1)
+    assert await one.of_caller(caller) == {"2027-01-15": USED + USED}
+
+
+async def test_without_redis_recording_fails_silently_for_requests_and_reading_says_so(tmp_path: Path) -> None:
+    usage = recorder(LimitSettings(redis_url=RedisServer(tmp_path).url), Clock(NOON))
+    usage.record(Caller("shop"), USED)
+    await asyncio.sleep(0.1)
+    with pytest.raises(ConnectionError):
+        await usage.of_caller(Caller("shop"))
