@@ -267,6 +267,7 @@ def service() -> str:
                             ),
                             "{{code}}",
                         ),
+                        width=12,
                         stacked=True,
                     ),
                     lines(
@@ -275,6 +276,7 @@ def service() -> str:
                         "short",
                         Query(total(metrics.LIMIT_STORE_DOWN), "replicas without Redis"),
                         Query(total(metrics.LIMIT_STORE_ERRORS), "failed calls"),
+                        width=12,
                     ),
                     lines(
                         "Tokens by class of tenants",
