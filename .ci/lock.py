@@ -26,7 +26,7 @@ PLATFORMS = "sys_platform == 'win32'", "sys_platform == 'emscripten'"  # pins fo
 
 
 def resolved(kept: Iterable[Path], *options: str) -> dict[str, str]:
-    """Name -> its pin with hashes, as lines of a requirements file."""
+    """Name -> its pins with hashes, as lines of a requirements file."""
     command = [sys.executable, "-m", "uv", "pip", "compile", "pyproject.toml", *options]
     command += ["--universal", "--python-version", "3.11", "--generate-hashes", "--no-config", "--quiet"]
     command += ["--no-header", "--no-annotate", "--output-file", "/dev/stdout"]
@@ -34,7 +34,12 @@ def resolved(kept: Iterable[Path], *options: str) -> dict[str, str]:
         command += ["--constraint", str(file)] if file.exists() else []
     text = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
     pins = re.findall(r"^(?:\S.*\\\n)(?:    .*\n)+", text, flags=re.MULTILINE)
-    return {pin.partition("==")[0]: pin for pin in pins if not any(each in pin for each in PLATFORMS)}
+    found: dict[str, str] = {}
+    for pin in pins:
+        if not any(each in pin for each in PLATFORMS):
+            name = pin.partition("==")[0]
+            found[name] = found.get(name, "") + pin  # one pin for each range of Python versions where they differ
+    return found
 
 
 def write(file: str, what: str, pins: Iterable[str]) -> None:
