@@ -23,9 +23,13 @@ PUBLIC = {
     "/v1/ask",
     "/v1/chat/completions",
     "/v1/completions",
+    "/v1/feedback",
+    "/v1/messages",
+    "/v1/messages/count_tokens",
     "/v1/models",
     "/v1/models/{model}",
     "/v1/responses",
+    "/v1/usage",
 }
 API_REFERENCE = {"/docs", "/openapi.json"}
 INSIDE = {"/health", "/metrics", "/readyz", "/tokenize"}
