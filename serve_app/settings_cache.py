@@ -31,6 +31,7 @@ class CacheSettings(Section):
         "",
         description="Backend redis: address of the server, `redis://host:6379/0`, with TLS `rediss://host:6379/0`;"
         " without a password.",
+        json_schema_extra={"pattern": "^[^@]*$"},
     )
     redis_user: str = Field("", description="Backend redis: user name of the server.")
     redis_password_file: str = Field("", description="Backend redis: file with the password of the server.")

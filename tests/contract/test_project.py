@@ -71,7 +71,7 @@ def test_every_package_is_locked_with_the_hashes_of_its_files(file: str):
     blocks = re.split(r"\n(?=[a-z])", "\n".join(rest))
     for block in blocks:
         assert re.fullmatch(r"[a-z0-9-]+==\S+( ; [^\n]+?)?( \\\n    --hash=sha256:[0-9a-f]{64})+", block), block
-    assert len(blocks) == len(pins(file))
+    assert len(blocks) == sum(map(len, pins(file).values()))  # two versions where they differ by Python
 
 
 def test_only_torch_and_its_libraries_are_apart_because_builds_without_cuda_are_other_files():
