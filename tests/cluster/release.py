@@ -25,6 +25,7 @@ def release(profile: str = "", values: Mapping[str, Any] | None = None) -> Objec
     arguments["model"] = {"device": "cpu"}
     arguments["cache"] = {"backend": "off"}  # tests repeat questions and mean the model
     arguments.setdefault("engine", {})["threads"] = 1
+    arguments["cache"] = {"backend": "off"}  # tests repeat questions and mean the model
     resource["spec"]["serveConfigV2"] = yaml.safe_dump(config)
     return resource
 
