@@ -18,7 +18,7 @@ import serve_app
 from tests.image.containers import CACHE, ROOT, Containers
 
 DEBIAN = "http://deb.debian.org/debian"
-BUILD_LIMIT_S = 560
+BUILD_LIMIT_S = 1200
 MOST_KEPT_IMAGES = 200  # intermediate ones included; about 40 builds
 _MOUNTED = "/mnt"  # a folder that every Debian has: a mount leaves no trace there
 
