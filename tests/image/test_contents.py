@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 
 import pytest
+from packaging.requirements import Requirement
 
 import serve_app
 from tests.image.conftest import CONFINED
@@ -104,8 +105,14 @@ def test_a_scanner_finds_what_is_installed(containers: Containers, image: str):
     script = "python3 -c 'import importlib.metadata as m; [print(d.name, d.version) for d in m.distributions()]'"
     found = dict(line.split() for line in run(containers, image, script).splitlines())
     locked = (ROOT / "requirements.lock").read_text() + (ROOT / "requirements-torch.lock").read_text()
-    pins = dict(re.findall(r"^([a-z0-9-]+)==(\S+)", locked, flags=re.MULTILINE))
-    pins = {name: version for name, version in pins.items() if not name.startswith(("nvidia-", "cuda-", "triton"))}
+    python = run(containers, image, "python3 -c 'import platform; print(platform.python_version())'").strip()
+    asked = [Requirement(line) for line in re.findall(r"^[a-z0-9-]+==[^\\\n]+", locked, flags=re.MULTILINE)]
+    pins = {
+        each.name: str(each.specifier).removeprefix("==")
+        for each in asked
+        if not each.name.startswith(("nvidia-", "cuda-", "triton"))
+        and (each.marker is None or each.marker.evaluate({"python_full_version": python}))
+    }
     normal = {name.lower().replace("_", "-").replace(".", "-"): version for name, version in found.items()}
     assert {name: normal.get(name, "").partition("+")[0] for name in pins} == pins
     assert normal["glm-vision-serve"] == serve_app.__version__
