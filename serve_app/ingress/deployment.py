@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 from serve_app.access.usage import usage_recorder
 from serve_app.audit.request_audit import AuditLog
 from serve_app.audit.writer import AuditWriter
-from serve_app.cache.answer_cache import AnswerCache
+from serve_app.cache.answer_cache import AnswerCache, cache_of_settings
 from serve_app.ingress.app import create_app, new_uuid, route_paths, system_fingerprint
 from serve_app.ingress.http_protocol import bounded_protocol
 from serve_app.ingress.outer_middlewares import connection_limits, outer_middlewares, wrap
@@ -113,4 +113,4 @@ def answer_cache(settings: Settings, meter: Meter) -> AnswerCache | None:
     """The answer cache of the settings; None if it is off."""
     if settings.cache.backend == "off":
         return None
-    return AnswerCache(settings.cache, system_fingerprint(settings.model), meter)
+    return cache_of_settings(settings.cache, system_fingerprint(settings.model), meter)
