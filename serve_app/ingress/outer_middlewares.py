@@ -27,7 +27,7 @@ from serve_app.ingress.header_filter import HeaderFilter, OriginFilter, allowed_
 from serve_app.ingress.http_protocol import ConnectionLimits
 from serve_app.ingress.limit_check import LimitCheck
 from serve_app.ingress.load_limit import LoadCheckMiddleware, LoadLimit, LoadLimitMiddleware, LoadLimits
-from serve_app.ingress.request_line import ExtraSlashes
+from serve_app.ingress.request_line import ExtraSlashes, PathFilter
 from serve_app.ingress.request_log import RequestLogMiddleware
 from serve_app.metrics import Meter
 from serve_app.settings import HttpSettings, Settings
@@ -80,6 +80,7 @@ def outer_middlewares(
         Middleware(LoadCheckMiddleware, load=load, meter=meter, paths=paths),
         Middleware(RequestLogMiddleware, meter=meter, paths=paths, clock=clock, new_id=new_id, audit=audit),
         Middleware(UnhandledErrorMiddleware),
+        Middleware(PathFilter),
         Middleware(HeaderFilter, allowed_hosts=allowed_hosts(host, http.allowed_hosts)),
         Middleware(OriginFilter, allowed_origins=http.allowed_origins),
         Middleware(AccessCheck, identity=identity, public_docs=settings.access.public_docs),

@@ -110,6 +110,17 @@ async def test_a_path_that_looks_public_does_not_lead_to_another_route(
     assert response.status_code in (401, 404)
 
 
+@pytest.mark.parametrize("path", ["/metrics%0A", "/metrics%0D%0A", "/metrics/%0A", "/v1/models%00", "/healthz%0A"])
+@pytest.mark.parametrize("kind", ["none", "inference", "metrics"])
+async def test_a_path_with_control_characters_is_refused(
+    make_client: MakeClient, file: Path, keys: dict[str, dict[str, str]], path: str, kind: str
+) -> None:
+    """The router ignores a line break at the end, so the route would be checked for the scope of another path."""
+    response = await make_client(access={"keys_file": str(file)}).get(path, headers=keys[kind])
+    assert response.status_code == 400
+    assert "has control characters" in response.json()["error"]["message"]
+
+
 async def test_the_caller_reaches_the_pipeline_streaming_and_not(
     make_client: MakeClient, file: Path, keys: dict[str, dict[str, str]]
 ) -> None:
