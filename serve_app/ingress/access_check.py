@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from starlette.types import ASGIApp, Receive, Send
@@ -22,7 +23,8 @@ SCOPES: Final[dict[str, Scope]] = {"/metrics": "metrics"}  # of all other paths:
 class AccessCheck:
     """ASGI middleware: refuses requests without valid credentials (401) or the scope of the route (403).
 
-    Every path needs a caller, also one that does not exist, except health, the index and the page's static files.
+    Every path needs a caller, also one that does not exist, except health, the index and the page's static files;
+    these need one too if the request has a body, since it would be read.
     """
 
     def __init__(self, app: ASGIApp, *, identity: Identity, public_docs: bool) -> None:
@@ -31,15 +33,22 @@ class AccessCheck:
         self._public = HEALTH | {INDEX} | (DOCS if public_docs else frozenset())
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not self._is_public(scope["path"]):
-            client = scope.get("client")
-            caller = await self._identity.identify(_headers(scope), client[0] if client else None)
-            request_log_of(scope).caller = caller
-            check_scope(caller, SCOPES.get(scope["path"], "inference"))
+        if scope["type"] == "http":
+            headers = _headers(scope)
+            if not self._is_public(scope["path"]) or _has_body(headers):
+                client = scope.get("client")
+                caller = await self._identity.identify(headers, client[0] if client else None)
+                request_log_of(scope).caller = caller
+                check_scope(caller, SCOPES.get(scope["path"], "inference"))
         await self._app(scope, receive, send)
 
     def _is_public(self, path: str) -> bool:
         return path in self._public or path.startswith(STATIC_FILES)
+
+
+def _has_body(headers: Mapping[str, str]) -> bool:
+    """Whether a body follows (RFC 9112, section 6); its first byte may not be here yet."""
+    return "transfer-encoding" in headers or headers.get("content-length", "0").strip("0") != ""
 
 
 def _headers(scope: AsgiScope) -> dict[str, str]:

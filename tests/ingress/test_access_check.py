@@ -74,20 +74,34 @@ async def test_the_api_reference_is_public_unless_the_setting_says_otherwise(
     assert {(await client.get(path)).status_code for _, path in DOCS} == {200}
 
 
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("POST", "/v1/ask"), ("GET", "/"), ("GET", "/healthz"), ("POST", "/healthz"), ("POST", "/web/x"), ("POST", "/docs")],
+)
 async def test_a_refused_request_is_refused_before_its_body_is_read(
-    make_client: MakeClient, file: Path, keys: dict[str, dict[str, str]]
+    make_client: MakeClient, file: Path, keys: dict[str, dict[str, str]], method: str, path: str
 ) -> None:
+    """Also on public paths."""
     read = 0
 
     async def body() -> Any:
         nonlocal read
-        while True:
+        for _ in range(4):
             read += 1
             yield b" " * 1024
 
-    response = await make_client(access={"keys_file": str(file)}).post("/v1/ask", content=body())
-    assert response.status_code == 401
+    client = make_client(access={"keys_file": str(file)})
+    for headers in ({}, {"content-length": "1024"}):
+        response = await client.request(method, path, content=body(), headers=headers)
+        assert response.status_code == 401
     assert read == 0
+
+
+async def test_a_public_path_needs_no_credentials_for_an_empty_body(
+    make_client: MakeClient, file: Path, keys: dict[str, dict[str, str]]
+) -> None:
+    client = make_client(access={"keys_file": str(file)})
+    assert (await client.get("/healthz", headers={"content-length": "0"})).status_code == 200
 
 
 @pytest.mark.parametrize("name", ["authorization", "x-api-key"])
