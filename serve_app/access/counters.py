@@ -28,6 +28,7 @@ T = TypeVar("T")
 NO_LIMIT: Final = 2**53  # for what is recorded in any case
 RETRY_S: Final = 1.0  # between two tries to reach Redis again
 PREFIX: Final = "glm:limits"
+REDIS_FAILURES: Final = (TimeoutError, OSError, RedisError)
 # Lease: a member of a sorted set, scored by the time at which it ends, in seconds of Redis' own clock.
 _ACQUIRE: Final = """
 local now = tonumber(redis.call('TIME')[1])
@@ -136,6 +137,7 @@ class SharedCounters:
         self._timeout_s = timeout_s
         self._recovering: asyncio.Task[None] | None = None
         self._unreleased: list[tuple[str, str]] = []
+        self._releasing: set[asyncio.Task[None]] = set()
         self._local_leases: set[tuple[str, str]] = set()
 
     async def hit(self, limit: RateLimitItemPerSecond, key: str, amount: int) -> bool:
@@ -152,8 +154,10 @@ class SharedCounters:
             if counters is not self._local:
                 try:
                     return await counters.acquire(key, limit, lease, ttl_s)
-                except BaseException:
-                    self._unreleased.append((key, lease))  # Redis may still do it
+                except BaseException:  # also that the request was cancelled; Redis may still do it
+                    releasing = asyncio.create_task(self._release_in_redis(key, lease))
+                    self._releasing.add(releasing)
+                    releasing.add_done_callback(self._releasing.discard)
                     raise
             if acquired := await counters.acquire(key, limit, lease, ttl_s):
                 self._local_leases.add((key, lease))
@@ -166,11 +170,17 @@ class SharedCounters:
             self._local_leases.discard((key, lease))
             await self._local.release(key, lease)
             return
+        await self._release_in_redis(key, lease)
+
+    async def _release_in_redis(self, key: str, lease: str) -> None:
+        """Releases the lease now, or when Redis responds again."""
         if self._recovering is None:
-            with suppress(TimeoutError, OSError, RedisError):
+            try:
                 async with asyncio.timeout(self._timeout_s):
                     await self._redis.release(key, lease)
-                    return
+                return
+            except REDIS_FAILURES as error:
+                self._start_recovery(error)
         self._unreleased.append((key, lease))
 
     async def _try(self, count: Callable[[Counters], Awaitable[T]]) -> T:
@@ -178,28 +188,40 @@ class SharedCounters:
             try:
                 async with asyncio.timeout(self._timeout_s):
                     return await count(self._redis)
-            except (TimeoutError, OSError, RedisError) as error:
-                self._meter.count(LIMIT_STORE_ERRORS)
-                if self._recovering is None:
-                    reason = type(error).__name__
-                    _log.warning("Redis of the limits does not respond (%s); this replica counts for itself.", reason)
-                    self._recovering = asyncio.create_task(self._recover())
+            except REDIS_FAILURES as error:
+                self._start_recovery(error)
         return await count(self._local)
+
+    def _start_recovery(self, error: Exception) -> None:
+        self._meter.count(LIMIT_STORE_ERRORS)
+        if self._recovering is None:
+            reason = type(error).__name__
+            _log.warning("Redis of the limits does not respond (%s); this replica counts for itself.", reason)
+            self._recovering = asyncio.create_task(self._recover())
 
     async def _recover(self) -> None:
         while True:
             self._meter.set(LIMIT_STORE_DOWN, 1)
             await asyncio.sleep(RETRY_S)
-            with suppress(TimeoutError, OSError, RedisError):
+            with suppress(*REDIS_FAILURES):
                 async with asyncio.timeout(self._timeout_s):
                     await cast(Awaitable[bool], self._redis.redis.ping())
-                    while self._unreleased:
-                        await self._redis.release(*self._unreleased[-1])
-                        self._unreleased.pop()
-                    break
+                await self._release_unreleased()
+                break
         self._meter.set(LIMIT_STORE_DOWN, 0)
         self._recovering = None
         _log.info("Redis of the limits responds again.")
+
+    async def _release_unreleased(self) -> None:
+        """Releases all leases that wait for it. One that fails stays; others may be added meanwhile."""
+        while self._unreleased:
+            key, lease = self._unreleased.pop()
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    await self._redis.release(key, lease)
+            except BaseException:
+                self._unreleased.append((key, lease))
+                raise
 
 
 def counters_of(settings: LimitSettings, meter: Meter) -> Counters:
