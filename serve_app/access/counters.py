@@ -38,6 +38,18 @@ redis.call('ZADD', KEYS[1], now + tonumber(ARGV[2]), ARGV[3])
 redis.call('EXPIRE', KEYS[1], tonumber(ARGV[2]))
 return 1
 """
+# Of the counters of a sliding window, the current one has a time to live of two windows from its start.
+_GIVE_BACK: Final = """
+local window, amount, age = tonumber(ARGV[1]) * 1000, tonumber(ARGV[2]), tonumber(ARGV[3]) * 1000
+local ttl = redis.call('PTTL', KEYS[2])
+if ttl <= 0 then return end
+local current_age = 2 * window - ttl
+local key = KEYS[2]
+if age > current_age + 5 then key = KEYS[1] end
+if age > current_age + window then return end
+local less = math.min(amount, tonumber(redis.call('GET', key) or 0))
+if less > 0 then redis.call('DECRBY', key, less) end
+"""
 _log = logging.getLogger("glm.access.limits")
 
 
@@ -56,7 +68,10 @@ class Counters(Protocol):
         """Counts `amount` if the limit allows it; False if not."""
 
     async def record(self, limit: RateLimitItemPerSecond, key: str, amount: int) -> None:
-        """Counts `amount`, also above the limit; a negative amount gives back what was counted too much."""
+        """Counts `amount`, also above the limit."""
+
+    async def give_back(self, limit: RateLimitItemPerSecond, key: str, amount: int, age_s: float) -> None:
+        """Subtracts `amount` from the window in which it was counted `age_s` seconds ago, if that still counts."""
 
     async def state(self, limit: RateLimitItemPerSecond, key: str) -> WindowState: ...
 
@@ -88,8 +103,19 @@ class LocalCounters(_Windows):
     """Counts in this process."""
 
     def __init__(self) -> None:
-        super().__init__(MemoryStorage())
+        self._memory = MemoryStorage()
+        super().__init__(self._memory)
         self._leases: Counter[str] = Counter()
+
+    async def give_back(self, limit: RateLimitItemPerSecond, key: str, amount: int, age_s: float) -> None:
+        window_s, now = limit.get_expiry(), time.time()
+        previous_key, current_key = self._memory.sliding_window_keys(limit.key_for(key), window_s, now)
+        current_age_s = now % window_s
+        if age_s > current_age_s + window_s:
+            return
+        counted = current_key if age_s <= current_age_s else previous_key
+        if await self._memory.get(counted):
+            await self._memory.decr(counted, amount)  # not below 0
 
     async def acquire(self, key: str, limit: int, lease: str, ttl_s: int) -> bool:
         if self._leases[key] >= limit:
@@ -116,6 +142,11 @@ class RedisCounters(_Windows):
         )
         super().__init__(storage)
         self._acquire = self.redis.register_script(_ACQUIRE)
+        self._give_back = self.redis.register_script(_GIVE_BACK)
+
+    async def give_back(self, limit: RateLimitItemPerSecond, key: str, amount: int, age_s: float) -> None:
+        current_key = f"{PREFIX}:{{{limit.key_for(key)}}}"  # as the library names it
+        await self._give_back(keys=[f"{current_key}/-1", current_key], args=[limit.get_expiry(), amount, age_s])
 
     async def acquire(self, key: str, limit: int, lease: str, ttl_s: int) -> bool:
         return bool(await self._acquire(keys=[f"{PREFIX}:leases:{key}"], args=[limit, ttl_s, lease]))
@@ -145,6 +176,9 @@ class SharedCounters:
 
     async def record(self, limit: RateLimitItemPerSecond, key: str, amount: int) -> None:
         await self._try(lambda counters: counters.record(limit, key, amount))
+
+    async def give_back(self, limit: RateLimitItemPerSecond, key: str, amount: int, age_s: float) -> None:
+        await self._try(lambda counters: counters.give_back(limit, key, amount, age_s))
 
     async def state(self, limit: RateLimitItemPerSecond, key: str) -> WindowState:
         return await self._try(lambda counters: counters.state(limit, key))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -45,8 +46,9 @@ class RateLimits:
 
     def open(self, caller: Caller) -> Admission:
         """The admission of a request of this caller; nothing is counted yet."""
+        # With the length of the tenant, as names may contain colons.
         both = (
-            (f"caller:{caller.tenant}:{caller.id}", f"the caller {caller.id!r}", caller.limits),
+            (f"caller:{len(caller.tenant)}:{caller.tenant}:{caller.id}", f"the caller {caller.id!r}", caller.limits),
             (f"tenant:{caller.tenant}", f"the tenant {caller.tenant!r}", self._tenant_limits(caller.tenant)),
         )
         windows = [window for key, whose, limits in both for window in _windows(key, whose, limits)]
@@ -72,7 +74,7 @@ class Admission:
         self._places = places
         self._lease, self._lease_s = new_lease(), lease_s
         self._entered: list[Places] = []
-        self._reserved: dict[Window, int] = {}  # tokens
+        self._reserved: dict[Window, tuple[int, float]] = {}  # tokens, and when they were counted (time.monotonic)
         self._states: dict[Window, WindowState] = {}
 
     async def enter(self) -> None:
@@ -94,14 +96,14 @@ class Admission:
 
     async def reserve(self, *, tokens: int, pictures: int) -> None:
         """Counts pictures, and tokens as an estimate, before work begins. Raises RateLimited."""
-        if pictures:
-            await self._hit("images", pictures)
         for window in self._of("tokens"):
             estimate = min(tokens, window.limit.amount)
             if not await self._counters.hit(window.limit, window.key, estimate):
                 await self._refresh()
                 raise self._refusal(window, estimate)
-            self._reserved[window] = estimate
+            self._reserved[window] = estimate, time.monotonic()
+        if pictures:  # last: `close` gives back tokens of a refused request, not pictures
+            await self._hit("images", pictures)
         await self._refresh()
 
     async def close(self, *, tokens: int) -> None:
@@ -110,8 +112,12 @@ class Admission:
             await self._counters.release(place.key, self._lease)
         self._entered.clear()
         for window in self._of("tokens"):
-            if difference := tokens - self._reserved.pop(window, 0):
-                await self._counters.record(window.limit, window.key, difference)
+            reserved, reserved_at = self._reserved.pop(window, (0, 0.0))
+            if tokens > reserved:
+                await self._counters.record(window.limit, window.key, tokens - reserved)
+            elif tokens < reserved:
+                age_s = time.monotonic() - reserved_at
+                await self._counters.give_back(window.limit, window.key, reserved - tokens, age_s)
 
     def headers(self) -> dict[str, str]:
         """OpenAI's headers, of the limit of each resource that has the smallest share left."""

@@ -65,6 +65,12 @@ async def test_callers_of_one_name_in_two_tenants_are_two_callers() -> None:
     await limits.open(caller(tenant="b", requests_per_second=0.1)).enter()
 
 
+async def test_callers_of_two_tenants_are_two_callers_also_if_names_contain_colons() -> None:
+    limits = limits_of()
+    await limits.open(caller("b:c", tenant="a", requests_per_second=0.1)).enter()
+    await limits.open(caller("c", tenant="a:b", requests_per_second=0.1)).enter()
+
+
 async def test_the_limit_of_a_tenant_is_that_of_all_its_callers_together() -> None:
     limits = limits_of(concurrent_requests=2)
     first, second = limits.open(caller("one")), limits.open(caller("two"))
@@ -140,6 +146,19 @@ async def test_more_pictures_than_a_minute_allows_can_never_be_accepted_and_the_
     await admission.reserve(tokens=0, pictures=3)
     with pytest.raises(RateLimited, match="3 pictures in 60 seconds; 0 are left, and this request needs 1"):
         await admission.reserve(tokens=0, pictures=1)
+
+
+async def test_a_request_that_is_refused_for_its_tokens_is_not_charged_for_its_pictures() -> None:
+    limits, shop = limits_of(), caller(tokens_per_minute=1000, pictures_per_minute=3)
+    first = limits.open(shop)
+    await first.enter()
+    await first.reserve(tokens=900, pictures=0)
+    second = limits.open(shop)
+    await second.enter()
+    with pytest.raises(RateLimited, match="tokens"):
+        await second.reserve(tokens=200, pictures=3)
+    await second.close(tokens=0)
+    await first.reserve(tokens=0, pictures=3)
 
 
 async def test_the_headers_are_of_the_limit_with_the_smallest_share_left() -> None:
