@@ -32,7 +32,7 @@ from serve_app.ingress.request_log import RequestLogMiddleware
 from serve_app.metrics import Meter
 from serve_app.settings import HttpSettings, Settings
 
-SERVE_ROUTES = "/-/"
+SERVE_ROUTES = frozenset({"/-/healthz", "/-/routes"})  # Ray Serve answers them itself
 WRAPPED = "glm.wrapped"  # key in the scope of a request that passed them
 EXPOSED_HEADERS = (
     *("x-request-id", "retry-after", "server-timing", "x-ignored-fields", "x-max-tokens", "x-cache"),
@@ -95,7 +95,7 @@ def wrap(app: ASGIApp, middlewares: list[Middleware]) -> ASGIApp:
     outer = _apply(app, middlewares)
 
     async def respond(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"].startswith(SERVE_ROUTES):
+        if scope["type"] == "http" and scope["path"] in SERVE_ROUTES:
             await app(scope, receive, send)
         else:
             scope[WRAPPED] = True

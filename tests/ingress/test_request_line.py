@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
+from starlette.types import Receive, Scope, Send
 
+from serve_app.ingress.outer_middlewares import WRAPPED, outer_middlewares, wrap
+from serve_app.settings import Settings
+from tests.fakes import FakeMeter
 from tests.ingress.client import MODEL, MakeClient, chat
 
 GET_PATHS = ["/", "/healthz", "/readyz", "/health", "/metrics", "/v1/models", f"/v1/models/{MODEL}", "/docs"]
@@ -58,3 +64,22 @@ async def test_a_path_that_is_not_there_is_named(make_client: MakeClient) -> Non
     response = await make_client().get("/v1/nothing/")
     assert (response.status_code, response.json()["error"]["code"]) == (404, "not_found")
     assert "/v1/nothing" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "wrapped"),
+    [("/-/healthz", False), ("/-/routes", False), ("/-/other", True), ("/-/healthz/", True), ("/-/routes%0A", True)],
+)
+async def test_only_the_two_routes_of_ray_serve_go_past_the_outer_middlewares(path: str, wrapped: bool) -> None:
+    passed = []
+
+    async def ray_serve(scope: Scope, receive: Receive, send: Send) -> None:
+        passed.append(WRAPPED not in scope)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"success"})
+
+    outer = outer_middlewares(Settings(), FakeMeter(), (), host="127.0.0.1", clock=time.monotonic, new_id=lambda: "id")
+    transport = httpx.ASGITransport(wrap(ray_serve, outer))
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000") as client:
+        await client.get(path)
+    assert (True in passed) is not wrapped
