@@ -17,6 +17,7 @@ from serve_app.cache.stored_answer import Codec
 from serve_app.contracts import ChatRequest
 from serve_app.question_json import question_json
 
+MAX_QUESTION_BYTES: Final = 64 * 2**10  # as JSON; each response has a copy in the store until the answer's time is over
 MAX_CHOICES: Final = 128  # of one request; their ids end in a number
 
 
@@ -32,7 +33,7 @@ class Feedback:
 
 @dataclass(frozen=True, slots=True)
 class IndexedAnswer:
-    """The key of an answer, and its question if candidates are kept."""
+    """The key of an answer, and its question if candidates are kept and it is at most 64 KiB."""
 
     key: str
     question: Any
@@ -49,7 +50,10 @@ class AnswerIndex:
 
     async def add(self, request: ChatRequest, key: str) -> None:
         name = _name(request.id, request.caller.tenant)
-        entry = {"key": key, "question": question_json(request) if self._keep_questions else None}
+        question = question_json(request) if self._keep_questions else None
+        if len(json.dumps(question)) > MAX_QUESTION_BYTES:
+            question = None
+        entry = {"key": key, "question": question}
         with suppress(StoreUnavailable):  # feedback then finds no answer
             await self._store.set(name, self._codec.sign(name, json.dumps(entry).encode()), self._ttl_s)
 

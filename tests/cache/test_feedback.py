@@ -77,3 +77,13 @@ async def test_without_that_file_no_question_is_kept(question: Question):
     await cached.ask(question("Which number is this?", id="one"))
     (found,) = await cached.cache._index.find("one", "default")
     assert found.question is None
+
+
+async def test_a_large_question_is_not_kept_and_its_answer_can_still_be_called_wrong(
+    question: Question, tmp_path: Path
+):
+    cached = Cached(settings=CacheSettings(candidates_file=str(tmp_path / "candidates.jsonl")))
+    await cached.ask(question("x" * 70_000, id="one"))
+    (found,) = await cached.cache._index.find("one", "default")
+    assert found.question is None
+    assert await cached.cache.rate(wrong("one")) == 1
