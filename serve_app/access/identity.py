@@ -56,6 +56,8 @@ class Identity:
         self._allows_anonymous = accepts_anonymous(settings, host)
         self._needs_nothing = not is_configured(settings)
         self._anonymous = replace(ANONYMOUS, limits=self._caller_limits)
+        if not self._needs_nothing:  # else there is no way to have the other scopes
+            self._anonymous = replace(self._anonymous, scopes=frozenset({"inference"}))
 
     async def identify(self, headers: Mapping[str, str], address: str | None) -> Caller:
         """The caller. `headers` have names in small letters; `address` is the peer's. Raises Unauthenticated."""

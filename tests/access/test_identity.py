@@ -78,6 +78,14 @@ async def test_a_wrong_key_is_refused_also_where_requests_without_a_key_are_acce
         await allowing.identify({"api-key": "wrong"}, None)
 
 
+async def test_a_caller_without_a_key_has_all_scopes_only_if_there_are_no_keys(file: Path) -> None:
+    added(file)
+    with_keys = identity(access={"keys_file": str(file), "anonymous": "allow"})
+    assert (await with_keys.identify({}, None)).scopes == {"inference"}
+    without_keys = identity(access={"anonymous": "allow"})
+    assert (await without_keys.identify({}, None)).scopes == {"inference", "metrics", "admin"}
+
+
 async def test_without_authentication_any_key_is_accepted_on_loopback_as_clients_must_send_one() -> None:
     assert (await identity("127.0.0.1").identify({"authorization": "Bearer none"}, None)).id == "anonymous"
     assert (await identity("127.0.0.1").identify({"authorization": "Basic eA=="}, None)).id == "anonymous"
