@@ -88,10 +88,15 @@ class AnswerCache:
                         started = True
                         yield event
                 return
-            except ServiceError:
-                if started:
+            except ServiceError as error:
+                if started or error.status < 500:
                     raise  # else the other request failed, by its deadline or a lost replica
-        flight = self._flight(key, generate(prompt or await prepare()))
+            if (events := self._joined(key, stages_ms, began)) is not None:  # another of its readers begins anew
+                async with aclosing(events):
+                    async for event in events:
+                        yield event
+                return
+        flight = self._flight(key, generate(prompt) if prompt else _prepared(prepare, generate))
         del prompt  # its pixels are freed when the model has read them
         async with aclosing(flight.read()) as generated:
             async for event in generated:
@@ -222,6 +227,13 @@ def _signing_key(file: str) -> bytes:
     if file and len(key) < MIN_KEY_BYTES:
         raise ValueError(f"The file {file} has {len(key)} bytes; a signing key has {MIN_KEY_BYTES} or more.")
     return key
+
+
+async def _prepared(prepare: Prepare, generate: Generate) -> AsyncGenerator[Event, None]:
+    """The events of a generation that prepares first, so that others can join it at once."""
+    async with aclosing(generate(await prepare())) as events:
+        async for event in events:
+            yield event
 
 
 async def _replay(stored: StoredAnswer, stages_ms: dict[str, float]) -> AsyncGenerator[Event, None]:

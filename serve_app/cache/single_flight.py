@@ -52,7 +52,7 @@ class Flight:
                     await news.wait()
         finally:
             self._readers -= 1
-            if not self._readers and not self._complete:
+            if not self._readers and not self._complete and not self._task.done():
                 self._ended()  # at once: a request that arrives now must not read what is being stopped
                 self._task.cancel()
                 await asyncio.wait([self._task])

@@ -11,7 +11,7 @@ import pytest
 
 from serve_app.cache.store import MemoryStore, StoreUnavailable
 from serve_app.contracts import ChatRequest, Delta, Event, Finished, ImagePart, Message, Sampling, Started, TextPart
-from serve_app.errors import DeadlineExceeded
+from serve_app.errors import DeadlineExceeded, InvalidRequest, ServiceError
 from serve_app.settings_cache import CacheSettings
 from tests.cache.conftest import Cached
 from tests.fakes import PREPARED_MS, FakeAnswer, FakeAnswers
@@ -22,13 +22,14 @@ Question = Callable[..., ChatRequest]
 class LateFailure:
     """An `Answer` that fails before its first event, once `release` is set."""
 
-    def __init__(self) -> None:
+    def __init__(self, error: ServiceError | None = None) -> None:
+        self.error = error or DeadlineExceeded("Late.")
         self.held, self.release = asyncio.Event(), asyncio.Event()
 
     async def __call__(self, request: ChatRequest) -> AsyncGenerator[Event, None]:
         self.held.set()
         await self.release.wait()
-        raise DeadlineExceeded("Late.")
+        raise self.error
         yield
 
 
@@ -141,6 +142,38 @@ async def test_a_request_that_joined_one_that_fails_before_its_text_is_generated
     with pytest.raises(DeadlineExceeded):
         await first
     assert (await second)[1].text == "Two"
+
+
+@pytest.mark.parametrize("seen", [False, True])
+async def test_requests_that_joined_one_that_fails_are_generated_together_and_once(question: Question, seen: bool):
+    """`seen`: the requests were not prepared, as the key of their answer was known."""
+    failing = LateFailure()
+    before = [FakeAnswer("Old")] * seen
+    cached = Cached(answer=FakeAnswers(*before, failing, FakeAnswer("Two")))
+    if seen:
+        await cached.ask(question())
+        await cached.settled()
+    first = asyncio.create_task(cached.ask(question(cache="refresh")))
+    await failing.held.wait()
+    joined = [asyncio.create_task(cached.ask(question(id=str(number)))) for number in range(4)]
+    await asyncio.sleep(0.01)
+    failing.release.set()
+    with pytest.raises(DeadlineExceeded):
+        await first
+    assert [events[1].text for events in await asyncio.gather(*joined)] == ["Two"] * 4
+    assert cached.generated == 2 + seen
+
+
+async def test_requests_that_joined_one_that_is_invalid_are_not_generated(question: Question):
+    failing = LateFailure(InvalidRequest("No."))
+    cached = Cached(answer=failing)
+    tasks = [asyncio.create_task(cached.ask(question(id=str(number)))) for number in range(3)]
+    await failing.held.wait()
+    await asyncio.sleep(0.01)
+    failing.release.set()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(result) for result in results] == [InvalidRequest] * 3
+    assert cached.generated == 1
 
 
 async def test_refresh_generates_again_and_keeps_the_new_answer(question: Question):
