@@ -20,7 +20,7 @@ from serve_app.cache.key import answer_key, is_deterministic, request_digest
 from serve_app.cache.single_flight import Flight
 from serve_app.cache.store import MemoryStore, Store, StoreUnavailable
 from serve_app.cache.stored_answer import Codec, StoredAnswer, as_hit
-from serve_app.contracts import ChatRequest, Delta, Event, Events, Prompt, Started
+from serve_app.contracts import ChatRequest, Delta, Event, Events, Prompt, Started, TextPart
 from serve_app.errors import ServiceError
 from serve_app.metrics import ANSWER_CACHE_BYTES, ANSWER_CACHE_LOOKUP_SECONDS, ANSWER_CACHE_LOOKUPS, Meter
 from serve_app.settings_cache import CacheSettings
@@ -28,7 +28,9 @@ from serve_app.settings_cache import CacheSettings
 BLOCKED_S: Final = 86400.0  # how long an answer that was called wrong is not kept again
 MIN_KEY_BYTES: Final = 16  # of a signing key
 _KNOWN_REQUESTS: Final = 20_000  # digests of requests, each with the key of its answer: about 5 MB
-_BYTES_IN_LOOP: Final = 2 * 2**20  # larger uploads are digested in a thread; 1 MB takes 0.6 to 1 ms
+_BYTES_IN_LOOP: Final = 2 * 2**20  # larger requests are digested in a thread; 1 MB takes 0.6 to 1 ms
+_ANSWER_IN_LOOP: Final = 2**16  # larger answers are encoded in a thread
+_EVENT_SIZE: Final = 100  # of an encoded event without its text, about
 
 _log = logging.getLogger("glm.cache")
 
@@ -131,7 +133,7 @@ class AnswerCache:
         await self._store.close()
 
     async def _digest(self, request: ChatRequest) -> str | None:
-        if sum(map(len, request.uploads)) > _BYTES_IN_LOOP:
+        if sum(map(len, request.uploads)) + _text_size(request) > _BYTES_IN_LOOP:
             return await asyncio.to_thread(request_digest, request)
         return request_digest(request)
 
@@ -196,7 +198,11 @@ class AnswerCache:
         return flight
 
     async def _keep(self, key: str, events: list[Event]) -> None:
-        data = self._codec.encode(key, events)
+        size = sum(len(event.text) + _EVENT_SIZE if isinstance(event, Delta) else _EVENT_SIZE for event in events)
+        if size > _ANSWER_IN_LOOP:
+            data = await asyncio.to_thread(self._codec.encode, key, events)
+        else:
+            data = self._codec.encode(key, events)
         if len(data) > self._settings.max_answer_kib * 1024:
             return
         try:
@@ -245,6 +251,14 @@ async def _join(flight: Flight, stages_ms: dict[str, float], began: float) -> As
     async with aclosing(flight.read()) as events:
         async for event in events:
             yield as_hit(event, {**stages_ms, "cache": (time.perf_counter() - began) * 1000})
+
+
+def _text_size(request: ChatRequest) -> int:
+    """Characters of all texts, or token ids."""
+    if request.text is not None:
+        return len(request.text)
+    parts = (part for message in request.messages for part in message.parts)
+    return sum(len(part.text) for part in parts if isinstance(part, TextPart))
 
 
 def _as_miss(event: Event) -> Event:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -42,9 +41,8 @@ class SlowRedis:
 
 
 @pytest.fixture(autouse=True)
-def short_retries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def short_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(counters_module, "RETRY_S", 0.01)
-    yield
 
 
 def counters(redis: Any, timeout_s: float = 0.02) -> SharedCounters:

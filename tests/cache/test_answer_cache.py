@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from serve_app.cache import answer_cache
+from serve_app.cache.key import request_digest
 from serve_app.cache.store import MemoryStore, StoreUnavailable
 from serve_app.contracts import ChatRequest, Delta, Event, Finished, ImagePart, Message, Sampling, Started, TextPart
 from serve_app.errors import DeadlineExceeded, InvalidRequest, ServiceError
@@ -231,3 +235,22 @@ async def test_a_damaged_answer_is_a_miss(question: Question):
     assert (await cached.ask(question()))[0].cache == "miss"
     assert cached.generated == 2
     assert cached.lookups()["invalid"] == 1
+
+
+async def test_large_texts_and_answers_are_worked_on_in_a_thread(question: Question, monkeypatch: pytest.MonkeyPatch):
+    threads = {}
+
+    def recorded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            threads[name] = threading.current_thread() is not threading.main_thread()
+            return function(*arguments)
+
+        return call
+
+    monkeypatch.setattr(answer_cache, "request_digest", recorded("digest", request_digest))
+    for size, in_thread in ((10, False), (3 * 2**20, True)):
+        cached = Cached(answer=FakeAnswer("x" * size))
+        monkeypatch.setattr(cached.cache._codec, "encode", recorded("encode", cached.cache._codec.encode))
+        await cached.ask(question("x" * size))
+        await cached.settled()
+        assert threads == {"digest": in_thread, "encode": in_thread}

@@ -76,7 +76,14 @@ async def test_the_api_reference_is_public_unless_the_setting_says_otherwise(
 
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("POST", "/v1/ask"), ("GET", "/"), ("GET", "/healthz"), ("POST", "/healthz"), ("POST", "/web/x"), ("POST", "/docs")],
+    [
+        ("POST", "/v1/ask"),
+        ("GET", "/"),
+        ("GET", "/healthz"),
+        ("POST", "/healthz"),
+        ("POST", "/web/x"),
+        ("POST", "/docs"),
+    ],
 )
 async def test_a_refused_request_is_refused_before_its_body_is_read(
     make_client: MakeClient, file: Path, keys: dict[str, dict[str, str]], method: str, path: str
