@@ -14,6 +14,8 @@ from serve_app.errors import InvalidRequest
 log = logging.getLogger("glm.engine")
 
 WORKSPACE_BYTES = 3 * 2**29  # activations of the largest picture and of one prefill chunk: 1.5 GiB
+# cuBLAS says "not initialized" when there is no memory for its handle.
+_OUT_OF_MEMORY_WORDS = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED")
 
 
 def plan_pages(slots: int, shape: CacheShape, context_tokens: int, reserved_bytes: int, device: torch.device) -> int:
@@ -58,6 +60,13 @@ def _too_little_memory(free: int, total: int, shape: CacheShape, context_tokens:
         f"{WORKSPACE_BYTES / 2**30:.1f} GiB. Lower model.context_tokens or set model.quantization to nf4.",
         param="model.context_tokens",
     )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the device had too little memory; cuBLAS, Triton and the driver have no error class of their own."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY_WORDS)
 
 
 def measure_memory(meter: metrics.Meter, device: torch.device) -> None:

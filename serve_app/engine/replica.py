@@ -23,6 +23,7 @@ from serve_app.engine.model.feature_cache import FeatureCache
 from serve_app.engine.model.pages import PagePool
 from serve_app.engine.model.runner import Runner
 from serve_app.engine.model.slot_runner import SlotRunner
+from serve_app.engine.model.trunk import Trunk
 from serve_app.engine.model.weights import load
 from serve_app.engine.output.deltas import append_delta
 from serve_app.engine.scheduler import Scheduler
@@ -85,6 +86,7 @@ class EngineReplica:
         adapter = loaded.model
         context_tokens = min(model.context_tokens, adapter.max_context_tokens)
         feature_bytes = engine.feature_cache_mib * 2**20
+        _create_cublas_handles(adapter.device)
         slots, runner, pool = build_runner(adapter, engine.max_slots, context_tokens, feature_bytes)
         runner.check_numbers()
         phases.end("kernels")
@@ -225,10 +227,31 @@ def build_runner(
 ) -> tuple[int, Runner, PagePool | None]:
     """Slots, runner and pages: kernels over pages where the GPU has them, else the library's module over slots."""
     if paged_runner.supports(model):
+        trunk = Trunk(model.text_layers, model.device)
+        if model.device.type == "cuda":
+            torch.cuda.empty_cache()  # of the weights that the trunk joined: pages are planned by what is free
         pages = plan_pages(slots, model.cache_shape, context_tokens, reserved_bytes, model.device)
-        return slots, paged_runner.PagedRunner(model, slots, pages, context_tokens), PagePool(pages)
+        return slots, paged_runner.PagedRunner(model, trunk, slots, pages, context_tokens), PagePool(pages)
     slots = plan_slots(slots, model.cache_shape, context_tokens, reserved_bytes, model.device)
     return slots, SlotRunner(model, slots, context_tokens), None
+
+
+def _create_cublas_handles(device: torch.device) -> None:
+    """Create the cuBLAS handles of this thread and of the engine's before pages take the memory that is free.
+
+    A handle belongs to a thread; torch gives that of a thread that has ended to the next one, the engine's.
+    """
+    if device.type != "cuda":
+        return
+
+    def create() -> None:
+        with torch.cuda.device(device):
+            torch.cuda.current_blas_handle()
+
+    create()
+    thread = threading.Thread(target=create, name="cublas")
+    thread.start()
+    thread.join()
 
 
 def _deliver(outbox: Outbox) -> None:

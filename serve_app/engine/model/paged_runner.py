@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from serve_app.contracts import Prompt
+from serve_app.engine.memory import is_out_of_memory
 from serve_app.engine.model import trunk
 from serve_app.engine.model.batch import Batch, Pieces, Rows
 from serve_app.engine.model.families.adapter import ModelAdapter
@@ -34,14 +35,14 @@ class PagedRunner(Runner):
 
     mixes_prefill_and_decode = True
 
-    def __init__(self, model: ModelAdapter, slots: int, pages: int, context_tokens: int) -> None:
+    def __init__(self, model: ModelAdapter, layers: Trunk, slots: int, pages: int, context_tokens: int) -> None:
         super().__init__(model, context_tokens)
         self._slots = slots
         self._pages = pages
         # One row more than slots, for unused rows of a graph; its pages are page 0.
         table = torch.zeros(slots + 1, pages_for(context_tokens), dtype=torch.int32, device=model.device)
         self._cache = PagedCache(model.cache_shape, pages, PAGE_TOKENS, table)
-        self._trunk = Trunk(model.text_layers, model.device)
+        self._trunk = layers
         self._newest = torch.zeros(slots + 1, dtype=torch.int64, device=model.device)
         self._graphs: DecodeGraphs | None = None
 
@@ -69,8 +70,11 @@ class PagedRunner(Runner):
             try:
                 for _ in self.encode_slices([picture]):
                     pass
-            except torch.OutOfMemoryError:  # a request with such a picture will fail; others need not
-                torch.cuda.empty_cache()
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                error.__traceback__ = None
+                torch.cuda.empty_cache()  # a request with such a picture will fail; others need not
         tokens = min(prefill_tokens + self._slots, (self._pages - 1) * PAGE_TOKENS)
         while tokens >= _SHORTEST_CHUNK:
             embeddings = self.model.embed(torch.zeros(1, tokens, dtype=torch.int64, device=self._device))[0]

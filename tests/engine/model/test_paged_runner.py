@@ -9,6 +9,7 @@ import torch
 from transformers import Glm4vForConditionalGeneration
 
 from serve_app.contracts import Prompt, Sampling
+from serve_app.engine import replica
 from serve_app.engine.loop import EngineLoop
 from serve_app.engine.model.families.adapter import ModelAdapter
 from serve_app.engine.model.families.glm4v import Glm4vAdapter
@@ -16,6 +17,7 @@ from serve_app.engine.model.families.glm4v_9b import Glm4v9bAdapter
 from serve_app.engine.model.feature_cache import FeatureCache
 from serve_app.engine.model.paged_runner import PagedRunner
 from serve_app.engine.model.pages import PAGE_TOKENS, PagePool, pages_for
+from serve_app.engine.model.trunk import Trunk
 from serve_app.engine.model.weights import load_model
 from serve_app.engine.output.detokenizer import Vocabulary
 from serve_app.engine.scheduler import Scheduler
@@ -47,7 +49,7 @@ class Paged:
         pages = pages or slots * pages_for(context_tokens) + 1
         self.pool = PagePool(pages)
         self.scheduler = Scheduler(slots, prefill_tokens, 100, self.pool)
-        runner = PagedRunner(adapter, slots, pages, context_tokens)
+        runner = PagedRunner(adapter, Trunk(adapter.text_layers, adapter.device), slots, pages, context_tokens)
         vocabulary = Vocabulary([b"x"] * adapter.vocab_size)
         self.loop = EngineLoop(runner, vocabulary, self.scheduler, FeatureCache(2**20), SilentMeter())
         self.reused: list[int] = []
@@ -73,7 +75,7 @@ class Paged:
 
 def test_a_request_takes_its_pages_on_a_gpu_and_no_device_memory_on_a_cpu(adapter: Glm4vAdapter) -> None:
     (prompt,) = mixed_prompts(Sampling(max_tokens=20, temperature=0.0))[:1]
-    runner = PagedRunner(adapter, 1, 9, 512)
+    runner = PagedRunner(adapter, Trunk(adapter.text_layers, adapter.device), 1, 9, 512)
     paged = Paged(adapter)
     sequence = paged.loop.admission.admit(prompt, lambda event: None)
     sequence.pages = [1, 2, 3]
@@ -135,4 +137,22 @@ def test_another_tenant_shares_no_page(adapter: Glm4vAdapter) -> None:
 
 
 def test_the_probe_of_a_sound_model_gives_finite_numbers(adapter: Glm4vAdapter) -> None:
-    PagedRunner(adapter, 1, 3, 128).check_numbers()
+    PagedRunner(adapter, Trunk(adapter.text_layers, adapter.device), 1, 3, 128).check_numbers()
+
+
+def test_pages_are_planned_after_the_weights_were_joined(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Glm4vForConditionalGeneration.from_pretrained(tiny_model).eval()
+    adapter = Glm4vAdapter(model, tiny_model, torch.float32, torch.device("cpu"))
+    attention = model.model.language_model.layers[0].self_attn
+
+    def plan_pages(*_: object) -> int:
+        parts = [part.weight.untyped_storage().data_ptr() for part in (attention.q_proj, attention.k_proj)]
+        assert parts[0] == parts[1]
+        return 9
+
+    monkeypatch.setattr(replica.paged_runner, "supports", lambda model: True)
+    monkeypatch.setattr(replica, "plan_pages", plan_pages)
+    _, runner, pool = replica.build_runner(adapter, 1, 512, 0)
+    assert isinstance(runner, PagedRunner)
+    assert pool is not None
+    assert pool.pages == 8
