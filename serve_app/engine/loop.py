@@ -149,11 +149,12 @@ class EngineLoop:
         """One forward pass for each chunk, then one for all rows; while rows decode, pictures and chunks take turns."""
         decoding = _any_interactive(self._scheduler.decoding())
         self._encodes = any(s.needs_features for s in self._scheduler.running) and not (decoding and self._encodes)
+        on_cpu = self._model.device.type == "cpu"
         if self._encodes:
-            self._encode(None)
+            self._encode(None if on_cpu else self._scheduler.prefill_tokens * 3 // 4)
         if not (decoding and self._encodes):
             budgets = 1.0
-            if self._scheduler.reads_long_prompt:
+            if on_cpu and self._scheduler.reads_long_prompt:
                 budgets = _BUDGETS_OF_LONG_PROMPTS_DECODING if decoding else _BUDGETS_OF_LONG_PROMPTS
             budget = int(self._scheduler.prefill_tokens * budgets)
             for chunk in self._scheduler.chunks(lambda sequence: not sequence.needs_features, budget):
@@ -164,7 +165,8 @@ class EngineLoop:
 
     def _encode(self, image_tokens: int | None) -> None:
         for sequence, error in self._executor.encode(self._scheduler.by_lane, image_tokens):
-            self._fail(sequence, error)
+            if sequence.slot >= 0:  # else it was cancelled or it expired meanwhile
+                self._fail(sequence, error)
 
     def _run_part(self, rows: list[Sequence], chunks: list[Chunk]) -> None:
         launch = self._executor.launch(rows, chunks)
@@ -199,7 +201,11 @@ class EngineLoop:
         waited = self._clock() - sequence.arrived
         sequence.stages_ms["queue"] = waited * 1e3
         self._meter.observe(metrics.STAGE_SECONDS, waited, stage="queue")
-        self._executor.prepare(sequence)
+        try:
+            self._executor.prepare(sequence)
+        except ServiceError as error:
+            self._fail(sequence, error)
+            return
         prompt = sequence.prompt
         seen = tuple(
             PictureSeen(

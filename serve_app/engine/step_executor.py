@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from serve_app import metrics
 from serve_app.contracts import Picture, Prompt
+from serve_app.engine.memory import is_out_of_memory
 from serve_app.engine.model.feature_cache import FeatureCache
 from serve_app.engine.output.detokenizer import Vocabulary
 from serve_app.engine.picture_encoder import PictureEncoder
@@ -104,13 +105,21 @@ class StepExecutor:
         self._collected = 0.0  # when the last step's tokens had been read
 
     def prepare(self, sequence: Sequence) -> None:
-        """Prepare the slot of a newly admitted sequence."""
-        self._sampler.prepare_row(sequence)
-        self._model.prepare(sequence)
+        """Prepare the slot of a newly admitted sequence; raises ServiceError if the device fails."""
+        try:
+            self._sampler.prepare_row(sequence)
+            self._model.prepare(sequence)
+        except Exception as error:
+            raise self._to_service_error(error) from None
 
     def encode(self, sequences: list[Sequence], image_tokens: int | None) -> list[tuple[Sequence, ServiceError]]:
         """Compute image features that sequences need, of so many tokens, or one job; return those that failed."""
-        return [(s, self._to_service_error(error)) for s, error in self._encoder.advance(sequences, image_tokens)]
+        try:
+            failures = self._encoder.advance(sequences, image_tokens)
+        except Exception as error:
+            self._encoder.drop()
+            failures = [(s, error) for s in sequences if s.needs_features and s.slot >= 0]
+        return [(s, self._to_service_error(error)) for s, error in failures]
 
     def launch(self, rows: list[Sequence], chunks: list[Chunk]) -> Launch:
         """Begin a step: the next logits of `rows`, and of the prompts that `chunks` complete."""
@@ -123,8 +132,8 @@ class StepExecutor:
             parts: list[tuple[list[Sequence], list[Chunk]]] = [([], [chunk]) for chunk in chunks]
             if rows:
                 parts.insert(0, (rows, []))
-            if isinstance(error, torch.OutOfMemoryError):
-                self._release_memory()
+            if is_out_of_memory(error):
+                self._release_memory(error)
             elif len(parts) == 1:
                 self._fail(launch, [*rows, *(chunk.sequence for chunk in chunks)], error)
                 return launch
@@ -207,13 +216,14 @@ class StepExecutor:
     def _to_service_error(self, error: Exception) -> ServiceError:
         if isinstance(error, ServiceError):
             return error
-        if isinstance(error, torch.OutOfMemoryError):
-            self._release_memory()
+        if is_out_of_memory(error):
+            self._release_memory(error)
             return EngineFailed("The GPU ran out of memory on this request. Smaller pictures need less memory.")
         log.error("The model failed on a request.", exc_info=error)
         return EngineFailed("The model failed on this request.")
 
-    def _release_memory(self) -> None:
+    def _release_memory(self, error: Exception) -> None:
+        error.__traceback__ = None  # its frames hold what the failed computation had allocated
         self._meter.count(metrics.OUT_OF_MEMORY)
         self._features.clear()
         if self._model.device.type == "cuda":

@@ -170,8 +170,10 @@ class CountingModel:
         self.encoded: list[str] = []
         self.broken: set[str] = set()  # requests whose prefill raises
         self.not_numbers: set[str] = set()  # requests whose decoded logits are NaN
+        self.broken_pictures: set[str] = set()  # digests whose encoding raises
         self.refuse_encoding: Exception | None = None
         self.out_of_memory_steps = 0
+        self.out_of_memory: Exception = torch.OutOfMemoryError("no memory")
 
     def positions(self, prompt: Prompt) -> tuple[NDArray[np.int64], int]:
         return np.zeros((3, len(prompt.token_ids)), dtype=np.int64), 0
@@ -188,9 +190,12 @@ class CountingModel:
     def encode_slices(self, pictures: list[Picture]) -> Generator[int, None, list[torch.Tensor]]:
         if self.refuse_encoding is not None:
             raise self.refuse_encoding
-        for picture in pictures:
+        for index, picture in enumerate(pictures):
+            if index:  # as the tower: between slices only
+                yield pictures[index - 1].tokens
+            if picture.digest in self.broken_pictures:
+                raise RuntimeError("broken picture")
             self.encoded.append(picture.digest)
-            yield picture.tokens
         return [torch.zeros(picture.tokens, 4) for picture in pictures]
 
     def forward(self, rows: list[Sequence], chunks: list[Chunk]) -> torch.Tensor:
@@ -201,7 +206,7 @@ class CountingModel:
             self.batches.append([sequence.id for sequence in rows])
             if self.out_of_memory_steps:
                 self.out_of_memory_steps -= 1
-                raise torch.OutOfMemoryError("no memory")
+                raise self.out_of_memory
         logits = [
             torch.full((1, self.vocab_size), torch.nan) if sequence.id in self.not_numbers else self.logits(sequence)
             for sequence in rows

@@ -27,6 +27,8 @@ class FeatureCache:
         """Add the features (tokens, hidden) of a picture, unless they alone exceed the limit."""
         if features.nbytes > self._max_bytes or digest in self._entries:
             return
+        if features.untyped_storage().nbytes() > features.nbytes:
+            features = features.clone()  # a part of a larger tensor, which it would keep in memory
         self._entries[digest] = features
         self.bytes += features.nbytes
         while self.bytes > self._max_bytes:
