@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -12,8 +13,9 @@ from pathlib import Path
 import httpx
 
 PICTURE = (Path(__file__).parents[2] / "benchmarks" / "evaluation" / "labels-002.jpg").read_bytes()
-ANSWER_LIMIT_S = 3.0
-HEALTH_LIMIT_S = 1.0
+SHARED = 3 if "PYTEST_XDIST_WORKER" in os.environ else 1  # another worker's tests take their part of the two cores
+ANSWER_LIMIT_S = 3.0 * SHARED
+HEALTH_LIMIT_S = 1.0 * SHARED
 SLOWER = 8  # how many times as long as without an attack it may take where the machine itself is slow
 
 
