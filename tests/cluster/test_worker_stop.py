@@ -80,41 +80,19 @@ def processes(cluster: Cluster, part: str) -> list[psutil.Process]:
     return found
 
 
-def test_killed_decoders_lose_no_request(cluster: Cluster):
-    """Their pictures are decoded again, by the processes that replace them."""
-    with Clients(cluster, CLIENTS) as clients:
-        clients.wait_for_outcomes(10, 30)
-        for _ in range(8):  # one at a time: a picture whose process is killed twice is refused (503)
-            workers = [each for each in processes(cluster, "decoder_worker") if not each.children()]
-            with suppress(psutil.NoSuchProcess):
-                max(workers, key=lambda worker: sum(worker.cpu_times()[:2])).kill()
-            time.sleep(0.7)
-        clients.wait_for_outcomes(30, 30)
-    figures.info(f"eight decoders killed; {clients.summary()}")
-    assert not clients.failures, clients.summary()
+def decoders(cluster: Cluster) -> list[psutil.Process]:
+    """The processes that decode, without those that they are forked from; waits for one."""
+    found: list[psutil.Process] = []
+
+    def some() -> bool:
+        found[:] = [each for each in processes(cluster, "decoder_worker") if not each.children()]
+        return bool(found)
+
+    cluster.until(some, "a decoder", limit_s=20)
+    return found
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_killed_replica_loses_only_what_was_sent_in_part(cluster: Cluster, stage: str):
-    """What preprocess or an engine has sent nothing of is computed again; an ingress takes its connections with it."""
-    with Clients(cluster, CLIENTS) as clients:
-        clients.wait_for_outcomes(20, 30)
-        killed = time.monotonic()
-        processes(cluster, f"ServeReplica:glm:{stage}")[0].kill()
-        clients.wait_for_outcomes(60, 60)
-    wait_until_complete(cluster)
-    figures.info(f"{stage} killed; {clients.summary()}")
-    lost = clients.failures
-    if stage == "preprocess":
-        assert not lost, clients.summary()
-    if stage == "engine":
-        assert all(outcome.streamed for outcome in lost), clients.summary()
-    assert all(any(words in outcome.failure for words in LOST) for outcome in lost), clients.summary()
-    assert not [outcome for outcome in lost if not in_flight(outcome, killed, killed)], clients.summary()
-    assert all(outcome.ended < killed + 5 for outcome in lost), "a lost request gets its error at once"
-    assert len(lost) <= CLIENTS, clients.summary()
-
-
+# Before the tests that kill replicas: Serve may put both of those that replace them on one pod.
 def test_a_killed_worker_loses_only_its_requests_in_flight(cluster: Cluster):
     assert all(len(set(addresses(cluster, stage))) == 2 for stage in STAGES), "Serve spreads replicas over pods"
     worker = busiest(cluster)
@@ -151,3 +129,37 @@ def test_a_worker_that_is_drained_loses_no_request(cluster: Cluster):
     assert "is draining" in output
     assert "cut off" not in output
     assert last < 20, "the pod leaves the Service early"
+
+
+def test_killed_decoders_lose_no_request(cluster: Cluster):
+    """Their pictures are decoded again, by the processes that replace them."""
+    with Clients(cluster, CLIENTS) as clients:
+        clients.wait_for_outcomes(10, 30)
+        for _ in range(8):  # one at a time: a picture whose process is killed twice is refused (503)
+            with suppress(psutil.NoSuchProcess):
+                max(decoders(cluster), key=lambda decoder: sum(decoder.cpu_times()[:2])).kill()
+            time.sleep(0.7)
+        clients.wait_for_outcomes(30, 30)
+    figures.info(f"eight decoders killed; {clients.summary()}")
+    assert not clients.failures, clients.summary()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_killed_replica_loses_only_what_was_sent_in_part(cluster: Cluster, stage: str):
+    """What preprocess or an engine has sent nothing of is computed again; an ingress takes its connections with it."""
+    with Clients(cluster, CLIENTS) as clients:
+        clients.wait_for_outcomes(20, 30)
+        killed = time.monotonic()
+        processes(cluster, f"ServeReplica:glm:{stage}")[0].kill()
+        clients.wait_for_outcomes(60, 60)
+    wait_until_complete(cluster)
+    figures.info(f"{stage} killed; {clients.summary()}")
+    lost = clients.failures
+    if stage == "preprocess":
+        assert not lost, clients.summary()
+    if stage == "engine":
+        assert all(outcome.streamed for outcome in lost), clients.summary()
+    assert all(any(words in outcome.failure for words in LOST) for outcome in lost), clients.summary()
+    assert not [outcome for outcome in lost if not in_flight(outcome, killed, killed)], clients.summary()
+    assert all(outcome.ended < killed + 5 for outcome in lost), "a lost request gets its error at once"
+    assert len(lost) <= CLIENTS, clients.summary()
