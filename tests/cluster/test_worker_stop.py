@@ -37,7 +37,8 @@ LOST = (
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with running(tmp_path_factory.mktemp("stop")) as cluster:
-        cluster.install(two_equal_pods(replicas=2))
+        # Without the cache of decoded pictures: the tests repeat pictures, and each is to be decoded.
+        cluster.install(two_equal_pods(replicas=2, values={"settings.preprocess.decoded_cache_mib": 0}))
         wait_until_complete(cluster)
         yield cluster
 
