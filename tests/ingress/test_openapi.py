@@ -74,6 +74,7 @@ def test_every_route_is_documented() -> None:
     assert {path: list(methods) for path, methods in DOCUMENT["paths"].items()} == {
         "/v1/chat/completions": ["post"],
         "/v1/responses": ["post"],
+        "/v1/usage": ["get"],
         "/v1/messages": ["post"],
         "/v1/messages/count_tokens": ["post"],
         "/v1/completions": ["post"],
