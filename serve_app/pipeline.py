@@ -23,6 +23,7 @@ from serve_app.cache.answer_cache import AnswerCache
 from serve_app.cache.feedback import Feedback
 from serve_app.contracts import ChatRequest, Event, Events, Finished, ModelCard, Prompt, Started, Tokenized
 from serve_app.errors import DeadlineExceeded, EngineFailed, Overloaded, ReplicaLost, ServiceError
+from serve_app.request_size import has_addresses, upload_bytes
 
 DESCRIBE_TIMEOUT_S = 5.0
 SMALL_BYTES = 100_000  # encoded; pixels of such pictures are faster as a message than through the object store
@@ -202,9 +203,7 @@ async def _within(seconds: float, response: Any, late: ServiceError) -> Any:
 
 def _is_small(request: ChatRequest) -> bool:
     """Whether pictures and files are small; the size of one at an address is not known yet."""
-    if any(isinstance(source, str) and not source.startswith("data:") for source in request.uploads):
-        return False
-    return sum(map(len, request.uploads)) <= SMALL_BYTES
+    return not has_addresses(request) and upload_bytes(request) <= SMALL_BYTES
 
 
 def as_service_error(error: Exception) -> Exception:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.conformance import environments
+from tests.redis_server import RedisServer
 
 # Before torch is imported. The models of these tests are tiny: a second thread mostly waits for the first, and where
 # other processes have the cores, each of its waits takes a time slice.
@@ -68,3 +69,12 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     report = yield
     _refuse_skip(report)
     return report
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[RedisServer]:
+    """A real Redis."""
+    server = RedisServer(tmp_path)
+    server.start()
+    yield server
+    server.kill()

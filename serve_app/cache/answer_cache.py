@@ -20,9 +20,10 @@ from serve_app.cache.key import answer_key, is_deterministic, request_digest
 from serve_app.cache.single_flight import Flight
 from serve_app.cache.store import MemoryStore, Store, StoreUnavailable
 from serve_app.cache.stored_answer import Codec, StoredAnswer, as_hit
-from serve_app.contracts import ChatRequest, Delta, Event, Events, Prompt, Started, TextPart
+from serve_app.contracts import ChatRequest, Delta, Event, Events, Prompt, Started
 from serve_app.errors import ServiceError
 from serve_app.metrics import ANSWER_CACHE_BYTES, ANSWER_CACHE_LOOKUP_SECONDS, ANSWER_CACHE_LOOKUPS, Meter
+from serve_app.request_size import text_characters, upload_bytes
 from serve_app.settings_cache import CacheSettings
 
 BLOCKED_S: Final = 86400.0  # how long an answer that was called wrong is not kept again
@@ -133,7 +134,7 @@ class AnswerCache:
         await self._store.close()
 
     async def _digest(self, request: ChatRequest) -> str | None:
-        if sum(map(len, request.uploads)) + _text_size(request) > _BYTES_IN_LOOP:
+        if upload_bytes(request) + text_characters(request) > _BYTES_IN_LOOP:
             return await asyncio.to_thread(request_digest, request)
         return request_digest(request)
 
@@ -251,14 +252,6 @@ async def _join(flight: Flight, stages_ms: dict[str, float], began: float) -> As
     async with aclosing(flight.read()) as events:
         async for event in events:
             yield as_hit(event, {**stages_ms, "cache": (time.perf_counter() - began) * 1000})
-
-
-def _text_size(request: ChatRequest) -> int:
-    """Characters of all texts, or token ids."""
-    if request.text is not None:
-        return len(request.text)
-    parts = (part for message in request.messages for part in message.parts)
-    return sum(len(part.text) for part in parts if isinstance(part, TextPart))
 
 
 def _as_miss(event: Event) -> Event:

@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from serve_app.contracts import ChatRequest, ImagePart, Pages, Picture, Prompt, Sampling
+from serve_app.request_size import has_addresses
 
 # Fields that cannot change an answer.
 PROMPT_FIELDS_NOT_IN_KEY: Final = frozenset({"id", "deadline_s", "stages_ms", "stream", "lane"})
@@ -31,7 +32,7 @@ def answer_key(prompt: Prompt, model: str) -> str:
 
 def request_digest(request: ChatRequest) -> str | None:
     """Hex digest of a request whose prompt depends on nothing else; None if it has a picture at an address."""
-    if any(isinstance(source, str) and not source.startswith("data:") for source in request.uploads):
+    if has_addresses(request):
         return None
     return _digest(["request", request.caller.tenant, _of_fields(request, REQUEST_FIELDS_NOT_IN_DIGEST)])
 

@@ -10,9 +10,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.access.rate_limits import Admission, RateLimits
 from serve_app.access.usage import UsageRecorder, Used
-from serve_app.contracts import ChatRequest, TextPart
+from serve_app.contracts import ChatRequest
 from serve_app.errors import RateLimited
 from serve_app.ingress.request_log import request_log_of
+from serve_app.request_size import text_characters
 
 CHARACTERS_PER_TOKEN: Final = 2  # an estimate on the high side for Chinese and English together
 _KEY: Final = "glm.admission"
@@ -66,14 +67,9 @@ async def reserve(scope: Scope, requests: Sequence[ChatRequest], default_max_tok
         first, tokens = requests[0], 0
         for request in requests:
             tokens += request.sampling.max_tokens or default_max_tokens
-        await admission.reserve(tokens=tokens + _characters(first) // CHARACTERS_PER_TOKEN, pictures=len(first.uploads))
-
-
-def _characters(request: ChatRequest) -> int:
-    if request.text is not None:
-        return len(request.text)
-    parts = (part for message in request.messages for part in message.parts)
-    return sum(len(part.text) for part in parts if isinstance(part, TextPart))
+        await admission.reserve(
+            tokens=tokens + text_characters(first) // CHARACTERS_PER_TOKEN, pictures=len(first.uploads)
+        )
 
 
 def _used(scope: Scope) -> Used:

@@ -8,6 +8,7 @@ from serve_app.metrics import RayMeter
 from serve_app.preprocess.prepare import Preprocessor
 from serve_app.preprocess.scan import Scanner
 from serve_app.process_memory import Collector, return_memory
+from serve_app.request_size import upload_bytes
 from serve_app.settings import ModelSettings, PreprocessSettings
 from serve_app.settings_scan import ScanSettings
 
@@ -29,7 +30,7 @@ class PreprocessDeployment:
         try:
             return await self._preprocessor.prepare(request)
         finally:
-            self._collector.released(sum(map(len, request.uploads)))
+            self._collector.released(upload_bytes(request))
 
     async def tokenize(self, request: ChatRequest) -> Tokenized:
         return await self._preprocessor.tokenize(request)

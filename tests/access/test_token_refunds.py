@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from limits import RateLimitItemPerSecond
@@ -16,22 +14,19 @@ from serve_app.access.rate_limits import RateLimits
 from serve_app.caller import ANONYMOUS, CallerLimits
 from serve_app.errors import RateLimited
 from serve_app.settings_access import LimitSettings
-from tests.access.redis_server import RedisServer
 from tests.fakes import FakeMeter
+from tests.redis_server import RedisServer
 
 WINDOW_S = 2
 LIMIT = RateLimitItemPerSecond(1000, WINDOW_S)
 
 
 @pytest.fixture(params=["memory", "redis"])
-def counters(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Counters]:
+def counters(request: pytest.FixtureRequest) -> Counters:
     if request.param == "memory":
-        yield counters_of(LimitSettings(), FakeMeter())
-        return
-    server = RedisServer(tmp_path)
-    server.start()
-    yield counters_of(LimitSettings(redis_url=server.url, redis_timeout_ms=1000), FakeMeter())
-    server.stop()
+        return counters_of(LimitSettings(), FakeMeter())
+    redis: RedisServer = request.getfixturevalue("redis")
+    return counters_of(LimitSettings(redis_url=redis.url, redis_timeout_ms=1000), FakeMeter())
 
 
 async def a_window_begins() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,19 +11,11 @@ from serve_app.access.usage import DAY_S, KEPT_DAYS, UsageRecorder, Used, usage_
 from serve_app.caller import Caller
 from serve_app.settings_access import LimitSettings
 from tests.access.clock import Clock
-from tests.access.redis_server import RedisServer
 from tests.fakes import FakeMeter
+from tests.redis_server import RedisServer
 
 NOON = 1_800_000_000.0
 USED = Used(1, 100, 20, 2, 12.5)
-
-
-@pytest.fixture
-def redis(tmp_path: Path) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path)
-    server.start()
-    yield server
-    server.stop()
 
 
 @pytest.fixture(params=["process", "redis"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -18,17 +18,10 @@ from serve_app.contracts import ChatRequest, Delta
 from serve_app.metrics import SilentMeter
 from serve_app.settings_cache import CacheSettings
 from tests.cache.conftest import Cached
-from tests.cache.redis_server import RedisServer, SlowProxy
 from tests.fakes import FakeAnswer
+from tests.redis_server import RedisServer, SlowProxy
 
 Question = Callable[..., ChatRequest]
-
-
-@pytest.fixture
-def redis(tmp_path: Path) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path)
-    yield server
-    server.kill()
 
 
 @pytest.fixture
@@ -68,6 +61,7 @@ async def test_replicas_share_their_answers(redis: RedisServer, question: Questi
 
 async def test_a_password_is_read_from_its_file(tmp_path: Path, question: Question):
     server = RedisServer(tmp_path, "--requirepass", "secret")
+    server.start()
     (tmp_path / "password").write_text("secret\n")
     try:
         store = RedisStore(settings_of(server.url, redis_password_file=str(tmp_path / "password")))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
 import pytest
 
@@ -11,8 +10,8 @@ from serve_app.contracts import ChatRequest, Events, Message, Prompt, Sampling, 
 from serve_app.ingress.deployment import answer_cache
 from serve_app.settings import Settings
 from tests.cache.conftest import prompt_of
-from tests.cache.redis_server import RedisServer
 from tests.fakes import FakeAnswer, FakeMeter
+from tests.redis_server import RedisServer
 
 
 async def generated_by_two_replicas(settings: Settings) -> int:
@@ -39,13 +38,9 @@ async def generated_by_two_replicas(settings: Settings) -> int:
 
 
 @pytest.mark.parametrize(("backend", "generated"), [("redis", 1), ("memory", 2)])
-async def test_replicas_share_answers_if_the_backend_is_redis(tmp_path: Path, backend: str, generated: int) -> None:
-    redis = RedisServer(tmp_path)
-    try:
-        cache = {"backend": backend, "redis_url": redis.url, "redis_timeout_ms": 1000}
-        assert await generated_by_two_replicas(Settings.model_validate({"cache": cache})) == generated
-    finally:
-        redis.kill()
+async def test_replicas_share_answers_if_the_backend_is_redis(redis: RedisServer, backend: str, generated: int) -> None:
+    cache = {"backend": backend, "redis_url": redis.url, "redis_timeout_ms": 1000}
+    assert await generated_by_two_replicas(Settings.model_validate({"cache": cache})) == generated
 
 
 def test_there_is_no_cache_if_the_backend_is_off() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 import subprocess
 import time
@@ -17,17 +18,14 @@ def free_port() -> int:
 
 
 class RedisServer:
-    """`redis-server` on a free port, without persistence; it can be killed and started again."""
+    """`redis-server` on a free port, without persistence; `start` it, kill it, freeze it."""
 
     def __init__(self, folder: Path, *options: str) -> None:
         self.port = free_port()
-        self._command = ["redis-server", "--port", str(self.port), "--save", "", "--dir", str(folder), *options]
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
+        self._command += ["--dir", str(folder), *options]
         self._process: subprocess.Popen[bytes] | None = None
-        self.start()
-
-    @property
-    def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
 
     def start(self) -> None:
         self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
@@ -39,9 +37,20 @@ class RedisServer:
         raise AssertionError("redis-server did not start in 5 s")
 
     def kill(self) -> None:
+        """Ends it, also where it is frozen or was ended before."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def freeze(self) -> None:
+        """It still accepts connections and answers nothing."""
         assert self._process is not None
-        self._process.kill()
-        self._process.wait()
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
 
 class SlowProxy:
