@@ -56,17 +56,22 @@ def _ask(options: argparse.Namespace) -> int:
             return 2
         url = settings.http.local_url
     try:
+        key = options.key_file.read_text(encoding="utf-8").strip() if options.key_file else ""
+    except (OSError, UnicodeError) as error:
+        print(f"glm-serve: The file of --key-file can't be read: {error}.", file=sys.stderr)
+        return 1
+    try:
         question = Question.of(options.pictures, options.question, sys.stdin)
         ask(
             url,
             question,
             max_tokens=options.max_tokens,
             temperature=options.temperature,
-            key=options.key_file.read_text(encoding="utf-8").strip() if options.key_file else "",
+            key=key,
             as_json=options.json,
             progress=sys.stderr if sys.stderr.isatty() else None,
         )
-    except (AskFailed, OSError) as error:
+    except AskFailed as error:
         print(f"glm-serve: {error}", file=sys.stderr)
         return 1
     return 0

@@ -162,8 +162,22 @@ def test_a_closed_pipe_ends_the_command_without_a_traceback(service: Service, ar
 
 
 def test_listening_on_all_networks_is_warned_about(tmp_path: Path):
+    ended = run("up", "--host", "0.0.0.0", "--anonymous", "allow", "--model", str(tmp_path / "nowhere"))
+    assert ended.stdout.startswith("warning: The API listens on 0.0.0.0:8000 and accepts requests without a key")
+
+
+def test_listening_on_all_networks_without_authentication_is_refused(tmp_path: Path):
     ended = run("up", "--host", "0.0.0.0", "--model", str(tmp_path / "nowhere"))
-    assert ended.stdout.startswith("warning: The API listens on 0.0.0.0:8000 without authentication: ")
+    assert ended.returncode == 1
+    assert ended.stdout.startswith("glm-serve: 0.0.0.0 can be reached from other machines, and there is no authent")
+    assert "glm-serve keys add NAME --file keys.json" in ended.stdout
+
+
+def test_a_key_file_that_can_not_be_read_is_named(service: Service, tmp_path: Path):
+    ended = run("ask", "--url", service.url, "--key-file", str(tmp_path / "none"), "Hello")
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("glm-serve: The file of --key-file can't be read: ")
+    assert service.asked == []
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1"])
