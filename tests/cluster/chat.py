@@ -56,7 +56,8 @@ async def _stream(client: httpx.AsyncClient, url: str, body: dict[str, Any], sta
     body = {**body, "stream_options": {"include_usage": True}}
     async with client.stream("POST", url, json=body) as response:
         if response.status_code != 200:
-            raise ChatFailed(f"{response.status_code} {(await response.aread())[:300]!r}")
+            await response.aread()
+            raise ChatFailed(f"{response.status_code} {response.text[:300]}")
         async for line in response.aiter_lines():
             if not line.startswith("data: "):
                 continue

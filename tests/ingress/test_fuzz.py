@@ -121,6 +121,16 @@ async def test_extremes_are_refused_with_a_sentence(path: str, raw: bytes) -> No
     assert response.json()["error"]["message"].endswith((".", ".)"))
 
 
+@pytest.mark.parametrize("path", ROUTES)
+async def test_no_number_in_any_field_makes_the_app_fail(path: str) -> None:
+    examples, fields = ROUTES[path]
+    body = next(iter(examples.values()))["value"]
+    for name in sorted(fields):
+        for number in (10**30, -(10**30), 2**31, 2**63, -1, 0, 0.5, 1e308):
+            response = await sent(path, json.dumps({**body, name: number}))
+            assert response.status_code in (200, 400, 404), (name, number, response.text)
+
+
 @settings(max_examples=100, deadline=None)
 @given(
     path=st.text(max_size=30).map(quote) | st.binary(max_size=30).map(quote_from_bytes),

@@ -29,6 +29,7 @@ def _as_list(value: Any) -> Any:
 StopString: TypeAlias = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
 TokenCount: TypeAlias = Annotated[Integer, Field(ge=1, le=MAX_INT)]
 VocabularyId: TypeAlias = Annotated[Integer, Field(ge=0, le=MAX_INT)]
+TopK: TypeAlias = Annotated[Integer, Field(ge=-1, le=MAX_INT)]
 TokenId: TypeAlias = Annotated[str, StringConstraints(pattern=r"^(0|[1-9][0-9]{0,8})$")]
 
 
@@ -45,9 +46,7 @@ class SamplingFields(StrictModel):
         le=1,
         description="Sample of the likeliest tokens that together have this probability. 0: always the likeliest.",
     )
-    top_k: Integer | None = Field(
-        None, ge=-1, le=MAX_INT, description="Sample of this many likeliest tokens. 0 and -1: off. (vLLM's)"
-    )
+    top_k: TopK | None = Field(None, description="Sample of this many likeliest tokens. 0 and -1: off. (vLLM's)")
     min_p: float | None = Field(
         None, ge=0, le=1, description="Minimum probability, relative to the likeliest token's. 0: off. (vLLM's)"
     )

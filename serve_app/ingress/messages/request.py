@@ -9,11 +9,10 @@ from pydantic import Field
 
 from serve_app.contracts import ChatRequest, Constraint, Sampling, Thinking
 from serve_app.ingress.fields.conversation import continues_last
-from serve_app.ingress.fields.sampling import SamplingFields, StopString, TokenCount, sampling
+from serve_app.ingress.fields.sampling import SamplingFields, StopString, TokenCount, TopK, sampling
 from serve_app.ingress.fields.strict_model import (
     IGNORED,
     ClientNotes,
-    Integer,
     JsonObject,
     RequestBody,
     StrictModel,
@@ -110,7 +109,7 @@ class MessagesBody(RequestBody):
     )
     temperature: float | None = Field(None, ge=0, le=2, description="0: always the likeliest token. Default: 1.")
     top_p: float | None = Field(None, ge=0, le=1, description="Sample of the likeliest tokens of this probability.")
-    top_k: Integer | None = Field(None, ge=-1, description="Sample of this many likeliest tokens. 0 and -1: off.")
+    top_k: TopK | None = Field(None, description="Sample of this many likeliest tokens. 0 and -1: off.")
     tools: Annotated[list[CustomTool], Field(max_length=MAX_TOOLS)] | None = Field(None, description=TOOLS)
     tool_choice: ToolChoiceObject | None = Field(None, description="Whether and which tools are called.")
     thinking: MessagesThinking | None = Field(

@@ -200,6 +200,7 @@ def test_a_last_message_of_the_assistant_is_continued() -> None:
         (asking(tool_choice={"type": "tool"}), "tool_choice.name", "is required."),
         (asking(mcp_servers=[{}]), "mcp_servers", "is not supported by this service"),
         (asking(stop_sequence=["x"]), "stop_sequence", "The nearest field is 'stop_sequences'."),
+        (asking(top_k=2**31), "top_k", "must be less than or equal to 2147483647"),
         ({"max_tokens": 9}, "messages", "is required."),
     ],
 )
