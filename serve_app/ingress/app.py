@@ -23,7 +23,7 @@ from serve_app.ingress.chat.routes import chat_routes
 from serve_app.ingress.completions.routes import completion_routes
 from serve_app.ingress.context import GiveFeedback, ServingContext, model_names
 from serve_app.ingress.docs_page import docs_routes
-from serve_app.ingress.errors import HANDLERS
+from serve_app.ingress.errors import HANDLERS, UnhandledErrorMiddleware
 from serve_app.ingress.feedback.routes import feedback_routes
 from serve_app.ingress.messages.routes import messages_routes
 from serve_app.ingress.openapi import complete_openapi
@@ -123,7 +123,12 @@ def create_app(
     outer = outer_middlewares(
         settings, meter, route_paths(app), host=host, clock=clock, new_id=new_id, usage=usage, audit=audit, now=now
     )
-    app.user_middleware = [Middleware(UnlessWrapped, middlewares=outer), Middleware(HeadAsGet)]
+    app.user_middleware = [
+        Middleware(UnlessWrapped, middlewares=outer),
+        # In here too: Starlette's own handler, between the outer middlewares and this one, responds with plain text.
+        Middleware(UnhandledErrorMiddleware),
+        Middleware(HeadAsGet),
+    ]
     return app
 
 

@@ -61,6 +61,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._discard_timer: asyncio.TimerHandle | None = None
         self._send_timer: asyncio.TimerHandle | None = None
         self._close_after_body = False
+        self._responding: Any = None  # the cycle whose response is being sent; uvicorn's `cycle` is the latest request
 
     # -- asyncio.Protocol
 
@@ -78,6 +79,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._end_sending()
         self.idle.pop(self, None)
         super().connection_lost(exc)
+        if self._responding is not None and not self._responding.response_complete:
+            # uvicorn 0.54 notes only in the latest request of a pipeline that the client is gone.
+            self._responding.disconnected = True
+            self._responding.message_event.set()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -140,6 +145,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     # -- uvicorn's own hooks
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self._responding = cycle
         if cycle.scope["http_version"] == "1.0":
             app = _delimited_by_close(app, cycle)
         if not self._message_complete:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from typing import cast
 
 import httpx
 import pytest
+from starlette.middleware import Middleware
 
 from serve_app import errors
 from serve_app.errors import ImageRejected, Overloaded, ServiceError
 from serve_app.ingress.errors import TYPES
+from serve_app.ingress.outer_middlewares import wrap
 from tests.fakes import FakeAnswer
-from tests.ingress.client import PNG, MakeClient, chat
+from tests.ingress.client import PNG, MakeClient, chat, make_app
 
 ERRORS = [error for error in vars(errors).values() if isinstance(error, type) and issubclass(error, ServiceError)]
 
@@ -90,6 +93,14 @@ async def test_an_unexpected_error_has_a_fixed_message_and_is_logged_with_the_re
     (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert record.__dict__["request_id"] == "mine"
     assert record.exc_info is not None
+
+
+async def test_an_unexpected_error_has_the_envelope_where_ray_serve_has_the_outer_middlewares() -> None:
+    app = make_app(FakeAnswer("x", error=ZeroDivisionError("a secret")))
+    transport = httpx.ASGITransport(wrap(app, cast(list[Middleware], app.user_middleware[0].kwargs["middlewares"])))
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        response = await ask_chat(client)
+    assert (response.status_code, response.json()["error"]["code"]) == (500, "internal_error")
 
 
 async def test_retry_after_is_the_errors_own_time(make_client: MakeClient) -> None:

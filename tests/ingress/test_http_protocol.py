@@ -138,6 +138,23 @@ async def test_pipelined_requests_are_answered_in_order() -> None:
     assert body.count(b"HTTP/1.1 200 OK") == 2
 
 
+async def test_a_pipelined_request_in_progress_is_cancelled_when_its_client_disconnects() -> None:
+    disconnected = asyncio.Event()
+
+    async def wait(scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        await refuse(scope, receive, send)  # is dropped: there is no connection to write to
+        disconnected.set()
+
+    async with serve(wait) as port:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 3)
+        await asyncio.sleep(0.1)
+        writer.close()
+        await asyncio.wait_for(disconnected.wait(), 5)
+
+
 async def test_a_stream_to_an_http_1_0_client_has_no_chunk_sizes_and_ends_with_the_connection() -> None:
     async with serve() as port:
         head, body = await talk(port, b"GET / HTTP/1.0\r\n\r\n")
