@@ -1,9 +1,10 @@
-"""The Ray Serve application: build(settings) binds ingress, preprocess and engine."""
+"""The Ray Serve application: build(settings) binds ingress, preprocess, engine and, if enabled, the bots."""
 
 # No `from __future__ import annotations` here: Ray reads the builder's annotation to validate its
 # arguments, and passes an unchecked dict if that annotation is a string.
 from ray.serve import Application
 
+from serve_app.bots.deployment import BotsDeployment
 from serve_app.engine.deployment import EngineDeployment
 from serve_app.errors import InvalidRequest
 from serve_app.ingress.deployment import IngressDeployment
@@ -27,7 +28,9 @@ def build(settings: Settings) -> Application:
     engine = EngineDeployment.options(ray_actor_options={"num_cpus": 1, "num_gpus": gpus}).bind(
         settings.model, settings.engine, settings.metrics
     )
-    return IngressDeployment.bind(settings, preprocess, engine)
+    if not settings.bots.enabled:
+        return IngressDeployment.bind(settings, preprocess, engine)
+    return IngressDeployment.bind(settings, preprocess, engine, BotsDeployment.bind(settings, preprocess, engine))
 
 
 app = build(Settings())

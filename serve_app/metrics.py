@@ -88,6 +88,27 @@ ANSWER_CACHE_BYTES = Metric("glm_answer_cache_bytes", "gauge", "Size of the answ
 AUDIT_LINES = Metric("glm_audit_lines_total", "counter", "Lines written to the audit log.")
 AUDIT_FAILURES = Metric("glm_audit_failures_total", "counter", "Lines of the audit log that could not be written.")
 
+# -- bots
+BOT_MESSAGES = Metric(
+    "glm_bot_messages_total",
+    "counter",
+    "Messages of chat platforms by outcome: answered, repeated, command, too_many, file_failed or an error code.",
+    ("platform", "outcome"),
+)
+BOT_ANSWER_SECONDS = Metric(
+    "glm_bot_answer_seconds", "histogram", "From a bot's message to its complete answer.", ("platform",), _SECONDS
+)
+BOT_WAITING = Metric("glm_bot_waiting", "gauge", "Questions of bots that wait for the model.")
+BOT_CALLBACKS_REFUSED = Metric(
+    "glm_bot_callbacks_refused_total",
+    "counter",
+    "Callbacks refused: signature, time, body or another receiver.",
+    ("platform", "reason"),
+)
+BOT_SENDS = Metric(
+    "glm_bot_sends_total", "counter", "Texts sent to a chat platform, by result: ok or failed.", ("platform", "result")
+)
+
 # -- preprocess
 STAGE_SECONDS = Metric(
     "glm_stage_seconds",

@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from serve_app.settings_access import AccessSettings, JwtSettings, LimitSettings
 from serve_app.settings_audit import AuditSettings
+from serve_app.settings_bots import BotSettings, WecomSettings
 from serve_app.settings_cache import CacheSettings
 from serve_app.settings_scan import ScanSettings
 from serve_app.settings_section import Section
@@ -321,6 +322,8 @@ class Settings(BaseSettings):
     access: AccessSettings = AccessSettings()
     jwt: JwtSettings = JwtSettings()
     limits: LimitSettings = LimitSettings()
+    bots: BotSettings = BotSettings()
+    wecom: WecomSettings = WecomSettings()
     metrics: MetricsSettings = MetricsSettings()
     log: LogSettings = LogSettings()
 

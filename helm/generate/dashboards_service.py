@@ -195,6 +195,33 @@ def service() -> str:
                 ],
             ),
             (
+                "Bots",
+                [
+                    lines(
+                        "Messages of bots",
+                        "Messages of chat platforms by outcome. repeated: delivered again by the platform.",
+                        "reqps",
+                        Query(rate(metrics.BOT_MESSAGES, by="outcome"), "{{outcome}}"),
+                        stacked=True,
+                    ),
+                    lines(
+                        "Answer time of bots",
+                        "From the message to the complete answer.",
+                        "s",
+                        Query(quantile(0.5, metrics.BOT_ANSWER_SECONDS), "p50"),
+                        Query(quantile(0.95, metrics.BOT_ANSWER_SECONDS), "p95"),
+                    ),
+                    lines(
+                        "Bots and their platforms",
+                        "Questions that wait for the model, refused callbacks and sent texts.",
+                        "short",
+                        Query(total(metrics.BOT_WAITING), "waiting"),
+                        Query(rate(metrics.BOT_CALLBACKS_REFUSED, by="reason"), "refused: {{reason}}"),
+                        Query(rate(metrics.BOT_SENDS, by="result"), "sent: {{result}}"),
+                    ),
+                ],
+            ),
+            (
                 "Replicas",
                 [
                     lines(

@@ -20,7 +20,10 @@ from serve_app.audit.writer import AuditWriter
 from serve_app.caller import ANONYMOUS, Caller
 from serve_app.contracts import ChatRequest, Delta, Event, Finished, Started, ToolCallDelta
 from serve_app.errors import AuditUnavailable
+from serve_app.fingerprint import system_fingerprint
+from serve_app.metrics import Meter
 from serve_app.question_json import printable, question_json
+from serve_app.settings import Settings
 from serve_app.settings_audit import AuditSettings
 
 WRITE_TIMEOUT_S: Final = 10.0
@@ -194,3 +197,12 @@ class RequestAudit:
 
 def iso_time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+
+
+def audit_log(settings: Settings, meter: Meter) -> AuditLog | None:
+    """The audit log of the settings; None if it is off."""
+    if settings.audit.mode == "off":
+        return None
+    model, fingerprint = settings.model, system_fingerprint(settings.model)
+    identity = {"name": model.served_name, "revision": model.revision or "", "fingerprint": fingerprint}
+    return AuditLog(settings.audit, AuditWriter(settings.audit, meter), identity)

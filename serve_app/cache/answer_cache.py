@@ -22,8 +22,10 @@ from serve_app.cache.store import MemoryStore, Store, StoreUnavailable
 from serve_app.cache.stored_answer import Codec, StoredAnswer, as_hit
 from serve_app.contracts import ChatRequest, Delta, Event, Events, Prompt, Started
 from serve_app.errors import ServiceError
+from serve_app.fingerprint import system_fingerprint
 from serve_app.metrics import ANSWER_CACHE_BYTES, ANSWER_CACHE_LOOKUP_SECONDS, ANSWER_CACHE_LOOKUPS, Meter
 from serve_app.request_size import text_characters, upload_bytes
+from serve_app.settings import Settings
 from serve_app.settings_cache import CacheSettings
 
 BLOCKED_S: Final = 86400.0  # how long an answer that was called wrong is not kept again
@@ -226,6 +228,13 @@ def cache_of_settings(settings: CacheSettings, model: str, meter: Meter) -> Answ
     from serve_app.cache.redis_store import RedisStore  # imported late: others need no client
 
     return AnswerCache(settings, model, meter, RedisStore(settings), Codec(_signing_key(settings.signing_key_file)))
+
+
+def answer_cache(settings: Settings, meter: Meter) -> AnswerCache | None:
+    """The answer cache of the settings; None if it is off."""
+    if settings.cache.backend == "off":
+        return None
+    return cache_of_settings(settings.cache, system_fingerprint(settings.model), meter)
 
 
 def _signing_key(file: str) -> bytes:

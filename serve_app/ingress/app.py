@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 import uuid
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from serve_app.answers import Clock
 from serve_app.audit.request_audit import AuditLog
 from serve_app.cache.feedback import Feedback
 from serve_app.contracts import Answer, Tokenize
+from serve_app.fingerprint import system_fingerprint
 from serve_app.ingress.access_check import HEALTH
 from serve_app.ingress.ask.routes import ask_routes
 from serve_app.ingress.chat.routes import chat_routes
@@ -34,7 +34,7 @@ from serve_app.ingress.status.routes import READY_WITHIN_S, Describe, MetricsPag
 from serve_app.ingress.tokenize.routes import tokenize_routes
 from serve_app.ingress.usage.routes import usage_routes
 from serve_app.metrics import Meter
-from serve_app.settings import ModelSettings, Settings
+from serve_app.settings import Settings
 
 TITLE = "GLM Vision Serve"
 DESCRIPTION = "Questions about pictures, answered by GLM vision models. Works with OpenAI's clients."
@@ -135,10 +135,3 @@ def create_app(
 def route_paths(app: FastAPI) -> frozenset[str]:
     """The documented paths without parameters."""
     return frozenset(path for path in app.openapi()["paths"] if "{" not in path)
-
-
-def system_fingerprint(model: ModelSettings) -> str:
-    """Same fingerprint: same code, checkpoint, weight format and dtype."""
-    weights = f"{model.quantization} {model.quantize_vision}"
-    identity = "\n".join((__version__, model.source, model.revision or "", weights, model.dtype))
-    return f"fp_{hashlib.sha256(identity.encode()).hexdigest()[:12]}"

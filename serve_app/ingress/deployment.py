@@ -14,15 +14,15 @@ from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
 from serve_app.access.usage import usage_recorder
-from serve_app.audit.request_audit import AuditLog
-from serve_app.audit.writer import AuditWriter
-from serve_app.cache.answer_cache import AnswerCache, cache_of_settings
-from serve_app.ingress.app import create_app, new_uuid, route_paths, system_fingerprint
+from serve_app.audit.request_audit import audit_log
+from serve_app.cache.answer_cache import answer_cache
+from serve_app.callbacks import CALLBACK_TIMEOUT_S, Callback, CallbackReply
+from serve_app.ingress.app import create_app, new_uuid, route_paths
 from serve_app.ingress.http_protocol import bounded_protocol
 from serve_app.ingress.outer_middlewares import connection_limits, outer_middlewares, wrap
 from serve_app.ingress.server import customize_server
 from serve_app.logs import join_serve_log
-from serve_app.metrics import Meter, RayMeter
+from serve_app.metrics import RayMeter
 from serve_app.pipeline import Pipeline
 from serve_app.process_memory import return_memory
 from serve_app.settings import Settings
@@ -46,7 +46,13 @@ class IngressDeployment:
     docs/decisions/0003-prompt-transport.md.
     """
 
-    def __init__(self, settings: Settings, preprocess: DeploymentHandle, engine: DeploymentHandle) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        preprocess: DeploymentHandle,
+        engine: DeploymentHandle,
+        bots: DeploymentHandle | None = None,
+    ) -> None:
         join_serve_log()
         return_memory()
         self._settings = settings
@@ -55,6 +61,7 @@ class IngressDeployment:
         self._scrape: asyncio.Task[bytes] | None = None
         self._usage = usage_recorder(settings.limits, self._meter, time.time)
         self._pipeline = Pipeline(preprocess, engine, answer_cache(settings, self._meter))
+        self._bots = None if bots is None else bots.options(method_name="respond", _by_reference=False)
         self._metrics_url = f"http://{ray.util.get_node_ip_address()}:{settings.metrics.port}/metrics"
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -82,11 +89,19 @@ class IngressDeployment:
                 new_id=new_uuid,
                 usage=self._usage,
                 audit=self._audit,
+                respond_to_callback=None if self._bots is None else self._respond_to_callback,
             )
             return wrap(serve_app, middlewares)
 
         customize_server(bounded_protocol(connection_limits(self._settings.http)), outer)
         return app
+
+    async def _respond_to_callback(self, callback: Callback) -> CallbackReply:
+        """The bots' response; raises TimeoutError before the chat platform stops waiting."""
+        assert self._bots is not None
+        async with asyncio.timeout(CALLBACK_TIMEOUT_S):
+            reply: CallbackReply = await self._bots.remote(callback)
+        return reply
 
     async def _metrics_page(self) -> bytes:
         """The node's metrics; requests that come while they are being read get the same page."""
@@ -98,19 +113,3 @@ class IngressDeployment:
         async with httpx.AsyncClient(timeout=METRICS_TIMEOUT_S, trust_env=False) as client:
             response = await client.get(self._metrics_url)
             return response.raise_for_status().content
-
-
-def audit_log(settings: Settings, meter: Meter) -> AuditLog | None:
-    """The audit log of the settings; None if it is off."""
-    if settings.audit.mode == "off":
-        return None
-    model, fingerprint = settings.model, system_fingerprint(settings.model)
-    identity = {"name": model.served_name, "revision": model.revision or "", "fingerprint": fingerprint}
-    return AuditLog(settings.audit, AuditWriter(settings.audit, meter), identity)
-
-
-def answer_cache(settings: Settings, meter: Meter) -> AnswerCache | None:
-    """The answer cache of the settings; None if it is off."""
-    if settings.cache.backend == "off":
-        return None
-    return cache_of_settings(settings.cache, system_fingerprint(settings.model), meter)

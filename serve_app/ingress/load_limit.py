@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve_app.callbacks import CALLBACK_PREFIX
 from serve_app.errors import Overloaded
 from serve_app.ingress.errors import plain_error_response
 from serve_app.ingress.header_filter import request_id_header
@@ -94,7 +95,7 @@ class LoadLimit:
 
 
 class LoadCheckMiddleware:
-    """ASGI middleware: refuses POST requests before their bodies are read; others always pass.
+    """ASGI middleware: refuses POST requests before their bodies are read; others, and callbacks of bots, always pass.
 
     It is the outermost one, and a refusal costs as little as possible: under a load of many times the capacity, the
     time of refusals is taken from the model on the same machine. So they are counted and logged once a second.
@@ -174,4 +175,4 @@ class LoadLimitMiddleware:
 
 
 def _is_limited(scope: Scope) -> bool:
-    return bool(scope["type"] == "http" and scope["method"] == "POST")
+    return bool(scope["type"] == "http" and scope["method"] == "POST" and not scope["path"].startswith(CALLBACK_PREFIX))

@@ -19,8 +19,10 @@ from serve_app.access.rate_limits import WORDS, RateLimits
 from serve_app.access.usage import UsageRecorder, usage_recorder
 from serve_app.answers import Clock
 from serve_app.audit.request_audit import AuditLog
+from serve_app.callbacks import RespondToCallback
 from serve_app.ingress.access_check import AccessCheck
 from serve_app.ingress.body_reader import BodyBudget, BodyLimits, BodyReader
+from serve_app.ingress.bot_callbacks import BotCallbacks
 from serve_app.ingress.cors import CorsMiddleware
 from serve_app.ingress.errors import UnhandledErrorMiddleware
 from serve_app.ingress.header_filter import HeaderFilter, OriginFilter, allowed_hosts
@@ -51,6 +53,7 @@ def outer_middlewares(
     usage: UsageRecorder | None = None,
     audit: AuditLog | None = None,
     now: Callable[[], float] = time.time,
+    respond_to_callback: RespondToCallback | None = None,
 ) -> list[Middleware]:
     """Outermost first; `paths` are those of the application's routes, `host` is the address that is listened on."""
     http, engine = settings.http, settings.engine
@@ -74,6 +77,7 @@ def outer_middlewares(
         allow_headers=("*",),
         expose_headers=EXPOSED_HEADERS,
     )
+    callbacks = Middleware(BotCallbacks, respond=respond_to_callback) if respond_to_callback else None
     return [
         Middleware(ExtraSlashes),
         *([cors] if http.allowed_origins else ()),
@@ -83,6 +87,7 @@ def outer_middlewares(
         Middleware(PathFilter),
         Middleware(HeaderFilter, allowed_hosts=allowed_hosts(host, http.allowed_hosts)),
         Middleware(OriginFilter, allowed_origins=http.allowed_origins),
+        *([callbacks] if callbacks else ()),
         Middleware(AccessCheck, identity=identity, public_docs=settings.access.public_docs),
         Middleware(LimitCheck, limits=limits, usage=usage or usage_recorder(settings.limits, meter, now)),
         Middleware(BodyReader, budget=BodyBudget(body_limits(http))),

@@ -53,6 +53,10 @@ NEVER_HERE = {
     "ray_glm_limit_store_errors_total": "limits are counted in process",
     "ray_glm_jwks_errors_total": "no JSON Web Tokens",
     "ray_glm_scans_total": "no scan for malware",
+    **{
+        f"ray_glm_bot_{name}": "the bots are off"
+        for name in ("messages_total", "answer_seconds_bucket", "waiting", "callbacks_refused_total", "sends_total")
+    },
 }
 NO_STORE = {"Cache-Control": "no-store"}  # the model answers, not the answer cache
 

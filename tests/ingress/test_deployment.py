@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
+from serve_app.cache.answer_cache import answer_cache
 from serve_app.contracts import ChatRequest, Events, Message, Prompt, Sampling, TextPart
-from serve_app.ingress.deployment import answer_cache
 from serve_app.settings import Settings
 from tests.cache.conftest import prompt_of
 from tests.fakes import FakeAnswer, FakeMeter

@@ -12,7 +12,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from serve_app import __version__
-from serve_app.ingress.app import system_fingerprint
+from serve_app.fingerprint import system_fingerprint
 from serve_app.ingress.chat.request import ChatBody
 from serve_app.ingress.completions.request import CompletionBody
 from serve_app.ingress.fields.strict_model import RequestBody

@@ -1,0 +1,1 @@
+"""Bots of chat platforms: adapters of WeCom, and the conversation that all platforms share."""

@@ -1,0 +1,253 @@
+"""The conversation: from a message to the stream of its answer; no platform is known here."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from contextlib import aclosing
+from typing import Any, Protocol
+
+from serve_app.bots.conversation.adapter import Adapter, FetchFailed
+from serve_app.bots.conversation.answer_queue import AnswerQueue
+from serve_app.bots.conversation.commands import command_of
+from serve_app.bots.conversation.memory import Memory, Turn
+from serve_app.bots.conversation.mentions import strip_mention
+from serve_app.bots.conversation.message import Inbound
+from serve_app.bots.conversation.state import State
+from serve_app.bots.conversation.streams import Stream, Streams
+from serve_app.bots.conversation.texts import LANGUAGES
+from serve_app.contracts import Message
+from serve_app.errors import Overloaded, ReplicaLost, ServiceError
+from serve_app.metrics import BOT_ANSWER_SECONDS, BOT_MESSAGES, BOT_WAITING, Meter
+from serve_app.settings_bots import BotSettings
+
+_log = logging.getLogger("glm.bots")
+
+
+class Ask(Protocol):
+    """Asks the model; pieces of the answer. Raises ServiceError."""
+
+    def __call__(self, platform: str, user: str, messages: tuple[Message, ...]) -> AsyncGenerator[str, None]: ...
+
+
+class Conversation:
+    """Receives the messages of all bots and keeps the streams of their answers."""
+
+    def __init__(
+        self,
+        settings: BotSettings,
+        ask: Ask,
+        state: State,
+        *,
+        meter: Meter,
+        now: Callable[[], float],
+        new_id: Callable[[], str],
+    ) -> None:
+        self.settings = settings
+        self.texts = LANGUAGES[settings.language]
+        self.streams = Streams(state, now, new_id)
+        self._ask = ask
+        self._meter = meter
+        self._now = now
+        self._memory = Memory(settings, state)
+        self._queue = AnswerQueue(settings.max_running, settings.max_waiting)
+        self._locks: dict[str, tuple[asyncio.Lock, int]] = {}  # by chat, with those that hold it or wait
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def receive(self, message: Inbound, adapter: Adapter) -> Stream:
+        """The stream of the answer, at once; work goes on in the background. A repeated message gets the same one."""
+        stream, is_new = await self.streams.of_message(message)
+        if not is_new:
+            self._count(stream, "repeated")
+            return stream
+        if (reply := await self._reply_without_model(stream)) is not None:
+            text, outcome = reply
+            self._count(stream, outcome)
+            await self._finish(stream, text)
+        else:
+            stream.status = self.texts.reading if message.all_files else self.texts.thinking
+            stream.is_answer = True
+            self._start(self._answer(stream, adapter))
+        self._start(self._deliver(stream, adapter))
+        return stream
+
+    async def recover(self, adapters: Mapping[str, Adapter]) -> int:
+        """Continues what an earlier process left unfinished: answers are generated again, the rest is delivered."""
+        streams = await self.streams.unfinished()
+        for stream in streams:
+            adapter = adapters.get(stream.message.platform)
+            if adapter is None:
+                await self.streams.close(stream)
+                continue
+            if not stream.finished:
+                stream.is_answer = True
+                self._start(self._answer(stream, adapter))
+            self._start(self._deliver(stream, adapter))
+        return len(streams)
+
+    async def drain(self, seconds: float) -> None:
+        """Waits for answers in progress; those that take longer are stopped."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=seconds)
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _reply_without_model(self, stream: Stream) -> tuple[str, str] | None:
+        """A text of the bot and its kind for the metrics; None if the model is to answer."""
+        settings, texts, message = self.settings, self.texts, stream.message
+        if settings.allowed_users and message.user not in settings.allowed_users:
+            return texts.not_allowed, "not_allowed"
+        if message.chat and settings.allowed_chats and message.chat not in settings.allowed_chats:
+            return texts.not_allowed, "not_allowed"
+        if message.kind == "enter_chat":
+            return settings.welcome or texts.welcome, "welcome"
+        match command_of(self._question(message)):
+            case "clear":
+                await self._memory.clear(self._memory.chat_key(message))
+                return texts.cleared, "command"
+            case "help":
+                return texts.help, "command"
+        if message.unsupported:
+            return texts.unsupported, "unsupported"
+        if not self._question(message) and not message.all_files:
+            return texts.empty, "empty"
+        if (number := self.streams.before(stream)) >= settings.max_per_user:
+            return texts.too_many.format(number=number), "too_many"
+        return None
+
+    async def _answer(self, stream: Stream, adapter: Adapter) -> None:
+        """Generates the answer of a stream; every failure becomes a sentence of the stream."""
+        message, outcome = stream.message, "failed"
+        try:
+            messages = await self._messages(stream, adapter)
+            async with self._queue.place(lambda place: self._show_place(stream, place)):
+                self._meter.set(BOT_WAITING, self._queue.waiting)
+                stream.status = self.texts.thinking
+                await self._generate(stream, messages)
+            await self._memory.answer(self._memory.chat_key(message), stream.id, stream.text)
+            outcome = "answered"
+            await self._finish(stream, stream.text or self.texts.no_answer)
+        except FetchFailed as error:
+            _log.warning("A file of %s could not be fetched: %s", message.platform, error)
+            outcome = "file_failed"
+            limit = f"{self.settings.max_file_bytes / 2**20:.3g} MiB"
+            reason = getattr(self.texts, error.reason).format(limit=limit)
+            await self._finish(stream, self.texts.file_failed.format(reason=reason))
+        except ServiceError as error:
+            _log.warning("A question of %s was not answered: %s", message.platform, error.code)
+            outcome = error.code
+            text = self.texts.busy if isinstance(error, Overloaded) else self.texts.error(error)
+            await self._finish(stream, f"{stream.text}\n\n{text}" if stream.text else text)
+        except asyncio.CancelledError:  # this process stops; the next one continues
+            outcome = "stopped"
+            raise
+        except Exception:
+            _log.exception("A question of %s failed.", message.platform)
+            await self._finish(stream, self.texts.failed)
+        finally:
+            self._count(stream, outcome)
+
+    async def _generate(self, stream: Stream, messages: tuple[Message, ...]) -> None:
+        """Appends the model's text; if its replica dies, the answer is generated again, once."""
+        for last in (False, True):
+            text = ""
+            try:
+                async with aclosing(self._ask(stream.message.platform, stream.message.user, messages)) as pieces:
+                    async for piece in pieces:
+                        text += piece
+                        if len(text) > len(stream.text):  # after a restart, what was shown does not become shorter
+                            stream.text = text
+                        stream.notify()
+                        await self.streams.save_sometimes(stream)
+                stream.text = text
+                return
+            except ReplicaLost:
+                if last:
+                    raise
+
+    async def _messages(self, stream: Stream, adapter: Adapter) -> tuple[Message, ...]:
+        """Fetches the files at once, since their addresses expire; turns of one chat are added in their order."""
+        message = stream.message
+        key = self._memory.chat_key(message)
+        fetching = asyncio.create_task(self._fetch_all(stream, adapter))
+        lock, users = self._locks.get(key, (asyncio.Lock(), 0))
+        self._locks[key] = lock, users + 1
+        try:
+            async with lock:
+                documents = tuple(file.is_document for file in message.all_files)
+                stream.digests = await fetching
+                turn = Turn(stream.id, self._full_question(message), stream.digests, documents)
+                topic = await self._memory.add(key, turn)
+                await self.streams.save(stream)
+        finally:
+            fetching.cancel()
+            lock, users = self._locks.pop(key)
+            if users > 1:
+                self._locks[key] = lock, users - 1
+        return await self._memory.messages(topic, self.settings.default_question or self.texts.question)
+
+    async def _fetch_all(self, stream: Stream, adapter: Adapter) -> tuple[str, ...]:
+        """The digests of a message's files. A restarted process uses those that were kept."""
+        kept = [await self._memory.file(digest) for digest in stream.digests]
+        if stream.digests and all(kept):
+            return stream.digests
+        fetches = [asyncio.ensure_future(self._fetch(adapter, file)) for file in stream.message.all_files]
+        try:
+            return await self._memory.keep_files(await asyncio.gather(*fetches))
+        finally:
+            for fetch in fetches:
+                fetch.cancel()
+
+    async def _fetch(self, adapter: Adapter, file: Any) -> bytes:
+        try:
+            async with asyncio.timeout(self.settings.fetch_timeout_s):
+                data = await adapter.fetch(file)
+        except TimeoutError as error:
+            raise FetchFailed(
+                "not_downloaded", f"It took longer than {self.settings.fetch_timeout_s:g} seconds."
+            ) from error
+        if len(data) > self.settings.max_file_bytes:
+            raise FetchFailed("too_large", f"It has {len(data)} bytes.")
+        return data
+
+    def _question(self, message: Inbound) -> str:
+        return strip_mention(message.text, self.settings.names)
+
+    def _full_question(self, message: Inbound) -> str:
+        """The question with the text of the quoted message."""
+        question = self._question(message)
+        if message.quote is None or not message.quote.text:
+            return question
+        quoted = self.texts.quoted.format(text=message.quote.text)
+        return f"{quoted}\n\n{question}" if question else quoted
+
+    def _show_place(self, stream: Stream, place: int) -> None:
+        self._meter.set(BOT_WAITING, self._queue.waiting)
+        stream.status = self.texts.waiting.format(place=place)
+        stream.notify()
+
+    async def _finish(self, stream: Stream, text: str) -> None:
+        stream.text, stream.finished = text, True
+        stream.notify()
+        await self.streams.save(stream)
+
+    async def _deliver(self, stream: Stream, adapter: Adapter) -> None:
+        try:
+            await adapter.deliver(stream)
+        except Exception as error:
+            _log.error("An answer could not be delivered to %s: %s", stream.message.platform, type(error).__name__)
+        await stream.wait_finished()
+        await self.streams.close(stream)
+
+    def _count(self, stream: Stream, outcome: str) -> None:
+        platform = stream.message.platform
+        self._meter.count(BOT_MESSAGES, platform=platform, outcome=outcome)
+        if outcome == "answered":
+            self._meter.observe(BOT_ANSWER_SECONDS, self._now() - stream.started_at, platform=platform)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -1,0 +1,148 @@
+"""Streams: the growing answers to messages, found by their id or by the message; kept in the state."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import orjson
+
+from serve_app.bots.conversation.message import Inbound, join_key
+from serve_app.bots.conversation.state import State
+
+KEPT_S: Final = 900.0  # a stream and the id of its message, after its last change
+SAVE_INTERVAL_S: Final = 1.0
+
+
+@dataclass(slots=True, eq=False)
+class Stream:
+    """One answer. `text` grows; while it is empty, `status` is what the user sees."""
+
+    id: str
+    message: Inbound
+    started_at: float  # seconds since 1970
+    status: str = ""
+    text: str = ""
+    finished: bool = False
+    is_answer: bool = False  # of the model, not a text of the bot
+    digests: tuple[str, ...] = ()  # of its files, once they were downloaded
+    shown: int | None = None  # characters of the text that were shown before the rest was sent separately
+    delivered: bool = False  # nothing is left to send
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def content(self) -> str:
+        return self.text or self.status
+
+    def notify(self) -> None:
+        """Wakes everyone who waits for a change."""
+        event, self.changed = self.changed, asyncio.Event()
+        event.set()
+
+    async def wait_finished(self, timeout_s: float | None = None) -> bool:
+        """Whether it finished within the time."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not self.finished:
+                    await self.changed.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def as_json(self) -> bytes:
+        names = ("id", "started_at", "status", "text", "finished", "is_answer", "digests", "shown", "delivered")
+        return orjson.dumps({**{name: getattr(self, name) for name in names}, "message": self.message.as_json()})
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Stream:
+        fields: dict[str, Any] = orjson.loads(data)
+        message = Inbound.from_json(fields.pop("message"))
+        return cls(message=message, digests=tuple(fields.pop("digests")), **fields)
+
+
+class Streams:
+    """All streams of this process, with those that an earlier process left in the state."""
+
+    def __init__(self, state: State, now: Callable[[], float], new_id: Callable[[], str]) -> None:
+        self._state = state
+        self._now = now
+        self._new_id = new_id
+        self._streams: dict[str, Stream] = {}
+        self._received: dict[str, asyncio.Task[tuple[Stream, bool]]] = {}
+        self._saved_at: dict[str, float] = {}
+
+    async def of_message(self, message: Inbound) -> tuple[Stream, bool]:
+        """The stream of a message, and whether it is new. A repeated delivery gets the same stream."""
+        key = join_key("message", message.platform, message.bot, message.user, message.id)
+        task = self._received.get(key)
+        if task is not None:
+            stream, _ = await asyncio.shield(task)
+            return stream, False
+        task = self._received[key] = asyncio.create_task(self._receive(key, message))
+        try:
+            return await asyncio.shield(task)
+        finally:
+            asyncio.get_running_loop().call_later(KEPT_S, self._received.pop, key, None)
+
+    async def find(self, id: str) -> Stream | None:
+        if (stream := self._streams.get(id)) is not None:
+            return stream
+        data = await self._state.get(f"stream:{id}")
+        if data is None:
+            return None
+        return self._streams.setdefault(id, Stream.from_json(data))
+
+    async def save(self, stream: Stream) -> None:
+        await self._state.set(f"stream:{stream.id}", stream.as_json(), KEPT_S)
+        self._saved_at[stream.id] = self._now()
+
+    async def save_sometimes(self, stream: Stream) -> None:
+        """Saves a stream that grows, at most once in `SAVE_INTERVAL_S`."""
+        if self._now() - self._saved_at.get(stream.id, 0.0) >= SAVE_INTERVAL_S:
+            await self.save(stream)
+
+    async def close(self, stream: Stream) -> None:
+        """Nothing is left to send; the stream can still be read for a while."""
+        stream.delivered = True
+        await self.save(stream)
+        await self._state.close(stream.id)
+        self._saved_at.pop(stream.id, None)
+        asyncio.get_running_loop().call_later(KEPT_S, self._streams.pop, stream.id, None)
+
+    async def unfinished(self) -> list[Stream]:
+        """Streams that an earlier process did not finish or deliver."""
+        found = []
+        for id in await self._state.unfinished():
+            stream = await self.find(id)
+            if stream is None or stream.delivered:
+                await self._state.close(id)
+            else:
+                found.append(stream)
+        return found
+
+    def before(self, stream: Stream) -> int:
+        """The number of unanswered questions that the same user sent before this one."""
+        number = 0
+        for other in self._streams.values():
+            if other is stream:
+                break
+            number += not other.finished and _user(other) == _user(stream)
+        return number
+
+    async def _receive(self, key: str, message: Inbound) -> tuple[Stream, bool]:
+        stream = Stream(self._new_id(), message, self._now())
+        known = (await self._state.claim(key, stream.id.encode(), KEPT_S)).decode()
+        if known != stream.id and (earlier := await self.find(known)) is not None:
+            return earlier, False
+        if known != stream.id:  # the process ended before the stream was saved
+            await self._state.set(key, stream.id.encode(), KEPT_S)
+        self._streams[stream.id] = stream
+        await self.save(stream)
+        await self._state.open(stream.id)
+        return stream, True
+
+
+def _user(stream: Stream) -> tuple[str, str, str]:
+    return stream.message.platform, stream.message.bot, stream.message.user

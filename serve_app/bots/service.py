@@ -1,0 +1,80 @@
+"""All bots of one process: the conversation, the robots, and the routes of their callbacks."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable
+
+import httpx
+
+from serve_app.access.counters import counters_of
+from serve_app.access.identity import Identity, caller_limits
+from serve_app.access.rate_limits import RateLimits
+from serve_app.access.usage import usage_recorder
+from serve_app.audit.request_audit import AuditLog
+from serve_app.bots.conversation.asking import Asking
+from serve_app.bots.conversation.conversation import Conversation
+from serve_app.bots.conversation.state import State, state_of
+from serve_app.bots.wecom.robots import wecom_robots
+from serve_app.callbacks import Callback, CallbackReply
+from serve_app.contracts import Answer
+from serve_app.metrics import Meter
+from serve_app.settings import Settings
+
+DRAIN_S = 5.0  # answers in progress may finish in this time; then they are left to the next process
+
+
+class BotService:
+    """Raises InvalidRequest if the settings have no robot, or a secret can't be read."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        answer: Answer,
+        *,
+        meter: Meter,
+        audit: AuditLog | None = None,
+        state: State | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
+        new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        identity = Identity(settings, host="127.0.0.1", clock=clock, now=now)
+        limits = RateLimits(
+            counters_of(settings.limits, meter), identity.tenant_limits, max_request_s=settings.bots.answer_timeout_s
+        )
+        asking = Asking(
+            settings.bots,
+            answer,
+            limits=limits,
+            caller_limits=caller_limits(settings.limits),
+            usage=usage_recorder(settings.limits, meter, now),
+            audit=audit,
+            meter=meter,
+            clock=clock,
+            new_id=new_id,
+        )
+        self._client = httpx.AsyncClient(trust_env=False, transport=transport)
+        state = state or state_of(settings.bots, clock)
+        self.conversation = Conversation(settings.bots, asking.ask, state, meter=meter, now=now, new_id=new_id)
+        robots = wecom_robots(
+            settings, self.conversation, meter=meter, now=now, client=self._client, transport=transport
+        )
+        self.adapters, self._callbacks = robots.adapters, robots.callbacks
+
+    async def start(self) -> int:
+        """Continues what an earlier process left; returns how many answers these are."""
+        return await self.conversation.recover(self.adapters)
+
+    async def respond(self, callback: Callback) -> CallbackReply:
+        """The response to a callback; 404 for a path without a robot."""
+        respond = self._callbacks.get(callback.path)
+        if respond is None:
+            return CallbackReply(b"No bot is configured at this path.", status=404)
+        return await respond(callback)
+
+    async def stop(self) -> None:
+        await self.conversation.drain(DRAIN_S)
+        await self._client.aclose()
