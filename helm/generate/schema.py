@@ -4,24 +4,40 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+
+from schema_parts import (
+    FLAG,
+    FRACTION,
+    FREE,
+    LABEL,
+    LABELS,
+    MEMORY,
+    NUMBER,
+    PERCENT,
+    POSITIVE,
+    SECONDS,
+    STORAGE_CLASS,
+    STRINGS,
+    TEXT,
+    Schema,
+    count,
+    integer,
+    key_of_secret,
+    objects,
+    one_of,
+    only,
+    ports,
+    some,
+    texts,
+)
+from schema_pods import additions, environment, image_name, placement, ray_pod
 
 from serve_app.settings import Settings
 from serve_app.settings_section import Section
 
-Schema = dict[str, Any]
+MONITORING_APIS = ("monitoring.coreos.com", "azmonitoring.coreos.com", "monitoring.googleapis.com")
+ACCESS_MODES = ("ReadWriteOnce", "ReadOnlyMany", "ReadWriteMany", "ReadWriteOncePod")
 STAGES = ("ingress", "preprocess", "engine")
-
-TEXT: Schema = {"type": "string"}
-FLAG: Schema = {"type": "boolean"}
-FREE: Schema = {"type": "object"}  # Kubernetes objects, which the API server validates
-PERCENT: Schema = {"type": "integer", "minimum": 0, "maximum": 100}
-FRACTION: Schema = {"type": "number", "exclusiveMinimum": 0, "maximum": 1}
-SECONDS: Schema = {"type": "number", "minimum": 0}
-LABEL: Schema = {"type": "string", "pattern": "^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$"}
-STRINGS: Schema = {"type": "object", "additionalProperties": TEXT}
-MEMORY: Schema = {"type": "string", "pattern": "^[0-9]+(\\.[0-9]+)?(Ki|Mi|Gi|Ti|k|M|G|T)$"}
-CPUS: Schema = {"type": ["string", "number"], "pattern": "^[0-9]+(\\.[0-9]+)?m?$", "minimum": 0}
 
 
 def files() -> dict[Path, str]:
@@ -49,7 +65,7 @@ def schema() -> Schema:
             cache=only(secret=only(name=TEXT, passwordKey=TEXT, signingKey=TEXT)),
             audit=only(existingClaim=TEXT, mountPath=TEXT),
             stages=only(ingress=stage(), preprocess=stage(), engine=engine()),
-            head=only(**pod()),
+            head=only(**ray_pod()),
             workers=workers(),
             modelStorage=model_storage(),
             autoscaler=only(
@@ -58,30 +74,67 @@ def schema() -> Schema:
             upgrade=upgrade(),
             faultTolerance=only(
                 enabled=FLAG,
-                externalAddress={"type": "string", "pattern": "^$|^([a-z]+://)?[^:/]+:[0-9]+$"},
+                externalAddress=TEXT,
+                username=TEXT,
+                caSecret=key_of_secret(),
                 passwordSecret=key_of_secret(),
             ),
-            redis=only(image=TEXT, persistence=only(enabled=FLAG, size=MEMORY, storageClassName=TEXT), resources=FREE),
+            redis=only(
+                image=TEXT,
+                persistence=only(enabled=FLAG, size=MEMORY, storageClassName=STORAGE_CLASS),
+                resources=FREE,
+                **placement(),
+            ),
             rayAuth=one_of("token", "disabled"),
             publish=only(apiReference=FLAG),
             ingress=ingress(),
-            gateway=only(enabled=FLAG, parentRefs=objects(), hostnames=texts(), annotations=STRINGS),
+            gateway=only(
+                enabled=FLAG,
+                parentRefs=objects(),
+                hostnames=texts(),
+                annotations=STRINGS,
+                timeouts=FLAG,
+                filters=objects(),
+            ),
             networkPolicy=only(
                 enabled=FLAG,
                 clients=objects(),
                 monitors=objects(),
                 operatorNamespace={"type": "string", "minLength": 1},
+                operator=objects(),
                 dns=objects(least=1),
+                dnsPorts=ports(),
                 egress=objects(),
+                extraEgress=objects(),
                 apiServer=objects(),
+                apiServerPorts=ports(),
             ),
             podDisruptionBudget=only(enabled=FLAG),
             serviceAccount=only(create=FLAG, name=TEXT, annotations=STRINGS),
             monitoring=monitoring(),
-            test=only(question={"type": "string", "minLength": 1}, expect=TEXT, timeoutSeconds=integer(1)),
+            test=only(
+                question={"type": "string", "minLength": 1},
+                expect=TEXT,
+                timeoutSeconds=integer(1),
+                resources=FREE,
+                **placement(),
+            ),
             podSecurityContext=FREE,
-            extraEnv=objects(),
-            **{"global": FREE},  # helm's, if this is a subchart
+            labels=LABELS,
+            annotations=STRINGS,
+            commonLabels=LABELS,
+            commonAnnotations=STRINGS,
+            **additions(),
+            rayTokenSecret=TEXT,
+            suspend=FLAG,
+            serveService=only(
+                type=one_of("ClusterIP", "NodePort", "LoadBalancer"), labels=LABELS, annotations=STRINGS, spec=FREE
+            ),
+            extraObjects={"type": "array", "items": {"type": ["object", "string"]}},
+            overrides=only(all=FREE, head=FREE, workers={"type": "object", "additionalProperties": FREE}),
+            # Of a parent chart: the switch that its `condition` names, and the values for all its charts.
+            enabled=FLAG,
+            **{"global": some(imageRegistry=TEXT, imagePullSecrets=pull_secrets())},
         ),
         "definitions": definitions,
     }
@@ -112,21 +165,20 @@ def without_titles(section: Schema) -> Schema:
 
 
 def image() -> Schema:
-    return only(
-        repository={"type": "string", "minLength": 1},
-        tag={"type": "string", "pattern": "^[\\w.-]{0,128}$"},
-        digest={"type": "string", "pattern": "^$|^sha256:[0-9a-f]{64}$"},
-        pullPolicy=one_of("Always", "IfNotPresent", "Never"),
-        pullSecrets=texts(),
-    )
+    return only(**image_name(), pullPolicy=one_of("Always", "IfNotPresent", "Never"), pullSecrets=pull_secrets())
+
+
+def pull_secrets() -> Schema:
+    """Names of Secrets, or objects with the name as Kubernetes has them."""
+    return {"type": "array", "items": {"anyOf": [TEXT, {**only(name=TEXT), "required": ["name"]}]}}
 
 
 def stage() -> Schema:
     """A stage with at least one replica."""
     return only(
         replicas=count(least=1),
-        cpus={"type": "number", "minimum": 0},
-        targetOngoingRequests={"type": "number", "exclusiveMinimum": 0},
+        cpus=NUMBER,
+        targetOngoingRequests=POSITIVE,
         upscaleDelaySeconds=SECONDS,
         downscaleDelaySeconds=SECONDS,
     )
@@ -135,33 +187,14 @@ def stage() -> Schema:
 def engine() -> Schema:
     return only(
         replicas=count(least=0),
-        cpus={"type": "number", "minimum": 0},
-        gpus={"type": "number", "minimum": 0},
+        cpus=NUMBER,
+        gpus=NUMBER,
         targetTokensInFlight=integer(1),
-        targetKvUse={"type": "number", "exclusiveMinimum": 0},
+        targetKvUse=POSITIVE,
         upscaleDelaySeconds=SECONDS,
         downscaleDelaySeconds=SECONDS,
         downscaleToZeroDelaySeconds=SECONDS,
     )
-
-
-def pod() -> dict[str, Schema]:
-    """The values that head and worker groups share."""
-    return {
-        # Ray takes a pod's memory from its limit.
-        "resources": {
-            **only(requests=some(cpu=CPUS), limits={**some(memory=MEMORY), "required": ["memory"]}),
-            "required": ["requests", "limits"],
-        },
-        "sharedMemory": MEMORY,
-        "temporaryStorage": MEMORY,
-        "nodeSelector": STRINGS,
-        "tolerations": objects(),
-        "affinity": FREE,
-        "priorityClassName": TEXT,
-        "podAnnotations": STRINGS,
-        "podLabels": STRINGS,
-    }
 
 
 def workers() -> Schema:
@@ -171,10 +204,10 @@ def workers() -> Schema:
         replicas=count(least=0),
         idleTimeoutSeconds=integer(0),
         gpus=integer(0),
-        gpuResource={"type": "string", "minLength": 1},
-        topologySpreadConstraints=objects(),
-        runtimeClassName=TEXT,
-        **pod(),
+        gpuResource=TEXT,
+        priority=integer(0),
+        suspend=FLAG,
+        **ray_pod(),
     )
     on = {**group, "required": ["stages", "replicas", "resources"]}
     off = {"properties": {"enabled": {"const": False}}, "required": ["enabled"]}
@@ -192,11 +225,22 @@ def model_storage() -> Schema:
         existingClaim=TEXT,
         create=FLAG,
         size=MEMORY,
-        storageClassName=TEXT,
-        accessModes={**texts(), "minItems": 1},
+        storageClassName=STORAGE_CLASS,
+        accessModes={"type": "array", "items": one_of(*ACCESS_MODES), "minItems": 1},
+        volume=FREE,
+        subPath=TEXT,
+        readOnly=FLAG,
         emptyDirSizeLimit=MEMORY,
         hubTokenSecret=key_of_secret(),
-        fetch=only(enabled=FLAG, image=TEXT, command=texts(), args=texts(), envFromSecret=TEXT, resources=FREE),
+        fetch=only(
+            enabled=FLAG,
+            image=TEXT,
+            command=texts(),
+            args=texts(),
+            envFromSecret=TEXT,
+            env=environment(),
+            resources=FREE,
+        ),
     )
 
 
@@ -217,60 +261,29 @@ def ingress() -> Schema:
         annotations=STRINGS,
         host=TEXT,
         tlsSecret=TEXT,
+        extraHosts=texts(),
+        extraTls=objects(),
         nginx=only(enabled=FLAG, requestsPerSecond=integer(0), burstMultiplier=integer(1), connections=integer(0)),
     )
 
 
 def monitoring() -> Schema:
+    alert = only(enabled=FLAG, labels=STRINGS, **{"for": {"type": "string", "pattern": "^([0-9]+(ms|s|m|h|d|w|y))+$"}})
     return only(
+        api=one_of(*MONITORING_APIS),
+        scrapeAnnotations=FLAG,
         podMonitor=only(enabled=FLAG, labels=STRINGS, interval={"type": "string", "pattern": "^[0-9]+(s|m)$"}),
         prometheusRule=only(
             enabled=FLAG,
             labels=STRINGS,
             errorFraction=FRACTION,
-            firstTokenSeconds={"type": "number", "exclusiveMinimum": 0},
+            firstTokenSeconds=POSITIVE,
             waitingRequests=integer(0),
             vramFraction=FRACTION,
             startMinutes=integer(1),
             runbook={"type": "string", "minLength": 1},
+            alertLabels=STRINGS,
+            alerts={"type": "object", "additionalProperties": alert},
         ),
         dashboards=only(enabled=FLAG, labels=STRINGS, annotations=STRINGS),
     )
-
-
-# -- parts of the schema ----------------------------------------------------------------------------
-
-
-def only(**properties: Schema) -> Schema:
-    """An object with these properties and no other."""
-    return {"type": "object", "additionalProperties": False, "properties": properties}
-
-
-def some(**properties: Schema) -> Schema:
-    """An object with these properties and any others."""
-    return {"type": "object", "properties": properties}
-
-
-def one_of(*words: str) -> Schema:
-    return {"enum": list(words)}
-
-
-def integer(least: int) -> Schema:
-    return {"type": "integer", "minimum": least}
-
-
-def count(least: int) -> Schema:
-    """Minimum and maximum of a number of replicas or pods."""
-    return {**only(min=integer(least), max=integer(1)), "required": ["min", "max"]}
-
-
-def objects(least: int = 0) -> Schema:
-    return {"type": "array", "items": FREE, "minItems": least}
-
-
-def texts() -> Schema:
-    return {"type": "array", "items": TEXT}
-
-
-def key_of_secret() -> Schema:
-    return only(name=TEXT, key={"type": "string", "minLength": 1})

@@ -11,6 +11,10 @@
 {{- include "glm.checkUpgrade" . -}}
 {{- include "glm.checkAuthentication" . -}}
 {{- include "glm.checkAudit" . -}}
+{{- include "glm.checkLabels" . -}}
+{{- include "glm.checkPassThrough" . -}}
+{{- include "glm.checkModelStorage" . -}}
+{{- include "glm.checkMonitoring" . -}}
 {{- include "glm.checkRest" . -}}
 {{- end -}}
 
@@ -35,7 +39,7 @@
 {{- end -}}
 
 {{- define "glm.checkPorts" -}}
-{{- $taken := dict "6379" "Ray's control plane" "8265" "Ray's dashboard" "8404" "HAProxy's statistics" "9101" "HAProxy's metrics" "10001" "Ray's client" "44217" "the autoscaler's metrics" "44227" "the dashboard's metrics" "52365" "Ray's agent" -}}
+{{- $taken := dict "6379" "Ray's control plane" "8265" "Ray's dashboard" "8500" "Serve's own proxy" "8404" "HAProxy's statistics" "9101" "HAProxy's metrics" "10001" "Ray's client" "44217" "the autoscaler's metrics" "44227" "the dashboard's metrics" "52365" "Ray's agent" -}}
 {{- $http := include "glm.port" . -}}
 {{- $metrics := include "glm.metricsPort" . -}}
 {{- if eq $http $metrics -}}
@@ -44,6 +48,9 @@
 {{- range $setting, $port := dict "settings.http.port" $http "settings.metrics.port" $metrics -}}
 {{- if hasKey $taken $port -}}
 {{- fail (printf "%s is %s, which is the port of %s. Set another port." $setting $port (get $taken $port)) -}}
+{{- end -}}
+{{- if or (and (ge (int $port) 10002) (le (int $port) 19999)) (and (ge (int $port) 30000) (le (int $port) 31000)) -}}
+{{- fail (printf "%s is %s. Ray's processes take ports between 10002 and 19999, and Serve's replicas between 30000 and 31000. Set another port." $setting $port) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -63,8 +70,8 @@
 
 {{- define "glm.checkStages" -}}
 {{- $gpus := float64 .Values.stages.engine.gpus -}}
-{{- if and (gt $gpus 1.0) (ne $gpus (floor $gpus)) -}}
-{{- fail (printf "stages.engine.gpus is %v. Ray accepts fractions below 1 and integers only." $gpus) -}}
+{{- if gt $gpus 1.0 -}}
+{{- fail (printf "stages.engine.gpus is %v, but a replica uses one GPU. Set 1 or a fraction, and more replicas for more GPUs." $gpus) -}}
 {{- end -}}
 {{- $groups := include "glm.groups" . | fromJson -}}
 {{- range $stage := list "ingress" "preprocess" "engine" -}}
@@ -73,6 +80,17 @@
 {{- end -}}
 {{- end -}}
 {{- range $name, $group := $groups -}}
+{{- if and (gt (int $group.gpus) 0) (or (eq $gpus 0.0) (not (has "engine" $group.stages))) -}}
+{{- fail (printf "workers.%s.gpus is %d, but nothing in its pods uses a GPU: %s. Set workers.%s.gpus to 0, or disable the group." $name (int $group.gpus) (ternary "stages.engine.gpus is 0" "the group does not run the engine" (has "engine" $group.stages)) $name) -}}
+{{- end -}}
+{{- if and (gt (int $group.gpus) 0) (not $group.gpuResource) (not $group.resourceClaims) -}}
+{{- fail (printf "workers.%s.gpuResource is empty, so its pods would get no GPU. Name the resource, or claim devices with resourceClaims and resources.claims." $name) -}}
+{{- end -}}
+{{- $requested := get (default dict $group.resources.requests) $group.gpuResource -}}
+{{- $limited := get (default dict $group.resources.limits) $group.gpuResource -}}
+{{- if and $requested (ne (toString $requested) (toString $limited)) -}}
+{{- fail (printf "workers.%s.resources.requests has %v of %s, and limits has %v. Kubernetes wants them to be equal: write it in limits only." $name $requested $group.gpuResource (default "none" $limited)) -}}
+{{- end -}}
 {{- if and (has "engine" $group.stages) (gt $gpus (float64 $group.gpus)) -}}
 {{- fail (printf "stages.engine.gpus is %v, but a pod of workers.%s has %d (workers.%s.gpus)." $gpus $name (int $group.gpus) $name) -}}
 {{- end -}}
@@ -172,7 +190,11 @@ update starts the new replica first, which would wait forever for room.
 {{- if and .Values.gateway.enabled (not .Values.gateway.parentRefs) -}}
 {{- fail "gateway.enabled needs gateway.parentRefs, the Gateways that the route attaches to." -}}
 {{- end -}}
-{{- if and .Values.modelStorage.fetch.enabled (not .Values.modelStorage.fetch.image) -}}
-{{- fail "modelStorage.fetch.enabled needs modelStorage.fetch.image, an image that can copy the model." -}}
+{{- $address := .Values.faultTolerance.externalAddress -}}
+{{- if and $address (not (regexMatch "^([a-z]+://)?([^]:/[]+|[[][0-9a-fA-F:.]+[]]):[0-9]+$" $address)) -}}
+{{- fail (printf "faultTolerance.externalAddress is %q. Write host:port, for example redis.example.com:6379, rediss://redis.example.com:6380 for TLS, or [fd00::1]:6379." $address) -}}
+{{- end -}}
+{{- if eq (toString .Values.enabled) "false" -}}
+{{- fail "enabled is false, which has a meaning only as the condition of a parent chart. To remove the service uninstall the release." -}}
 {{- end -}}
 {{- end -}}

@@ -20,27 +20,71 @@ Labels that all pods of this release have and no others. Not app.kubernetes.io/n
 "kuberay", and the head service that it creates for a RayService selects it.
 */}}
 {{- define "glm.selectorLabels" -}}
-app.kubernetes.io/part-of: {{ include "glm.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/part-of: {{ include "glm.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{- define "glm.labels" -}}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
-app.kubernetes.io/name: {{ include "glm.name" . }}
+helm.sh/chart: {{ include "glm.labelValue" (printf "%s-%s" .Chart.Name .Chart.Version) | quote }}
+app.kubernetes.io/name: {{ include "glm.name" . | quote }}
 {{ include "glm.selectorLabels" . }}
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/version: {{ include "glm.labelValue" .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 
-{{/* The image of a pod; arguments: root, gpus (of the pod). */}}
+{{/* A version as the value of a label, which can't contain "+": Flux appends "+" and the commit to a chart's version. */}}
+{{- define "glm.labelValue" -}}
+{{- regexReplaceAll "[^A-Za-z0-9_.-]" . "_" | trunc 63 | regexFind "^.*[A-Za-z0-9]" -}}
+{{- end -}}
+
+{{/*
+Name, labels and annotations of an object; arguments: root, name, labels and annotations (those of this object only).
+The chart's labels take precedence over commonLabels; _checks.tpl refuses values that set them.
+*/}}
+{{- define "glm.metadata" -}}
+name: {{ .name | quote }}
+labels:
+  {{- merge (include "glm.labels" .root | fromYaml) (default dict .labels) (default dict .root.Values.commonLabels) | toYaml | nindent 2 }}
+{{- with merge dict (default dict .annotations) (default dict .root.Values.commonAnnotations) }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* The service's image in a pod; arguments: root, gpus (of the pod), image (values of the pod that differ). */}}
 {{- define "glm.image" -}}
-{{- $image := .root.Values.image -}}
+{{- $image := merge dict (default dict .image) .root.Values.image -}}
+{{- $repository := include "glm.inRegistry" (list .root $image.repository) -}}
 {{- if $image.digest -}}
-{{- printf "%s@%s" $image.repository $image.digest -}}
+{{- printf "%s@%s" $repository $image.digest -}}
 {{- else -}}
 {{- $variant := ternary "gpu" "cpu" (gt (int .gpus) 0) -}}
-{{- printf "%s:%s" $image.repository (default (printf "%s-%s" .root.Chart.AppVersion $variant) $image.tag) -}}
+{{- $version := regexReplaceAll "[^A-Za-z0-9_.-]" .root.Chart.AppVersion "_" -}}
+{{- printf "%s:%s" $repository (default (printf "%s-%s" $version $variant) $image.tag) -}}
 {{- end -}}
+{{- end -}}
+
+{{/* An image's name in global.imageRegistry, if that is set, instead of its own registry; arguments: root, name. */}}
+{{- define "glm.inRegistry" -}}
+{{- $registry := (default dict (index . 0).Values.global).imageRegistry -}}
+{{- $name := index . 1 -}}
+{{- if $registry -}}
+{{- $first := splitList "/" $name | first -}}
+{{- if and (contains "/" $name) (regexMatch "[.:]|^localhost$" $first) -}}
+{{- $name = trimPrefix (print $first "/") $name -}}
+{{- end -}}
+{{- $name = printf "%s/%s" (trimSuffix "/" $registry) $name -}}
+{{- end -}}
+{{- $name -}}
+{{- end -}}
+
+{{/* The Secrets for private registries, as names or as Kubernetes writes them ({name: x}). JSON. */}}
+{{- define "glm.pullSecrets" -}}
+{{- $secrets := list -}}
+{{- range concat (default list .Values.image.pullSecrets) (default list (default dict .Values.global).imagePullSecrets) -}}
+{{- $secrets = append $secrets (ternary (dict "name" .) . (kindIs "string" .)) -}}
+{{- end -}}
+{{- uniq $secrets | toJson -}}
 {{- end -}}
 
 {{- define "glm.serviceAccountName" -}}
@@ -62,13 +106,5 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- printf "%s-test" (include "glm.fullname" .) -}}
 {{- else -}}
 {{- include "glm.serveService" . -}}
-{{- end -}}
-{{- end -}}
-
-{{- define "glm.modelClaim" -}}
-{{- if .Values.modelStorage.existingClaim -}}
-{{- .Values.modelStorage.existingClaim -}}
-{{- else if .Values.modelStorage.create -}}
-{{- printf "%s-models" (include "glm.fullname" .) -}}
 {{- end -}}
 {{- end -}}

@@ -10,17 +10,15 @@ seccompProfile: { type: RuntimeDefault }
 
 {{/* Fields of a pod's spec; arguments: root, place (values with nodeSelector and the like). */}}
 {{- define "glm.podPlace" -}}
-{{- with .root.Values.image.pullSecrets }}
+{{- with include "glm.pullSecrets" .root | fromJsonArray }}
 imagePullSecrets:
-  {{- range . }}
-  - name: {{ . }}
-  {{- end }}
+  {{- toYaml . | nindent 2 }}
 {{- end }}
 securityContext:
   {{- toYaml .root.Values.podSecurityContext | nindent 2 }}
-{{- range $field := list "nodeSelector" "tolerations" "affinity" "topologySpreadConstraints" "priorityClassName" "runtimeClassName" }}
+{{- range $field := list "nodeSelector" "tolerations" "affinity" "topologySpreadConstraints" "priorityClassName" "runtimeClassName" "schedulerName" "hostAliases" "dnsPolicy" "dnsConfig" "hostNetwork" "resourceClaims" }}
 {{- with get $.place $field }}
-{{ $field }}: {{- if kindIs "string" . }} {{ . }}{{ else }}{{ toYaml . | nindent 2 }}{{ end }}
+{{ dict $field . | toYaml }}
 {{- end }}
 {{- end }}
 {{- end -}}
@@ -37,23 +35,29 @@ securityContext:
 - name: RAY_AUTH_MODE
   value: disabled
 {{- end }}
-{{- with .Values.extraEnv }}
-{{ toYaml . }}
-{{- end }}
 {{- end -}}
 
-{{/* Annotations and labels of a pod; arguments: root, component, place, labels (more of them). */}}
+{{/* Annotations and labels of a pod; arguments: root, component, place, labels and annotations (more of them). */}}
 {{- define "glm.podMetadata" -}}
-{{- with .place.podAnnotations }}
+{{- with merge dict (default dict .annotations) (default dict .place.podAnnotations) (default dict .root.Values.commonAnnotations) }}
 annotations:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 labels:
   {{- include "glm.selectorLabels" .root | nindent 2 }}
   app.kubernetes.io/component: {{ .component }}
-  {{- range $name, $value := merge (default dict .labels) (default dict .place.podLabels) }}
-  {{ $name }}: {{ $value | quote }}
+  {{- with merge dict (default dict .labels) (default dict .place.podLabels) (default dict .root.Values.commonLabels) }}
+  {{- toYaml . | nindent 2 }}
   {{- end }}
+{{- end -}}
+
+{{/* The annotations by which a Prometheus without its operator finds the metrics of a Ray pod. YAML. */}}
+{{- define "glm.scrapeAnnotations" -}}
+{{- if .Values.monitoring.scrapeAnnotations -}}
+prometheus.io/scrape: "true"
+prometheus.io/port: {{ include "glm.metricsPort" . | quote }}
+prometheus.io/path: /metrics
+{{- end -}}
 {{- end -}}
 
 {{/* The writable volumes of a Ray container; the argument is the head's values or a worker group. */}}

@@ -11,9 +11,7 @@
 
 {{/* Name and labels of a policy; arguments: root, its own name. */}}
 {{- define "glm.policyMetadata" -}}
-name: {{ include "glm.fullname" (index . 0) }}-{{ index . 1 }}
-labels:
-  {{- include "glm.labels" (index . 0) | nindent 2 }}
+{{- include "glm.metadata" (dict "root" (index . 0) "name" (printf "%s-%s" (include "glm.fullname" (index . 0)) (index . 1))) -}}
 {{- end -}}
 
 {{/* A selector of this release's pods; arguments: root, then the components (none: all pods). */}}

@@ -26,3 +26,11 @@
 {{- include "glm.redisName" . -}}
 {{- end -}}
 {{- end -}}
+
+{{/* The file with the certificate authority of an external Redis, in the head; empty: the system's authorities. */}}
+{{- define "glm.redisCaFile" -}}
+{{- $faultTolerance := .Values.faultTolerance -}}
+{{- if and $faultTolerance.enabled $faultTolerance.caSecret.name -}}
+{{- printf "/etc/glm-serve/redis-ca/%s" $faultTolerance.caSecret.key -}}
+{{- end -}}
+{{- end -}}

@@ -20,7 +20,7 @@ release uses: of its services (other pods, `helm test`), of its Ingress and rout
 {{- end -}}
 {{- $http := default dict $settings.http -}}
 {{- with $http.allowed_hosts -}}
-{{- $names := concat . (list $.Values.ingress.host) $.Values.gateway.hostnames -}}
+{{- $names := concat . (list $.Values.ingress.host) $.Values.ingress.extraHosts $.Values.gateway.hostnames -}}
 {{- range $service := list (include "glm.serveService" $) (include "glm.testService" $) -}}
 {{- range $end := list "" (printf ".%s" $.Release.Namespace) (printf ".%s.svc" $.Release.Namespace) (printf ".%s.svc.cluster.local" $.Release.Namespace) -}}
 {{- $names = append $names (print $service $end) -}}
@@ -100,7 +100,7 @@ logging_config:
   enable_access_log: false
   additional_log_standard_attrs: [name]
   {{- with $settings.log.folder }}
-  logs_dir: {{ . }}
+  logs_dir: {{ . | quote }}
   {{- end }}
 applications:
   - name: glm
@@ -113,9 +113,9 @@ applications:
       {{- $stage := get $.Values.stages $name }}
       - name: {{ $name }}
         ray_actor_options:
-          num_cpus: {{ toJson $stage.cpus }}
+          num_cpus: {{ include "glm.number" $stage.cpus }}
           {{- if eq $name "engine" }}
-          num_gpus: {{ toJson $stage.gpus }}
+          num_gpus: {{ include "glm.number" $stage.gpus }}
           {{- end }}
           resources: { {{ $name }}: 0.001 }
         autoscaling_config:
@@ -123,21 +123,21 @@ applications:
           max_replicas: {{ int $stage.replicas.max }}
           metrics_interval_s: 2
           look_back_period_s: 10
-          upscale_delay_s: {{ toJson $stage.upscaleDelaySeconds }}
-          downscale_delay_s: {{ toJson $stage.downscaleDelaySeconds }}
+          upscale_delay_s: {{ include "glm.number" $stage.upscaleDelaySeconds }}
+          downscale_delay_s: {{ include "glm.number" $stage.downscaleDelaySeconds }}
           {{- if eq $name "engine" }}
           {{- if eq (int $stage.replicas.min) 0 }}
           {{- /* One at the start, so that a model that can't load is noticed at the install. */}}
           initial_replicas: 1
-          downscale_to_zero_delay_s: {{ toJson $stage.downscaleToZeroDelaySeconds }}
+          downscale_to_zero_delay_s: {{ include "glm.number" $stage.downscaleToZeroDelaySeconds }}
           {{- end }}
           policy:
             policy_function: serve_app.engine.scaling:replicas_for_load
             policy_kwargs:
-              target_tokens_in_flight: {{ toJson $stage.targetTokensInFlight }}
-              target_kv_use: {{ toJson $stage.targetKvUse }}
+              target_tokens_in_flight: {{ include "glm.number" $stage.targetTokensInFlight }}
+              target_kv_use: {{ include "glm.number" $stage.targetKvUse }}
           {{- else }}
-          target_ongoing_requests: {{ toJson $stage.targetOngoingRequests }}
+          target_ongoing_requests: {{ include "glm.number" $stage.targetOngoingRequests }}
           {{- end }}
         graceful_shutdown_timeout_s: {{ $answerSeconds }}
         {{- if ne $name "engine" }}

@@ -31,3 +31,8 @@
 {{- $unit := regexFind "[A-Za-z]*$" $quantity -}}
 {{- mulf (float64 (trimSuffix $unit $quantity)) (float64 (ternary (get $units $unit) 1 (hasKey $units $unit))) | floor | int64 -}}
 {{- end -}}
+
+{{/* A number, also one in quotes: helm's --set makes strings of fractions. 0.5, "0.5" -> 0.5; 2 -> 2. */}}
+{{- define "glm.number" -}}
+{{- toJson (float64 .) -}}
+{{- end -}}

@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 import celpy
+from celpy.evaluation import bool_ne
 
 # What cel-python 0.5 can call. Kubernetes' own additions (quantity, isURL, optionals) are not among it.
 KNOWN = frozenset(
@@ -94,7 +95,15 @@ def _refusal(rule: Rule, value: Any, before: Any) -> str | None:
 def program(expression: str) -> Any:
     """The expression, compiled; celpy.CELParseError where it is not CEL."""
     environment = celpy.Environment()
-    return environment.program(environment.compile(expression))
+    return environment.program(environment.compile(expression), functions={"_!=_": _differs})
+
+
+def _differs(left: Any, right: Any) -> Any:
+    """`!=` as cel-go has it: a number and a text differ. cel-python has no overload for the two."""
+    texts = [isinstance(each, celpy.celtypes.StringType) for each in (left, right)]
+    if any(texts) and not any(isinstance(each, celpy.CELEvalError) for each in (left, right)):
+        return celpy.celtypes.BoolType(not all(texts) or left != right)
+    return bool_ne(left, right)
 
 
 def _escaped(value: Any) -> Any:

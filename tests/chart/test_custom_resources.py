@@ -220,10 +220,15 @@ def test_a_rule_that_fails_to_evaluate_refuses():
     assert "self.a > 1 can't be evaluated" in said
 
 
+# What cel-python can't evaluate: rules of fields that the chart does not set.
+BEYOND = {"isURL(self) && !self.matches('@')"}  # proxyUrl of a PodMonitoring
+
+
 @pytest.mark.parametrize("schema", STORED)
 def test_no_rule_is_beyond_the_library(schema: Object):
-    # Rules that cel-python could not evaluate would have to be listed here by their text; there are none.
     for rule in rules_of(schema):
+        if rule.expression in BEYOND:
+            continue
         program(rule.expression)
         assert rule.calls <= KNOWN, rule.expression
 

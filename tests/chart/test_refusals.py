@@ -28,8 +28,15 @@ COMBINATIONS = [
     ({"settings.metrics.port": 9101}, "settings.metrics.port is 9101, which is the port of HAProxy's metrics"),
     ({"stages.ingress.replicas": {"min": 3, "max": 2}}, "stages.ingress.replicas.max is 2, which is less than min (3)"),
     ({"workers.cpu.replicas": {"min": 6, "max": 5}}, "workers.cpu.replicas.max is 5, which is less than min (6)"),
-    ({"stages.engine.gpus": 1.5}, "Ray accepts fractions below 1 and integers only"),
-    ({"stages.engine.gpus": 2}, "stages.engine.gpus is 2, but a pod of workers.gpu has 1"),
+    ({"stages.engine.gpus": 1.5}, "stages.engine.gpus is 1.5, but a replica uses one GPU"),
+    ({"stages.engine.gpus": 2, "workers.gpu.gpus": 2}, "stages.engine.gpus is 2, but a replica uses one GPU"),
+    ({"stages.engine.gpus": 0}, "workers.gpu.gpus is 1, but nothing in its pods uses a GPU: stages.engine.gpus is 0"),
+    ({"workers.cpu.gpus": 1}, "workers.cpu.gpus is 1, but nothing in its pods uses a GPU: the group does not run the"),
+    ({"workers.gpu.gpuResource": ""}, "workers.gpu.gpuResource is empty, so its pods would get no GPU"),
+    (
+        {"workers.gpu.resources.requests": {"cpu": "4", "nvidia.com/gpu": 2}},
+        "workers.gpu.resources.requests has 2 of nvidia.com/gpu, and limits has none",
+    ),
     ({"workers.big": GROUP}, "stages.engine.gpus is 1, but a pod of workers.big has 0"),
     ({"workers.gpu.enabled": False}, 'No enabled group of `workers` lists "engine" in its stages'),
     ({"workers.cpu.stages": ["ingress"]}, 'No enabled group of `workers` lists "preprocess" in its stages'),
@@ -42,7 +49,10 @@ COMBINATIONS = [
     ({"workers.cpu.sharedMemory": "8Gi"}, "workers.cpu.sharedMemory is 8Gi. It counts as the pod's memory"),
     ({"head.sharedMemory": "5Gi"}, "head.sharedMemory is 5Gi"),
     ({"settings.model.device": "cpu"}, "settings.model.device is cpu, but stages.engine.gpus is 1"),
-    ({"settings.model.device": "cuda", "stages.engine.gpus": 0}, "is cuda, but stages.engine.gpus is 0"),
+    (
+        {"settings.model.device": "cuda", "stages.engine.gpus": 0, "workers.gpu.gpus": 0},
+        "is cuda, but stages.engine.gpus is 0",
+    ),
     ({"upgrade.strategy": "NewClusterWithIncrementalUpgrade"}, "needs upgrade.incremental.gatewayClassName"),
     (
         INCREMENTAL | {"upgrade.incremental.maxSurgePercent": 10},
@@ -54,6 +64,64 @@ COMBINATIONS = [
     ({"settings.audit.mode": "required"}, "there is no volume for the audit log"),
     ({"auth.anonymous": "refuse"}, "auth.anonymous is refuse, and there is no authentication"),
     ({"modelStorage.fetch.enabled": True}, "needs modelStorage.fetch.image"),
+    ({"settings.http.port": 8500}, "settings.http.port is 8500, which is the port of Serve's own proxy"),
+    ({"settings.metrics.port": 30100}, "settings.metrics.port is 30100. Ray's processes take ports between"),
+    ({"workers.cpu.podLabels": {"app.kubernetes.io/component": "x"}}, "workers.cpu.podLabels sets the label app."),
+    ({"redis.podLabels": {"app.kubernetes.io/instance": "x"}}, "redis.podLabels sets the label app.kubernetes.io/inst"),
+    ({"commonLabels": {"app.kubernetes.io/managed-by": "x"}}, "commonLabels sets the label app.kubernetes.io/managed"),
+    ({"commonAnnotations": {"helm.sh/hook": "test"}}, "commonAnnotations sets helm.sh/hook, which would make objects"),
+    ({"modelStorage.mountPath": "/tmp"}, 'the volumes "tmp" and "models" are both mounted at /tmp'),
+    ({"modelStorage.mountPath": "/dev/shm/"}, "are both mounted at /dev/shm in the container"),
+    ({"modelStorage.mountPath": "//"}, 'the volume "models" is mounted at / in the container'),
+    (
+        {"workers.gpu.extraVolumeMounts": [{"name": "company", "mountPath": "/company"}]},
+        'workers.gpu: the container "ray-worker" mounts the volume "company", which does not exist. There are: tmp,',
+    ),
+    ({"extraVolumes": [{"name": "tmp", "emptyDir": {}}]}, 'head: two volumes are named "tmp"'),
+    ({"extraContainers": [{"name": "ray-head", "image": "x"}]}, 'head: two containers are named "ray-head"'),
+    (
+        {"workers.cpu.extraContainers": [{"name": "log", "image": "x", "ports": [{"containerPort": 8000}]}]},
+        'workers.cpu: port 8000 of the container "log" is also a port of another container',
+    ),
+    ({"workers.gpu.lifecycle": {"preStop": {"sleep": {"seconds": 1}}}}, "workers.gpu.lifecycle.preStop would replace"),
+    ({"overrides.workers": {"tpu": {}}}, "overrides.workers.tpu is the name of no enabled group of `workers`. There"),
+    (INCREMENTAL | {"serveService.type": "LoadBalancer"}, "serveService can't be used with upgrade.strategy"),
+    ({"modelStorage.create": True, "modelStorage.volume": {"emptyDir": {}}}, "modelStorage.volume can't be used with"),
+    ({"modelStorage.readOnly": True}, "modelStorage.readOnly is true, and a new volume has no model"),
+    (
+        {
+            "modelStorage.readOnly": True,
+            "modelStorage.existingClaim": "weights",
+            "modelStorage.fetch": {"enabled": True, "image": "rclone"},
+        },
+        "modelStorage.readOnly is true, so modelStorage.fetch can't copy",
+    ),
+    (
+        {
+            "modelStorage.readOnly": True,
+            "modelStorage.existingClaim": "weights",
+            "settings.model.path": "zai-org/GLM-4.6V-Flash",
+        },
+        "modelStorage.readOnly is true, so zai-org/GLM-4.6V-Flash can't be downloaded into the volume",
+    ),
+    (
+        {"modelStorage.create": True, "modelStorage.accessModes": ["ReadWriteOncePod"]},
+        "modelStorage.accessModes is ReadWriteOncePod, but up to 5 pods mount the volume",
+    ),
+    (
+        {"modelStorage.create": True, "modelStorage.accessModes": ["ReadOnlyMany"]},
+        "modelStorage.accessModes is ReadOnlyMany, so nobody could write a model",
+    ),
+    ({"faultTolerance.externalAddress": "redis"}, 'faultTolerance.externalAddress is "redis". Write host:port'),
+    ({"enabled": False}, "enabled is false, which has a meaning only as the condition of a parent chart"),
+    (
+        {"monitoring.prometheusRule.enabled": True, "monitoring.prometheusRule.alerts": {"GlmQueu": {}}},
+        "monitoring.prometheusRule.alerts.GlmQueu is not an alert of the chart. There are:",
+    ),
+    (
+        {"monitoring.prometheusRule.enabled": True, "monitoring.api": "azmonitoring.coreos.com"},
+        "monitoring.prometheusRule can't be used with monitoring.api azmonitoring.coreos.com",
+    ),
 ]
 
 OUT_OF_BOUNDS = [
@@ -73,7 +141,12 @@ OUT_OF_BOUNDS = [
     ({"upgrade.strategy": "Recreate"}, "upgrade/strategy"),
     ({"upgrade.initializingTimeout": "soon"}, "upgrade/initializingTimeout"),
     ({"image.digest": "abc"}, "image/digest"),
-    ({"faultTolerance.externalAddress": "redis"}, "faultTolerance/externalAddress"),
+    ({"modelStorage.accessModes": ["RWX"]}, "modelStorage/accessModes/0"),
+    ({"labels": {"team": "a b"}}, "labels/team"),
+    ({"extraEnv": [{"value": "b"}]}, "extraEnv/0"),
+    ({"stages.engine.gpus": "half"}, "stages/engine/gpus"),
+    ({"monitoring.prometheusRule.errorFraction": "1.5"}, "errorFraction"),
+    ({"image.pullSecrets": [{"secret": "x"}]}, "image/pullSecrets/0"),
     ({"typo": 1}, "typo"),
 ]
 
@@ -110,7 +183,8 @@ def test_the_last_replica_that_fits_is_taken_and_one_more_is_not(replicas: int) 
 def test_every_refusal_of_the_chart_is_tested() -> None:
     said = "".join(refusal(set=values) for values, _ in COMBINATIONS)
     said += refusal("ci/everything-off-values.yaml", set=INCREMENTAL | {"autoscaler.enabled": False})
-    written = re.findall(r'fail \(?(?:printf )?"((?:[^"\\]|\\.)*)"', (CHART / "templates/_checks.tpl").read_text())
+    templates = "".join(file.read_text() for file in (CHART / "templates").glob("*.tpl"))
+    written = re.findall(r'fail \(?(?:printf )?"((?:[^"\\]|\\.)*)"', templates)
     assert len(written) > 15
     for sentence in written:
         longest = max(re.split(r"%\w", sentence), key=len)

@@ -42,6 +42,7 @@ CONDITIONS: dict[str, dict[str, Any]] = {
     "modelStorage.hubTokenSecret.key": {"modelStorage.hubTokenSecret.name": "hub"},
     "modelStorage.fetch": {"modelStorage.fetch.enabled": True, "modelStorage.fetch.image": "rclone"},
     "modelStorage.fetch.enabled": {"modelStorage.fetch.image": "rclone"},
+    "modelStorage.readOnly": {"modelStorage.existingClaim": "weights"},
     "workers.cpu.stages": {"workers.gpu.stages": ["preprocess", "engine"], "workers.gpu.replicas.max": 9},
     "autoscaler.enabled": {"workers.cpu.replicas.min": 4},
     "upgrade.incremental": {
@@ -50,6 +51,8 @@ CONDITIONS: dict[str, dict[str, Any]] = {
     },
     "faultTolerance.externalAddress": {"faultTolerance.enabled": True},
     "faultTolerance.passwordSecret": {"faultTolerance.enabled": True},
+    "faultTolerance.username": {"faultTolerance.enabled": True},
+    "faultTolerance.caSecret": {"faultTolerance.enabled": True, "faultTolerance.caSecret.name": "ca"},
     "redis": {"faultTolerance.enabled": True},
     "publish": {"ingress.enabled": True},
     "ingress": {"ingress.enabled": True},
@@ -58,12 +61,14 @@ CONDITIONS: dict[str, dict[str, Any]] = {
     "gateway": {"gateway.enabled": True, "gateway.parentRefs": [{"name": "public"}]},
     "gateway.enabled": {"gateway.parentRefs": [{"name": "public"}]},
     "podDisruptionBudget": {"workers.cpu.replicas.min": 2},
+    "monitoring.api": {"monitoring.podMonitor.enabled": True},
     "monitoring.podMonitor": {"monitoring.podMonitor.enabled": True},
     "monitoring.prometheusRule": {"monitoring.prometheusRule.enabled": True},
     "monitoring.dashboards": {"monitoring.dashboards.enabled": True},
     "monitoring.podMonitor.enabled": {},
     "monitoring.prometheusRule.enabled": {},
     "monitoring.dashboards.enabled": {},
+    "extraVolumeMounts": {"extraVolumes": [{"name": "company", "emptyDir": {}}]},
 }
 
 # Another value, where the type alone does not say what may be there.
@@ -86,6 +91,9 @@ OTHERS: dict[str, Any] = {
     "workers.gpu.gpuResource": "amd.com/gpu",
     "modelStorage.mountPath": "/weights",
     "modelStorage.accessModes": ["ReadWriteOnce"],
+    "modelStorage.storageClassName": "",
+    "modelStorage.volume": {"nfs": {"server": "nas", "path": "/models"}},
+    "modelStorage.fetch.env": [{"name": "A", "value": "b"}],
     "modelStorage.fetch.command": ["sh"],
     "modelStorage.fetch.args": ["copy"],
     "autoscaler.upscalingMode": "Aggressive",
@@ -94,15 +102,38 @@ OTHERS: dict[str, Any] = {
     "upgrade.incremental.maxSurgePercent": 60,
     "upgrade.initializingTimeout": "1h",
     "faultTolerance.externalAddress": "redis.example.com:6379",
+    "redis.persistence.storageClassName": "-",
     "rayAuth": "disabled",
+    "ingress.extraHosts": ["glm.example.org"],
     "gateway.hostnames": ["glm.example.com"],
     "networkPolicy.operatorNamespace": "operators",
+    "networkPolicy.dnsPorts": [5353],
+    "networkPolicy.apiServerPorts": [8443],
+    "monitoring.api": "monitoring.googleapis.com",
+    "monitoring.prometheusRule.alerts": {"GlmQueue": {"for": "1h"}},
     "monitoring.podMonitor.interval": "60s",
     "monitoring.prometheusRule.vramFraction": 0.5,
     "monitoring.prometheusRule.errorFraction": 0.5,
     "extraEnv": [{"name": "A", "value": "b"}],
+    "extraEnvFrom": [{"secretRef": {"name": "proxy"}}],
+    "extraVolumes": [{"name": "company", "emptyDir": {}}],
+    "extraVolumeMounts": [{"name": "company", "mountPath": "/company"}],
+    "extraInitContainers": [{"name": "first", "image": "busybox"}],
+    "extraContainers": [{"name": "beside", "image": "busybox"}],
+    "extraObjects": [{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "more"}}],
+    "serveService.type": "LoadBalancer",
+    "overrides.workers": {"cpu": {"spec": {"enableServiceLinks": False}}},
 }
-OF_KUBERNETES = {"podSecurityContext", "nodeSelector", "affinity", "resources", "settings"}
+OF_KUBERNETES = {
+    "podSecurityContext",
+    "nodeSelector",
+    "affinity",
+    "resources",
+    "settings",
+    "volume",
+    "overrides",
+    "serveService",
+}
 # Free objects of Kubernetes: one key more is the change.
 GROWN = {"nodeSelector": {"a": "b"}, "affinity": {"podAntiAffinity": {}}, "podLabels": {"a": "b"}}
 

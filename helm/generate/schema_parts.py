@@ -1,0 +1,68 @@
+"""Parts of values.schema.json: kinds of values, and objects that refuse other names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Schema = dict[str, Any]
+
+TEXT: Schema = {"type": "string"}
+FLAG: Schema = {"type": "boolean"}
+FREE: Schema = {"type": "object"}  # Kubernetes objects, which the API server validates
+PERCENT: Schema = {"type": "integer", "minimum": 0, "maximum": 100}
+# helm's --set makes a string of 0.5, so numbers that may be fractions are also taken as strings.
+NUMBER: Schema = {"type": ["number", "string"], "pattern": "^[0-9]*\\.?[0-9]+$", "minimum": 0}
+POSITIVE: Schema = {"type": ["number", "string"], "pattern": "^0*\\.?0*[1-9][0-9]*(\\.[0-9]+)?$", "exclusiveMinimum": 0}
+FRACTION: Schema = {
+    "type": ["number", "string"],
+    "pattern": "^(0?\\.[0-9]*[1-9][0-9]*|1)$",
+    "exclusiveMinimum": 0,
+    "maximum": 1,
+}
+SECONDS = NUMBER
+LABEL: Schema = {"type": "string", "pattern": "^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$"}
+STRINGS: Schema = {"type": "object", "additionalProperties": TEXT}
+MEMORY: Schema = {"type": "string", "pattern": "^[0-9]+(\\.[0-9]+)?(Ki|Mi|Gi|Ti|k|M|G|T)$"}
+CPUS: Schema = {"type": ["string", "number"], "pattern": "^[0-9]+(\\.[0-9]+)?m?$", "minimum": 0}
+STORAGE_CLASS: Schema = {"type": ["string", "null"]}
+LABELS: Schema = {"type": "object", "additionalProperties": LABEL}
+PORT: Schema = {"type": "integer", "minimum": 1, "maximum": 65535}
+
+
+def only(**properties: Schema) -> Schema:
+    """An object with these properties and no other."""
+    return {"type": "object", "additionalProperties": False, "properties": properties}
+
+
+def some(**properties: Schema) -> Schema:
+    """An object with these properties and any others."""
+    return {"type": "object", "properties": properties}
+
+
+def one_of(*words: str) -> Schema:
+    return {"enum": list(words)}
+
+
+def integer(least: int) -> Schema:
+    return {"type": "integer", "minimum": least}
+
+
+def count(least: int) -> Schema:
+    """Minimum and maximum of a number of replicas or pods."""
+    return {**only(min=integer(least), max=integer(1)), "required": ["min", "max"]}
+
+
+def objects(least: int = 0) -> Schema:
+    return {"type": "array", "items": FREE, "minItems": least}
+
+
+def ports() -> Schema:
+    return {"type": "array", "items": PORT, "minItems": 1}
+
+
+def texts() -> Schema:
+    return {"type": "array", "items": TEXT}
+
+
+def key_of_secret() -> Schema:
+    return only(name=TEXT, key={"type": "string", "minLength": 1})

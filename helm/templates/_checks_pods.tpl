@@ -1,0 +1,140 @@
+{{/* Checks of names, paths and ports in the pods that values put together; each fails with one message. */}}
+
+{{/* Names and paths of a pod's spec are there once, and each mount has its volume; arguments: path (of its values), spec. */}}
+{{- define "glm.checkPod" -}}
+{{- $path := .path -}}
+{{- $volumes := list -}}
+{{- range .spec.volumes -}}
+{{- if has .name $volumes -}}
+{{- fail (printf "%s: two volumes are named %q. Give the one in extraVolumes another name." $path .name) -}}
+{{- end -}}
+{{- $volumes = append $volumes .name -}}
+{{- end -}}
+{{- $containers := list -}}
+{{- $ports := list -}}
+{{- range concat (default list .spec.initContainers) .spec.containers -}}
+{{- $container := .name -}}
+{{- if has $container $containers -}}
+{{- fail (printf "%s: two containers are named %q. Give the one in extraContainers or extraInitContainers another name." $path $container) -}}
+{{- end -}}
+{{- $containers = append $containers $container -}}
+{{- $mounts := dict -}}
+{{- range .volumeMounts -}}
+{{- $place := clean .mountPath -}}
+{{- if hasKey $mounts $place -}}
+{{- fail (printf "%s: the volumes %q and %q are both mounted at %s in the container %q. Change the mountPath of one (modelStorage.mountPath, audit.mountPath, extraVolumeMounts)." $path (get $mounts $place) .name $place $container) -}}
+{{- end -}}
+{{- if eq $place "/" -}}
+{{- fail (printf "%s: the volume %q is mounted at / in the container %q, where the image's own files are. Set another mountPath." $path .name $container) -}}
+{{- end -}}
+{{- $_ := set $mounts $place .name -}}
+{{- if not (has .name $volumes) -}}
+{{- fail (printf "%s: the container %q mounts the volume %q, which does not exist. There are: %s. Add it to extraVolumes." $path $container .name (join ", " $volumes)) -}}
+{{- end -}}
+{{- end -}}
+{{- range .ports -}}
+{{- $port := int .containerPort -}}
+{{- if has $port $ports -}}
+{{- fail (printf "%s: port %d of the container %q is also a port of another container. Choose another one." $path $port $container) -}}
+{{- end -}}
+{{- $ports = append $ports $port -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Labels by which the chart, KubeRay and Helm find objects can't be set. */}}
+{{- define "glm.checkLabels" -}}
+{{- $of := dict "labels" .Values.labels "commonLabels" .Values.commonLabels "serveService.labels" .Values.serveService.labels -}}
+{{- range $name, $part := dict "head" .Values.head "redis" .Values.redis "test" .Values.test -}}
+{{- $_ := set $of (print $name ".podLabels") $part.podLabels -}}
+{{- end -}}
+{{- range $name, $group := include "glm.groups" . | fromJson -}}
+{{- $_ := set $of (printf "workers.%s.podLabels" $name) $group.podLabels -}}
+{{- end -}}
+{{- range $name := list "podMonitor" "prometheusRule" "dashboards" -}}
+{{- $_ := set $of (printf "monitoring.%s.labels" $name) (get $.Values.monitoring $name).labels -}}
+{{- end -}}
+{{- $taken := list "helm.sh/chart" "glm-vision-serve/group" "ray.io/cluster" "ray.io/node-type" "ray.io/group" "ray.io/is-ray-node" "ray.io/identifier" "ray.io/serve" -}}
+{{- range list "name" "instance" "part-of" "component" "version" "managed-by" "created-by" -}}
+{{- $taken = append $taken (print "app.kubernetes.io/" .) -}}
+{{- end -}}
+{{- range $path, $labels := $of -}}
+{{- range $label, $_ := $labels -}}
+{{- if has $label $taken -}}
+{{- fail (printf "%s sets the label %s, by which network policies, budgets, monitors, KubeRay or Helm find the objects. Use another name." $path $label) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- range $path, $annotations := dict "annotations" .Values.annotations "commonAnnotations" .Values.commonAnnotations -}}
+{{- range $name, $_ := $annotations -}}
+{{- if hasPrefix "helm.sh/hook" $name -}}
+{{- fail (printf "%s sets %s, which would make objects of the release hooks, which Helm neither upgrades nor deletes with it. Remove it." $path $name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The lifecycle of a worker keeps the chart's preStop hook. Overrides name groups that exist. */}}
+{{- define "glm.checkPassThrough" -}}
+{{- $groups := include "glm.groups" . | fromJson -}}
+{{- range $name, $group := $groups -}}
+{{- if hasKey (default dict $group.lifecycle) "preStop" -}}
+{{- fail (printf "workers.%s.lifecycle.preStop would replace `glm-serve drain`, without which a stopped pod loses its requests. Remove it; a pod's last work belongs into a container of extraContainers." $name) -}}
+{{- end -}}
+{{- end -}}
+{{- range $name, $_ := .Values.overrides.workers -}}
+{{- if not (hasKey $groups $name) -}}
+{{- fail (printf "overrides.workers.%s is the name of no enabled group of `workers`. There are: %s." $name (keys $groups | sortAlpha | join ", ")) -}}
+{{- end -}}
+{{- end -}}
+{{- if and .Values.upgrade.strategy (eq .Values.upgrade.strategy "NewClusterWithIncrementalUpgrade") (include "glm.serveServiceTemplate" .) -}}
+{{- fail "serveService can't be used with upgrade.strategy NewClusterWithIncrementalUpgrade: KubeRay then makes one service for each cluster and ignores it." -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Azure's managed Prometheus has no kind for alerts. */}}
+{{- define "glm.checkMonitoring" -}}
+{{- if and .Values.monitoring.prometheusRule.enabled (eq .Values.monitoring.api "azmonitoring.coreos.com") -}}
+{{- fail "monitoring.prometheusRule can't be used with monitoring.api azmonitoring.coreos.com, which has no such kind. Disable it, and create Azure's rule groups from the expressions that it renders with monitoring.coreos.com." -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The volume of the weights: one kind, written by somebody if it is read-only. */}}
+{{- define "glm.checkModelStorage" -}}
+{{- $storage := .Values.modelStorage -}}
+{{- $path := default "" (default dict .Values.settings.model).path -}}
+{{- if and $storage.fetch.enabled (not $storage.fetch.image) -}}
+{{- fail "modelStorage.fetch.enabled needs modelStorage.fetch.image, an image that can copy the model." -}}
+{{- end -}}
+{{- if and $storage.volume (or $storage.existingClaim $storage.create) -}}
+{{- fail "modelStorage.volume can't be used with modelStorage.existingClaim or modelStorage.create. Remove one." -}}
+{{- end -}}
+{{- if $storage.readOnly -}}
+{{- if $storage.fetch.enabled -}}
+{{- fail "modelStorage.readOnly is true, so modelStorage.fetch can't copy the model into the volume. Set one of them." -}}
+{{- end -}}
+{{- if not (or $storage.existingClaim $storage.volume) -}}
+{{- fail "modelStorage.readOnly is true, and a new volume has no model. Set modelStorage.existingClaim or modelStorage.volume." -}}
+{{- end -}}
+{{- $ownCache := false -}}
+{{- range .Values.extraEnv -}}{{- if has .name (list "HF_HOME" "HF_HUB_CACHE") -}}{{- $ownCache = true -}}{{- end -}}{{- end -}}
+{{- if and $path (not (hasPrefix "/" $path)) (not $ownCache) -}}
+{{- fail (printf "modelStorage.readOnly is true, so %s can't be downloaded into the volume. Set settings.model.path to a folder of it, below modelStorage.mountPath." $path) -}}
+{{- end -}}
+{{- end -}}
+{{- if and $storage.create (not $storage.existingClaim) -}}
+{{- if has "ReadWriteOncePod" $storage.accessModes -}}
+{{- $pods := 0 -}}
+{{- range include "glm.groupsOf" (dict "root" . "stages" (list "preprocess" "engine")) | fromJsonArray -}}
+{{- $group := get (include "glm.groups" $ | fromJson) . -}}
+{{- $pods = add $pods (include "glm.groupPods" (dict "root" $ "group" $group) | int) -}}
+{{- end -}}
+{{- if gt $pods 1 -}}
+{{- fail (printf "modelStorage.accessModes is ReadWriteOncePod, but up to %d pods mount the volume. Use ReadWriteMany." $pods) -}}
+{{- end -}}
+{{- end -}}
+{{- if eq (toJson $storage.accessModes) `["ReadOnlyMany"]` -}}
+{{- fail "modelStorage.accessModes is ReadOnlyMany, so nobody could write a model into the new claim. Use an existing claim that has one (modelStorage.existingClaim and modelStorage.readOnly)." -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}

@@ -1,0 +1,46 @@
+{{/* The volume of the weights, and the claims' storage classes. */}}
+
+{{/* The claim of the weights; empty: another kind of volume. */}}
+{{- define "glm.modelClaim" -}}
+{{- if .Values.modelStorage.existingClaim -}}
+{{- .Values.modelStorage.existingClaim -}}
+{{- else if .Values.modelStorage.create -}}
+{{- printf "%s-models" (include "glm.fullname" .) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The source of the volume: a given one, a claim, or an emptyDir. */}}
+{{- define "glm.modelVolume" -}}
+{{- $storage := .Values.modelStorage -}}
+{{- if $storage.volume -}}
+{{- toYaml $storage.volume -}}
+{{- else if include "glm.modelClaim" . -}}
+persistentVolumeClaim:
+  claimName: {{ include "glm.modelClaim" . | quote }}
+  {{- if $storage.readOnly }}
+  readOnly: true
+  {{- end }}
+{{- else -}}
+emptyDir: { sizeLimit: {{ $storage.emptyDirSizeLimit }} }
+{{- end -}}
+{{- end -}}
+
+{{/* JSON. */}}
+{{- define "glm.modelMount" -}}
+{{- $mount := dict "name" "models" "mountPath" .Values.modelStorage.mountPath -}}
+{{- with .Values.modelStorage.subPath -}}{{- $_ := set $mount "subPath" . -}}{{- end -}}
+{{- if .Values.modelStorage.readOnly -}}{{- $_ := set $mount "readOnly" true -}}{{- end -}}
+{{- toJson $mount -}}
+{{- end -}}
+
+{{/* HF_HOME: a folder of the volume, or of /tmp if the volume can't be written. */}}
+{{- define "glm.hubCache" -}}
+{{- ternary "/tmp" .Values.modelStorage.mountPath .Values.modelStorage.readOnly -}}/huggingface
+{{- end -}}
+
+{{/* The storage class of a claim; the argument is the value: null is the cluster's default, "" and "-" are no class. */}}
+{{- define "glm.storageClass" -}}
+{{- if kindIs "string" . -}}
+storageClassName: {{ ternary "" . (eq . "-") | quote }}
+{{- end -}}
+{{- end -}}
