@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.chart.quantities import quantity, whole
+from tests.chart.quantities import canonical, quantity, whole
 
 pytestmark = pytest.mark.chart
 
@@ -37,3 +37,16 @@ def test_what_is_no_quantity_is_refused(written: str):
 def test_rounding_up_adds_less_than_one(number: int, suffix: str):
     written = f"{number}{suffix}"
     assert 0 <= whole(written) - quantity(written) < 1
+
+
+def test_the_canonical_form_of_the_examples_of_kubernetes_own_tests():
+    # apimachinery, pkg/api/resource/quantity_test.go: TestQuantityParse, TestQuantityString
+    examples = {
+        **{"0": "0", "0Ki": "0", "0.0": "0", "1": "1", "1000": "1k", "1000m": "1", "1024": "1024", "1080": "1080"},
+        **{"100Ki": "100Ki", "1024Ki": "1Mi", "1536Mi": "1536Mi", "2048Mi": "2Gi", ".5Gi": "512Mi", "1.5Gi": "1536Mi"},
+        **{"0.1Gi": "107374182400m", "0.5Ki": "512", "1.1Ki": "1126400m", "1.5Ki": "1536"},
+        **{"1e3": "1e3", "100E3": "100e3", "1e1": "10", "12e4": "120e3", "1E": "1E", "1000e-3": "1"},
+        **{"0.001": "1m", "1u": "1u", "1000n": "1u", "0.25k": "250", "129M": "129M", "128974848": "128974848"},
+    }
+    assert {written: canonical(written) for written in examples} == examples
+    assert [canonical(each) for each in (0.5, 2, 2.5, 1000)] == ["500m", "2", "2500m", "1k"]
