@@ -82,7 +82,7 @@ def test_a_group_with_gpus_asks_kubernetes_for_them_and_no_other_does(files: tup
         resources = pod(group)["containers"][0]["resources"]
         asked = {kind: {n: v for n, v in resources[kind].items() if n.startswith("nvidia.com/")} for kind in resources}
         assert asked["requests"] == asked["limits"]
-        assert sum(asked["limits"].values()) == int(group["resources"].get("GPU", 0))
+        assert sum(map(int, asked["limits"].values())) == int(group["resources"].get("GPU", 0))
 
 
 def test_a_group_says_where_its_pods_go() -> None:
