@@ -107,8 +107,10 @@ def errors_page() -> str:
     return (
         "# Errors\n\n" + WRITTEN.format(source="errors.py") + "\nEvery route responds to an error with OpenAI's body,\n"
         '`{"error": {"message", "type", "param", "code"}}`; `param` names the request field, if there is one. An\n'
-        "error before the first text has its own HTTP status; a later one is sent in the stream. `/v1/messages` adds\n"
-        "Anthropic's `type` and `request_id`.\n\n" + table(*rows) + "\n"
+        "error before the first text has its own HTTP status; a later one is sent in the stream. All errors of\n"
+        "`/v1/messages` have Anthropic's `type`s, and its `type: error` and `request_id` beside `error`.\n\n"
+        + table(*rows)
+        + "\n"
     )
 
 

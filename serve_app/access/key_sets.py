@@ -15,7 +15,8 @@ from jwt import PyJWK, PyJWTError
 
 from serve_app.metrics import JWKS_ERRORS, Meter
 
-TIMEOUT_S: Final = 5.0
+TIMEOUT_S: Final = 5.0  # for the connection, and between two pieces of the response
+READ_S: Final = 10.0  # for the complete response
 MAX_BYTES: Final = 2**20
 COOLDOWN_S: Final = 10.0  # between two readings because of unknown key ids, which anybody can send
 # The one algorithm of a key's type and curve (RFC 7518, RFC 8037).
@@ -41,9 +42,16 @@ class KeySet:
     """The current keys. Keys stay in force while the provider does not respond."""
 
     def __init__(
-        self, read: Callable[[], Awaitable[bytes]], *, refresh_s: float, clock: Callable[[], float], meter: Meter
+        self,
+        read: Callable[[], Awaitable[bytes]],
+        *,
+        refresh_s: float,
+        clock: Callable[[], float],
+        meter: Meter,
+        read_s: float = READ_S,
     ) -> None:
         self._read = read
+        self._read_s = read_s
         self._refresh_s = refresh_s
         self._clock = clock
         self._meter = meter
@@ -78,7 +86,8 @@ class KeySet:
 
     async def _replace(self) -> None:
         try:
-            keys = parse_keys(await self._read())
+            async with asyncio.timeout(self._read_s):
+                keys = parse_keys(await self._read())
         except (OSError, ValueError, httpx.HTTPError, TimeoutError) as error:
             self._meter.count(JWKS_ERRORS)
             _log.error("The keys of JSON Web Tokens can't be read; %d stay in force. %s", len(self._keys), error)
@@ -90,21 +99,33 @@ class KeySet:
 
 
 def parse_keys(document: bytes) -> list[SigningKey]:
-    """The keys of a JWKS that verify signatures in a way we know. Raises ValueError if there is none."""
+    """The keys of a JWKS that verify signatures in a way we know; others are ignored (RFC 7517, section 5).
+
+    Raises ValueError if there is none.
+    """
     try:
-        keys = [key for entry in json.loads(document)["keys"] if (key := _signing_key(entry)) is not None]
-    except (AttributeError, KeyError, TypeError, PyJWTError) as error:
+        entries = list(json.loads(document)["keys"])
+    except (KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"The document is not a JWKS: {error!r}.") from error
+    keys = [key for entry in entries if isinstance(entry, dict) and (key := _signing_key(entry)) is not None]
     if not keys:
         raise ValueError("The document has no key for RS256, ES256 or EdDSA.")
     return keys
 
 
 def _signing_key(entry: dict[str, Any]) -> SigningKey | None:
-    algorithm = ALGORITHMS.get((entry.get("kty"), entry.get("crv")))
+    """The public key of an entry; None for other uses, private keys (everybody could sign) and what is not valid."""
+    kind, key_id = (str(entry.get("kty")), entry.get("crv")), entry.get("kid")
+    if not (isinstance(kind[1], str | None) and isinstance(key_id, str | None)) or "d" in entry:
+        return None
+    algorithm = ALGORITHMS.get(kind)
     if algorithm is None or entry.get("use", "sig") != "sig" or entry.get("alg", algorithm) != algorithm:
         return None
-    return SigningKey(algorithm, PyJWK(entry, algorithm).key, entry.get("kid"))
+    try:
+        return SigningKey(algorithm, PyJWK(entry, algorithm).key, key_id)
+    except (PyJWTError, ValueError, TypeError) as error:
+        _log.warning("The entry %r of the keys of JSON Web Tokens is not valid, so it is ignored. %s", key_id, error)
+        return None
 
 
 def reader(source: str) -> Callable[[], Awaitable[bytes]]:

@@ -48,10 +48,14 @@ def decode_line(data: bytes) -> tuple[dict[str, Any], Head]:
         line = orjson.loads(data)
         bare = {key: value for key, value in line.items() if key not in ("hash", "personal")}
         head = Head(line["seq"], line["hash"])
+        text = data.removesuffix(b"\n")
+        is_as_written = text == _as_written(line, len(text))
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise BrokenLine("It is not a line of an audit log.") from error
     if head.hash != _digest(bare):
         raise BrokenLine("Its hash does not fit: the line was changed.")
+    if not is_as_written:
+        raise BrokenLine("Its bytes are not those that were written, although they say the same.")
     if "personal_digest" in line:
         personal = line.get("personal")
         if personal != DELETED and line["personal_digest"] != _digest(personal):
@@ -59,6 +63,15 @@ def decode_line(data: bytes) -> tuple[dict[str, Any], Head]:
     elif "personal" in line:
         raise BrokenLine("It has a personal part without a digest: the part was added.")
     return line, head
+
+
+def _as_written(line: dict[str, Any], size: int) -> bytes:
+    """The bytes of a line as they were written, or as they are after its personal part was deleted.
+
+    JSON has several ways to write one value, such as `1.0` and `1e0`, and the hash is that of the values.
+    """
+    text = orjson.dumps(line)
+    return text[:-1].ljust(size - 1) + b"}" if line.get("personal") == DELETED else text
 
 
 def without_personal(data: bytes) -> bytes:

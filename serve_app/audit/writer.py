@@ -130,9 +130,15 @@ class AuditWriter:
         if self._lost:
             line, head = self._line({"kind": "resumed", "time": self._time(), "lines_lost": self._lost}, None, head)
             lines.append(line)
-        for item in batch:
-            line, head = self._line(item.fields, item.personal, head)
-            lines.append(line)
+        for item in list(batch):
+            try:
+                line, head = self._line(item.fields, item.personal, head)
+            except TypeError:  # orjson: a value that JSON can't have; it must not end this thread
+                _log.exception("A line of the audit log can't be written.")
+                batch.remove(item)
+                self._refuse(item)
+            else:
+                lines.append(line)
         self._append(b"".join(lines))
         self._head = head
         if self._lost:
@@ -210,12 +216,17 @@ class AuditWriter:
     def _fail(self, batch: list[_Item], error: OSError) -> None:
         if not self._lost:
             _log.error("The audit log can't be written: %s.", error)
-        self._lost += max(1, len(batch))
-        self._meter.count(AUDIT_FAILURES, max(1, len(batch)))
+        self._lost = max(1, self._lost + len(batch))
+        if not batch:
+            self._meter.count(AUDIT_FAILURES)
         for item in batch:
-            item.written.set_exception(
-                AuditUnavailable("The audit log can't be written, and no answer is given without it. Try again later.")
-            )
+            self._refuse(item)
+
+    def _refuse(self, item: _Item) -> None:
+        self._meter.count(AUDIT_FAILURES)
+        item.written.set_exception(
+            AuditUnavailable("The audit log can't be written, and no answer is given without it. Try again later.")
+        )
 
     def _time(self, format: str = "") -> str:
         time_utc = datetime.fromtimestamp(self._now(), UTC)

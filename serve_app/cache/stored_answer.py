@@ -86,10 +86,20 @@ class Codec:
         payload = self.verified(key, data)
         if payload == BLOCKED:
             return None
-        return StoredAnswer(_object(json.loads(payload)))
+        try:
+            events = _object(json.loads(payload))
+        except RecursionError as error:
+            raise ValueError("The payload of a kept answer is nested too deeply.") from error
+        if not (_is_list_of_events(events) and isinstance(events[0], Started) and isinstance(events[-1], Finished)):
+            raise ValueError("The payload is not an answer.")
+        return StoredAnswer(events)
 
     def _signature(self, key: str, payload: bytes) -> bytes:
         return hmac.digest(self._key, key.encode() + b"\0" + payload, hashlib.sha256)
+
+
+def _is_list_of_events(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) > 1 and all(isinstance(each, Event) for each in value)
 
 
 def _plain(value: Any) -> Any:

@@ -23,7 +23,9 @@ class CorsMiddleware(CORSMiddleware):
             f"Pages of the origins in the setting http.allowed_origins may use {' and '.join(self.allow_methods)}."
         )
         refused = plain_error_response(
-            Forbidden(f"A page of {truncate(origin)!r} may not send {truncate(method)!r} to this service. {allowed}")
+            Forbidden(f"A page of {truncate(origin)!r} may not send {truncate(method)!r} to this service. {allowed}"),
+            path="",  # browsers show no page the body of a preflight
+            request_id="",
         )
         refused.headers["Vary"] = self.preflight_headers["Vary"]
         return refused

@@ -11,16 +11,18 @@ instead of using chunks (RFC 9112, section 6.1), which uvicorn 0.54 sends to eve
 from __future__ import annotations
 
 import asyncio
+import uuid
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
 
-import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from serve_app.errors import HeadersTooLarge, InvalidRequest, Overloaded, RequestTimeout, ServiceError
-from serve_app.ingress.errors import error_json
+from serve_app.ingress.errors import error_body
+from serve_app.ingress.header_filter import request_id_header
+from serve_app.ingress.request_line import without_extra_slashes
 
 MAX_PIPELINED: Final = 16  # requests on one connection that wait for the response to an earlier one
 # After a refusal, what still arrives is read and dropped for this long: a connection that is closed with unread bytes
@@ -53,6 +55,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
+        self.url, self.headers = b"", []  # uvicorn sets them when a request begins
         self._header_bytes = 0  # received since the headers began; only meaningful while their timer runs
         self._header_timer: asyncio.TimerHandle | None = None
         self._refused = False
@@ -221,7 +224,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             if in_progress:  # a body that is refused while the application reads it
                 self.cycle.disconnected = True
                 self.cycle.message_event.set()
-            body = orjson.dumps(error_json(error))
+            path = without_extra_slashes(self.url.partition(b"?")[0].decode("latin-1"), "/")
+            body = error_body(error, path, request_id_header(self.headers) or uuid.uuid4().hex)
             retry = b"" if error.retry_after_s is None else b"retry-after: %d\r\n" % max(1, round(error.retry_after_s))
             head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n" % len(body)
             self.transport.write(STATUS_LINE[error.status] + head + retry + b"\r\n" + body)

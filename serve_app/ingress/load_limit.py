@@ -117,7 +117,7 @@ class LoadCheckMiddleware:
             except Overloaded as error:
                 self._count(scope["path"])
                 request_id = request_id_header(scope["headers"]) or uuid.uuid4().hex
-                response = plain_error_response(error)
+                response = plain_error_response(error, scope["path"], request_id)
                 response.headers["x-request-id"] = request_id
                 await response(scope, receive, send)
                 return

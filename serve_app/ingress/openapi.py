@@ -8,7 +8,8 @@ from typing import Any, Final
 from fastapi import FastAPI
 from pydantic import BaseModel, TypeAdapter
 
-from serve_app.ingress.fields.error import ErrorReply
+from serve_app.ingress.errors import has_anthropic_errors
+from serve_app.ingress.fields.error import AnthropicErrorReply, ErrorReply
 from serve_app.ingress.fields.strict_model import RequestBody
 
 _ERRORS: Final = {
@@ -61,44 +62,46 @@ def body(media_type: str, schema: Mapping[str, Any], examples: Mapping[str, Any]
     return {"requestBody": {"required": True, "content": content}}
 
 
-def _error(description: str) -> dict[str, Any]:
-    return {"description": description, "content": {"application/json": {"schema": reference(ErrorReply)}}}
+def _error(description: str, error: Any) -> dict[str, Any]:
+    return {"description": description, "content": {"application/json": {"schema": reference(error)}}}
 
 
-def error_responses(*statuses: int, content: Mapping[str, Any] | None = None) -> dict[int | str, dict[str, Any]]:
+def error_responses(
+    *statuses: int, content: Mapping[str, Any] | None = None, error: Any = ErrorReply
+) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route that can fail with these statuses; `content` where success is not JSON."""
     documented: dict[int | str, dict[str, Any]] = {
         status: {
-            **_error(_ERRORS[status]),
+            **_error(_ERRORS[status], error),
             "headers": {**_REQUEST_ID, **(_RETRY_AFTER if status in (429, 503) else {})},
         }
         for status in statuses
     }
     documented[200] = {"headers": _REQUEST_ID, **({"content": content} if content else {})}
     documented["default"] = {
-        **_error("Any other error, in the same format."),
+        **_error("Any other error, in the same format.", error),
         "headers": {**_REQUEST_ID, **_ALLOW},
     }
     return documented
 
 
 def answer_responses(
-    *chunks: Any, last: str | None = None, errors: tuple[int, ...] = ()
+    *chunks: Any, last: str | None = None, errors: tuple[int, ...] = (), error: Any = ErrorReply
 ) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route that answers with JSON or with a stream of these chunks and the text `last`."""
     return {
-        **error_responses(400, 404, 413, 429, 500, 503, 504, *errors),
+        **error_responses(400, 404, 413, 429, 500, 503, 504, *errors, error=error),
         200: {
             "description": "The answer; with `stream` its pieces, as they are generated.",
             "headers": {**_REQUEST_ID, **_SERVER_TIMING, **_CACHE},
-            "content": {"text/event-stream": {"schema": _event(chunks, last)}},
+            "content": {"text/event-stream": {"schema": _event((*chunks, error), last)}},
         },
     }
 
 
 def _event(chunks: Sequence[Any], last: str | None) -> dict[str, Any]:
     """One server-sent event, as OpenAPI 3.1's tools and 3.2 describe it: its fields, and the schema of its data."""
-    shapes = {"anyOf": [reference(chunk) for chunk in (*chunks, ErrorReply)]}
+    shapes = {"anyOf": [reference(chunk) for chunk in chunks]}
     payload = {"type": "string", "contentMediaType": "application/json", "contentSchema": shapes}
     return {
         "type": "object",
@@ -140,7 +143,8 @@ def complete_openapi(
                 for operation in operations.values():
                     if path not in public_paths:
                         operation["security"] = [*([{}] if anonymous else []), *security]
-                        refusals = error_responses(401, 403)
+                        error = AnthropicErrorReply if has_anthropic_errors(path) else ErrorReply
+                        refusals = error_responses(401, 403, error=error)
                         operation["responses"] |= {str(status): refusals[status] for status in (401, 403)}
                     for parameter in operation.get("parameters", ()):
                         parameter["example"] = served

@@ -21,13 +21,13 @@ class ExtraSlashes:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            scope["path"] = _without_extra(scope["path"], "/")
+            scope["path"] = without_extra_slashes(scope["path"], "/")
             if raw_path := scope.get("raw_path"):
-                scope["raw_path"] = _without_extra(raw_path, b"/")
+                scope["raw_path"] = without_extra_slashes(raw_path, b"/")
         await self._app(scope, receive, send)
 
 
-def _without_extra(path: AnyStr, slash: AnyStr) -> AnyStr:
+def without_extra_slashes(path: AnyStr, slash: AnyStr) -> AnyStr:
     return slash + slash.join(part for part in path.split(slash) if part)
 
 

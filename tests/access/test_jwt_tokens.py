@@ -16,6 +16,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import get_default_algorithms
+from jwt.api_jws import PyJWS
 
 from serve_app.access.jwt_tokens import JwtVerifier, jwt_verifier
 from serve_app.access.key_sets import COOLDOWN_S, KeySet, parse_keys
@@ -319,3 +320,74 @@ def test_keys_for_encryption_secrets_and_other_algorithms_are_left_out() -> None
         public("ES256", "good"),
     ]
     assert [key.id for key in parse_keys(jwks(*entries))] == ["good"]
+
+
+def private(algorithm: str, key_id: str) -> dict[str, Any]:
+    """A private key as an entry of a JWKS, published by mistake."""
+    written = get_default_algorithms()[algorithm].to_jwk(KEYS[algorithm])
+    return {**(json.loads(written) if isinstance(written, str) else dict(written)), "kid": key_id}
+
+
+@pytest.mark.parametrize("algorithm", KEYS)
+async def test_a_private_key_in_a_jwks_is_not_used(algorithm: str) -> None:
+    """Everybody who could read it could sign; an RSA key of this kind was an internal error."""
+    provider = Provider(jwks(private(algorithm, f"key-{algorithm}"), public("ES256", "other")))
+    with pytest.raises(Unauthenticated):
+        await verifier(provider).verify(token(algorithm))
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        7,
+        {"kty": "RSA", "kid": "broken"},
+        {"kty": "RSA", "n": "AQAB", "e": "AQAB", "kid": "broken"},
+        {"kty": ["RSA"], "kid": "broken"},
+        {"kty": "EC", "crv": "P-256", "x": "!", "y": "!", "kid": "broken"},
+        {"kty": "EC", "crv": "P-256", "x": "AA", "y": "AA", "kid": "broken"},
+        {"kty": "OKP", "crv": "Ed25519", "x": "AA", "kid": "broken"},
+        {"kty": "EC", "crv": "P-384", "x": "AA", "y": "AA"},
+        {"kty": "future", "kid": "new kind"},
+        {**public("ES256"), "kid": 7},
+    ],
+)
+def test_an_entry_that_is_no_usable_key_does_not_make_the_others_unusable(entry: Any) -> None:
+    """RFC 7517, section 5: entries that are not understood or not valid should be ignored."""
+    assert [key.id for key in parse_keys(jwks(entry, public("ES256", "good")))] == ["good"]
+
+
+async def test_a_key_id_that_two_keys_of_one_kind_have_is_not_accepted() -> None:
+    two = jwks(public("ES256", "key-ES256"), public("ES256", "key-ES256", ec.generate_private_key(ec.SECP256R1())))
+    with pytest.raises(Unauthenticated):
+        await verifier(Provider(two)).verify(token())
+
+
+async def test_a_provider_that_never_ends_its_response_is_given_up() -> None:
+    async def trickle() -> bytes:
+        await asyncio.sleep(60)
+        return ALL
+
+    meter = FakeMeter()
+    keys = KeySet(trickle, refresh_s=300, clock=Clock(), meter=meter, read_s=0.05)
+    with pytest.raises(Unauthenticated):
+        await JwtVerifier(SETTINGS, keys).verify(token())
+    assert meter.counts["glm_jwks_errors_total",] == 1
+
+
+@pytest.mark.parametrize("header", [b"[" * 4000, b'{"alg":"ES256","x":' + b"[" * 4000, b'{"alg":"ES256","b64":false}'])
+async def test_headers_that_a_parser_may_not_survive_are_refused(header: bytes) -> None:
+    parts = (header, json.dumps(claims()).encode(), b"x" * 64)
+    attack = ".".join(base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in parts)
+    with pytest.raises(Unauthenticated):
+        await verifier().verify(attack)
+
+
+@pytest.mark.parametrize("number", [b"1e999", b"NaN", b"-Infinity", b"1" * 4000, b"9" * 5000, b"[" * 2000, b"true"])
+async def test_numbers_of_any_size_in_signed_claims_are_no_internal_error(number: bytes) -> None:
+    body = json.dumps(claims(exp=None)).encode()[:-1] + b', "exp": ' + number + b"}"
+    signed = PyJWS().encode(body, KEYS["ES256"], "ES256", headers={"kid": "key-ES256"})
+    try:
+        await verifier().verify(signed)
+    except Unauthenticated:
+        return
+    assert number == b"1" * 4000  # far in the future

@@ -59,3 +59,41 @@ def test_a_personal_part_can_not_be_replaced_or_added():
 def test_what_is_no_line_is_reported(data: bytes):
     with pytest.raises(BrokenLine):
         decode_line(data)
+
+
+def bytes_that_may_stand_for_others(data: bytes) -> list[bytes]:
+    """Lines that parse to the same values as this one, but for one byte or some more."""
+    changed = [data.replace(b'"total_ms":1.0', b'"total_ms":1e0'), data.replace(b'{"seq"', b'{"kind":"x","seq"', 1)]
+    changed += [data.replace(b",", b" ,", 1), data.replace(b'"request"', b'"\\u0072equest"'), data[:-1] + b" \n"]
+    return [each for each in changed if each != data]
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+def test_a_line_that_says_the_same_in_other_bytes_is_found(deleted: bool):
+    """One byte was enough: `1.0` and `1e0` have the same hash."""
+    data, _ = line_of(total_ms=1.0)
+    if deleted:
+        data = without_personal(data)
+    decode_line(data)
+    others = bytes_that_may_stand_for_others(data)
+    assert len(others) == 5
+    for changed in others:
+        with pytest.raises(BrokenLine, match="bytes"):
+            decode_line(changed)
+
+
+def test_every_change_of_one_byte_is_found():
+    data, _ = encode_line(
+        0, START, {"kind": "genesis", "time": 1.0, "n": [0.0, 10, True]}, {"caller": "a", "salt": "s"}
+    )
+    accepted = []
+    for place in range(len(data) - 1):
+        for value in range(256):
+            changed = data[:place] + bytes([value]) + data[place + 1 :]
+            if changed != data:
+                try:
+                    decode_line(changed)
+                except BrokenLine:
+                    continue
+                accepted.append(changed)
+    assert accepted == []

@@ -168,3 +168,14 @@ def test_nothing_is_removed_with_a_retention_of_0(make_writer: MakeWriter, folde
     os.utime(old, (1, 1))
     write(make_writer(retention_days=0), "bob")
     assert old.exists()
+
+
+def test_a_line_that_can_not_be_written_as_json_fails_alone(make_writer: MakeWriter, folder: Path):
+    """It ended the thread, after which no line was written any more."""
+    writer = make_writer()
+    bad = writer.write("request", {"request_id": "half \ud800"})
+    good = writer.write("request", {"request_id": "r2"})
+    with pytest.raises(AuditUnavailable):
+        bad.result(10)
+    good.result(10)
+    assert verify(folder).requests == 1

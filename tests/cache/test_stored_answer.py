@@ -83,3 +83,29 @@ def test_an_answer_signed_with_another_secret_is_refused():
 def test_a_blocked_key_has_no_answer():
     codec = Codec(b"secret")
     assert codec.decode("k", codec.blocked("k")) is None
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"5",
+        b"[]",
+        b"[5]",
+        b'["text"]',
+        b"[" * 100_000,
+        b'{"class": "Delta"}',
+        b'[{"class": "Usage", "prompt_tokens": 1}]',
+    ],
+)
+def test_a_payload_that_is_no_answer_is_refused_also_with_a_checksum(payload: bytes):
+    """Without a signing key whoever writes to Redis can make the checksum; it must not become an internal error."""
+    codec = Codec()
+    with pytest.raises((ValueError, TypeError, KeyError)):
+        codec.decode("k", codec.sign("k", payload))
+
+
+def test_an_answer_without_its_beginning_or_its_end_is_refused():
+    codec = Codec()
+    for events in (EVENTS[1:], EVENTS[:-1], [EVENTS[0], EVENTS[-1].usage, EVENTS[-1]]):
+        with pytest.raises(ValueError, match="not an answer"):
+            codec.decode("k", codec.encode("k", list(events)))

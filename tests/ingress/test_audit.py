@@ -175,6 +175,28 @@ async def test_a_refused_or_failed_request_has_one_line_with_its_error(
     ]
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/completions", {"prompt": [2**70]}),
+        (CHAT, chat("half \\ud83d", temperature=0)),
+        (CHAT, chat(tools=[{"type": "function", "function": {"name": "f", "parameters": {"maximum": 2**70}}}])),
+        (CHAT, chat(seed=2**62, user="a\nb")),
+        ("/v1/feedback", {"id": "\\ud83d\n", "rating": "down", "comment": "\\udc00\u2028"}),
+    ],
+)
+async def test_a_request_with_unusual_values_has_one_valid_line(
+    make_client: MakeClient, make_log: MakeLog, folder: Path, path: str, body: dict[str, Any]
+) -> None:
+    client = make_client(FakeAnswer("Two"), audit=make_log(texts="full"))
+    content = json.dumps(body).replace("\\\\ud83d", "\\ud83d").replace("\\\\udc00", "\\udc00")
+    response = await client.post(path, content=content, headers={"X-Request-ID": '{"a":1}'})
+    await soon(lambda: bool(lines(folder)))
+    (line,) = lines(folder)
+    assert (line["status"], line["request_id"]) == (response.status_code, '{"a":1}')
+    assert verify(folder).problems == []
+
+
 async def test_a_request_whose_client_left_has_one_line(
     serving: Callable[..., Any], make_log: MakeLog, folder: Path
 ) -> None:

@@ -100,6 +100,19 @@ async def test_headers_over_the_limits_get_431(headers: bytes) -> None:
     assert code(body) == "headers_too_large"
 
 
+@pytest.mark.parametrize("path", ["/v1/messages", "//v1/messages/?beta=true"])
+async def test_a_refusal_on_anthropics_path_has_its_shape(path: str) -> None:
+    async with serve() as port:
+        large = await talk(
+            port, f"POST {path} HTTP/1.1\r\nHost: a\r\nX-Request-ID: one\r\nA: {'a' * 5000}\r\n\r\n".encode()
+        )
+        late = await talk(port, f"POST {path} HTTP/1.1\r\nHost: a\r\nX-Request-ID: two\r\nA: a".encode())
+    for (head, body), status, id in ((large, "431", "one"), (late, "408", "two")):
+        reply = json.loads(body)
+        assert head.startswith(f"HTTP/1.1 {status} ")
+        assert (reply["type"], reply["error"]["type"], reply["request_id"]) == ("error", "invalid_request_error", id)
+
+
 async def test_a_long_path_counts_as_a_header() -> None:
     async with serve() as port:
         head, _ = await talk(port, b"GET /" + b"a" * 5000 + b" HTTP/1.1\r\nHost: a\r\n\r\n")

@@ -25,6 +25,7 @@ from tests.ingress.client import MODEL, PNG, MakeClient, events_of, make_app
 DOCUMENT: dict[str, Any] = make_app().openapi()
 SCHEMAS = DOCUMENT["components"]["schemas"]
 ERROR = {"$ref": "#/components/schemas/ErrorReply"}
+ANTHROPIC_ERROR = {"$ref": "#/components/schemas/AnthropicErrorReply"}
 ANSWERS = ["/v1/chat/completions", "/v1/responses", "/v1/messages", "/v1/completions", "/v1/ask"]
 
 
@@ -54,6 +55,10 @@ def examples() -> Iterator[Any]:
 
 def validator(schema: dict[str, Any]) -> Draft202012Validator:
     return Draft202012Validator({**schema, "components": DOCUMENT["components"]})
+
+
+def error_of(path: str) -> dict[str, str]:
+    return ANTHROPIC_ERROR if path.startswith("/v1/messages") else ERROR
 
 
 def payloads(content: dict[str, Any]) -> dict[str, Any]:
@@ -97,12 +102,13 @@ def test_every_reference_has_a_schema() -> None:
         assert name in SCHEMAS
 
 
-def test_every_error_is_documented_in_the_one_envelope() -> None:
+def test_every_error_is_documented_in_the_envelope_of_its_api() -> None:
     for path, methods in DOCUMENT["paths"].items():
+        error = error_of(path)
         for method in methods.values():
             for status, response in method["responses"].items():
                 if status != "200":
-                    assert response["content"]["application/json"]["schema"] == ERROR, (path, status)
+                    assert response["content"]["application/json"]["schema"] == error, (path, status)
                     assert ("Retry-After" in response["headers"]) == (status in ("429", "503"))
                 assert "X-Request-ID" in response["headers"]
     for path in ANSWERS:
@@ -114,7 +120,7 @@ def test_every_error_is_documented_in_the_one_envelope() -> None:
 def test_answers_are_json_or_a_stream_of_events(path: str) -> None:
     response = operation(path, "post")["responses"]["200"]
     assert set(response["content"]) == {"application/json", "text/event-stream"}
-    assert ERROR in payloads(response["content"])["anyOf"]
+    assert error_of(path) in payloads(response["content"])["anyOf"]
     assert "Server-Timing" in response["headers"]
 
 

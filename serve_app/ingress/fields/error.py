@@ -1,6 +1,8 @@
-"""The JSON of every error response: OpenAI's envelope."""
+"""The JSON of error responses: OpenAI's envelope, and Anthropic's for /v1/messages."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
@@ -15,6 +17,14 @@ class ErrorDetail(TypedDict):
 
 
 class ErrorReply(TypedDict):
-    """Every error, from every route."""
+    """Every error of every route but /v1/messages."""
 
     error: ErrorDetail
+
+
+class AnthropicErrorReply(TypedDict):
+    """Every error of /v1/messages; `param` and `code` of OpenAI's are kept beside Anthropic's type and message."""
+
+    type: Literal["error"]
+    error: ErrorDetail
+    request_id: str

@@ -12,8 +12,9 @@ from serve_app.answers import Answers
 from serve_app.contracts import Delta, Event, Finished, Started, ToolCallDelta, Usage
 from serve_app.errors import ServiceError
 from serve_app.ingress.context import ServingContext
-from serve_app.ingress.errors import error_json
+from serve_app.ingress.errors import anthropic_error_json
 from serve_app.ingress.fields.conversation import call_arguments
+from serve_app.ingress.fields.error import AnthropicErrorReply
 from serve_app.ingress.fields.usage import BoxedReply, ImageReply, boxes_json, images_json
 from serve_app.ingress.respond import Responder, timings_json
 from serve_app.ingress.sse import typed_frame
@@ -163,8 +164,8 @@ class MessagesResponder(Responder):
         yield last
         yield {"type": "message_stop"}
 
-    def error_chunks(self, answers: Answers, error: ServiceError) -> Sequence[StreamEvent]:
-        return [error_event(error, self._request_id)]
+    def error_chunks(self, answers: Answers, error: ServiceError) -> Sequence[AnthropicErrorReply]:
+        return [anthropic_error_json(error, self._request_id)]
 
     def _call_id(self) -> str:
         return f"toolu_{self._context.new_id()}"
@@ -251,10 +252,3 @@ def message_usage(usage: Usage) -> MessageUsage:
         "cache_read_input_tokens": usage.cached_tokens,
         "output_tokens_details": {"thinking_tokens": usage.reasoning_tokens},
     }
-
-
-def error_event(error: ServiceError, request_id: str) -> dict[str, Any]:
-    """Anthropic's error; `param` and `code` of OpenAI's are kept beside its type and message."""
-    body = error_json(error)["error"]
-    kind = "request_too_large" if error.status == 413 else "api_error" if error.status == 500 else body["type"]
-    return {"type": "error", "error": {**body, "type": kind}, "request_id": request_id}

@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
 from dataclasses import replace
-from typing import Any
 
 import orjson
 from fastapi import APIRouter
-from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serve_app.errors import ServiceError
 from serve_app.ingress.body import read_json
 from serve_app.ingress.context import ServingContext
 from serve_app.ingress.disconnect import run_until_disconnect
-from serve_app.ingress.errors import error_response
 from serve_app.ingress.examples import MESSAGES
+from serve_app.ingress.fields.error import AnthropicErrorReply
 from serve_app.ingress.messages.request import MessagesBody, messages_request
-from serve_app.ingress.messages.response import (
-    MessageEvent,
-    MessageReply,
-    MessagesResponder,
-    TokensCount,
-    error_event,
-)
+from serve_app.ingress.messages.response import MessageEvent, MessageReply, MessagesResponder, TokensCount
 from serve_app.ingress.openapi import answer_responses, error_responses, json_body
 from serve_app.ingress.request_log import request_log_of
 from serve_app.ingress.respond import respond
@@ -43,34 +33,15 @@ reasoning is a constant.
 """
 
 
-class MessagesRoute(APIRoute):
-    """A route whose errors have Anthropic's shape."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handle = super().get_route_handler()
-
-        async def handle_in_shape(request: Request) -> Response:
-            try:
-                return await handle(request)
-            except ServiceError as error:
-                log = request_log_of(request.scope)
-                response = error_response(error, log)
-                response.body = orjson.dumps(error_event(error, log.request_id))
-                response.headers["Content-Length"] = str(len(response.body))
-                return response
-
-        return handle_in_shape
-
-
 def messages_routes(context: ServingContext) -> APIRouter:
-    router = APIRouter(tags=["answers"], route_class=MessagesRoute)
+    router = APIRouter(tags=["answers"])
 
     @router.post(
         "/v1/messages",
         summary="Answer a conversation in Anthropic's shape",
         description=DESCRIPTION,
         response_model=MessageReply,
-        responses=answer_responses(MessageEvent),
+        responses=answer_responses(MessageEvent, error=AnthropicErrorReply),
         openapi_extra=json_body(MessagesBody, examples=MESSAGES),
     )
     async def create_message(request: Request) -> Response:
@@ -84,7 +55,7 @@ def messages_routes(context: ServingContext) -> APIRouter:
         "/v1/messages/count_tokens",
         summary="Count the tokens of a conversation in Anthropic's shape",
         response_model=TokensCount,
-        responses=error_responses(400, 404, 413, 429, 500, 503, 504),
+        responses=error_responses(400, 404, 413, 429, 500, 503, 504, error=AnthropicErrorReply),
         openapi_extra=json_body(MessagesBody, examples={"picture": MESSAGES["picture"]}),
     )
     async def count_tokens(request: Request) -> Response:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import TypeAdapter
 
+from serve_app.access.key_file import LimitEntry, add_key, new_key
 from serve_app.contracts import (
     Constraint,
     Delta,
@@ -332,6 +334,30 @@ async def test_a_late_failure_is_the_last_event(make_client: MakeClient) -> None
     response = await make_client(answer).post(URL, json=asking(stream=True))
     last = json.loads(events_of(response)[-1])
     assert (last["type"], last["error"]["type"]) == ("error", "overloaded_error")
+
+
+@pytest.mark.parametrize("path", [URL, f"{URL}/", "/v1//messages/count_tokens"])
+async def test_a_refusal_before_the_route_has_anthropics_shape(
+    make_client: MakeClient, tmp_path: Path, path: str
+) -> None:
+    file = tmp_path / "keys.json"
+    key, entry = new_key("shop", limits=LimitEntry(requests_per_second=1 / 60))
+    add_key(file, entry)
+    client, keyed = (
+        make_client(access={"keys_file": str(file)}, settings={"max_body_bytes": 10_000}),
+        {"x-api-key": key},
+    )
+    responses = [
+        (await client.post(path, json=asking()), 401, "authentication_error"),
+        (await client.post(path, content=b"{" * 20_000, headers=keyed), 413, "request_too_large"),
+        (await client.post(path, json=asking(), headers=keyed), 429, "rate_limit_error"),
+        (await client.get(path, headers=keyed), 405, "invalid_request_error"),
+    ]
+    for response, status, kind in responses:
+        reply = response.json()
+        assert (response.status_code, reply["type"], reply["error"]["type"]) == (status, "error", kind)
+        assert reply["request_id"] == response.headers["x-request-id"]
+    assert set((await client.post("/v1/chat/completions", json={})).json()) == {"error"}
 
 
 # -- tokens ---------------------------------------------------------------------------------------
