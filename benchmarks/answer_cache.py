@@ -32,9 +32,10 @@ import httpx
 import numpy as np
 
 from benchmarks.endpoint import CHAT
+from benchmarks.peers import server as peers
 from benchmarks.photograph import photograph
 from benchmarks.report import header, percentile, save
-from benchmarks.serve_load import running
+from benchmarks.serve_load import DEMO
 from serve_app.cache.answer_cache import AnswerCache
 from serve_app.contracts import (
     ChatRequest,
@@ -60,18 +61,16 @@ MISSES = 300
 
 
 @contextmanager
-def backend(name: str, port: int) -> Iterator[None]:
-    """The environment of the service with this backend, and a Redis if it needs one."""
-    os.environ["GLM_CACHE__BACKEND"] = name
+def backend(name: str, port: int) -> Iterator[dict[str, str]]:
+    """The settings of the service with this backend, and a Redis if it needs one."""
     if name != "redis":
-        yield
+        yield {"GLM_CACHE__BACKEND": name}
         return
-    os.environ["GLM_CACHE__REDIS_URL"] = f"redis://127.0.0.1:{port}/0"
     with tempfile.TemporaryDirectory() as folder:
         command = ["redis-server", "--port", str(port), "--save", "", "--dir", folder]
         redis = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         try:
-            yield
+            yield {"GLM_CACHE__BACKEND": name, "GLM_CACHE__REDIS_URL": f"redis://127.0.0.1:{port}/0"}
         finally:
             redis.terminate()
             redis.wait()
@@ -185,7 +184,11 @@ def main() -> None:
     options = parser.parse_args()
     report = header("answer_cache", ["ray", "redis", "httpx"]) | {"rate": options.rate}
     for number, name in enumerate(options.backends):
-        with backend(name, options.port + 9), running("ours", options.port + 10 * number) as base:
+        port = options.port + 10 * number
+        with (
+            backend(name, options.port + 9) as settings,
+            peers.running(peers.ours(DEMO, port, settings), port) as (base, _),
+        ):
             report[name] = asyncio.run(repeated(base, options.rate, options.seconds))
             print(name, report[name])
     report |= asyncio.run(miss_cost())

@@ -20,7 +20,7 @@ def replace_lone_surrogates(body: bytes) -> bytes:
 
     Raises InvalidRequest for more than `MAX_HALVES`.
     """
-    if rb"\ud" not in body and rb"\uD" not in body:
+    if b"\\" not in body or (rb"\ud" not in body and rb"\uD" not in body):  # one character is found 60 times as fast
         return body
     replaced, position, halves = bytearray(body), 0, 0
     while found := _UP_TO_HALF.match(body, position):
