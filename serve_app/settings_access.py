@@ -96,6 +96,7 @@ class LimitSettings(Section):
         description="Redis that counts for all ingress replicas (`redis://host:6379/0`, `rediss://` with TLS); empty:"
         " each replica counts for itself.",
     )
+    redis_user: str = Field("", description="User name of that Redis.")
     redis_password_file: str = Field("", description="File with the password of that Redis.")
     redis_timeout_ms: float = Field(
         50.0,

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, Protocol, TypeVar, cast
 
 from limits import RateLimitItemPerSecond
@@ -19,8 +18,8 @@ from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from serve_app.errors import InvalidRequest
 from serve_app.metrics import LIMIT_STORE_DOWN, LIMIT_STORE_ERRORS, Meter
+from serve_app.redis_login import redis_login
 from serve_app.settings_access import LimitSettings
 
 T = TypeVar("T")
@@ -268,13 +267,7 @@ def counters_of(settings: LimitSettings, meter: Meter) -> Counters:
 
 def redis_client(settings: LimitSettings) -> Redis:
     """A client that connects when it is used. Raises InvalidRequest if the password can't be read."""
-    password = None
-    if settings.redis_password_file:
-        try:
-            password = Path(settings.redis_password_file).read_text(encoding="utf-8").strip()
-        except OSError as error:
-            raise InvalidRequest(f"The file limits.redis_password_file can't be read: {error}.") from error
-    client: Redis = Redis.from_url(settings.redis_url, password=password)
+    client: Redis = Redis.from_url(settings.redis_url, **redis_login(settings, "limits"))
     return client
 
 

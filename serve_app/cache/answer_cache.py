@@ -222,7 +222,10 @@ class AnswerCache:
 
 
 def cache_of_settings(settings: CacheSettings, model: str, meter: Meter) -> AnswerCache:
-    """The cache with the store and the key of the settings; raises OSError and ValueError for files of secrets."""
+    """The cache with the store and the key of the settings.
+
+    Raises InvalidRequest, OSError and ValueError for files of secrets.
+    """
     if settings.backend != "redis":
         return AnswerCache(settings, model, meter)
     from serve_app.cache.redis_store import RedisStore  # imported late: others need no client

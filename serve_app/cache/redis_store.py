@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Final
 
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -14,6 +13,7 @@ from redis.exceptions import RedisError
 
 from serve_app.cache.circuit_breaker import CircuitBreaker
 from serve_app.cache.store import StoreUnavailable
+from serve_app.redis_login import redis_login
 from serve_app.settings_cache import CacheSettings
 
 CONNECTIONS: Final = 32
@@ -26,11 +26,9 @@ class RedisStore:
     def __init__(self, settings: CacheSettings, breaker: CircuitBreaker | None = None) -> None:
         self._timeout_s = settings.redis_timeout_ms / 1000
         self._breaker = breaker or CircuitBreaker()
-        password = Path(settings.redis_password_file).read_text().strip() if settings.redis_password_file else None
         pool = BlockingConnectionPool.from_url(
             settings.redis_url,
-            username=settings.redis_user or None,
-            password=password,
+            **redis_login(settings, "cache"),
             max_connections=CONNECTIONS,
             timeout=self._timeout_s,
             socket_connect_timeout=self._timeout_s,

@@ -12,6 +12,7 @@ import pytest
 
 from serve_app.access.counters import RETRY_S, Counters, counters_of
 from serve_app.access.rate_limits import Admission, RateLimits
+from serve_app.access.usage import Used, usage_recorder
 from serve_app.caller import ANONYMOUS, Caller, CallerLimits
 from serve_app.errors import InvalidRequest, RateLimited
 from serve_app.settings_access import LimitSettings
@@ -140,3 +141,32 @@ async def test_the_password_comes_from_a_file(redis: RedisServer, tmp_path: Path
     settings = LimitSettings(redis_url=redis.url, redis_password_file=str(tmp_path / "none"))
     with pytest.raises(InvalidRequest, match="redis_password_file can't be read"):
         counters_of(settings, FakeMeter())
+
+
+async def test_a_user_that_may_use_our_keys_only_is_enough(tmp_path: Path) -> None:
+    """The rule of docs/access.md."""
+    rule = "on >secret ~glm:limits:* ~glm:usage:* +@connection +@read +@write +@scripting +time"
+    (tmp_path / "users.acl").write_text(f"user default off\nuser glm {rule}\n")
+    (tmp_path / "password").write_text("secret\n")
+    server = RedisServer(tmp_path, "--aclfile", str(tmp_path / "users.acl"))
+    server.start()
+    try:
+        password = str(tmp_path / "password")
+        settings = LimitSettings(
+            redis_url=server.url, redis_user="glm", redis_password_file=password, redis_timeout_ms=LONG_MS
+        )
+        meter = FakeMeter()
+        limits = RateLimits(counters_of(settings, meter), lambda _: CallerLimits(), max_request_s=60)
+        shop = caller(concurrent_requests=2, tokens_per_minute=1000, requests_per_second=50)
+        admission = await entered(limits, shop)
+        assert admission is not None
+        await admission.reserve(tokens=500, pictures=0)
+        await admission.close(tokens=100)
+        usage = usage_recorder(settings, meter, time.time)
+        usage.record(shop, Used(1, 60, 40))
+        await soon(lambda: not usage._adding)
+        (used,) = (await usage.of_caller(shop)).values()
+        assert used.prompt_tokens == 60
+        assert not meter.counts["glm_limit_store_errors_total",]
+    finally:
+        server.kill()
