@@ -11,6 +11,7 @@ from typing import Any
 
 from serve_app import __version__, keys
 from serve_app.audit_arguments import AUDIT_DESCRIPTION, add_audit_arguments
+from serve_app.wecom_arguments import WECOM_DESCRIPTION, add_wecom_arguments
 
 DESCRIPTION = """\
 Serve GLM vision models, which answer questions about pictures.
@@ -162,6 +163,14 @@ def _parser() -> argparse.ArgumentParser:
         description=AUDIT_DESCRIPTION,
     )
     add_audit_arguments(audit)
+
+    wecom = _command(
+        commands.add_parser,
+        "wecom",
+        help="check the WeCom bots, or try them without a tenant",
+        description=WECOM_DESCRIPTION,
+    )
+    add_wecom_arguments(wecom)
 
     drain = _command(
         commands.add_parser,

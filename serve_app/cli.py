@@ -1,4 +1,4 @@
-"""The `glm-serve` command: runs up, ask, keys, doctor, plan, audit and drain."""
+"""The `glm-serve` command: runs up, ask, keys, doctor, plan, audit, wecom and drain."""
 
 from __future__ import annotations
 
@@ -122,6 +122,17 @@ def _drain(options: argparse.Namespace) -> int:
     return 0
 
 
+def _wecom(options: argparse.Namespace) -> int:
+    if options.wecom_command == "simulate":
+        from serve_app.bots.wecom.simulate import run as simulate
+
+        return simulate(options, sys.stdout)
+    from serve_app.bots.wecom.check import run as check
+
+    settings = _settings(options)
+    return 2 if settings is None else check(options, settings, sys.stdout)
+
+
 COMMANDS: Final[dict[str, Callable[[argparse.Namespace], int]]] = {
     "up": _up,
     "ask": _ask,
@@ -129,6 +140,7 @@ COMMANDS: Final[dict[str, Callable[[argparse.Namespace], int]]] = {
     "doctor": _doctor,
     "plan": _plan,
     "audit": _audit,
+    "wecom": _wecom,
     "drain": _drain,
 }
 

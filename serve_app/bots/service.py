@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import httpx
 
@@ -40,6 +42,7 @@ class BotService:
         now: Callable[[], float] = time.time,
         new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
         transport: httpx.AsyncBaseTransport | None = None,
+        long_connection: Mapping[str, Any] | None = None,
     ) -> None:
         identity = Identity(settings, host="127.0.0.1", clock=clock, now=now)
         limits = RateLimits(
@@ -60,12 +63,22 @@ class BotService:
         state = state or state_of(settings.bots, clock)
         self.conversation = Conversation(settings.bots, asking.ask, state, meter=meter, now=now, new_id=new_id)
         robots = wecom_robots(
-            settings, self.conversation, meter=meter, now=now, client=self._client, transport=transport
+            settings,
+            self.conversation,
+            meter=meter,
+            now=now,
+            client=self._client,
+            transport=transport,
+            long_connection=long_connection,
         )
         self.adapters, self._callbacks = robots.adapters, robots.callbacks
+        self.conversation.copies += robots.copies
+        self._connections = robots.connections
+        self._running: list[asyncio.Future[None]] = []
 
     async def start(self) -> int:
-        """Continues what an earlier process left; returns how many answers these are."""
+        """Opens connections and continues what an earlier process left; returns how many answers these are."""
+        self._running = [asyncio.ensure_future(run()) for run in self._connections]
         return await self.conversation.recover(self.adapters)
 
     async def respond(self, callback: Callback) -> CallbackReply:
@@ -77,4 +90,7 @@ class BotService:
 
     async def stop(self) -> None:
         await self.conversation.drain(DRAIN_S)
+        for running in self._running:
+            running.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
         await self._client.aclose()

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from serve_app.callbacks import CALLBACK_PREFIX, MAX_CALLBACK_BYTES, Callback, RespondToCallback
 from serve_app.errors import Overloaded
 from serve_app.ingress.body_reader import BodyBudget, BodyLimits, BodyReader
-from serve_app.ingress.request_log import request_log_of
+from serve_app.ingress.request_log import CALLBACKS, request_log_of
 
 METHODS: Final = ("GET", "POST")
 LIMITS: Final = BodyLimits(
@@ -33,7 +33,7 @@ LIMITS: Final = BodyLimits(
 class CallbackRoute:
     """The route of all callbacks, for log and metrics."""
 
-    path: str = f"{CALLBACK_PREFIX}{{bot}}"
+    path: str = CALLBACKS
 
 
 class BotCallbacks:

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.answers import Answers, Clock
 from serve_app.audit.request_audit import AuditLog, RequestAudit
+from serve_app.callbacks import CALLBACK_PREFIX
 from serve_app.caller import ANONYMOUS, Caller
 from serve_app.contracts import Delta, Event, Finished, ToolCallDelta
 from serve_app.ingress.header_filter import REQUEST_ID, request_id_header
@@ -31,7 +32,9 @@ from serve_app.metrics import (
 CLIENT_CLOSED_REQUEST = 499  # nginx's and Ray Serve's status for "the client closed the connection"
 UNMATCHED = "unmatched"
 REFUSED = frozenset({401, 403, 429})  # audited with any method; other requests only if they ask for something
-POLLED = frozenset({"/healthz", "/readyz", "/metrics"})  # requested every few seconds: successes are logged as DEBUG
+CALLBACKS = f"{CALLBACK_PREFIX}{{bot}}"  # the route of all callbacks of chat platforms
+# Requested every few seconds, chat platforms ask for each growing answer: successes are logged as DEBUG.
+POLLED = frozenset({"/healthz", "/readyz", "/metrics", CALLBACKS})
 
 _log = logging.getLogger("glm.access")
 _KEY = "glm.request_log"

@@ -83,6 +83,8 @@ async def bench(
     platform: SimulatedPlatform | None = None,
     clock: Clock | None = None,
     audit: Any = None,
+    transport: httpx.AsyncBaseTransport | None = None,
+    long_connection: dict[str, Any] | None = None,
     **more: Any,
 ) -> AsyncIterator[Bench]:
     clock, meter = clock or Clock(), FakeMeter()
@@ -96,7 +98,8 @@ async def bench(
         audit=audit,
         state=state or MemoryState(clock),
         now=clock,
-        transport=httpx.ASGITransport(platform.app),
+        transport=transport or httpx.ASGITransport(platform.app),
+        long_connection=long_connection,
     )
     platform.deliver = service.respond
     await service.start()

@@ -233,8 +233,8 @@ async def test_hostile_callbacks_are_refused_counted_and_logged_without_secrets(
         platform = one.platform
         plain = orjson.dumps(platform.text("ann", "How many?"))
         encrypted = platform.crypto.encrypt(plain)
-        body, query = orjson.dumps({"encrypt": encrypted}), platform._query(encrypted)
-        old = platform._query(encrypted, int(one.clock()) - 3600)
+        body, query = orjson.dumps({"encrypt": encrypted}), platform.query(encrypted)
+        old = platform.query(encrypted, int(one.clock()) - 3600)
         other_bot = platform.crypto.encrypt(orjson.dumps(platform.text("ann", "How many?") | {"aibotid": "other"}))
         not_json, no_message = platform.crypto.encrypt(b"<xml/>"), platform.crypto.encrypt(b'{"msgtype": 1}')
         cases = [
@@ -245,10 +245,10 @@ async def test_hostile_callbacks_are_refused_counted_and_logged_without_secrets(
             (query, b"{", 400),
             (query, b"[]", 400),
             (query, b'<!DOCTYPE xml [<!ENTITY a "b">]><xml>&a;</xml>', 400),
-            (platform._query(other_bot), orjson.dumps({"encrypt": other_bot}), 403),
-            (platform._query(not_json), orjson.dumps({"encrypt": not_json}), 400),
-            (platform._query(no_message), orjson.dumps({"encrypt": no_message}), 400),
-            (platform._query("AAAA"), b'{"encrypt": "AAAA"}', 403),
+            (platform.query(other_bot), orjson.dumps({"encrypt": other_bot}), 403),
+            (platform.query(not_json), orjson.dumps({"encrypt": not_json}), 400),
+            (platform.query(no_message), orjson.dumps({"encrypt": no_message}), 400),
+            (platform.query("AAAA"), b'{"encrypt": "AAAA"}', 403),
         ]
         for given, data, status in cases:
             assert await refused(one, Callback("wecom/bot", "POST", given, {}, data)) == status

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias
 
 from serve_app.bots.conversation.message import FileRef
 from serve_app.bots.conversation.streams import Stream
+from serve_app.callbacks import RespondToCallback
 
 Reason: TypeAlias = Literal["expired", "not_downloaded", "wrong_key", "too_large", "refused_host"]
 
@@ -35,3 +38,13 @@ class Adapter(Protocol):
 
         A platform that asks for the answer itself (polls) only sends what its polls could not get.
         """
+
+
+@dataclass(slots=True)
+class Robots:
+    """The robots of one platform."""
+
+    adapters: dict[str, Adapter] = field(default_factory=dict)  # by name of the platform
+    callbacks: dict[str, RespondToCallback] = field(default_factory=dict)  # by path below /bots/
+    connections: list[Callable[[], Awaitable[None]]] = field(default_factory=list)  # run as long as the process
+    copies: list[Callable[[Stream], Awaitable[object]]] = field(default_factory=list)  # get every answered question

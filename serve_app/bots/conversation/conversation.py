@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import aclosing
 from typing import Any, Protocol
 
@@ -52,6 +52,7 @@ class Conversation:
         self._now = now
         self._memory = Memory(settings, state)
         self._queue = AnswerQueue(settings.max_running, settings.max_waiting)
+        self.copies: list[Callable[[Stream], Awaitable[object]]] = []  # get every answered question
         self._locks: dict[str, tuple[asyncio.Lock, int]] = {}  # by chat, with those that hold it or wait
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -129,6 +130,8 @@ class Conversation:
             await self._memory.answer(self._memory.chat_key(message), stream.id, stream.text)
             outcome = "answered"
             await self._finish(stream, stream.text or self.texts.no_answer)
+            for copy in self.copies:
+                self._start(self._copy(copy, stream))
         except FetchFailed as error:
             _log.warning("A file of %s could not be fetched: %s", message.platform, error)
             outcome = "file_failed"
@@ -240,6 +243,12 @@ class Conversation:
             _log.error("An answer could not be delivered to %s: %s", stream.message.platform, type(error).__name__)
         await stream.wait_finished()
         await self.streams.close(stream)
+
+    async def _copy(self, copy: Callable[[Stream], Awaitable[object]], stream: Stream) -> None:
+        try:
+            await copy(stream)
+        except Exception as error:
+            _log.error("An answer could not be copied: %s", type(error).__name__)
 
     def _count(self, stream: Stream, outcome: str) -> None:
         platform = stream.message.platform

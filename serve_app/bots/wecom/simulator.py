@@ -96,7 +96,7 @@ class SimulatedPlatform:
     async def verify_url(self) -> bytes:
         """What the service answers to the GET of a new callback address."""
         encrypted = self.crypto.encrypt(secrets.token_hex(10).encode())
-        reply = await self.deliver(Callback(RECEIVES, "GET", {**self._query(encrypted), "echostr": encrypted}))
+        reply = await self.deliver(Callback(RECEIVES, "GET", {**self.query(encrypted), "echostr": encrypted}))
         _require(reply.status == 200, f"URL verification got status {reply.status}.")
         _require(reply.body == self.crypto.decrypt(encrypted), "URL verification got another text.")
         return reply.body
@@ -104,7 +104,7 @@ class SimulatedPlatform:
     async def post(self, plain: dict[str, Any], *, timestamp: int | None = None) -> dict[str, Any] | None:
         """The decrypted reply to a callback; None if it is empty. Raises UnexpectedReply."""
         encrypted = self.crypto.encrypt(orjson.dumps(plain))
-        query = self._query(encrypted, timestamp)
+        query = self.query(encrypted, timestamp)
         reply = await self.deliver(Callback(RECEIVES, "POST", query, {}, orjson.dumps({"encrypt": encrypted})))
         _require(reply.status == 200, f"The callback got status {reply.status}.")
         if not reply.body:
@@ -138,7 +138,7 @@ class SimulatedPlatform:
         content: str = stream["content"]
         return content
 
-    def _query(self, encrypted: str, timestamp: int | None = None) -> dict[str, str]:
+    def query(self, encrypted: str, timestamp: int | None = None) -> dict[str, str]:
         at, nonce = str(int(self._now()) if timestamp is None else timestamp), str(secrets.randbelow(10**10))
         return {"msg_signature": self.crypto.signature(at, nonce, encrypted), "timestamp": at, "nonce": nonce}
 

@@ -118,10 +118,7 @@ class WecomWebhook:
                     )
                 return self._encrypt(callback, self._frame(found))
             case Feedback():
-                _log.info(
-                    "Feedback on an answer of WeCom",
-                    extra={"kind": parsed.kind, "answer_id": parsed.feedback_id, "reasons": list(parsed.reasons)},
-                )
+                log_feedback(parsed)
         return CallbackReply()
 
     def _check_bot(self, message: Inbound) -> None:
@@ -172,6 +169,12 @@ class WecomWebhook:
         signature = crypto.signature(str(timestamp), nonce, encrypted)
         envelope = {"encrypt": encrypted, "msgsignature": signature, "timestamp": timestamp, "nonce": nonce}
         return CallbackReply(orjson.dumps(envelope), "application/json")
+
+
+def log_feedback(feedback: Feedback) -> None:
+    """One record of a rating, without the user's words."""
+    extra = {"kind": feedback.kind, "answer_id": feedback.feedback_id, "reasons": list(feedback.reasons)}
+    _log.info("Feedback on an answer of WeCom", extra=extra)
 
 
 def stream_frame(id: str, content: str, *, finish: bool) -> dict[str, Any]:

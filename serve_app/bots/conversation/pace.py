@@ -1,0 +1,53 @@
+"""Keeps the rate limits of a chat platform: when the next text may be sent to one receiver."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+IDLE_S: Final = 3600.0  # receivers that got nothing for so long are removed
+
+
+class Pace:
+    """Limits as (number, seconds), each in a sliding window, and a shortest interval between two texts."""
+
+    def __init__(
+        self,
+        limits: Sequence[tuple[int, float]],
+        interval_s: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._limits = tuple(limits)
+        self._longest_s = max(seconds for _, seconds in limits)
+        self._interval_s = interval_s
+        self._clock = clock
+        self._sent: dict[str, deque[float]] = {}
+
+    def wait_s(self, receiver: str) -> float:
+        """Seconds until a text may be sent."""
+        sent = self._sent.get(receiver)
+        if not sent:
+            return 0.0
+        now = self._clock()
+        allowed_at = sent[-1] + self._interval_s
+        for number, seconds in self._limits:
+            if len(sent) >= number:
+                allowed_at = max(allowed_at, sent[-number] + seconds)
+        return max(0.0, allowed_at - now)
+
+    async def enter(self, receiver: str) -> None:
+        """Waits until a text may be sent, and counts it."""
+        seconds = self.wait_s(receiver)
+        while seconds > 0:
+            await asyncio.sleep(seconds)
+            seconds = self.wait_s(receiver)
+        now = self._clock()
+        sent = self._sent.setdefault(receiver, deque())
+        sent.append(now)
+        while sent[0] <= now - self._longest_s:
+            sent.popleft()
+        for other in [name for name, times in self._sent.items() if times[-1] < now - IDLE_S]:
+            del self._sent[other]

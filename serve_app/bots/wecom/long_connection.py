@@ -1,0 +1,163 @@
+"""The AI bot by long connection: answers as frames, or as messages after the frames' time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final
+
+from serve_app.bots.conversation.conversation import Conversation
+from serve_app.bots.conversation.cut import close_fence, cut_at, neutralize_think, pieces, rest_after
+from serve_app.bots.conversation.message import FileRef, Inbound
+from serve_app.bots.conversation.pace import Pace
+from serve_app.bots.conversation.streams import Stream
+from serve_app.bots.wecom.ai_bot_message import PLATFORM, Feedback, MessageError, parse_message
+from serve_app.bots.wecom.connection import RESPOND, SEND, WELCOME, Connection, NotSent
+from serve_app.bots.wecom.media import Media
+from serve_app.bots.wecom.webhook import FINISH_S, ROOM, log_feedback, stream_frame
+from serve_app.metrics import BOT_SENDS, Meter
+
+LIMITS: Final = ((28, 60.0), (950, 3600.0))  # WeCom: 30 a minute and 1000 an hour for each chat
+INTERVAL_S: Final = 2.0
+RETRIES: Final = 5
+RETRY_S: Final = 5.0
+TOO_LATE: Final = frozenset({846605, 846608})  # unknown request id, or 6 minutes are over: send a new message
+
+_log = logging.getLogger("glm.bots.wecom")
+
+
+class WecomLongConnection:
+    """Adapter of the AI bot in long connection mode."""
+
+    platform = PLATFORM
+
+    def __init__(
+        self,
+        conversation: Conversation,
+        media: Media,
+        *,
+        url: str,
+        bot_id: str,
+        secret: str,
+        meter: Meter,
+        now: Callable[[], float],
+        interval_s: float = INTERVAL_S,
+        finish_s: float = FINISH_S,
+        retry_s: float = RETRY_S,
+        **connection: Any,
+    ) -> None:
+        self.connection = Connection(url, bot_id, secret, self._receive, **connection)
+        self._conversation = conversation
+        self._media = media
+        self._bot_id = bot_id
+        self._meter = meter
+        self._now = now
+        self._pace = Pace(LIMITS, interval_s, time.monotonic)
+        self._finish_s = finish_s
+        self._retry_s = retry_s
+
+    async def run(self) -> None:
+        await self.connection.run()
+
+    async def fetch(self, file: FileRef) -> bytes:
+        return await self._media.fetch(file)
+
+    async def deliver(self, stream: Stream) -> None:
+        """Sends the text as it grows; each frame has all of it. After 5:30, or an error code, the rest is a message."""
+        if stream.message.kind == "enter_chat":
+            await self._try(WELCOME, {"msgtype": "text", "text": {"content": stream.content}}, stream)
+            return
+        position = await self._push(stream)
+        if position is None:
+            return
+        await stream.wait_finished()
+        rest = rest_after(neutralize_think(stream.text), position)
+        for piece in pieces(rest, ROOM):
+            await self._send_message(stream.message, piece)
+
+    async def _push(self, stream: Stream) -> int | None:
+        """Sends frames; None if the answer is complete, otherwise how many characters of it were shown."""
+        shown, sent = 0, ""
+        while True:
+            changed = stream.changed
+            finished = stream.finished
+            late = not finished and self._now() - stream.started_at >= self._finish_s
+            text = neutralize_think(stream.content)
+            position = cut_at(text, ROOM)
+            more = position < len(text) or late
+            content = close_fence(text[:position]) + (self._conversation.texts.continues if more else "")
+            if content != sent or finished or late:
+                await self._pace.enter(_chat(stream.message))
+                if not finished and stream.finished:
+                    continue  # the last frame replaces this one
+                frame = stream_frame(stream.id, content, finish=finished or late)
+                if not await self._try(RESPOND, frame, stream):
+                    return 0  # the user may have seen parts; the message has everything
+                shown, sent = position if stream.text else 0, content
+            if finished or late:
+                return shown if more else None
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, self._finish_s - (self._now() - stream.started_at))):
+                    await changed.wait()
+
+    async def _try(self, command: str, body: dict[str, Any], stream: Stream) -> bool:
+        """Whether the reply was acknowledged; tried again while the connection is interrupted."""
+        for _ in range(RETRIES):
+            try:
+                await self.connection.send(command, body, stream.message.reply_to)
+            except NotSent as error:
+                _log.warning("A reply was not sent: %s", error)
+                if error.code in TOO_LATE or (error.code and command == WELCOME):
+                    break
+                await self._wait_for_connection()
+            else:
+                self._meter.count(BOT_SENDS, platform=PLATFORM, result="ok")
+                return True
+        self._meter.count(BOT_SENDS, platform=PLATFORM, result="failed")
+        return False
+
+    async def _send_message(self, message: Inbound, content: str) -> None:
+        body = {
+            "chatid": _chat(message),
+            "chat_type": 2 if message.chat else 1,
+            "msgtype": "markdown",
+            "markdown": {"content": content},
+        }
+        for _ in range(RETRIES):
+            await self._pace.enter(_chat(message))
+            try:
+                await self.connection.send(SEND, body)
+            except NotSent as error:
+                _log.warning("A message was not sent: %s", error)
+                await self._wait_for_connection()
+            else:
+                self._meter.count(BOT_SENDS, platform=PLATFORM, result="ok")
+                return
+        self._meter.count(BOT_SENDS, platform=PLATFORM, result="failed")
+
+    async def _wait_for_connection(self) -> None:
+        await asyncio.sleep(self._retry_s)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._retry_s * 6):
+                await self.connection.subscribed.wait()
+
+    async def _receive(self, frame: dict[str, Any]) -> None:
+        try:
+            parsed = parse_message(frame.get("body"), reply_to=frame["headers"]["req_id"])
+        except MessageError as error:
+            _log.warning("A message of WeCom can't be read: %s", error)
+            return
+        if isinstance(parsed, Inbound):
+            if parsed.bot and parsed.bot != self._bot_id:
+                _log.warning("A message is for another bot than wecom.bot_id.")
+                return
+            await self._conversation.receive(parsed, self)
+        elif isinstance(parsed, Feedback):
+            log_feedback(parsed)
+
+
+def _chat(message: Inbound) -> str:
+    return message.chat or message.user

@@ -1,0 +1,53 @@
+"""Group push (消息推送): copies answered questions to a group; it only sends."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+import httpx
+
+from serve_app.bots.conversation.cut import cut
+from serve_app.bots.conversation.pace import Pace
+from serve_app.bots.conversation.streams import Stream
+from serve_app.bots.wecom.api import HINTS
+from serve_app.metrics import BOT_SENDS, Meter
+
+PLATFORM: Final = "wecom_push"
+MAX_MARKDOWN: Final = 4096  # bytes
+LIMITS: Final = ((20, 60.0),)
+TIMEOUT_S: Final = 10.0
+
+_log = logging.getLogger("glm.bots.wecom")
+
+
+class GroupPush:
+    """One group robot. Its key is a secret: it is in the address and never in a log."""
+
+    def __init__(self, url: str, key: str, client: httpx.AsyncClient, meter: Meter) -> None:
+        self._url = f"{url.rstrip('/')}/cgi-bin/webhook/send"
+        self._key = key
+        self._client = client
+        self._meter = meter
+        self._pace = Pace(LIMITS)
+
+    async def copy(self, stream: Stream) -> None:
+        """Sends the question and the answer of a stream."""
+        question = "\n".join(f"> {line}" for line in stream.message.text.splitlines()) or "> [图片]"
+        await self.send(f"**{stream.message.user}**\n{question}\n{stream.text}")
+
+    async def send(self, markdown: str) -> bool:
+        """Whether the text was sent; a failure is logged and counted."""
+        text, _ = cut(markdown, MAX_MARKDOWN)
+        await self._pace.enter("robot")
+        body = {"msgtype": "markdown", "markdown": {"content": text}}
+        try:
+            response = await self._client.post(self._url, params={"key": self._key}, json=body, timeout=TIMEOUT_S)
+            code = int(response.json().get("errcode", 0))
+        except (httpx.HTTPError, ValueError, AttributeError) as error:
+            _log.error("A text could not be sent to the group: %s.", type(error).__name__)
+            code = -1
+        if code > 0:
+            _log.error("The group robot refused a text with error code %d. %s", code, HINTS.get(code, ""))
+        self._meter.count(BOT_SENDS, platform=PLATFORM, result="ok" if code == 0 else "failed")
+        return code == 0

@@ -1,0 +1,210 @@
+"""The AI bot by long connection, against a server that plays WeCom's side."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from websockets.asyncio.server import ServerConnection, serve
+
+from serve_app.bots.conversation.texts import EN
+from serve_app.bots.wecom.connection import Connection, NotSent
+from tests.bots.bench import BOT, PLATFORM_URL, Bench, bench, pictures_of, soon
+from tests.fakes import FakeAnswer
+from tests.ingress.client import PNG
+
+SECRET = "the-secret-of-the-bot"
+FILE_KEY = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY"
+
+
+class FakeServer:
+    """WeCom's side of the connection: acknowledges frames, keeps them, and sends callbacks."""
+
+    def __init__(self) -> None:
+        self.frames: list[dict[str, Any]] = []
+        self.connections: list[ServerConnection] = []
+        self.codes: list[int] = []  # error codes of the next replies
+        self.answers_pings = True
+        self.unacknowledged: set[str] = set()
+        self.overlapping = 0  # frames of one request id that did not wait for the acknowledgement
+        self.url = ""
+
+    async def handle(self, socket: ServerConnection) -> None:
+        self.connections.append(socket)
+        async for data in socket:
+            frame = orjson.loads(data)
+            self.frames.append(frame)
+            asyncio.get_running_loop().create_task(self._acknowledge(socket, frame))
+
+    async def _acknowledge(self, socket: ServerConnection, frame: dict[str, Any]) -> None:
+        command, request_id = frame["cmd"], frame["headers"]["req_id"]
+        if command == "ping" and not self.answers_pings:
+            return
+        self.overlapping += request_id in self.unacknowledged
+        self.unacknowledged.add(request_id)
+        await asyncio.sleep(0.01)
+        self.unacknowledged.discard(request_id)
+        code = 0
+        if command == "aibot_subscribe":
+            code = 0 if frame["body"] == {"bot_id": BOT, "secret": SECRET} else 40001
+        elif command != "ping" and self.codes:
+            code = self.codes.pop(0)
+        await socket.send(orjson.dumps({"headers": {"req_id": request_id}, "errcode": code, "errmsg": "x"}).decode())
+
+    async def send(self, command: str, body: dict[str, Any]) -> str:
+        request_id = secrets.token_hex(8)
+        frame = {"cmd": command, "headers": {"req_id": request_id}, "body": body}
+        await self.connections[-1].send(orjson.dumps(frame).decode())
+        return request_id
+
+    async def ask(self, body: dict[str, Any]) -> str:
+        return await self.send("aibot_msg_callback", body)
+
+    def of(self, command: str) -> list[dict[str, Any]]:
+        return [frame for frame in self.frames if frame["cmd"] == command]
+
+    def contents(self, request_id: str) -> list[tuple[bool, str]]:
+        streams = [
+            frame["body"]["stream"]
+            for frame in self.of("aibot_respond_msg")
+            if frame["headers"]["req_id"] == request_id
+        ]
+        return [(stream["finish"], stream["content"]) for stream in streams]
+
+
+@asynccontextmanager
+async def connected(folder: Path, answer: Any, **fast: float) -> AsyncIterator[tuple[Bench, FakeServer]]:
+    server = FakeServer()
+    (folder / "secret").write_text(SECRET)
+    async with serve(server.handle, "127.0.0.1", 0) as listening:
+        port = listening.sockets[0].getsockname()[1]
+        wecom = {
+            "bot": "long_connection",
+            "bot_id": BOT,
+            "bot_secret_file": str(folder / "secret"),
+            "socket_url": f"ws://127.0.0.1:{port}",
+        }
+        server.url = wecom["socket_url"]
+        timing = {"interval_s": 0.05, "retry_s": 0.05, "reconnect_s": (0.05, 0.1), **fast}
+        async with bench(folder, answer, wecom=wecom, long_connection=timing) as one:
+            await soon(lambda: bool(server.of("aibot_subscribe")))
+            adapter: Any = one.service.adapters["wecom_bot"]
+            await asyncio.wait_for(adapter.connection.subscribed.wait(), 5)
+            yield one, server
+
+
+async def test_an_answer_is_pushed_as_cumulative_frames_that_wait_for_each_other(tmp_path: Path):
+    answer = FakeAnswer("It ", "is ", "4711", pause_s=0.03)
+    async with connected(tmp_path, answer) as (one, server):
+        url = one.platform.host(PNG, key=b"0123456789abcdef" * 2)
+        image = {"url": url, "aeskey": FILE_KEY}
+        request_id = await server.ask(one.platform.message("ann", msgtype="image", image=image))
+        await soon(lambda: (True, "It is 4711") in server.contents(request_id))
+        contents = server.contents(request_id)
+        assert contents[0][0] is False
+        assert all(finish is False for finish, _ in contents[:-1])
+        assert len({frame["body"]["stream"]["id"] for frame in server.of("aibot_respond_msg")}) == 1
+        assert server.overlapping == 0
+        assert pictures_of(answer.requests[0]) == [PNG]
+
+
+async def test_the_same_message_twice_is_answered_once(tmp_path: Path):
+    answer = FakeAnswer("Two")
+    async with connected(tmp_path, answer) as (one, server):
+        message = one.platform.text("ann", "How many?")
+        first = await server.ask(message)
+        await soon(lambda: (True, "Two") in server.contents(first))
+        second = await server.ask(message)
+        await asyncio.sleep(0.2)
+        assert server.contents(second) == []
+        assert len(answer.requests) == 1
+
+
+@pytest.mark.parametrize("code", [846605, 846608])
+async def test_a_reply_that_comes_too_late_is_sent_as_a_message(tmp_path: Path, code: int):
+    async with connected(tmp_path, FakeAnswer("Two")) as (one, server):
+        server.codes = [code]
+        await server.ask(one.platform.text("ann", "How many?", chat="group"))
+        await soon(lambda: bool(server.of("aibot_send_msg")))
+        body = server.of("aibot_send_msg")[0]["body"]
+        assert body == {"chatid": "group", "chat_type": 2, "msgtype": "markdown", "markdown": {"content": "Two"}}
+
+
+async def test_after_five_and_a_half_minutes_the_rest_is_a_message(tmp_path: Path):
+    answer = FakeAnswer("The beginning", " and the end.", hold_after=2)
+    async with connected(tmp_path, answer, finish_s=0.3) as (one, server):
+        request_id = await server.ask(one.platform.text("ann", "Tell me."))
+        await soon(lambda: (True, "The beginning" + EN.continues) in server.contents(request_id))
+        answer.release.set()
+        await soon(lambda: bool(server.of("aibot_send_msg")))
+        body = server.of("aibot_send_msg")[0]["body"]
+        assert (body["chatid"], body["chat_type"], body["markdown"]["content"]) == ("ann", 1, " and the end.")
+
+
+async def test_an_opened_chat_gets_the_welcome(tmp_path: Path):
+    async with connected(tmp_path, FakeAnswer("Two")) as (_, server):
+        event = {"msgid": "e", "aibotid": BOT, "from": {"userid": "ann"}, "msgtype": "event"}
+        request_id = await server.send("aibot_event_callback", event | {"event": {"eventtype": "enter_chat"}})
+        await soon(lambda: bool(server.of("aibot_respond_welcome_msg")))
+        (frame,) = server.of("aibot_respond_welcome_msg")
+        assert frame["headers"]["req_id"] == request_id
+        assert frame["body"] == {"msgtype": "text", "text": {"content": EN.welcome}}
+
+
+async def test_a_displaced_connection_is_not_opened_again(tmp_path: Path):
+    async with connected(tmp_path, FakeAnswer("Two")) as (one, server):
+        event = {"msgtype": "event", "event": {"eventtype": "disconnected_event"}}
+        await server.send("aibot_event_callback", event)
+        adapter: Any = one.service.adapters["wecom_bot"]
+        await soon(lambda: adapter.connection.displaced)
+        await asyncio.sleep(0.3)
+        assert len(server.connections) == 1
+
+
+async def test_a_lost_connection_is_opened_again_and_the_answer_continues(tmp_path: Path):
+    answer = FakeAnswer("It is ", "4711", hold_after=2)
+    async with connected(tmp_path, answer) as (one, server):
+        request_id = await server.ask(one.platform.text("ann", "Which number?"))
+        await soon(lambda: (False, "It is ") in server.contents(request_id))
+        await server.connections[-1].close()
+        await soon(lambda: len(server.connections) == 2)
+        answer.release.set()
+        await soon(lambda: (True, "It is 4711") in server.contents(request_id))
+
+
+async def test_a_server_that_does_not_acknowledge_pings_is_connected_to_again(tmp_path: Path):
+    async with connected(tmp_path, FakeAnswer("Two"), ping_s=0.05, ack_s=0.05) as (_, server):
+        server.answers_pings = False
+        await soon(lambda: len(server.connections) >= 2)
+        assert "body" not in server.of("ping")[0]
+
+
+async def test_a_wrong_secret_is_reported_without_the_secret(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    async with connected(tmp_path, FakeAnswer("Two")) as (_, server):
+
+        async def ignore(frame: object) -> None:
+            pass
+
+        with pytest.raises(NotSent, match="40001"):
+            await Connection(server.url, BOT, "wrong-secret", ignore).try_subscription(5)
+        await Connection(server.url, BOT, SECRET, ignore).try_subscription(5)
+    assert "wrong-secret" not in caplog.text
+    assert SECRET not in caplog.text
+    assert PLATFORM_URL not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "data", ["{", "[]", "{}", '{"headers": 1}', '{"cmd": "aibot_msg_callback", "headers": {"req_id": "1"}}']
+)
+async def test_unreadable_frames_do_not_end_the_connection(tmp_path: Path, data: str):
+    async with connected(tmp_path, FakeAnswer("Two")) as (one, server):
+        await server.connections[-1].send(data)
+        request_id = await server.ask(one.platform.text("ann", "How many?"))
+        await soon(lambda: (True, "Two") in server.contents(request_id))
+        assert len(server.connections) == 1
