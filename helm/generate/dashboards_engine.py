@@ -29,13 +29,13 @@ def _fullest_gpu() -> str:
 
 
 def _stages(title: str, description: str, stages: tuple[str, ...], width: int) -> Panel:
-    selected = f'stage=~"{"|".join(stages)}"'
+    selected = [f'stage=~"{"|".join(stages)}"', *((REPLICA,) if stages == ENGINE_STAGES else ())]
     return lines(
         title,
         description,
         "s",
-        Query(quantile(0.5, metrics.STAGE_SECONDS, selected, by="stage"), "{{stage}} p50", dashed=True),
-        Query(quantile(0.95, metrics.STAGE_SECONDS, selected, by="stage"), "{{stage}} p95"),
+        Query(quantile(0.5, metrics.STAGE_SECONDS, *selected, by="stage"), "{{stage}} p50", dashed=True),
+        Query(quantile(0.95, metrics.STAGE_SECONDS, *selected, by="stage"), "{{stage}} p95"),
         width=width,
     )
 
@@ -90,9 +90,9 @@ def engine() -> str:
                     ),
                     number(
                         "GPU utilization",
-                        "Mean over all devices.",
+                        "Mean over all devices. Slices of a device (MIG) have none: Ray reports -1.",
                         "percent",
-                        f"avg({metric('ray_node_gpus_utilization')})",
+                        f"avg({metric('ray_node_gpus_utilization')} >= 0)",
                         none="no GPU",
                     ),
                     number(
@@ -185,6 +185,22 @@ def engine() -> str:
                         PICTURE_STAGES,
                         12,
                     ),
+                    *(
+                        lines(
+                            f"{title} by replica, p95",
+                            "A replica above the others has a slow GPU, or shares it.",
+                            "s",
+                            Query(
+                                quantile(0.95, metrics.STAGE_SECONDS, f'stage="{stage}"', REPLICA, by="replica"),
+                                "{{replica}}",
+                            ),
+                        )
+                        for title, stage in (
+                            ("Encode", "encode"),
+                            ("Prefill", "prefill"),
+                            ("Decode step", "decode_step"),
+                        )
+                    ),
                 ],
             ),
             (
@@ -243,9 +259,9 @@ def engine() -> str:
                 [
                     lines(
                         "GPU utilization",
-                        "Share of time in which a kernel ran, by device.",
+                        "Share of time in which a kernel ran, by device; none for slices of a device (MIG).",
                         "percent",
-                        Query(metric("ray_node_gpus_utilization"), "{{pod}} {{GpuIndex}}"),
+                        Query(f"{metric('ray_node_gpus_utilization')} >= 0", "{{pod}} {{GpuIndex}}"),
                         maximum=100,
                     ),
                     lines(
@@ -266,7 +282,7 @@ def engine() -> str:
                         "Share of the pod's CPUs, which preprocess and the engine's loop need.",
                         "percent",
                         Query(metric("ray_node_cpu_utilization"), "{{pod}}"),
-                        width=12,
+                        width=8,
                         maximum=100,
                     ),
                     lines(
@@ -274,8 +290,15 @@ def engine() -> str:
                         "Share of the pod's memory limit in use, object store included. At 100 % the pod is killed.",
                         "percentunit",
                         Query(f"{metric('ray_node_mem_used')} / {metric('ray_node_mem_total')}", "{{pod}}"),
-                        width=12,
+                        width=8,
                         maximum=1,
+                    ),
+                    lines(
+                        "Round of Serve's controller",
+                        "Time in which the controller on the head checks and scales all replicas once. Above a second "
+                        "it is late.",
+                        "s",
+                        Query(f"max({metric('ray_serve_controller_control_loop_duration_s')})", "round"),
                     ),
                 ],
             ),

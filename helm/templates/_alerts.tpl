@@ -9,14 +9,20 @@
 {{- $_ := set $words $name (include "glm.number" (get $values $name)) -}}
 {{- end -}}
 {{- $_ := set $words "release" (printf "namespace=%q, release=%q" .Release.Namespace .Release.Name) -}}
-{{- $_ := set $words "maxEngineReplicas" (toString .Values.stages.engine.replicas.max) -}}
+{{- range $word, $stage := dict "maxEngineReplicas" "engine" "maxPreprocessReplicas" "preprocess" "maxIngressReplicas" "ingress" -}}
+{{- $_ := set $words $word (get $.Values.stages $stage).replicas.max -}}
+{{- end -}}
+{{- $_ := set $words "namespace" .Release.Namespace -}}
+{{- $_ := set $words "redis" (include "glm.redisName" .) -}}
+{{- $claims := list (include "glm.modelClaim" .) .Values.audit.existingClaim (printf "data-%s-0" (include "glm.redisName" .)) -}}
+{{- $_ := set $words "claims" (compact $claims | join "|") -}}
 {{- $groups := list -}}
 {{- $known := list -}}
 {{- range $path, $_ := .Files.Glob "alerts/*.yaml" -}}
 {{- /* Replaced in JSON, so that no value can change the structure. */ -}}
 {{- $text := $.Files.Get $path | fromYaml | toJson -}}
 {{- range $name, $value := $words -}}
-{{- $text = replace (printf "${%s}" $name) (toJson $value | trimPrefix "\"" | trimSuffix "\"") $text -}}
+{{- $text = replace (printf "${%s}" $name) (toString $value | toJson | trimPrefix "\"" | trimSuffix "\"") $text -}}
 {{- end -}}
 {{- range $group := (fromJson $text).groups -}}
 {{- $rules := list -}}

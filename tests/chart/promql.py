@@ -50,7 +50,14 @@ BUILT_IN = {
     "ray_component_rss_bytes": frozenset({"Component", "ip", "pid"}),
     "haproxy_frontend_http_responses_total": frozenset({"proxy", "code"}),
     "haproxy_frontend_current_sessions": frozenset({"proxy"}),
+    "ray_serve_controller_control_loop_duration_s": frozenset({"WorkerId", "Component", "NodeAddress"}),
     **GPU_ONLY,
+}
+# kube-state-metrics' and the kubelet's: of objects of the cluster, by name.
+OF_KUBERNETES = {
+    "kube_statefulset_status_replicas_ready": frozenset({"statefulset"}),
+    "kubelet_volume_stats_available_bytes": frozenset({"persistentvolumeclaim"}),
+    "kubelet_volume_stats_capacity_bytes": frozenset({"persistentvolumeclaim"}),
 }
 
 
@@ -96,7 +103,7 @@ def labels_named(expression: str) -> set[str]:
 
 def known_labels(metrics: set[str]) -> set[str]:
     """The labels that any of these metrics has once Prometheus scraped it."""
-    return set(SCRAPED).union(*((OURS | BUILT_IN)[metric] for metric in metrics))
+    return set(SCRAPED).union(*((OURS | BUILT_IN | OF_KUBERNETES)[metric] for metric in metrics))
 
 
 def panels(board: Object) -> list[Object]:

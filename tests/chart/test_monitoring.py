@@ -18,6 +18,7 @@ from serve_app.settings import Settings
 from tests.chart.promql import (
     BOARDS,
     BUILT_IN,
+    OF_KUBERNETES,
     OURS,
     alerts,
     asked,
@@ -64,7 +65,7 @@ def check_names(expression: str) -> None:
     parsed(expression)
     selectors = asked(expression)
     for selector in selectors:
-        known = OURS | BUILT_IN
+        known = OURS | BUILT_IN | OF_KUBERNETES
         assert selector.metric in known, f"nobody exports {selector.metric}"
         unknown = selector.matchers.keys() - known_labels({selector.metric})
         assert not unknown, f"{selector.metric} has no label {unknown}"
@@ -198,12 +199,27 @@ def test_boards_are_what_their_code_writes() -> None:
 
 
 def test_each_board_is_a_configmap_that_grafanas_sidecar_finds() -> None:
-    maps = [each for each in of_kind(render(set=ON), "ConfigMap") if "grafana_dashboard" in each["metadata"]["labels"]]
-    shown = {name: text for each in maps for name, text in each["data"].items()}
-    assert {name: json.loads(text) for name, text in shown.items()} == {
-        path.name: json.loads(path.read_text()) for path in BOARDS
-    }
+    maps = dashboards_of(RELEASE)
+    shown = {name: json.loads(text) for each in maps for name, text in each["data"].items()}
+    for path in BOARDS:
+        board = json.loads(path.read_text())
+        own = {"uid": shown[path.name]["uid"], "title": f"{board['title']} ({NAMESPACE}/{RELEASE})"}
+        assert shown[path.name] == board | own
+    assert shown.keys() == {path.name for path in BOARDS}
     assert all(len(json.dumps(each)) < 2**20 for each in maps)
+
+
+def dashboards_of(release: str) -> list[Object]:
+    maps = of_kind(render(set=ON, release=release), "ConfigMap")
+    return [each for each in maps if "grafana_dashboard" in each["metadata"]["labels"]]
+
+
+def test_dashboards_of_two_releases_have_ids_and_titles_of_their_own() -> None:
+    shown = [
+        json.loads(text) for name in ("glm", "boards") for each in dashboards_of(name) for text in each["data"].values()
+    ]
+    assert len({board["uid"] for board in shown}) == len({board["title"] for board in shown}) == 4
+    assert all(len(board["uid"]) <= 40 for board in shown)
 
 
 def test_nothing_of_it_is_rendered_by_default() -> None:
@@ -292,7 +308,47 @@ def test_every_alert_is_complete_and_concerns_this_release_alone() -> None:
         assert rule["annotations"].keys() == {"summary", "description", "runbook_url"}
         for selector in asked(rule["expr"]):
             assert selector.matchers["namespace"] == ("Equal", NAMESPACE)
-            assert selector.matchers["release"] == ("Equal", RELEASE)
+            if selector.metric in OF_KUBERNETES:
+                (name,) = selector.matchers.keys() - {"namespace"}
+                assert all(RELEASE in each for each in selector.matchers[name][1].split("|"))
+            else:
+                assert selector.matchers["release"] == ("Equal", RELEASE)
+
+
+def test_alerts_take_a_team_s_labels_another_duration_and_a_switch() -> None:
+    changes = {"GlmQueue": {"for": "15m", "labels": {"severity": "critical"}}, "GlmOutOfMemory": {"enabled": False}}
+    before = {rule["alert"]: rule for rule in rules()}
+    after = {rule["alert"]: rule for rule in rules(alertLabels={"team": "vision"}, alerts=changes)}
+    assert before.keys() - after.keys() == {"GlmOutOfMemory"}
+    assert after["GlmQueue"]["for"] == "15m"
+    assert after["GlmQueue"]["labels"] == {"severity": "critical", "team": "vision"}
+    for name, rule in after.items():
+        assert rule["labels"]["team"] == "vision"
+        if name != "GlmQueue":
+            assert rule == {**before[name], "labels": {**before[name]["labels"], "team": "vision"}}
+
+
+def test_no_text_of_a_value_changes_the_structure_of_the_rules() -> None:
+    for runbook in ("see: the wiki", "https://wiki/x: [a] {b} # c", '"quoted"', "a\nb", "${release}"):
+        found = rules(runbook=runbook)
+        assert len(found) == len(rules())
+        assert all(rule["annotations"]["runbook_url"].startswith(runbook[:3]) for rule in found)
+
+
+def test_google_s_prometheus_gets_its_own_kinds_with_the_same_labels_and_alerts() -> None:
+    objects = render("ci/google-cloud-values.yaml")
+    (written,) = of_kind(objects, "Rules")
+    names = [rule["alert"] for group in written["spec"]["groups"] for rule in group["rules"]]
+    assert names == [rule["alert"] for rule in rules() if rule["alert"] != "GlmTargetDown"]
+    for monitor in of_kind(objects, "PodMonitoring"):
+        assert {each["to"] for each in monitor["spec"]["targetLabels"]["fromPod"]} == {"ray_io_cluster", "release"}
+
+
+def test_azure_s_prometheus_gets_the_same_monitors_under_its_own_api() -> None:
+    values = {"monitoring.podMonitor.enabled": True}
+    ours = of_kind(render(set=values), "PodMonitor")
+    theirs = of_kind(render(set=values | {"monitoring.api": "azmonitoring.coreos.com"}), "PodMonitor")
+    assert theirs == [{**each, "apiVersion": "azmonitoring.coreos.com/v1"} for each in ours]
 
 
 def test_limits_come_from_the_values() -> None:
