@@ -12,8 +12,9 @@ from typing import Any, Final
 
 import httpx
 
+from serve_app.bots.access_token import AccessToken
+
 TIMEOUT_S: Final = 10.0
-EARLY_S: Final = 120.0  # before its end, a token is replaced
 INVALID_TOKEN: Final = frozenset({40001, 40014, 42001})
 BUSY: Final = -1
 BUSY_RETRIES: Final = 3
@@ -61,18 +62,8 @@ class WecomApi:
         self._corp_id = corp_id
         self._secret = secret
         self._client = client
-        self._clock = clock
         self._rate_pause_s, self._busy_pause_s = rate_pause_s, busy_pause_s
-        self._token, self._token_ends_at = "", 0.0
-        self._refreshing: asyncio.Task[str] | None = None
-
-    async def token(self, refused: str = "") -> str:
-        """The access token. A new one is requested once for all callers, also for those whose token was refused."""
-        if self._token and self._token != refused and self._clock() < self._token_ends_at:
-            return self._token
-        if self._refreshing is None or self._refreshing.done():
-            self._refreshing = asyncio.create_task(self._refresh())
-        return await asyncio.shield(self._refreshing)
+        self.token = AccessToken(self._request_token, clock=clock).get
 
     async def send_text(self, user: str, agent_id: int, text: str) -> None:
         """Sends a text of at most 2048 bytes to a member. Raises ApiError."""
@@ -141,13 +132,11 @@ class WecomApi:
             else:
                 raise ApiError(code, path)
 
-    async def _refresh(self) -> str:
+    async def _request_token(self) -> tuple[str, float]:
         answer = await self._request("GET", "gettoken", {"corpid": self._corp_id, "corpsecret": self._secret})
         if code := answer.get("errcode", 0):
             raise ApiError(code, "gettoken")
-        lifetime_s = max(60.0, float(answer.get("expires_in", 7200)) - EARLY_S)
-        self._token, self._token_ends_at = str(answer["access_token"]), self._clock() + lifetime_s
-        return self._token
+        return str(answer["access_token"]), float(answer.get("expires_in", 7200))
 
     async def _request(self, method: str, path: str, query: dict[str, str], **request: Any) -> dict[str, Any]:
         try:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
+from serve_app.bots.callback_refusal import CallbackRefused, refuse
 from serve_app.bots.conversation.adapter import FetchFailed
 from serve_app.bots.conversation.conversation import Conversation
 from serve_app.bots.conversation.cut import cut, pieces
@@ -13,10 +14,10 @@ from serve_app.bots.conversation.message import FileRef, Inbound
 from serve_app.bots.conversation.pace import Pace
 from serve_app.bots.conversation.streams import Stream
 from serve_app.bots.wecom.api import ApiError, WecomApi
-from serve_app.bots.wecom.callback_check import CallbackCheck, CallbackRefused
+from serve_app.bots.wecom.callback_check import CallbackCheck
 from serve_app.bots.wecom.xml_fields import XmlError, read_fields, write_fields
 from serve_app.callbacks import Callback, CallbackReply
-from serve_app.metrics import BOT_CALLBACKS_REFUSED, BOT_SENDS, Meter
+from serve_app.metrics import BOT_SENDS, Meter
 
 PLATFORM: Final = "wecom_app"
 MAX_TEXT: Final = 2048  # bytes
@@ -62,9 +63,9 @@ class WecomApp:
             fields = read_fields(self._check.open(callback.query, read_fields(callback.body).get("Encrypt", "")))
             message = self._parse(fields)
         except CallbackRefused as error:
-            return self._refuse(error.reason, error.status, str(error))
+            return refuse(error, PLATFORM, self._meter)
         except (XmlError, KeyError) as error:
-            return self._refuse("body", 400, str(error))
+            return refuse(CallbackRefused("body", str(error), 400), PLATFORM, self._meter)
         if message is None:
             return CallbackReply()
         stream = await self._conversation.receive(message, self)
@@ -128,8 +129,3 @@ class WecomApp:
         signature = crypto.signature(str(at), nonce, encrypted)
         envelope: dict[str, str | int] = {"Encrypt": encrypted, "MsgSignature": signature, "TimeStamp": at}
         return CallbackReply(write_fields({**envelope, "Nonce": nonce}), "application/xml")
-
-    def _refuse(self, reason: str, status: int, text: str) -> CallbackReply:
-        self._meter.count(BOT_CALLBACKS_REFUSED, platform=PLATFORM, reason=reason)
-        _log.warning("A callback of WeCom was refused: %s", text)
-        return CallbackReply(b"refused", status=status)

@@ -4,16 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from serve_app.bots.callback_refusal import CallbackRefused
 from serve_app.bots.wecom.crypto import Crypto, CryptoError
-
-
-class CallbackRefused(Exception):
-    """A callback that is not accepted; `reason` is a metric label."""
-
-    def __init__(self, reason: str, message: str, status: int = 403) -> None:
-        super().__init__(message)
-        self.reason = reason
-        self.status = status
 
 
 class CallbackCheck:

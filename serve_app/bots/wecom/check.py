@@ -12,10 +12,10 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from serve_app.bots.secret_files import read_secret
 from serve_app.bots.wecom.api import ApiError, WecomApi
 from serve_app.bots.wecom.connection import Connection, NotSent
 from serve_app.bots.wecom.crypto import CryptoError, decode_key
-from serve_app.bots.wecom.secret_files import read_secret
 from serve_app.errors import InvalidRequest
 from serve_app.settings import Settings
 

@@ -9,6 +9,7 @@ import httpx
 
 from serve_app.bots.conversation.adapter import Robots
 from serve_app.bots.conversation.conversation import Conversation
+from serve_app.bots.secret_files import read_secret
 from serve_app.bots.wecom.api import WecomApi
 from serve_app.bots.wecom.app import WecomApp
 from serve_app.bots.wecom.callback_check import CallbackCheck
@@ -16,7 +17,6 @@ from serve_app.bots.wecom.crypto import Crypto, CryptoError
 from serve_app.bots.wecom.long_connection import WecomLongConnection
 from serve_app.bots.wecom.media import Media
 from serve_app.bots.wecom.push import GroupPush
-from serve_app.bots.wecom.secret_files import read_secret
 from serve_app.bots.wecom.webhook import WecomWebhook
 from serve_app.errors import InvalidRequest
 from serve_app.metrics import Meter

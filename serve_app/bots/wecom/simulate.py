@@ -13,8 +13,8 @@ from typing import Any, Final, TextIO
 import httpx
 import uvicorn
 
+from serve_app.bots.secret_files import read_secret
 from serve_app.bots.wecom.crypto import Crypto, CryptoError
-from serve_app.bots.wecom.secret_files import read_secret
 from serve_app.bots.wecom.simulator import SimulatedPlatform, UnexpectedReply
 from serve_app.callbacks import CALLBACK_PREFIX, Callback, CallbackReply
 from serve_app.errors import InvalidRequest

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import httpx
 import orjson
 
+from serve_app.bots.callback_refusal import CallbackRefused, refuse
 from serve_app.bots.conversation.conversation import Conversation
 from serve_app.bots.conversation.cut import close_fence, cut, cut_at, neutralize_think, rest_after
 from serve_app.bots.conversation.message import FileRef, Inbound
@@ -25,10 +26,10 @@ from serve_app.bots.wecom.ai_bot_message import (
     StreamPoll,
     parse_message,
 )
-from serve_app.bots.wecom.callback_check import CallbackCheck, CallbackRefused
+from serve_app.bots.wecom.callback_check import CallbackCheck
 from serve_app.bots.wecom.media import Media
 from serve_app.callbacks import Callback, CallbackReply
-from serve_app.metrics import BOT_CALLBACKS_REFUSED, BOT_SENDS, Meter
+from serve_app.metrics import BOT_SENDS, Meter
 
 MAX_CONTENT: Final = 20_480  # bytes of a stream's content, and of Markdown by response_url
 ROOM: Final = MAX_CONTENT - 256  # without the note that the rest follows
@@ -75,12 +76,9 @@ class WecomWebhook:
             plain = self._check.open(callback.query, _encrypted(callback.body))
             return await self._reply(callback, parse_message(_json(plain)))
         except CallbackRefused as error:
-            reason, status, text = error.reason, error.status, str(error)
+            return refuse(error, PLATFORM, self._meter)
         except MessageError as error:
-            reason, status, text = "message", 400, str(error)
-        self._meter.count(BOT_CALLBACKS_REFUSED, platform=PLATFORM, reason=reason)
-        _log.warning("A callback of WeCom was refused: %s", text)
-        return CallbackReply(b"refused", status=status)
+            return refuse(CallbackRefused("message", str(error), 400), PLATFORM, self._meter)
 
     async def fetch(self, file: FileRef) -> bytes:
         return await self._media.fetch(file)

@@ -1,4 +1,4 @@
-"""Reads the secrets of WeCom's robots from their files."""
+"""Reads the secrets of bots from their files."""
 
 from __future__ import annotations
 
