@@ -1,7 +1,7 @@
 """Pictures inside the request: `data:` URLs and bare base64, decoded as browsers do.
 
-White space, further parameters and missing padding are accepted, since clients send them; a character outside the
-alphabet is refused.
+White space, further parameters, missing padding and the URL-safe alphabet (RFC 4648, section 5) are accepted, since
+clients send them; a character outside both alphabets is refused.
 """
 
 import base64
@@ -12,6 +12,7 @@ from serve_app.preprocess.documents import is_pdf
 from serve_app.preprocess.picture_limits import ImageLabel, check_bytes
 from serve_app.preprocess.sniff import known_format
 
+_URL_SAFE = str.maketrans("-_", "+/")
 _HEAD = 64  # characters of base64 that show a format
 
 
@@ -28,7 +29,7 @@ def decode_data_url(source: str, label: ImageLabel, max_bytes: int) -> bytes:
 
 def is_bare_base64(text: str) -> bool:
     """Whether a text without any scheme is the base64 of a file of a known format."""
-    head = "".join(text[: 2 * _HEAD].split())[:_HEAD]
+    head = "".join(text[: 2 * _HEAD].split())[:_HEAD].translate(_URL_SAFE)
     try:
         start = base64.b64decode(head[: len(head) // 4 * 4], validate=True)
     except ValueError:
@@ -44,6 +45,8 @@ def decode_bare_base64(source: str, label: ImageLabel, max_bytes: int) -> bytes:
 def _decode(payload: str, label: ImageLabel, max_bytes: int) -> bytes:
     if any(space in payload for space in "\r\n\t\f "):  # lines of 76 characters, as mail and shells make them
         payload = "".join(payload.split())
+    if "-" in payload or "_" in payload:
+        payload = payload.translate(_URL_SAFE)
     size = len(payload) * 3 // 4
     check_bytes(size - 2, max_bytes, label)  # up to two bytes are padding
     if not payload.endswith("="):

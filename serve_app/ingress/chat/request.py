@@ -12,7 +12,7 @@ from serve_app.ingress.fields.conversation import continues_last, parse_messages
 from serve_app.ingress.fields.lane import LaneFields, lane
 from serve_app.ingress.fields.messages import AssistantMessage, Messages
 from serve_app.ingress.fields.other_servers import UNSUPPORTED_ELSEWHERE, UNSUPPORTED_TEMPLATE, IgnoredFields
-from serve_app.ingress.fields.sampling import MAX_TOP_LOGPROBS, SamplingFields, TokenCount, sampling, single_max_tokens
+from serve_app.ingress.fields.sampling import MAX_TOP_LOGPROBS, SamplingFields, TokenLimit, sampling, single_max_tokens
 from serve_app.ingress.fields.stream_options import StreamFields, check_stream_options
 from serve_app.ingress.fields.strict_model import IGNORED, Integer, RequestBody, UnsupportedField
 from serve_app.ingress.fields.structured_output import ConstraintFields, constraint
@@ -44,10 +44,10 @@ class ChatBody(
     }
 
     messages: Messages = Field(description="The conversation, oldest message first.")
-    max_tokens: TokenCount | None = Field(
-        None, description="Maximum number of tokens of the answer, reasoning included."
+    max_tokens: TokenLimit = Field(
+        None, description="Maximum number of tokens of the answer, reasoning included. -1: as many as the context has."
     )
-    max_completion_tokens: TokenCount | None = Field(None, description="OpenAI's newer name of max_tokens.")
+    max_completion_tokens: TokenLimit = Field(None, description="OpenAI's newer name of max_tokens.")
     logprobs: bool | None = Field(
         None, description="The log probability of each token of the text; reasoning and tool calls have none."
     )

@@ -63,13 +63,13 @@ class RefusalPartBody(ClientNotes):
 
 
 def as_parts(value: Any) -> Any:
-    """A text as a list of one part, null as no part."""
+    """A text as a list of one part, null as no part; a text in a list is a part."""
     if value is None:
         return []
     if isinstance(value, str):
         return [{"type": "text", "text": value}]
     if isinstance(value, list):
-        return value
+        return [{"type": "text", "text": part} if isinstance(part, str) else part for part in value]
     raise PydanticCustomError("content_type", "must be a string or a list of parts")
 
 
@@ -77,11 +77,12 @@ PartBody: TypeAlias = Annotated[
     TextPartBody | ImagePartBody | FilePartBody | FileUrlPartBody, Field(discriminator="type")
 ]
 Content: TypeAlias = Annotated[
-    list[PartBody], BeforeValidator(as_parts, json_schema_input_type=str | list[PartBody] | None)
+    list[PartBody], BeforeValidator(as_parts, json_schema_input_type=str | list[PartBody | str] | None)
 ]
 AssistantPartBody: TypeAlias = Annotated[TextPartBody | ImagePartBody | RefusalPartBody, Field(discriminator="type")]
 AssistantContent: TypeAlias = Annotated[
-    list[AssistantPartBody], BeforeValidator(as_parts, json_schema_input_type=str | list[AssistantPartBody] | None)
+    list[AssistantPartBody],
+    BeforeValidator(as_parts, json_schema_input_type=str | list[AssistantPartBody | str] | None),
 ]
 
 

@@ -6,7 +6,7 @@ A new parameter is a field here, a field of `contracts.Sampling`, a line of `sam
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field, StringConstraints
 
@@ -26,8 +26,15 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+def _unlimited(value: Any) -> Any:
+    return None if value == -1 else value
+
+
+_UNLIMITED: TypeAlias = Annotated[int, Field(ge=1, le=MAX_INT)] | Literal[-1] | None
 StopString: TypeAlias = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
 TokenCount: TypeAlias = Annotated[Integer, Field(ge=1, le=MAX_INT)]
+TokenLimit: TypeAlias = Annotated[TokenCount | None, BeforeValidator(_unlimited, json_schema_input_type=_UNLIMITED)]
+"""The maximum number of tokens; null, or -1 of llama.cpp's and LM Studio's clients, is no limit of the request."""
 VocabularyId: TypeAlias = Annotated[Integer, Field(ge=0, le=MAX_INT)]
 TopK: TypeAlias = Annotated[Integer, Field(ge=-1, le=MAX_INT)]
 TokenId: TypeAlias = Annotated[str, StringConstraints(pattern=r"^(0|[1-9][0-9]{0,8})$")]

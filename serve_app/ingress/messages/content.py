@@ -90,10 +90,10 @@ class DocumentBlock(ClientNotes):
 
 ShownBlock: TypeAlias = Annotated[TextBlock | ImageBlock | DocumentBlock, Field(discriminator="type")]
 ShownBlocks: TypeAlias = Annotated[
-    list[ShownBlock], BeforeValidator(as_parts, json_schema_input_type=str | list[ShownBlock] | None)
+    list[ShownBlock], BeforeValidator(as_parts, json_schema_input_type=str | list[ShownBlock | str] | None)
 ]
 SystemTexts: TypeAlias = Annotated[
-    list[TextBlock], BeforeValidator(as_parts, json_schema_input_type=str | list[TextBlock] | None)
+    list[TextBlock], BeforeValidator(as_parts, json_schema_input_type=str | list[TextBlock | str] | None)
 ]
 
 
@@ -142,7 +142,7 @@ class BlockUserMessage(ClientNotes):
 
     role: Literal["user", "system"] = Field(description=ROLE)
     content: Annotated[
-        list[UserBlock], BeforeValidator(as_parts, json_schema_input_type=str | list[UserBlock] | None)
+        list[UserBlock], BeforeValidator(as_parts, json_schema_input_type=str | list[UserBlock | str] | None)
     ] = Field(description=BLOCKS)
 
 
@@ -151,7 +151,7 @@ class BlockAnswerMessage(ClientNotes):
 
     role: Literal["assistant"] = Field(description=ROLE)
     content: Annotated[
-        list[AnswerBlock], BeforeValidator(as_parts, json_schema_input_type=str | list[AnswerBlock] | None)
+        list[AnswerBlock], BeforeValidator(as_parts, json_schema_input_type=str | list[AnswerBlock | str] | None)
     ] = Field(description=BLOCKS)
 
 

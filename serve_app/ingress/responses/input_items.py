@@ -71,7 +71,7 @@ def _as_input(value: Any) -> Any:
     if isinstance(value, str):
         return [{"type": "input_text", "text": value}]
     if isinstance(value, list):
-        return value
+        return [{"type": "input_text", "text": part} if isinstance(part, str) else part for part in value]
     raise PydanticCustomError("content_type", "must be a string or a list of parts")
 
 
@@ -79,11 +79,11 @@ ItemPart: TypeAlias = Annotated[
     InputText | InputImage | InputFile | OutputText | OutputRefusal, Field(discriminator="type")
 ]
 ItemContent: TypeAlias = Annotated[
-    list[ItemPart], BeforeValidator(_as_input, json_schema_input_type=str | list[ItemPart] | None)
+    list[ItemPart], BeforeValidator(_as_input, json_schema_input_type=str | list[ItemPart | str] | None)
 ]
 ResultPart: TypeAlias = Annotated[InputText | InputImage | InputFile, Field(discriminator="type")]
 Result: TypeAlias = Annotated[
-    list[ResultPart], BeforeValidator(_as_input, json_schema_input_type=str | list[ResultPart] | None)
+    list[ResultPart], BeforeValidator(_as_input, json_schema_input_type=str | list[ResultPart | str] | None)
 ]
 
 

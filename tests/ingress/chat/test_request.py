@@ -192,6 +192,11 @@ def test_an_ignored_field_changes_nothing_and_is_documented(name: str, value: An
     assert ChatBody.model_json_schema()["properties"][name]["description"].startswith("Accepted and ignored.")
 
 
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+def test_minus_one_token_means_no_limit(name: str) -> None:
+    assert parse_chat(chat(**{name: -1})) == parse_chat(chat())
+
+
 def test_a_question_of_pictures_only_is_accepted() -> None:
     assert parse_chat(chat([picture()])).messages[0].parts
 

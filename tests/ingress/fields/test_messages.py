@@ -37,6 +37,12 @@ def test_a_tools_result_may_be_the_last_message() -> None:
     )
 
 
+def test_a_text_in_a_list_is_a_part() -> None:
+    assert parsed({"role": "user", "content": ["Which", text("number?")]}) == parsed(
+        {"role": "user", "content": [text("Which"), text("number?")]}
+    )
+
+
 def test_each_message_knows_its_place_in_the_request() -> None:
     assert [message.param for message in parsed(QUESTION, CALLING, RESULT)] == [
         f"messages[{index}]" for index in range(3)
