@@ -1,0 +1,1 @@
+"""The files of deploy/: systemd, containers and proxies of one machine."""
