@@ -16,6 +16,9 @@ from typing import Any, Final, TextIO
 
 import httpx
 
+from serve_app.chinese.language import language_of_terminal
+from serve_app.chinese.translate import in_terminal_language
+
 CONNECT_TIMEOUT_S: Final = 5.0
 READ_TIMEOUT_S: Final = 600.0  # between two pieces of an answer; the service's own deadline is shorter
 _URL: Final = re.compile(r"(https?://|data:)\S+")
@@ -121,11 +124,15 @@ def ask(
     if reply.finish_reason == "length":
         tokens = reply.usage.get("completion_tokens")
         after = f" after {tokens} tokens" if tokens else ""
-        print(f"glm-serve: The answer was cut{after}; --max-tokens N sets the limit.", file=remarks)
+        _remark(f"The answer was cut{after}; --max-tokens N sets the limit.", remarks)
     elif not reply.text:
-        print("glm-serve: The answer is empty.", file=remarks)
+        _remark("The answer is empty.", remarks)
     if progress and reply.first_text_s is not None:
         print(_timings(reply), file=progress, flush=True)
+
+
+def _remark(sentence: str, remarks: TextIO) -> None:
+    print(in_terminal_language(f"glm-serve: {sentence}"), file=remarks)
 
 
 def _service(url: str) -> str:
@@ -193,7 +200,7 @@ class _Waiting:
 
 
 def _chunks(url: str, body: dict[str, Any], key: str) -> Iterator[dict[str, Any]]:
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    headers = {"Accept-Language": language_of_terminal(), **({"Authorization": f"Bearer {key}"} if key else {})}
     timeout = httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
     try:
         with (

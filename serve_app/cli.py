@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from serve_app import keys
 from serve_app.arguments import parse
+from serve_app.chinese.translate import in_terminal_language
 
 if TYPE_CHECKING:
     from serve_app.settings import Settings
@@ -43,7 +44,7 @@ def _up(options: argparse.Namespace) -> int:
     if settings is None:
         return 2
     with os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1) as console:
-        return up(settings, lambda line: print(line, file=console), json_logs=options.json_logs)
+        return up(settings, lambda line: print(in_terminal_language(line), file=console), json_logs=options.json_logs)
 
 
 def _ask(options: argparse.Namespace) -> int:
@@ -58,7 +59,7 @@ def _ask(options: argparse.Namespace) -> int:
     try:
         key = options.key_file.read_text(encoding="utf-8").strip() if options.key_file else ""
     except (OSError, UnicodeError) as error:
-        print(f"glm-serve: The file of --key-file can't be read: {error}.", file=sys.stderr)
+        _complain(f"The file of --key-file can't be read: {error}.")
         return 1
     try:
         question = Question.of(options.pictures, options.question, sys.stdin)
@@ -72,7 +73,7 @@ def _ask(options: argparse.Namespace) -> int:
             progress=sys.stderr if sys.stderr.isatty() else None,
         )
     except AskFailed as error:
-        print(f"glm-serve: {error}", file=sys.stderr)
+        _complain(str(error))
         return 1
     return 0
 
@@ -99,7 +100,7 @@ def _plan(options: argparse.Namespace) -> int:
     try:
         values, summary = write_plan(options, shlex.join(options.arguments))
     except InvalidRequest as error:
-        print(f"glm-serve: {f'{error.param}: ' if error.param else ''}{error.message}", file=sys.stderr)
+        _complain(f"{f'{error.param}: ' if error.param else ''}{error.message}")
         return 1
     if options.output is None:
         print(values, end="", flush=True)
@@ -145,6 +146,10 @@ COMMANDS: Final[dict[str, Callable[[argparse.Namespace], int]]] = {
 }
 
 
+def _complain(sentence: str) -> None:
+    print(in_terminal_language(f"glm-serve: {sentence}"), file=sys.stderr)
+
+
 def _settings(options: argparse.Namespace) -> Settings | None:
     """Settings from the options and the environment; prints what is invalid and returns None."""
     from pydantic import ValidationError
@@ -158,7 +163,7 @@ def _settings(options: argparse.Namespace) -> Settings | None:
             given.setdefault(section, {})[field] = value
     for name, similar in (unknown := unknown_variables()).items():
         hint = f" Did you mean {similar}?" if similar else " docs/settings.md lists all settings."
-        print(f"glm-serve: The environment variable {name} is not a setting.{hint}", file=sys.stderr)
+        _complain(f"The environment variable {name} is not a setting.{hint}")
     if unknown:
         return None
     try:
@@ -167,5 +172,5 @@ def _settings(options: argparse.Namespace) -> Settings | None:
         for problem in error.errors():
             setting = ".".join(str(step) for step in problem["loc"])
             rule = problem["msg"].rstrip(".")
-            print(f"glm-serve: The setting {setting} is {problem['input']!r}. {rule}.", file=sys.stderr)
+            _complain(f"The setting {setting} is {problem['input']!r}. {rule}.")
         return None

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, TextIO
 
+from serve_app.chinese.translate import in_terminal_language
 from serve_app.errors import ServiceError
 
 _SIGNS = {"ok": "✓", "warning": "!", "problem": "✗", "remedy": "→"}
@@ -173,16 +174,18 @@ def show(report: Report, stream: TextIO) -> None:
         columns = max(width - len(indent) - 2, _LEAST_WIDTH)
         return textwrap.wrap(text, columns, break_long_words=False, break_on_hyphens=False)
 
+    # Findings are English; a terminal that can't show Chinese gets no Chinese titles either.
+    translate = in_terminal_language if _can_write(stream, "中文") else str
     lines = [f"glm-serve {report.version} doctor: {report.model}"]
     for group in report.groups:
-        lines += ["", group.title]
+        lines += ["", translate(group.title)]
         for finding in group.findings:
             first, *more = wrapped(finding.seen)
             lines.append(f"  {sign(finding.status)} {finding.name:<{names}}  {first}")
             lines += [f"{indent}{line}" for line in more]
             for index, line in enumerate(wrapped(finding.remedy)):
                 lines.append(f"{indent}{'  ' if index else signs['remedy'] + ' '}{line}")
-    lines += ["", f"{sign(Status.OK if report.can_serve else Status.PROBLEM)} {report.verdict}"]
+    lines += ["", f"{sign(Status.OK if report.can_serve else Status.PROBLEM)} {translate(report.verdict)}"]
     text = "\n".join(lines) + "\n"
     encoding = stream.encoding or "utf-8"  # a path may hold what the terminal can't show
     stream.write(text.encode(encoding, "backslashreplace").decode(encoding))

@@ -24,6 +24,7 @@ from serve_app.ingress.access_check import AccessCheck
 from serve_app.ingress.body_reader import BodyBudget, BodyLimits, BodyReader
 from serve_app.ingress.bot_callbacks import BotCallbacks
 from serve_app.ingress.cors import CorsMiddleware
+from serve_app.ingress.error_language import ErrorLanguage
 from serve_app.ingress.errors import UnhandledErrorMiddleware
 from serve_app.ingress.header_filter import HeaderFilter, OriginFilter, allowed_hosts
 from serve_app.ingress.http_protocol import ConnectionLimits
@@ -79,6 +80,7 @@ def outer_middlewares(
     )
     callbacks = Middleware(BotCallbacks, respond=respond_to_callback) if respond_to_callback else None
     return [
+        Middleware(ErrorLanguage),
         Middleware(ExtraSlashes),
         *([cors] if http.allowed_origins else ()),
         Middleware(LoadCheckMiddleware, load=load, meter=meter, paths=paths),

@@ -16,8 +16,11 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
+from serve_app.chinese.language import Language
+from serve_app.chinese.translate import message_in_chinese
 from serve_app.errors import EngineFailed, ServiceError
 from serve_app.ingress.disconnect import is_stopped, run_until_disconnect
+from serve_app.ingress.error_language import language_of, replaced
 from serve_app.ingress.errors import to_service_error
 from serve_app.ingress.request_log import RequestLog
 
@@ -59,10 +62,12 @@ class EventStream(Response):
         self._error_chunks = error_chunks
         self._keep_alive_s = keep_alive_s
         self._started = False
+        self._language: Language = "en"  # of errors
         self._sending = asyncio.Lock()  # a chunk or a comment
         self._last_sent = 0.0  # in the event loop's time
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._language = language_of(scope)
         try:
             await run_until_disconnect(receive, self._request_log, self._stream(send))
         except ClientDisconnect:
@@ -113,8 +118,10 @@ class EventStream(Response):
             known = EngineFailed("The service was stopped before the answer was complete.")
             if is_stopped():
                 self._request_log.code = known.code
+        message = known.message
+        shown = message_in_chinese(message, known.code) if self._language == "zh" else message
         for chunk in self._error_chunks(known):
-            await self._send_frame(send, self._frame(chunk))
+            await self._send_frame(send, self._frame(replaced(chunk, message, shown)))
 
 
 async def _send(send: Send, message: Message) -> None:

@@ -23,8 +23,8 @@ MODULES = sorted((ROOT / "serve_app").rglob("*.py"))
 LOCKS = ("requirements.lock", "requirements-torch.lock", "requirements-dev.lock")
 LONGEST_FIRST_LINE = 103  # so that the lines of the trees in docs/architecture.md stay readable
 MOST_LINES = 350
-# One sets Ray's variables, one reads KubeRay's; settings are read by pydantic.
-ENVIRONMENT_READERS = {"settings.py", "private_ray.py", "drain.py"}
+# One sets Ray's variables, one reads KubeRay's, one the terminal's language; settings are read by pydantic.
+ENVIRONMENT_READERS = {"settings.py", "private_ray.py", "drain.py", "language.py"}
 
 
 def pins(*files: str) -> dict[str, set[str]]:

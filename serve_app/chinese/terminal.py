@@ -1,0 +1,68 @@
+"""Lines of `glm-serve up`, `ask` and `doctor` in Chinese, by their English templates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+LINES: Final[Mapping[str, str]] = {
+    # -- up
+    "starting Ray …": "正在启动 Ray …",
+    "glm-serve {}: model {} ({})": "glm-serve {0}：模型 {1}（{2}）",
+    "ready: {}/v1  (API reference: {}/docs)": "已就绪：{0}/v1  （接口文档：{1}/docs）",
+    "metrics: http://{}:{}/metrics": "指标：http://{0}:{1}/metrics",
+    "logs in {}; Ctrl-C stops": "日志在 {0}；按 Ctrl-C 停止",
+    "stopping: running answers get {} s to finish (press Ctrl-C again to stop at once)": (
+        "正在停止：进行中的回答有 {0} 秒时间结束（再按一次 Ctrl-C 立即停止）"
+    ),
+    "stopped": "已停止",
+    "The API listens on {}:{} and accepts requests without a key (access.anonymous): whoever reaches this machine can"
+    " use it, unless a firewall or a proxy decides who may connect.": (
+        "接口监听 {0}:{1}，不需要密钥就接受请求（access.anonymous）：能连到这台机器的人都能使用，除非防火墙或代理限制了连接。"
+    ),
+    "{} can be reached from other machines, and there is no authentication: everybody on the network could use the"
+    " service. Make a key with `glm-serve keys add NAME --file keys.json` and start with --keys keys.json, or allow it"
+    " with --anonymous allow (access.anonymous).": (
+        "其他机器可以访问 {0}，但没有身份验证：网络上的任何人都能使用本服务。请用 `glm-serve keys add NAME --file keys.json`"
+        " 生成密钥，再用 --keys keys.json 启动；或用 --anonymous allow（access.anonymous）允许匿名访问。"
+    ),
+    "The file of keys {} does not exist. Make it with `glm-serve keys add NAME --file {}`.": (
+        "密钥文件 {0} 不存在。请用 `glm-serve keys add NAME --file {1}` 生成。"
+    ),
+    "Can't listen on {}:{} ({}). Choose another port with {} ({}).": (
+        "无法监听 {0}:{1}（{2}）。请用 {3}（{4}）换一个端口。"
+    ),
+    "The log folder can't be created: {}. Choose another one with log.folder.": (
+        "无法创建日志目录：{0}。请用 log.folder 换一个目录。"
+    ),
+    "The logs are in {}.": "日志在 {0}。",
+    "The model folder {} does not exist.": "模型目录 {0} 不存在。",
+    "The model folder {} has no config.json.": "模型目录 {0} 里没有 config.json。",
+    "The environment variable {} is not a setting.{}": "环境变量 {0} 不是设置。{1:zh}",
+    " Did you mean {}?": "是不是 {0}？",
+    " docs/settings.md lists all settings.": "全部设置见 docs/settings.md。",
+    "The setting {} is {}. {}.": "设置 {0} 的值是 {1}。{2}。",
+    # -- ask
+    "No service answers at {}. Start one with `glm-serve up`.": "{0} 没有服务响应。请用 `glm-serve up` 启动。",
+    "The connection to {} failed: {}.": "与 {0} 的连接失败：{1}。",
+    "{} is not the URL of a service: {}.": "{0} 不是服务的地址：{1}。",
+    "Can't read the picture {}: {}. The pictures come first, the question is the last argument, in quotation marks.": (
+        "无法读取图片 {0}：{1}。图片写在前面，问题是最后一个参数，用引号括起来。"
+    ),
+    "The question is missing: the last argument, {}, is a picture. Write the question after it: glm-serve ask {}"
+    ' "What is the number?"': '缺少问题：最后一个参数 {0} 是图片。请把问题写在后面：glm-serve ask {1} "运单号是多少？"',
+    "The question is empty.": "问题是空的。",
+    "The answer is empty.": "回答是空的。",
+    "The answer was cut{}; --max-tokens N sets the limit.": "回答被截断{0:zh}；用 --max-tokens N 设置上限。",
+    " after {} tokens": "（{0} 个 token 之后）",
+    "The file of --key-file can't be read: {}.": "无法读取 --key-file 指定的文件：{0}。",
+    # -- doctor: titles and the result; findings are English
+    "Software": "软件",
+    "Machine": "机器",
+    "Device": "计算设备",
+    "Model": "模型",
+    "Memory": "内存和显存",
+    "Can't serve: {}{}.": "不能运行：{0:zh}{1:zh}。",
+    "Can serve, as far as can be checked without the model's files{}.": "没有模型文件，其余检查通过，可以运行{0:zh}。",
+    "Can serve {}: {}, with {}{}.": "可以运行 {0}：{1}，{2:zh}{3:zh}。",
+}
