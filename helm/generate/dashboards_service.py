@@ -168,7 +168,7 @@ def service() -> str:
                 ],
             ),
             (
-                "Answer cache and audit",
+                "Answer cache, audit and scan",
                 [
                     lines(
                         "Answer cache lookups",
@@ -191,6 +191,13 @@ def service() -> str:
                         "short",
                         Query(rate(metrics.AUDIT_LINES), "written"),
                         Query(rate(metrics.AUDIT_FAILURES), "failed"),
+                    ),
+                    lines(
+                        "Scans for malware",
+                        "Uploads by clamd's result. found: refused; failed: clamd did not scan, is down or late.",
+                        "reqps",
+                        Query(rate(metrics.SCANS, by="result"), "{{result}}"),
+                        stacked=True,
                     ),
                 ],
             ),
