@@ -177,6 +177,7 @@ def service() -> str:
                         "reqps",
                         Query(rate(metrics.ANSWER_CACHE_LOOKUPS, by="result"), "{{result}}"),
                         stacked=True,
+                        width=6,
                     ),
                     lines(
                         "Answer cache lookup time",
@@ -184,6 +185,7 @@ def service() -> str:
                         "s",
                         Query(quantile(0.5, metrics.ANSWER_CACHE_LOOKUP_SECONDS), "p50"),
                         Query(quantile(0.99, metrics.ANSWER_CACHE_LOOKUP_SECONDS), "p99"),
+                        width=6,
                     ),
                     lines(
                         "Audit log",
@@ -191,6 +193,7 @@ def service() -> str:
                         "short",
                         Query(rate(metrics.AUDIT_LINES), "written"),
                         Query(rate(metrics.AUDIT_FAILURES), "failed"),
+                        width=6,
                     ),
                     lines(
                         "Scans for malware",
@@ -198,6 +201,7 @@ def service() -> str:
                         "reqps",
                         Query(rate(metrics.SCANS, by="result"), "{{result}}"),
                         stacked=True,
+                        width=6,
                     ),
                 ],
             ),
