@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
-import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
-import jwt
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
-from jwt.algorithms import ECAlgorithm
 
-from serve_app.access.key_file import LimitEntry, add_key, hash_key, new_key, revoke_keys
+from serve_app.access.key_file import LimitEntry
 from tests.cluster.conftest import Service, started
+from tests.cluster.credentials import (
+    AUDIENCE,
+    ISSUER,
+    QUESTION,
+    RELOAD_S,
+    STREAMS,
+    Credentials,
+    check_routes,
+    check_stream,
+    rotate_keys,
+    rotate_public_keys,
+)
 
 pytestmark = pytest.mark.cluster
-
-OPEN = {"/healthz", "/readyz", "/health", "/", "/docs", "/openapi.json"}
-QUESTION = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4, "temperature": 0}
-STREAMS: dict[str, dict[str, Any]] = {
-    "/v1/chat/completions": {**QUESTION, "stream": True},
-    "/v1/completions": {"prompt": "Hi", "max_tokens": 4, "stream": True},
-    "/v1/responses": {"input": "Hi", "max_output_tokens": 4, "stream": True},
-}
-RELOAD_S = 2.0  # of the file of keys
 
 
 @dataclass
@@ -37,86 +36,107 @@ class Guarded:
     """A running service with keys and tokens."""
 
     service: Service
-    file: Path
-    jwks: Path
-    key: ec.EllipticCurvePrivateKey
-    credentials: dict[str, dict[str, str]]  # headers by kind
+    credentials: Credentials
 
-    def token(self, **more: Any) -> dict[str, str]:
-        claims = {"iss": "https://id.example", "aud": "glm", "sub": "anna", "exp": int(time.time()) + 600, **more}
-        return bearer(jwt.encode(claims, self.key, "ES256", headers={"kid": "one"}))
+    @property
+    def base_url(self) -> str:
+        return self.service.base_url
 
-    def add(self, caller: str, **more: Any) -> dict[str, str]:
-        key, entry = new_key(caller, **more)
-        add_key(self.file, entry)
-        return bearer(key)
-
-
-def bearer(credential: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {credential}"}
+    def raw(self, request: str, kind: str) -> tuple[int, str]:
+        """Status and body of a request whose first line no client would send."""
+        host, port = self.base_url.removeprefix("http://").split(":")
+        lines = [request, f"Host: {host}", "Connection: close"]
+        lines += [f"{name}: {value}" for name, value in self.credentials.headers[kind].items()]
+        with socket.create_connection((host, int(port)), 30) as connection:
+            connection.sendall(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
+            received = b"".join(iter(lambda: connection.recv(65536), b""))
+        head, _, body = received.partition(b"\r\n\r\n")
+        return int(head.split()[1]), body.decode(errors="replace")
 
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     folder = tmp_path_factory.mktemp("guarded")
-    file, jwks, key = folder / "keys.json", folder / "jwks.json", ec.generate_private_key(ec.SECP256R1())
-    public = json.loads(ECAlgorithm.to_jwk(key.public_key()))
-    jwks.write_text(json.dumps({"keys": [{**public, "kid": "one"}]}))
-    add_key(file, new_key("first")[1])
-    environment = {"GLM_JWT__KEYS": str(jwks), "GLM_JWT__ISSUER": "https://id.example", "GLM_JWT__AUDIENCE": "glm"}
-    with started(folder, "--keys", str(file), **environment) as service:
-        running = Guarded(service, file, jwks, key, {})
-        running.credentials = {
-            "none": {},
-            "wrong": bearer("glm-wrong"),
-            "expired": running.add("old", expires=datetime(2020, 1, 1, tzinfo=UTC)),
-            "wrong scope": running.add("prometheus", scopes=("metrics",)),
-            "key": running.add("shop"),
-            "token": running.token(),
-            "expired token": running.token(exp=int(time.time()) - 600),
-            "token of another service": running.token(aud="other"),
-        }
-        time.sleep(RELOAD_S)
-        yield running
+    credentials = Credentials([folder])
+    settings = {
+        "GLM_JWT__KEYS": str(folder / "jwks.json"),
+        "GLM_JWT__ISSUER": ISSUER,
+        "GLM_JWT__AUDIENCE": AUDIENCE,
+        "GLM_JWT__TENANT_CLAIM": "org",
+        "GLM_JWT__REFRESH_S": "10",
+        "GLM_CACHE__BACKEND": "memory",
+    }
+    with started(folder, "--keys", str(credentials.file), **settings) as service:
+        yield Guarded(service, credentials)
 
 
 def test_every_route_by_credentials(guarded: Guarded) -> None:
-    with guarded.service.client() as client:
-        document = client.get("/openapi.json").json()
-        routes = [(method.upper(), path) for path, methods in document["paths"].items() for method in methods]
-        routes += [("GET", "/"), ("GET", "/docs"), ("GET", "/nowhere"), ("POST", "/v1//chat/completions/")]
-        found: dict[tuple[str, str, str], int] = {}
-        for method, path in routes:
-            for kind, headers in guarded.credentials.items():
-                response = client.request(method, path.replace("{model}", "glm-vision-demo"), headers=headers)
-                found[method, path, kind] = response.status_code
-    for (method, path, kind), status in found.items():
-        allowed = {"wrong scope"} if path == "/metrics" else {"key", "token"}
-        if path in OPEN or kind in allowed:
-            assert status not in (401, 403), (method, path, kind, status)
-        else:
-            known = {"wrong scope", "key", "token"}
-            assert status == (403 if kind in known else 401), (method, path, kind, status)
+    check_routes(guarded.base_url, guarded.credentials)
 
 
 @pytest.mark.parametrize("path", STREAMS)
 def test_streams_by_credentials(guarded: Guarded, path: str) -> None:
+    check_stream(guarded.base_url, guarded.credentials, path)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "OPTIONS", "get", "DELETE", "PROPFIND"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/metrics", "//metrics", "/metrics/", "/%6detrics", "/metrics%2f", "/metrics%0a", "/metrics?a=/docs"),
+        *(
+            "/metrics#/docs",
+            "/metrics;/docs",
+            "/./metrics",
+            "/docs/../metrics",
+            "/web/../metrics",
+            "/web/%2e%2e/metrics",
+        ),
+        *("/web//metrics", "/-/../metrics", "/healthz/../metrics", "http://other/metrics", "http://a@b/metrics", "*"),
+        *("/v1/usage", "/docs/../v1/usage", "/web/..%2fv1/usage", "/%76%31/usage", "/v1/%75sage", "/V1/usage", ""),
+    ],
+)
+def test_no_spelling_of_a_path_goes_past_the_check(guarded: Guarded, method: str, path: str) -> None:
+    """`prometheus` has the scope metrics only, `shop` inference only."""
+    for kind in ("none", "wrong", "wrong scope", "key"):
+        status, body = guarded.raw(f"{method} {path} HTTP/1.1", kind)
+        assert status < 500, (kind, body)
+        if kind in ("none", "wrong"):
+            assert status in (400, 401, 404, 405) or (status == 200 and "/web" in path), (kind, status, body)
+        if kind != "wrong scope":
+            assert "ray_glm_" not in body
+        if kind != "key":
+            assert '"device_ms"' not in body
+
+
+def test_tenants_see_nothing_of_each_other(guarded: Guarded) -> None:
+    one, other = (guarded.credentials.token(sub="anna", org=org) for org in ("acme", "umbrella"))
+    question = {**QUESTION, "messages": [{"role": "user", "content": "Only acme asks this."}]}
     with guarded.service.client() as client:
-        for kind, headers in guarded.credentials.items():
-            with client.stream("POST", path, json=STREAMS[path], headers=headers) as response:
-                text = response.read().decode()
-            if kind in ("key", "token"):
-                assert response.status_code == 200
-                assert text.count("data: ") > 2
-            else:
-                assert response.status_code in (401, 403)
-                assert json.loads(text)["error"]["code"] in ("invalid_api_key", "permission_denied")
+        chat = [client.post("/v1/chat/completions", json=question, headers=who) for who in (one, one, other)]
+        assert [each.headers["x-cache"] for each in chat] == ["miss", "hit", "miss"]
+        response = client.post("/v1/responses", json={"input": "Hi", "max_output_tokens": 4}, headers=one).json()
+        for reference, status in ((one, 200), (other, 400)):
+            items = [
+                {"type": "item_reference", "id": response["output"][-1]["id"]},
+                {"role": "user", "content": "And?"},
+            ]
+            body = {"input": items, "max_output_tokens": 4}
+            assert client.post("/v1/responses", json=body, headers=reference).status_code == status
+        earlier = {"input": "And?", "previous_response_id": response["id"]}
+        assert client.post("/v1/responses", json=earlier, headers=other).status_code == 400
+        rating = {"id": chat[0].json()["id"], "rating": "down"}
+        removed = [client.post("/v1/feedback", json=rating, headers=who).json()["removed"] for who in (other, one)]
+        assert removed == [0, 1]
+        usage = [client.get("/v1/usage", headers=who).json()["days"][0]["requests"] for who in (one, other)]
+    assert usage == [4, 1]
 
 
 def test_the_log_has_the_caller_and_never_its_key(guarded: Guarded) -> None:
+    key = guarded.credentials.headers["key"]
     with guarded.service.client() as client:
-        client.post("/v1/chat/completions", json=QUESTION, headers=guarded.credentials["key"])
-        usage = client.get("/v1/usage", headers=guarded.credentials["key"]).json()
+        client.post("/v1/chat/completions", json=QUESTION, headers={**key, "Cache-Control": "no-store"})
+        usage = client.get("/v1/usage", headers=key).json()
     assert usage["caller"] == "shop"
     assert usage["days"][0]["completion_tokens"] > 0
     assert usage["days"][0]["device_ms"] > 0
@@ -124,42 +144,31 @@ def test_the_log_has_the_caller_and_never_its_key(guarded: Guarded) -> None:
     folder = Path(line.removeprefix("logs in ").partition(";")[0])
     logs = "".join(file.read_text() for file in folder.rglob("*.log"))
     assert '"caller": "shop"' in logs
-    for headers in guarded.credentials.values():
+    for headers in guarded.credentials.headers.values():
         assert headers.get("Authorization", "Bearer none!").removeprefix("Bearer ") not in logs
 
 
 def test_keys_rotate_under_load_without_an_error(guarded: Guarded) -> None:
-    """A second key of the caller is added, the client changes, the first one is revoked."""
-    first = guarded.add("rotating")
-    time.sleep(RELOAD_S)
-    using, statuses, ended = [first], [], threading.Event()
+    rotate_keys(guarded.base_url, guarded.credentials)
 
-    def ask() -> None:
-        with guarded.service.client() as client:
-            while not ended.is_set():
-                statuses.append(client.post("/tokenize", json={"prompt": "Hi"}, headers=using[0]).status_code)
 
-    clients = [threading.Thread(target=ask) for _ in range(4)]
-    for each in clients:
-        each.start()
-    time.sleep(0.5)
-    second = guarded.add("rotating")
+def test_a_stream_whose_key_is_revoked_ends_as_others_do(guarded: Guarded) -> None:
+    """Credentials are checked when a request begins; the next request is refused."""
+    leaving = guarded.credentials.add("leaving")
     time.sleep(RELOAD_S)
-    using[0] = second
-    time.sleep(1.0)
-    revoke_keys(guarded.file, hash_key(first["Authorization"].removeprefix("Bearer "))[:12])
-    time.sleep(RELOAD_S)
-    ended.set()
-    for each in clients:
-        each.join()
-    assert set(statuses) == {200}
-    assert len(statuses) > 50
+    body: dict[str, Any] = {**QUESTION, "stream": True, "max_tokens": 400, "ignore_eos": True}
     with guarded.service.client() as client:
-        assert client.get("/v1/models", headers=first).status_code == 401
+        with client.stream("POST", "/v1/chat/completions", json=body, headers=leaving) as response:
+            lines = response.iter_lines()
+            next(lines)
+            guarded.credentials.revoke(leaving)
+            assert list(lines)[-2] == "data: [DONE]"
+        time.sleep(RELOAD_S)
+        assert client.post("/v1/chat/completions", json=body, headers=leaving).status_code == 401
 
 
 def test_a_caller_above_its_limit_gets_429_and_another_one_does_not(guarded: Guarded) -> None:
-    loud = guarded.add("loud", limits=LimitEntry(requests_per_second=2))
+    loud = guarded.credentials.add("loud", limits=LimitEntry(requests_per_second=2))
     time.sleep(RELOAD_S)
     statuses: list[int] = []
     ended = threading.Event()
@@ -174,8 +183,8 @@ def test_a_caller_above_its_limit_gets_429_and_another_one_does_not(guarded: Gua
     flooding.start()
     with guarded.service.client() as client:
         for _ in range(10):
-            response = client.post("/v1/chat/completions", json=QUESTION, headers=guarded.credentials["key"])
-            assert response.status_code == 200
+            shop = guarded.credentials.headers["key"]
+            assert client.post("/v1/chat/completions", json=QUESTION, headers=shop).status_code == 200
     time.sleep(2.0)
     ended.set()
     flooding.join()
@@ -185,4 +194,9 @@ def test_a_caller_above_its_limit_gets_429_and_another_one_does_not(guarded: Gua
 
 def test_a_header_that_names_another_address_changes_nothing(guarded: Guarded) -> None:
     headers = {"X-Forwarded-For": "10.0.0.1", "X-Forwarded-User": "root"}
-    assert httpx.get(f"{guarded.service.base_url}/v1/models", headers=headers).status_code == 401
+    assert httpx.get(f"{guarded.base_url}/v1/models", headers=headers).status_code == 401
+
+
+def test_public_keys_of_tokens_rotate_under_load_without_an_error(guarded: Guarded) -> None:
+    """Last: the other tests' tokens are not accepted afterwards."""
+    rotate_public_keys(guarded.base_url, guarded.credentials)
