@@ -20,8 +20,6 @@ import base64
 import json
 import os
 import statistics
-import subprocess
-import tempfile
 import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
@@ -34,6 +32,7 @@ import numpy as np
 from benchmarks.endpoint import CHAT
 from benchmarks.peers import server as peers
 from benchmarks.photograph import photograph
+from benchmarks.redis_server import redis_server
 from benchmarks.report import header, percentile, save
 from benchmarks.serve_load import DEMO
 from serve_app.cache.answer_cache import AnswerCache
@@ -66,14 +65,8 @@ def backend(name: str, port: int) -> Iterator[dict[str, str]]:
     if name != "redis":
         yield {"GLM_CACHE__BACKEND": name}
         return
-    with tempfile.TemporaryDirectory() as folder:
-        command = ["redis-server", "--port", str(port), "--save", "", "--dir", folder]
-        redis = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        try:
-            yield {"GLM_CACHE__BACKEND": name, "GLM_CACHE__REDIS_URL": f"redis://127.0.0.1:{port}/0"}
-        finally:
-            redis.terminate()
-            redis.wait()
+    with redis_server(port) as url:
+        yield {"GLM_CACHE__BACKEND": name, "GLM_CACHE__REDIS_URL": url}
 
 
 def requests() -> list[dict[str, Any]]:
