@@ -1,4 +1,4 @@
-"""Writes the generated pages: docs/{settings,errors,fields,metrics}.md, and the trees in docs/architecture.md.
+"""Writes the generated pages: docs/{settings,errors,fields,metrics}.md, zh/errors.md, trees in architecture.md.
 
 python docs/generate.py           write them
 python docs/generate.py --check   exit 1 if one is out of date
@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from serve_app import errors, metrics
+from serve_app.chinese.codes import CODES
 from serve_app.errors import ServiceError
 from serve_app.ingress.accepted_fields import BODIES, accepted_fields, nested_objects
 from serve_app.ingress.fields.strict_model import StrictModel
@@ -105,12 +106,31 @@ def errors_page() -> str:
         retry = f"{error.retry_after_s:g} s" if error.retry_after_s else ""
         rows.append((str(error.status), f"`{error.code}`", f"`{error.__name__}`", (error.__doc__ or "").strip(), retry))
     return (
-        "# Errors\n\n" + WRITTEN.format(source="errors.py") + "\nEvery route responds to an error with OpenAI's body,\n"
+        "# Errors\n\n"
+        + WRITTEN.format(source="errors.py")
+        + "\n[中文](zh/errors.md)\n\nEvery route responds to an error with OpenAI's body,\n"
         '`{"error": {"message", "type", "param", "code"}}`; `param` names the request field, if there is one. An\n'
         "error before the first text has its own HTTP status; a later one is sent in the stream. All errors of\n"
-        "`/v1/messages` have Anthropic's `type`s, and its `type: error` and `request_id` beside `error`.\n\n"
+        "`/v1/messages` have Anthropic's `type`s, and its `type: error` and `request_id` beside `error`.\n"
+        "`Accept-Language: zh` makes `message` Chinese; all else stays.\n\n"
         + table(*rows)
         + "\n"
+    )
+
+
+def chinese_errors_page() -> str:
+    rows = [("状态码", "`code`", "错误", "什么情况", "`Retry-After`")]
+    for error in error_classes():
+        retry = f"{error.retry_after_s:g} s" if error.retry_after_s else ""
+        rows.append((str(error.status), f"`{error.code}`", f"`{error.__name__}`", CODES[error.code], retry))
+    return (
+        "# 错误\n\n"
+        + WRITTEN.format(source="chinese/codes.py")
+        + "\n[English](../errors.md)\n\n每个接口出错时都返回 OpenAI 的格式："
+        '`{"error": {"message", "type", "param", "code"}}`；`param` 是请求中相应的字段（如果有）。\n'
+        "第一个字之前的错误有自己的 HTTP 状态码，之后的错误在流里发送。\n"
+        "`/v1/messages` 的错误用 Anthropic 的 `type`，`error` 之外另有 `type: error` 和 `request_id`。"
+        "请求头 `Accept-Language: zh` 使 `message` 变成中文，其余不变；程序请判断 `code`。\n\n" + table(*rows) + "\n"
     )
 
 
@@ -222,6 +242,7 @@ def _with_tree(page: str, name: str, tree: str) -> str:
 PAGES = {
     "docs/settings.md": settings_page,
     "docs/errors.md": errors_page,
+    "docs/zh/errors.md": chinese_errors_page,
     "docs/fields.md": fields_page,
     "docs/metrics.md": metrics_page,
     "docs/architecture.md": architecture_page,
