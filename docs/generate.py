@@ -112,9 +112,7 @@ def errors_page() -> str:
         '`{"error": {"message", "type", "param", "code"}}`; `param` names the request field, if there is one. An\n'
         "error before the first text has its own HTTP status; a later one is sent in the stream. All errors of\n"
         "`/v1/messages` have Anthropic's `type`s, and its `type: error` and `request_id` beside `error`.\n"
-        "`Accept-Language: zh` makes `message` Chinese; all else stays.\n\n"
-        + table(*rows)
-        + "\n"
+        "`Accept-Language: zh` makes `message` Chinese; all else stays.\n\n" + table(*rows) + "\n"
     )
 
 

@@ -18,6 +18,8 @@ from tests.redis_server import RedisServer
 # other processes have the cores, each of its waits takes a time slice.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+os.environ["LC_ALL"] = "C.UTF-8"  # messages of glm-serve are English, whichever language the developer has
+
 if not Path("/dev/nvidia0").exists():  # then Triton's interpreter runs the kernels; it reads this as they are defined
     os.environ.setdefault("TRITON_INTERPRET", "1")
 

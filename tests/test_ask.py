@@ -27,10 +27,12 @@ class Service:
         self.pause_s = 0.0  # before each chunk
         self.chunks: list[dict[str, Any]] = []
         self.asked: list[dict[str, Any]] = []
+        self.languages: list[str] = []
         service = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
+                service.languages.append(self.headers["Accept-Language"])
                 service.asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
                 self.send_response(service.status)
                 self.end_headers()
@@ -145,3 +147,13 @@ def test_the_answer_goes_to_standard_output(service: Service, capsys: pytest.Cap
 def test_an_unusable_url_is_reported():
     with pytest.raises(AskFailed, match="is not the URL of a service"):
         ask("localhost", Question("?"))
+
+
+@pytest.mark.parametrize(("locale", "language"), [("zh_CN.UTF-8", "zh"), ("en_US.UTF-8", "en")])
+def test_errors_of_the_service_come_in_the_language_of_the_terminal(
+    service: Service, monkeypatch: pytest.MonkeyPatch, locale: str, language: str
+) -> None:
+    monkeypatch.setenv("LC_ALL", locale)
+    service.says("42")
+    ask(service.url, Question("How many?"))
+    assert service.languages == [language]
