@@ -113,13 +113,15 @@ class AnswerCache:
             return 0
         found = await self._index.find(feedback.answer_id, feedback.tenant)
         answers: list[str] = []
+        is_new = False
         for key in dict.fromkeys(each.key for each in found):
-            _, stored = await self._load(key)
+            result, stored = await self._load(key)
+            is_new = is_new or result != "blocked"
             if stored is not None:
                 answers.append("".join(each.text for each in stored.events if isinstance(each, Delta)))
             with suppress(StoreUnavailable):
                 await self._store.set(key, self._codec.blocked(key), BLOCKED_S)
-        if self._candidates is not None and found:
+        if self._candidates is not None and is_new:
             try:
                 await self._candidates.add(feedback, [each.question for each in found], answers)
             except OSError as error:

@@ -72,6 +72,17 @@ async def test_the_question_is_kept_as_a_candidate_for_tests(question: Question,
     assert (line["answers"], line["comment"], line["id"]) == (["Two cats"], "It is 7716.", "one")
 
 
+async def test_feedback_that_is_repeated_does_not_fill_the_file(question: Question, tmp_path: Path):
+    """Any caller could fill the disk with one question."""
+    file = tmp_path / "candidates.jsonl"
+    cached = Cached(settings=CacheSettings(candidates_file=str(file)))
+    await cached.ask(question("A", id="one"))
+    await cached.ask(question("A", id="two"))
+    for answer in ("one", "two", "one", "one"):
+        await cached.cache.rate(wrong(answer))
+    assert len(file.read_text().splitlines()) == 1
+
+
 async def test_without_that_file_no_question_is_kept(question: Question):
     cached = Cached()
     await cached.ask(question("Which number is this?", id="one"))
