@@ -74,7 +74,7 @@ class Scanner:
                 await writer.drain()
             writer.write(struct.pack(">I", 0))
             await writer.drain()
-            response = (await reader.read(MAX_RESPONSE_BYTES)).rstrip(b"\0\n").decode("utf-8", "replace")
+            response = await _response(reader)
         finally:
             writer.close()
         if response == "stream: OK":
@@ -88,3 +88,14 @@ class Scanner:
         if address.scheme == "unix":
             return await asyncio.open_unix_connection(address.path)
         return await asyncio.open_connection(address.hostname, address.port)
+
+
+async def _response(reader: asyncio.StreamReader) -> str:
+    """All of clamd's response, which ends with a zero byte or the connection."""
+    response = b""
+    while not response.endswith(b"\0") and len(response) < MAX_RESPONSE_BYTES:
+        piece = await reader.read(MAX_RESPONSE_BYTES)
+        if not piece:
+            break
+        response += piece
+    return response.rstrip(b"\0\n").decode("utf-8", "replace")

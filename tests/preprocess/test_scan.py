@@ -146,3 +146,22 @@ async def test_a_clamd_that_is_down_refuses_uploads():
 def test_an_address_of_another_form_is_refused(address: str):
     with pytest.raises(ValueError, match="should match pattern"):
         ScanSettings(address=address)
+
+
+async def test_a_response_in_two_pieces_is_read_to_its_end() -> None:
+    """Half of it was a failed scan, after which `on_failure: accept` accepted malware."""
+
+    async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(10)
+        writer.write(b"stream: Some-Malware FOU")
+        await writer.drain()
+        await asyncio.sleep(0.1)
+        writer.write(b"ND\0")
+        await writer.drain()
+        await reader.read()  # the client closes the connection
+
+    async with await asyncio.start_server(respond, "127.0.0.1", 0) as server:
+        address = f"tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        scanner = Scanner(ScanSettings(address=address, on_failure="accept"), FakeMeter())
+        with pytest.raises(ImageRejected, match="Some-Malware"):
+            await scanner.scan_all([b"x"], [LABEL])
