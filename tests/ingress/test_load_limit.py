@@ -112,11 +112,12 @@ async def test_refusals_do_no_work_and_are_counted_and_logged_together(
     async with httpx.AsyncClient(transport=httpx.ASGITransport(check), base_url="http://localhost") as client:
         refused = await client.post("/v1/ask", headers={"X-Request-ID": "a-1"})
         await client.post("/v1/ask")
-        await client.post("/elsewhere")
+        anthropic = await client.post("/v1/messages", headers={"X-Request-ID": "a-2"})
         assert (await client.get("/healthz")).status_code == 200
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "overloaded")
     assert int(refused.headers["retry-after"]) >= 1
     assert refused.headers["x-request-id"] == "a-1"
+    assert (anthropic.json()["error"]["type"], anthropic.json()["request_id"]) == ("overloaded_error", "a-2")
     assert reached == ["/healthz"]
     await asyncio.sleep(0.1)
     assert meter.counts["glm_requests_total", "/v1/ask", "503"] == 2
