@@ -225,7 +225,14 @@ def _add_plan(plan: argparse.ArgumentParser) -> None:
     plan.add_argument("--gpu-bandwidth-gb-s", type=float, metavar="GB/S", help="its memory bandwidth")
     plan.add_argument("--gpu-tflops", type=float, metavar="TFLOPS", help="its dense bfloat16 rate with tensor cores")
     plan.add_argument("--gpu-sms", type=int, metavar="N", help="number of its streaming multiprocessors")
-    plan.add_argument("--requests-per-second", type=float, required=True, metavar="N", help="the load")
+    plan.add_argument("--requests-per-second", type=float, metavar="N", help="the load")
+    plan.add_argument("--gpus", type=int, metavar="N", help="instead of a load: what do so many GPUs carry?")
+    plan.add_argument(
+        "--first-token-seconds",
+        type=float,
+        metavar="S",
+        help="limit of the alert on the time to the first token (default: 5, or 4 times that of an idle GPU)",
+    )
     plan.add_argument(
         "--picture",
         action="append",

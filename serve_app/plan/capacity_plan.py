@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from serve_app.engine.memory import WORKSPACE_BYTES
@@ -16,11 +16,14 @@ from serve_app.plan.gpu_time import GpuTime, RequestShape
 from serve_app.settings import EngineSettings, PreprocessSettings
 
 DRIVER_BYTES: Final = 2**30  # CUDA's context and what the allocator can't use; a safe estimate
+MEMORY_USE: Final = 0.94  # of a card: the chart's alert GlmGpuMemoryHigh fires above 0.95
 GPU_USE: Final = 0.75  # of what a GPU can do at most; nearer to it, waiting times grow without bound
 PEAK: Final = 1.5  # the autoscaler may start as many replicas as this many times the load needs
 LONGEST_PIECE_S: Final = 0.25  # a prefill piece delays the next token of all other answers by at most this time
 MOST_SLOTS: Final = 64  # larger batches were not measured
 ENOUGH_SLOTS: Final = 8  # with fewer, weights are quantized
+FIRST_TOKEN_S: Final = 5  # the chart's default of monitoring.prometheusRule.firstTokenSeconds
+_WAIT: Final = 4  # times the first token of an idle GPU: waiting in a queue is usual under load
 _PIECES: Final = (2048, 4096, 8192)  # measured values of engine.prefill_tokens above the default
 _PIECE_BYTES: Final = 40  # of activations, for each token and each element of the hidden state; an estimate
 _CONTEXTS: Final = (2048, 3072, 4096, 6144, 8192, 12288, 16384, 24576, 32768, 49152, 65536, 98304, 131_072)
@@ -50,8 +53,8 @@ class CardMemory:
 
     @property
     def slots(self) -> int:
-        """Slots that fit."""
-        return max(0, (self.card - self.weights - self.other) // self.slot)
+        """Slots that fit into the planned share of the card."""
+        return max(0, (int(MEMORY_USE * self.card) - self.weights - self.other) // self.slot)
 
     def used(self, slots: int) -> int:
         return self.weights + self.other + slots * self.slot
@@ -72,6 +75,7 @@ class CapacityPlan:
     replicas: int
     replicas_at_peak: int
     cpu_stages: CpuStages
+    first_token_s: float  # limit of the alert on the time to the first token
 
     @property
     def request_s(self) -> float:
@@ -84,6 +88,11 @@ class CapacityPlan:
         return GPU_USE / self.request_s
 
     @property
+    def waiting_requests(self) -> int:
+        """Requests that one replica begins to answer within `first_token_s`: with more in its queue it is missed."""
+        return math.ceil(self.requests_per_s * self.first_token_s)
+
+    @property
     def tokens_in_flight(self) -> float:
         """Mean of unread prompt tokens and unwritten answer tokens of a replica at `requests_per_s` (Little's law)."""
         request = self.request
@@ -93,12 +102,18 @@ class CapacityPlan:
 
 
 def plan_capacity(
-    checkpoint: Checkpoint, card: Card, load: Load, quantization: str = "auto", context_tokens: int = 0
+    checkpoint: Checkpoint,
+    card: Card,
+    load: Load,
+    quantization: str = "auto",
+    context_tokens: int = 0,
+    gpus: int = 0,
+    first_token_s: float = 0,
 ) -> CapacityPlan:
-    """Plan a card and a load.
+    """Plan a card and a load, or with `gpus` the load that so many cards can be given (its rate in `load` is ignored).
 
-    `quantization` is auto, none or nf4; `context_tokens` 0 lets the plan choose. Raises InvalidRequest if the model
-    does not fit the card or the request does not fit the model.
+    `quantization` is auto, none or nf4; `context_tokens` and `first_token_s` 0 let the plan choose. Raises
+    InvalidRequest if the model does not fit the card or the request does not fit the model.
     """
     allowed = checkpoint.family.max_pictures
     if allowed is not None and len(load.pictures) > allowed:
@@ -111,8 +126,12 @@ def plan_capacity(
     gpu_time, memory = _weight_format(checkpoint, card, quantization, context)
     prefill_tokens, memory = _prefill(gpu_time, memory)
     slots = min(MOST_SLOTS, memory.slots)
-    peak = PEAK * load.requests_per_s
     requests_per_s = GPU_USE / gpu_time.request_s(request, prefill_tokens, slots)
+    if gpus:
+        load = replace(load, requests_per_s=gpus * requests_per_s)
+    peak = load.requests_per_s if gpus else PEAK * load.requests_per_s
+    replicas = gpus or math.ceil(load.requests_per_s / requests_per_s)
+    idle_s = gpu_time.first_token_s(request, prefill_tokens)
     tokens_left = (context - request.text_tokens - request.answer_tokens) // max(1, len(pictures))
     return CapacityPlan(
         load=load,
@@ -123,9 +142,12 @@ def plan_capacity(
         image_tokens=max(0, *pictures, tokens_left // 64 * 64),
         prefill_tokens=prefill_tokens,
         slots=slots,
-        replicas=math.ceil(load.requests_per_s / requests_per_s),
-        replicas_at_peak=math.ceil(peak / requests_per_s),
-        cpu_stages=cpu_stages(load.requests_per_s, peak, load.pictures, load.answer_tokens),
+        replicas=replicas,
+        replicas_at_peak=gpus or math.ceil(peak / requests_per_s),
+        cpu_stages=cpu_stages(
+            load.requests_per_s, peak, load.pictures, load.answer_tokens, least=2 if replicas > 1 else 1
+        ),
+        first_token_s=first_token_s or max(FIRST_TOKEN_S, math.ceil(_WAIT * idle_s)),
     )
 
 
@@ -156,7 +178,8 @@ def _weight_format(checkpoint: Checkpoint, card: Card, quantization: str, contex
         names = [other.name for other in larger if _memory(checkpoint, other, kind, context).slots]
         raise InvalidRequest(
             f"The model ({format_name(kind)}) with one slot of {context:,} tokens needs"
-            f" {memory.used(1) / 2**30:.1f} GiB, and {card.name} has {memory.card / 2**30:.1f} GiB."
+            f" {memory.used(1) / 2**30:.1f} GiB; {MEMORY_USE:.0%} of {card.name} are"
+            f" {MEMORY_USE * memory.card / 2**30:.1f} GiB."
             + (f" The smallest known card that holds it is {names[0]}." if names else " No known card holds it."),
             param="--gpu",
         )

@@ -35,20 +35,24 @@ KNOWN: Final = (
     Card("RTX 4090", 24 * GB, 1008, 165.2, 128, 2.52, "NVIDIA Ada white paper"),
     Card("RTX 5090", 32 * GB, 1792, 209.5, 170, 2.407, "NVIDIA RTX Blackwell white paper"),
     Card("L20", 48 * GB, 864, 119.5, 92, 2.52, "NVIDIA L20 data sheet"),
+    Card("RTX 4090 D", 24 * GB, 1008, 147.1, 114, 2.52, "NVIDIA Ada white paper, by its 114 multiprocessors"),
+    Card("A40", 48 * GB, 696, 149.7, 84, 1.74, "NVIDIA A40 data sheet"),
     Card("L40S", 48 * GB, 864, 362, 142, 2.52, "NVIDIA L40S data sheet"),
     Card("RTX 6000 Ada", 48 * GB, 960, 364.2, 142, 2.505, "NVIDIA Ada white paper"),
     Card("A100 40GB", 40 * GB, 1555, 312, 108, 1.41, "NVIDIA A100 data sheet"),
     Card("A100 80GB", 80 * GB, 2039, 312, 108, 1.41, "NVIDIA A100 data sheet (SXM)"),
+    Card("A800", 80 * GB, 2039, 312, 108, 1.41, "NVIDIA A100 data sheet (SXM); the A800 has slower NVLink only"),
     Card("H20", 96 * GB, 4000, 148, 78, 1.98, "NVIDIA H20 data sheet"),
     Card("H100 PCIe", 80 * GB, 2000, 756, 114, 1.755, "NVIDIA H100 data sheet"),
     Card("H100 SXM", 80 * GB, 3350, 989, 132, 1.98, "NVIDIA H100 data sheet"),
+    Card("H800", 80 * GB, 3350, 989, 132, 1.98, "NVIDIA H100 data sheet (SXM); the H800 has slower NVLink only"),
     Card("H200", 141 * GB, 4800, 989, 132, 1.98, "NVIDIA H200 data sheet"),
     Card("B200", 180 * GB, 7700, 2250, 148, 1.965, "NVIDIA B200 data sheet"),
 )
 
 
 def card_named(name: str) -> Card:
-    """Return the known card of this name; case, spaces and "NVIDIA" do not matter. Raises InvalidRequest."""
+    """Return the known card of this name; case, spaces, "NVIDIA" and "RTX" do not matter. Raises InvalidRequest."""
     for card in KNOWN:
         if _normalized(card.name) == _normalized(name):
             return card
@@ -61,4 +65,4 @@ def card_named(name: str) -> Card:
 
 def _normalized(name: str) -> str:
     letters = "".join(letter for letter in name.lower() if letter.isalnum())
-    return letters.removeprefix("nvidia").removeprefix("geforce").removeprefix("tesla")
+    return letters.removeprefix("nvidia").removeprefix("geforce").removeprefix("tesla").removeprefix("rtx")

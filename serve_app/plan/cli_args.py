@@ -21,15 +21,30 @@ _PICTURE = re.compile(r"([1-9][0-9]{0,5})x([1-9][0-9]{0,5})")
 def write_plan(options: Namespace, command: str) -> tuple[str, str]:
     """Return the values file and its summary. Raises InvalidRequest, whose `param` is the option at fault."""
     card = _card(options)
+    if (options.requests_per_second is None) == (options.gpus is None):
+        raise InvalidRequest(
+            "Give either the load, to learn how many GPUs it needs, or --gpus, to learn what they carry.",
+            param="--requests-per-second",
+        )
+    gpus = 0 if options.gpus is None else _at_least_one(options.gpus, "--gpus")
+    first_token_s = options.first_token_seconds
     load = Load(
-        requests_per_s=_above_zero(options.requests_per_second, "--requests-per-second"),
+        requests_per_s=0 if gpus else _above_zero(options.requests_per_second, "--requests-per-second"),
         pictures=_pictures(options.picture or ["1920x1080"]),
         text_tokens=_at_least_one(options.prompt_tokens, "--prompt-tokens"),
         answer_tokens=_at_least_one(options.answer_tokens, "--answer-tokens"),
     )
     if options.context < 0:
         raise InvalidRequest(f"{options.context} is below zero.", param="--context")
-    plan = plan_capacity(read_checkpoint(options.model), card, load, options.quantization, options.context)
+    plan = plan_capacity(
+        read_checkpoint(options.model),
+        card,
+        load,
+        options.quantization,
+        options.context,
+        gpus,
+        0 if first_token_s is None else _above_zero(first_token_s, "--first-token-seconds"),
+    )
     return values_file(plan, options.model, command), summary(plan, options.model)
 
 

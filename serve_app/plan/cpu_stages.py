@@ -41,18 +41,23 @@ def picture_ms(width: int, height: int) -> float:
     return float(np.interp(pixels, sizes, times)) * max(1.0, pixels / sizes[-1])
 
 
-def cpu_stages(requests_per_s: float, peak_per_s: float, pictures: Sequence[tuple[int, int]], events: int) -> CpuStages:
-    """Enough replicas for the load, and for its peak; `events` are the pieces of one streamed answer."""
+def cpu_stages(
+    requests_per_s: float, peak_per_s: float, pictures: Sequence[tuple[int, int]], events: int, least: int = 1
+) -> CpuStages:
+    """Enough replicas for the load, and for its peak; `events` are the pieces of one streamed answer.
+
+    At least `least` of each: with two, a lost pod stops nothing.
+    """
     pictures_ms = sum(picture_ms(width, height) for width, height in pictures)
     # A request's CPU time is spread over ingress, preprocess and engine; an event's over ingress and engine.
     preprocess_s = pictures_ms / 1e3 + REQUEST_CPU_S / 3
     ingress_s = REQUEST_CPU_S / 3 + events * EVENT_CPU_S / 2
 
     def counts(load: float) -> tuple[int, int, int]:
-        ingress = max(1, math.ceil(load * ingress_s / (CPU_USE * INGRESS_CPUS)))
-        preprocess = max(1, math.ceil(load * preprocess_s / CPU_USE))
+        ingress = max(least, math.ceil(load * ingress_s / (CPU_USE * INGRESS_CPUS)))
+        preprocess = max(least, math.ceil(load * preprocess_s / CPU_USE))
         # A rolling update starts a quarter more replicas before the old ones stop.
         cpus = math.ceil(1.25 * ingress) * INGRESS_CPUS + math.ceil(1.25 * preprocess)
-        return ingress, preprocess, math.ceil(cpus / POD_CPUS)
+        return ingress, preprocess, max(least, math.ceil(cpus / POD_CPUS))
 
     return CpuStages(pictures_ms, *map(Range, counts(requests_per_s), counts(peak_per_s)))

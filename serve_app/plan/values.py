@@ -10,20 +10,32 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from serve_app import __version__
-from serve_app.plan.capacity_plan import DRIVER_BYTES, GPU_USE, PEAK, CapacityPlan, format_name
+from serve_app.plan.capacity_plan import DRIVER_BYTES, FIRST_TOKEN_S, GPU_USE, PEAK, CapacityPlan, format_name
 from serve_app.plan.cpu_stages import CPU_USE, POD_CPUS, Range
 from serve_app.plan.measured import FITTED, is_measured
 from serve_app.settings import EngineSettings, PreprocessSettings
 
+MOST_GPU_PODS = 200  # of a release (docs/capacity.md, Growth)
+LARGE_HEAD_GPUS = 8  # from so many pods with GPUs on, the head gets 4 CPUs
+SHARED_STORAGE_GPUS = 4  # from so many on, weights are stored once
+WAITING_REQUESTS = 20  # the chart's default of monitoring.prometheusRule.waitingRequests
 _WIDTH = 112  # of comment lines
 _UNIT = re.compile(r"(\d) (s|ms|GiB|GB/s|TFLOP/s)\b")  # a line does not break between number and unit
 _GPU_POD = '{ cpu: "4", memory: 24Gi }', "{ memory: 24Gi }"
+_LARGE_HEAD = '{ cpu: "4", memory: 16Gi }', "{ memory: 16Gi }"
 _CPU_POD = f'{{ cpu: "{POD_CPUS}", memory: 8Gi }}', "{ memory: 8Gi }"
 
 
 def values_file(plan: CapacityPlan, model: str, command: str) -> str:
     """YAML for `helm install --values`: what differs from the chart's defaults or depends on the plan."""
-    return "\n".join([*_header(plan, model, command), "", *_settings(plan, model), "", *_replicas(plan)]) + "\n"
+    parts = (
+        _header(plan, model, command),
+        _settings(plan, model),
+        _replicas(plan),
+        _cluster(plan, model),
+        _alerts(plan),
+    )
+    return "\n\n".join("\n".join(lines) for lines in map(list, parts) if lines) + "\n"
 
 
 def summary(plan: CapacityPlan, model: str) -> str:
@@ -33,8 +45,17 @@ def summary(plan: CapacityPlan, model: str) -> str:
         gpus += f", {plan.replicas_at_peak} at peak"
     return (
         f"{model}: {gpus}; {format_name(plan.gpu_time.quantization)}, {plan.slots} slots of {plan.context_tokens:,}"
-        f" tokens; one GPU answers {plan.requests_per_s:.2f} requests/s ({_basis(plan)})"
+        f" tokens; one GPU answers {plan.requests_per_s:.2f} requests/s{_together(plan)} ({_basis(plan)})"
+        + (f"; divide into {_releases(plan)} releases" if _releases(plan) > 1 else "")
     )
+
+
+def _together(plan: CapacityPlan) -> str:
+    return f", {plan.replicas} of them {plan.replicas * plan.requests_per_s:.4g}" if plan.replicas > 1 else ""
+
+
+def _releases(plan: CapacityPlan) -> int:
+    return math.ceil(plan.replicas_at_peak / MOST_GPU_PODS)
 
 
 def _basis(plan: CapacityPlan) -> str:
@@ -114,11 +135,14 @@ def _replicas(plan: CapacityPlan) -> Iterator[str]:
     cpu, engine = plan.cpu_stages, Range(plan.replicas, plan.replicas_at_peak)
     yield "stages:"
     yield "  engine:"
-    yield from _comment(
-        f"The load needs {_counted(engine.least, 'replica')}; the autoscaler may start enough for {PEAK:g} times the"
-        " load.",
-        4,
-    )
+    if engine.least == engine.most:
+        yield from _comment(f"{_counted(engine.least, 'GPU')}, one replica each.", 4)
+    else:
+        yield from _comment(
+            f"The load needs {_counted(engine.least, 'replica')}; the autoscaler may start enough for {PEAK:g} times"
+            " the load.",
+            4,
+        )
     yield f"    replicas: {_range(engine)}"
     yield from _comment("Prompt tokens to read and answer tokens to write in one replica at the planned rate.", 4)
     yield f"    targetTokensInFlight: {math.ceil(plan.tokens_in_flight / 256) * 256}"
@@ -138,11 +162,58 @@ def _replicas(plan: CapacityPlan) -> Iterator[str]:
         "cpu", cpu.pods, _CPU_POD, "1 GiB for each process and for Ray, 2 GiB of shared memory (estimated)."
     )
     yield from _pods("gpu", engine, _GPU_POD, "The engine's loop and loading the weights (estimated).")
-    if engine.most == 1:
-        yield ""
+
+
+def _cluster(plan: CapacityPlan, model: str) -> Iterator[str]:
+    """The head, what survives its loss, where weights are stored, how upgrades find GPUs."""
+    gpus = plan.replicas_at_peak
+    if gpus == 1:
         yield "upgrade:"
         yield from _comment("An upgrade with a second cluster beside the first would need a second GPU.", 2)
         yield "  strategy: None"
+        return
+    yield from _comment(
+        f"An upgrade starts a second cluster and needs {_counted(plan.replicas, 'free GPU')} for that time. Without"
+        " them set upgrade.strategy to None, which replaces the pods in place."
+    )
+    if _releases(plan) > 1:
+        yield from _comment(
+            f"{gpus} pods with GPUs are more than one RayService should have: install {_releases(plan)} releases, each"
+            " planned for its part of the load (docs/capacity.md, Growth)."
+        )
+    if plan.replicas > 1:
+        yield "faultTolerance:"
+        yield from _comment("Workers go on while a lost head is replaced.", 2)
+        yield "  enabled: true"
+    if gpus >= LARGE_HEAD_GPUS:
+        requests, limits = _LARGE_HEAD
+        yield "head:"
+        yield "  resources:"
+        yield f"    requests: {requests}"
+        yield f"    limits: {limits}"
+    if gpus >= SHARED_STORAGE_GPUS and _served_path(model) == model:
+        yield "modelStorage:"
+        yield from _comment(
+            "One download for all pods. The storage class has to mount a volume on several nodes (ReadWriteMany: NFS,"
+            " Filestore, EFS, Azure Files, NAS); without one remove this, and each pod downloads the model.",
+            2,
+        )
+        yield "  create: true"
+
+
+def _alerts(plan: CapacityPlan) -> Iterator[str]:
+    """Limits of alerts that differ from the chart's."""
+    waiting = min(plan.waiting_requests, EngineSettings().max_waiting // 2)
+    if plan.first_token_s == FIRST_TOKEN_S and waiting <= WAITING_REQUESTS:
+        return
+    yield "monitoring:"
+    yield "  prometheusRule:"
+    if plan.first_token_s != FIRST_TOKEN_S:
+        yield from _comment("The time to the first token that is asked for, or 4 times that of an idle GPU.", 4)
+        yield f"    firstTokenSeconds: {plan.first_token_s:g}"
+    if waiting > WAITING_REQUESTS:
+        yield from _comment("Requests that a replica begins within that time.", 4)
+        yield f"    waitingRequests: {waiting}"
 
 
 def _pods(group: str, replicas: Range, resources: tuple[str, str], reason: str) -> Iterator[str]:

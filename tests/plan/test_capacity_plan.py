@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from serve_app.engine.memory import WORKSPACE_BYTES
 from serve_app.errors import InvalidRequest
-from serve_app.plan.capacity_plan import DRIVER_BYTES, MOST_SLOTS, CapacityPlan, Load, plan_capacity
+from serve_app.plan.capacity_plan import DRIVER_BYTES, MEMORY_USE, MOST_SLOTS, CapacityPlan, Load, plan_capacity
 from serve_app.plan.cards import GB, KNOWN, Card, card_named
 from serve_app.plan.checkpoints import Checkpoint
 from tests.plan.conftest import CHECKPOINTS
@@ -44,7 +44,11 @@ def test_a_plan_fits_the_card_and_answers_the_load(model: str, card: Card, wante
         return
     weights = CHECKPOINTS[model].sizes.weight_bytes(made.gpu_time.quantization)
     slots = made.slots * made.memory.slot
-    assert weights + slots + WORKSPACE_BYTES + DRIVER_BYTES <= made.memory.used(made.slots) <= card.memory_bytes
+    assert (
+        weights + slots + WORKSPACE_BYTES + DRIVER_BYTES
+        <= made.memory.used(made.slots)
+        <= MEMORY_USE * card.memory_bytes
+    )
     assert 1 <= made.slots <= MOST_SLOTS
     assert made.request.tokens <= made.context_tokens <= CHECKPOINTS[model].longest_context
     assert made.replicas * made.requests_per_s >= wanted.requests_per_s * (1 - 1e-9)
@@ -92,9 +96,23 @@ def test_the_refusal_of_a_model_that_does_not_fit_names_a_card_that_holds_it(ori
     with pytest.raises(InvalidRequest) as refused:
         plan_capacity(original, card_named("A10"), load(), quantization="none")
     assert str(refused.value) == (
-        "The model (unquantized weights) with one slot of 3,072 tokens needs 28.8 GiB, and A10 has 22.4 GiB."
-        " The smallest known card that holds it is RTX 5090."
+        "The model (unquantized weights) with one slot of 3,072 tokens needs 28.8 GiB; 94% of A10 are 21.0 GiB."
+        " The smallest known card that holds it is A100 40GB."
     )
+
+
+def test_what_a_number_of_gpus_carries_needs_that_number_of_gpus(flash: Checkpoint):
+    carried = plan_capacity(flash, card_named("H200"), load(0), gpus=8)
+    assert carried.replicas == carried.replicas_at_peak == 8
+    assert carried.load.requests_per_s == pytest.approx(8 * carried.requests_per_s)
+    asked = plan_capacity(flash, card_named("H200"), load(carried.load.requests_per_s * 0.999))
+    assert asked.replicas == 8
+
+
+def test_a_service_of_several_gpus_has_two_of_each_stage(flash: Checkpoint):
+    made = plan_capacity(flash, card_named("H200"), load(5))
+    assert made.replicas == 2
+    assert min(made.cpu_stages.ingress.least, made.cpu_stages.preprocess.least, made.cpu_stages.pods.least) == 2
 
 
 def test_a_request_longer_than_the_model_is_refused(original: Checkpoint):

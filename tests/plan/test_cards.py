@@ -3,7 +3,7 @@
 import pytest
 
 from serve_app.errors import InvalidRequest
-from serve_app.plan.cards import KNOWN, card_named
+from serve_app.plan.cards import GB, KNOWN, card_named
 
 
 @pytest.mark.parametrize("written", ["L4", "l4", "NVIDIA L4", "nvidia-l4"])
@@ -11,9 +11,14 @@ def test_a_card_is_found_however_it_is_written(written: str):
     assert card_named(written).name == "L4"
 
 
-@pytest.mark.parametrize("written", ["GeForce RTX 4090", "NVIDIA GeForce RTX 4090", "rtx4090", "RTX-4090"])
+@pytest.mark.parametrize("written", ["GeForce RTX 4090", "NVIDIA GeForce RTX 4090", "rtx4090", "RTX-4090", "4090"])
 def test_a_consumer_card_needs_no_family_name(written: str):
     assert card_named(written).name == "RTX 4090"
+
+
+@pytest.mark.parametrize("written", ["A800", "H800", "4090D", "RTX 4090D", "A40"])
+def test_cards_that_are_sold_in_china_and_the_a40_are_known(written: str):
+    assert card_named(written).memory_bytes >= 24 * GB
 
 
 def test_the_refusal_of_an_unknown_card_lists_the_known_ones():

@@ -33,7 +33,7 @@ def test_the_file_goes_to_the_output_option(tmp_path: Path, capsys: pytest.Captu
     file = tmp_path / "values.yaml"
     assert cli.main([*ASKED, "--gpu", "L4", "-o", str(file)]) == 0
     assert yaml.safe_load(file.read_text())["stages"]["engine"]["replicas"]["min"] >= 1
-    assert "requests/s (estimated)" in standard_error(capsys)
+    assert "; one GPU answers 0.32 requests/s, 4 of them 1.299 (estimated)" in standard_error(capsys)
 
 
 def test_a_plan_is_not_changed_by_this_machines_own_settings(capsys: pytest.CaptureFixture[str]):
@@ -62,6 +62,13 @@ def test_several_pictures_are_one_request(capsys: pytest.CaptureFixture[str]):
     assert "2 pictures: 640 x 480 (391 tokens), 1280 x 720 (1,196 tokens)" in capsys.readouterr().out
 
 
+def test_a_number_of_gpus_is_planned_instead_of_a_load(capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["plan", "--model", "zai-org/GLM-4.6V-Flash", "--gpu", "H200", "--gpus", "8"]) == 0
+    printed = capsys.readouterr()
+    assert yaml.safe_load(printed.out)["stages"]["engine"]["replicas"] == {"min": 8, "max": 8}
+    assert ", 8 of them " in printed.err
+
+
 @pytest.mark.parametrize(
     ("asked", "why"),
     [
@@ -76,6 +83,8 @@ def test_several_pictures_are_one_request(capsys: pytest.CaptureFixture[str]):
         (["--gpu", "L4", "--picture", "5000x20"], "--picture: A picture of 5000 x 20 is refused"),
         (["--gpu", "L4", "--requests-per-second", "0"], "--requests-per-second: 0 is not above zero"),
         (["--gpu", "L4", "--requests-per-second", "nan"], "--requests-per-second: nan is not above zero"),
+        (["--gpu", "L4", "--gpus", "8"], "--requests-per-second: Give either the load, to learn how many GPUs it"),
+        (["--gpu", "L4", "--first-token-seconds", "0"], "--first-token-seconds: 0 is not above zero"),
         (["--gpu", "L4", "--answer-tokens", "0"], "--answer-tokens: 0 is less than 1"),
         (["--gpu", "L4", "--context", "-5"], "--context: -5 is below zero."),
         (["--gpu", "L4", "--context", "200000"], "--context: A context of 200,000 tokens is impossible"),

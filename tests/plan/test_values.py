@@ -94,6 +94,35 @@ def test_the_only_gpu_is_upgraded_in_place():
     assert "upgrade" not in yaml.safe_load(written("glm-4.6v-flash", card_named("RTX 4090"), 3))
 
 
+def test_a_plan_does_not_set_off_the_alert_on_gpu_memory():
+    limit = DEFAULTS["monitoring"]["prometheusRule"]["vramFraction"]
+    for name in ("T4", "L4"):
+        made = plan_capacity(CHECKPOINTS["glm-4.6v-flash"], card_named(name), load(0.1, pictures=((1654, 2339),)))
+        assert made.memory.used(made.slots) / made.memory.card < limit
+
+
+def test_the_alert_on_the_first_token_has_the_target_that_was_given():
+    made = plan_capacity(CHECKPOINTS["glm-4.6v-flash"], card_named("H200"), load(3), first_token_s=120)
+    alerts = yaml.safe_load(values_file(made, "m", "plan"))["monitoring"]["prometheusRule"]
+    assert alerts == {"firstTokenSeconds": 120, "waitingRequests": 128}
+    slow = plan_capacity(CHECKPOINTS["glm-4.6v-flash"], card_named("T4"), load(0.1, pictures=((1654, 2339),)))
+    assert yaml.safe_load(values_file(slow, "m", "plan"))["monitoring"]["prometheusRule"]["firstTokenSeconds"] > 5
+
+
+def test_several_gpus_survive_the_loss_of_a_pod_and_many_have_a_larger_head_and_one_download():
+    one = yaml.safe_load(written("glm-4.6v-flash", card_named("H200"), 1))
+    assert not {"faultTolerance", "head", "modelStorage"} & one.keys()
+    many = yaml.safe_load(written("glm-4.6v-flash", card_named("H200"), 40))
+    assert many["faultTolerance"] == {"enabled": True}
+    assert many["head"]["resources"]["requests"] == {"cpu": "4", "memory": "16Gi"}
+    assert many["modelStorage"] == {"create": True}
+    assert min(many["stages"][stage]["replicas"]["min"] for stage in ("ingress", "preprocess")) >= 2
+
+
+def test_more_gpus_than_a_release_should_have_are_divided():
+    assert "install 2 releases" in written("glm-4.6v-flash", card_named("L4"), 100).replace("\n# ", " ")
+
+
 def test_pictures_that_would_not_fit_the_context_are_scaled_down():
     values = yaml.safe_load(written("glm-4.6v-flash", card_named("L4"), 0.1))
     context = values["settings"]["model"]["context_tokens"]
