@@ -1,4 +1,4 @@
-"""Writes the generated pages: docs/{settings,errors,fields,metrics}.md, zh/errors.md, trees in architecture.md.
+"""Writes the generated pages: settings, errors, fields, metrics, two of them in Chinese, trees in architecture.md.
 
 python docs/generate.py           write them
 python docs/generate.py --check   exit 1 if one is out of date
@@ -7,6 +7,8 @@ python docs/generate.py --check   exit 1 if one is out of date
 from __future__ import annotations
 
 import ast
+import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,13 +48,56 @@ def settings_page() -> str:
         rows = [("Setting", "Environment", "Type", "Default", "What it does"), *_knobs(name, section)]
         sections.append(f"## {name}\n\n{section.__doc__}\n\n{table(*rows)}\n")
     return (
-        "# Settings\n\n"
-        + WRITTEN.format(source="settings.py")
-        + "\nOne tree, the same names everywhere: `engine.max_slots` in code is `settings.engine.max_slots` in Helm\n"
+        "# Settings\n\n" + WRITTEN.format(source="settings.py") + "\n[中文](zh/settings.md)\n"
+        "\nOne tree, the same names everywhere: `engine.max_slots` in code is `settings.engine.max_slots` in Helm\n"
         "values and `GLM_ENGINE__MAX_SLOTS` in the environment. Options of `glm-serve up` override the environment,\n"
         "which overrides defaults. Unknown names are refused. Secrets are given as paths of files, never as\n"
         "values.\n\n" + "\n".join(sections)
     )
+
+
+# Type and default of a setting, in this order.
+CHINESE_WORDS = {
+    "true or false": "true 或 false",
+    " or ": " 或 ",
+    "list of ": "列表：",
+    "integer": "整数",
+    "number": "数值",
+    "text": "文本",
+    "none": "无",
+    "empty": "空",
+}
+
+
+def chinese_settings_page() -> str:
+    """docs/zh/settings.json has the Chinese of each English description; one that is new or changed stays English."""
+    chinese = json.loads((ROOT / "docs/zh/settings.json").read_text(encoding="utf-8"))
+    sections = []
+    for name, field in Settings.model_fields.items():
+        section = field.annotation
+        assert isinstance(section, type)
+        assert issubclass(section, BaseModel)
+        rows = [("设置", "环境变量", "类型", "默认值", "作用")]
+        for setting, variable, kind, default, description in _knobs(name, section):
+            rows.append(
+                (setting, variable, _in_chinese(kind), _in_chinese(default), chinese.get(description, description))
+            )
+        about = " ".join((section.__doc__ or "").split())
+        sections.append(f"## {name}\n\n{chinese.get(about, about)}\n\n{table(*rows)}\n")
+    return (
+        "# 设置\n\n" + WRITTEN.format(source="settings.py") + "\n[English](../settings.md)\n\n"
+        "设置的名字处处相同：代码里的 `engine.max_slots`，在 Helm values 里是\n`settings.engine.max_slots`，"
+        "在环境变量里是 `GLM_ENGINE__MAX_SLOTS`。`glm-serve up` 的选项优先于环境变量，\n环境变量优先于默认值。"
+        "不认识的名字会被拒绝。密钥、密码只写文件路径，从不写值。新加的设置暂时是英文。\n\n" + "\n".join(sections)
+    )
+
+
+def _in_chinese(cell: str) -> str:
+    """A type or a default; what is in backticks stays."""
+    parts = re.split(r"(`[^`]*`)", cell)
+    for english, word in CHINESE_WORDS.items():
+        parts = [part if part.startswith("`") else part.replace(english, word) for part in parts]
+    return "".join(parts)
 
 
 def _knobs(section: str, model: type[BaseModel]) -> Iterator[tuple[str, ...]]:
@@ -239,6 +284,7 @@ def _with_tree(page: str, name: str, tree: str) -> str:
 
 PAGES = {
     "docs/settings.md": settings_page,
+    "docs/zh/settings.md": chinese_settings_page,
     "docs/errors.md": errors_page,
     "docs/zh/errors.md": chinese_errors_page,
     "docs/fields.md": fields_page,
