@@ -6,6 +6,9 @@
 {{- if .Values.publish.apiReference -}}
 {{- $_ := merge $paths (dict "/docs" false "/openapi.json" false) -}}
 {{- end -}}
+{{- if dig "bots" "enabled" false .Values.settings -}}
+{{- $_ := set $paths "/bots" true -}}
+{{- end -}}
 {{- toJson $paths -}}
 {{- end -}}
 

@@ -144,4 +144,9 @@ applications:
         max_surge_percent: 25
         {{- end }}
       {{- end }}
+      {{- if dig "bots" "enabled" false .Values.settings }}
+      {{- /* One replica, in a pod of the ingress, where files of secrets are mounted (docs/wecom.md). */}}
+      - name: bots
+        ray_actor_options: { num_cpus: 0, resources: { ingress: 0.001 } }
+      {{- end }}
 {{- end -}}

@@ -27,6 +27,7 @@ _log = logging.getLogger("glm.bots")
     num_replicas=1,
     max_ongoing_requests=1000,
     ray_actor_options={"num_cpus": 0},
+    health_check_period_s=2.0,  # a replica that died is replaced soon: chat platforms wait for their answers
     graceful_shutdown_timeout_s=7.0,
 )
 class BotsDeployment:

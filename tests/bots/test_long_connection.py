@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -208,3 +209,31 @@ async def test_unreadable_frames_do_not_end_the_connection(tmp_path: Path, data:
         request_id = await server.ask(one.platform.text("ann", "How many?"))
         await soon(lambda: (True, "Two") in server.contents(request_id))
         assert len(server.connections) == 1
+
+
+def shape(value: Any) -> Any:
+    """The names and types of a frame."""
+    if isinstance(value, dict):
+        return {name: shape(item) for name, item in value.items()}
+    return type(value).__name__
+
+
+async def test_frames_are_those_of_the_official_library(tmp_path: Path):
+    """sdk_frames.json: what wecom-aibot-python-sdk 1.0.2 sent to this server. The documents also have chat_type."""
+    recorded = json.loads((Path(__file__).parent / "sdk_frames.json").read_text())
+    answer = FakeAnswer("It ", "is", pause_s=0.05)
+    async with connected(tmp_path, answer, ping_s=0.05) as (one, server):
+        event = {"msgid": "e", "aibotid": BOT, "from": {"userid": "ann"}, "msgtype": "event"}
+        await server.send("aibot_event_callback", event | {"event": {"eventtype": "enter_chat"}})
+        await soon(lambda: bool(server.of("aibot_respond_welcome_msg")))
+        first = await server.ask(one.platform.text("ann", "What?"))
+        await soon(lambda: (True, "It is") in server.contents(first))
+        server.codes = [846608]
+        await server.ask(one.platform.text("ann", "What?"))
+        await soon(lambda: bool(server.of("aibot_send_msg")) and bool(server.of("ping")))
+    del server.of("aibot_send_msg")[0]["body"]["chat_type"]
+    rated = [frame["body"]["stream"].pop("feedback", None) for frame in server.of("aibot_respond_msg")]
+    assert rated[0] is not None
+    assert rated.count(None) > 0  # in the first frame of an answer only
+    ours = {(frame["cmd"], str(shape(frame))) for frame in server.frames}
+    assert ours == {(frame["cmd"], str(shape(frame))) for frame in recorded}

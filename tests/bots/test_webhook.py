@@ -11,12 +11,16 @@ from typing import Any
 import orjson
 import pytest
 
+from serve_app.audit.files import audit_files, lines_of
+from serve_app.audit.request_audit import AuditLog
+from serve_app.audit.writer import AuditWriter
 from serve_app.bots.conversation.texts import EN
 from serve_app.callbacks import Callback
 from serve_app.contracts import Delta
 from serve_app.errors import ImageRejected, Overloaded
+from serve_app.settings_audit import AuditSettings
 from tests.bots.bench import BOT, Bench, bench, pictures_of, question_of, soon
-from tests.fakes import FakeAnswer, FakeAnswers
+from tests.fakes import FakeAnswer, FakeAnswers, FakeMeter
 from tests.ingress.client import PNG
 
 
@@ -33,6 +37,7 @@ async def test_a_picture_and_a_question_are_answered_as_a_growing_stream(tmp_pat
         stream = await one.platform.send(message)
         assert time.monotonic() - started < 1
         assert (stream["finish"], stream["content"]) == (False, EN.reading)
+        assert stream["feedback"] == {"id": stream["id"]}
         await answer.held.wait()
         stream = await one.platform.poll(stream["id"])
         assert (stream["finish"], stream["content"]) == (False, "It is ")
@@ -217,6 +222,24 @@ async def test_feedback_is_logged_and_answered_with_nothing(tmp_path: Path, capl
         message = {"msgid": "e1", "aibotid": BOT, "from": {"userid": "ann"}, "msgtype": "event", "event": feedback}
         assert await one.platform.post(message) is None
         assert any(record.__dict__.get("answer_id") == "FB" for record in caplog.records)
+
+
+async def test_a_question_is_one_line_of_the_audit_log_as_over_http(tmp_path: Path):
+    log = AuditLog(
+        AuditSettings(mode="required", folder=str(tmp_path / "audit"), texts="full"),
+        AuditWriter(AuditSettings(mode="required", folder=str(tmp_path / "audit")), FakeMeter()),
+        {"name": "demo"},
+    )
+    async with bench(tmp_path, FakeAnswer("Two ", "cats"), audit=log) as one:
+        assert await one.ask(one.platform.text("ann", "How many?")) == "Two cats"
+    log.writer.close()
+    (file,) = audit_files(tmp_path / "audit")
+    lines = [orjson.loads(line) for _, line in lines_of(file)]
+    (request,) = [line for line in lines if line.get("kind") == "request"]
+    assert (request["route"], request["method"], request["outcome"]) == ("/bots/wecom_bot", "BOT", "answered")
+    personal = orjson.dumps(request).decode()
+    assert "wecom_bot:ann" in personal
+    assert "Two cats" in personal
 
 
 async def refused(one: Bench, callback: Callback) -> int:

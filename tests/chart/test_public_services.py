@@ -80,6 +80,12 @@ def test_only_the_api_and_the_page_are_published(values: dict[str, Any]) -> None
     assert published(render(set={**values, "publish.apiReference": True}), paths) == PUBLIC | API_REFERENCE
 
 
+def test_callbacks_of_chat_platforms_are_published_where_the_bots_are_on() -> None:
+    callbacks = {"/bots/wecom/bot", "/bots/wecom/app"}
+    assert published(render(set={"ingress.enabled": True}), callbacks) == set()
+    assert published(render(set={"ingress.enabled": True, "settings.bots": {"enabled": True}}), callbacks) == callbacks
+
+
 def test_each_path_of_the_service_is_published_or_stays_inside() -> None:
     async def nothing(*_: Any) -> Any:
         raise NotImplementedError

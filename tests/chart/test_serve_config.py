@@ -19,6 +19,7 @@ from ray.serve.schema import (
     ServeDeploySchema,
 )
 
+from serve_app.app import build
 from serve_app.ingress.header_filter import allowed_hosts
 from serve_app.logs import serve_logging
 from serve_app.settings import LogSettings, Settings
@@ -89,6 +90,16 @@ def test_the_application_is_the_package_s_own_graph() -> None:
     assert described["name"] == "glm"
     assert [each["name"] for each in described["deployments"]] == STAGES
     assert {part._bound_deployment.name for part in graph} == set(STAGES)
+
+
+def test_the_bots_are_one_replica_in_a_pod_of_the_ingress() -> None:
+    objects = render(set={"settings.bots": {"enabled": True}})
+    (app,) = serve_config(objects)["applications"]
+    ServeDeploySchema.model_validate(serve_config(objects))
+    assert deployment(objects, "bots")["ray_actor_options"] == {"num_cpus": 0, "resources": {"ingress": 0.001}}
+    settings = Settings.model_validate(app["args"])
+    graph = build(settings)._bound_deployment.init_args
+    assert [part._bound_deployment.name for part in graph if hasattr(part, "_bound_deployment")][-1] == "bots"
 
 
 def test_what_the_builder_derives_from_settings_is_left_to_it() -> None:

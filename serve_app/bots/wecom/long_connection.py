@@ -94,6 +94,8 @@ class WecomLongConnection:
                 if not finished and stream.finished:
                     continue  # the last frame replaces this one
                 frame = stream_frame(stream.id, content, finish=finished or late)
+                if not sent:
+                    frame["stream"]["feedback"] = {"id": stream.id}  # in the first frame only
                 if not await self._try(RESPOND, frame, stream):
                     return 0  # the user may have seen parts; the message has everything
                 shown, sent = position if stream.text else 0, content

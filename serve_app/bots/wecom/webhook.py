@@ -107,7 +107,9 @@ class WecomWebhook:
                 stream = await self._conversation.receive(parsed, self)
                 if parsed.kind == "enter_chat":
                     return self._encrypt(callback, {"msgtype": "text", "text": {"content": stream.content}})
-                return self._encrypt(callback, self._frame(stream))
+                frame = self._frame(stream)
+                frame["stream"]["feedback"] = {"id": stream.id}  # in the first reply only
+                return self._encrypt(callback, frame)
             case StreamPoll():
                 found = await self._conversation.streams.find(parsed.stream_id)
                 if found is None:
