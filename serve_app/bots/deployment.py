@@ -26,6 +26,7 @@ _log = logging.getLogger("glm.bots")
     name="bots",
     num_replicas=1,
     max_ongoing_requests=1000,
+    max_queued_requests=256,  # further callbacks are refused (503), and the platform sends them again
     ray_actor_options={"num_cpus": 0},
     health_check_period_s=2.0,  # a replica that died is replaced soon: chat platforms wait for their answers
     graceful_shutdown_timeout_s=7.0,

@@ -23,7 +23,7 @@ from serve_app.ingress.outer_middlewares import connection_limits, outer_middlew
 from serve_app.ingress.server import customize_server
 from serve_app.logs import join_serve_log
 from serve_app.metrics import RayMeter
-from serve_app.pipeline import Pipeline
+from serve_app.pipeline import Pipeline, as_service_error
 from serve_app.process_memory import return_memory
 from serve_app.settings import Settings
 
@@ -97,10 +97,15 @@ class IngressDeployment:
         return app
 
     async def _respond_to_callback(self, callback: Callback) -> CallbackReply:
-        """The bots' response; raises TimeoutError before the chat platform stops waiting."""
+        """The bots' response. Raises TimeoutError before the chat platform stops waiting, and ServiceError."""
         assert self._bots is not None
-        async with asyncio.timeout(CALLBACK_TIMEOUT_S):
-            reply: CallbackReply = await self._bots.remote(callback)
+        try:
+            async with asyncio.timeout(CALLBACK_TIMEOUT_S):
+                reply: CallbackReply = await self._bots.remote(callback)
+        except TimeoutError:
+            raise
+        except Exception as error:
+            raise as_service_error(error) from error
         return reply
 
     async def _metrics_page(self) -> bytes:

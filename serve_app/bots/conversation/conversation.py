@@ -129,7 +129,7 @@ class Conversation:
                 await self._generate(stream, messages)
             await self._memory.answer(self._memory.chat_key(message), stream.id, stream.text)
             outcome = "answered"
-            await self._finish(stream, stream.text or self.texts.no_answer)
+            await self._finish(stream, stream.text if stream.text.strip() else self.texts.no_answer)
             for copy in self.copies:
                 self._start(self._copy(copy, stream))
         except FetchFailed as error:

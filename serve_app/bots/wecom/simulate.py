@@ -39,10 +39,11 @@ def run(options: argparse.Namespace, output: TextIO) -> int:
     except (InvalidRequest, CryptoError, OSError) as error:
         output.write(f"glm-serve wecom: {error}\n")
         return 2
-    return asyncio.run(_run(options, crypto, picture, output))
+    return asyncio.run(play(options, crypto, picture, output))
 
 
-async def _run(options: argparse.Namespace, crypto: Crypto, picture: bytes, output: TextIO) -> int:
+async def play(options: argparse.Namespace, crypto: Crypto, picture: bytes, output: TextIO) -> int:
+    """Runs all checks with this picture; returns the exit status."""
     async with httpx.AsyncClient(base_url=options.url, timeout=30, trust_env=False) as client:
 
         async def deliver(callback: Callback) -> CallbackReply:

@@ -129,7 +129,7 @@ class WecomWebhook:
         """What the user sees now: all text so far, ended after 5:30 even if the model is not."""
         if not stream.finished and stream.shown is None and self._now() - stream.started_at >= self.finish_s:
             self._end_early(stream)
-        text = neutralize_think(stream.content)
+        text = neutralize_think(stream.content or self._conversation.texts.thinking)
         position = cut_at(text, ROOM) if stream.shown is None or not stream.text else stream.shown
         more = position < len(text) or (stream.shown is not None and not stream.finished)
         head = close_fence(text[:position]) + (self._conversation.texts.continues if more else "")
