@@ -3,8 +3,8 @@
 Method: first a closed loop of picture questions measures the most that the service completes. Then requests are sent
 at a fixed rate whatever happens (open loop), each on a connection of its own. Refusals are 503 with Retry-After. Health
 is asked five times a second throughout. Memory is that of the service's processes without the shared object store,
-before, at the most, and a minute after the load. The caches of answers and of image features are off: they grow, and
-the second request with a picture would cost less than the first.
+before, at the most, and a minute after the load. The caches of answers, image features and decoded pictures are off:
+they grow, and the second request with a picture would cost less than the first.
 
     python -m benchmarks.overload                      # starts the service; 200 requests/s for 60 s
     python -m benchmarks.overload --rate 100 --seconds 20
@@ -154,7 +154,11 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8790, help="port of the service that is started (default: 8790)")
     parser.add_argument("--save", action="store_true", help="write the report to benchmarks/results")
     options = parser.parse_args()
-    settings = {"GLM_ENGINE__FEATURE_CACHE_MIB": "0", "GLM_CACHE__BACKEND": "off"}
+    settings = {
+        "GLM_ENGINE__FEATURE_CACHE_MIB": "0",
+        "GLM_PREPROCESS__DECODED_CACHE_MIB": "0",
+        "GLM_CACHE__BACKEND": "off",
+    }
     with peers.running(peers.ours(DEMO, options.port, settings), options.port) as (base, _):
         figures = asyncio.run(measure(base, options.rate, options.seconds))
     report = {**header("overload", ("ray", "torch", "uvicorn")), "rate": options.rate, "seconds": options.seconds}
