@@ -34,6 +34,7 @@ _REQUEST_ID: Final = {"X-Request-ID": _header("The request's own id, or a new on
 _SERVER_TIMING: Final = {"Server-Timing": _header("Milliseconds of each stage known when the headers were sent.")}
 _CACHE: Final = {"X-Cache": _header("`hit` or `miss`, where the answer cache was asked (docs/answer-cache.md).")}
 _RETRY_AFTER: Final = {"Retry-After": _header("Seconds to wait before the next try.", "integer")}
+_LANGUAGE: Final = {"Content-Language": _header("Language of `message`: `zh` if Accept-Language prefers it, or `en`.")}
 _ALLOW: Final = {"Allow": _header("With 405: the methods of this path.")}
 
 SECURITY_SCHEMES: Final[dict[str, dict[str, str]]] = {
@@ -73,14 +74,14 @@ def error_responses(
     documented: dict[int | str, dict[str, Any]] = {
         status: {
             **_error(_ERRORS[status], error),
-            "headers": {**_REQUEST_ID, **(_RETRY_AFTER if status in (429, 503) else {})},
+            "headers": {**_REQUEST_ID, **_LANGUAGE, **(_RETRY_AFTER if status in (429, 503) else {})},
         }
         for status in statuses
     }
     documented[200] = {"headers": _REQUEST_ID, **({"content": content} if content else {})}
     documented["default"] = {
         **_error("Any other error, in the same format.", error),
-        "headers": {**_REQUEST_ID, **_ALLOW},
+        "headers": {**_REQUEST_ID, **_LANGUAGE, **_ALLOW},
     }
     return documented
 
