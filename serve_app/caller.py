@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
-Scope: TypeAlias = Literal["inference", "metrics", "admin"]
+Scope: TypeAlias = Literal["inference", "metrics", "admin", "widget", "chat"]
 Lane: TypeAlias = Literal["interactive", "batch"]
 
-SCOPES: Final[tuple[Scope, ...]] = ("inference", "metrics", "admin")
+SCOPES: Final[tuple[Scope, ...]] = ("inference", "metrics", "admin", "widget", "chat")
 DEFAULT_TENANT: Final = "default"
 
 
@@ -36,6 +36,7 @@ class Caller:
     metric_class: str = "anonymous"
     lane: Lane = "interactive"
     limits: CallerLimits = CallerLimits()
+    limits_key: str = ""  # for what the limits are counted; empty: for the id
 
 
 ANONYMOUS: Final = Caller()

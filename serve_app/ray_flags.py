@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from serve_app.settings import HttpSettings
+from serve_app.settings_http import HttpSettings
 
 LARGEST_MESSAGE: Final = 2**30  # between replicas; Ray's own 4 MiB is less than one picture
 LARGEST_KEPT_BLOCK: Final = 2**28

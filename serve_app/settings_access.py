@@ -23,6 +23,11 @@ class AccessSettings(Section):
         " address; the service does not start on any other address without authentication. allow: always accepted.",
     )
     public_docs: bool = Field(True, description="/docs and /openapi.json need no credentials.")
+    widget_secret_file: str = Field(
+        "",
+        description="File with the secret, at least 32 bytes, that signs widget tokens; empty: each ingress replica has"
+        " a random one, and tokens are valid for that replica until it ends.",
+    )
     proxy_header: str = Field(
         "",
         description="Header in which a single sign-on proxy names the caller, for example X-Forwarded-User; it is"
@@ -70,8 +75,8 @@ class JwtSettings(Section):
     tenant_claim: str = Field("", description="Claim with the tenant; empty: the tenant is `default`.")
     scope_claim: str = Field(
         "",
-        description="Claim with the scopes (`inference`, `metrics`, `admin`), a list or separated by spaces; empty:"
-        " every token has `inference`.",
+        description="Claim with the scopes (`inference`, `metrics`, `admin`, `widget`, `chat`), a list or separated by"
+        " spaces; empty: every token has `inference`.",
     )
 
     @property

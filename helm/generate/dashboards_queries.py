@@ -14,7 +14,8 @@ from serve_app.metrics import Metric
 SELECTED = 'namespace="$namespace", release="$release", ray_io_cluster=~"$cluster"'
 APPLICATION = 'application="glm"'  # label of Ray Serve's own metrics
 
-CALLER_ROUTES = f'route!~"{"|".join(sorted(POLLED))}"'  # without the routes that probes poll every few seconds
+# Without the routes that probes poll every few seconds, and the page's files.
+CALLER_ROUTES = f'route!~"{"|".join(sorted(POLLED))}|/web/.*"'
 
 
 _FAILURES = sorted(

@@ -2,7 +2,7 @@
 
 {{/* The paths that Ingress and HTTPRoute publish: path -> whether it is a prefix. JSON. */}}
 {{- define "glm.publicPaths" -}}
-{{- $paths := dict "/" false "/v1" true "/healthz" false -}}
+{{- $paths := dict "/" false "/v1" true "/web" true "/healthz" false -}}
 {{- if .Values.publish.apiReference -}}
 {{- $_ := merge $paths (dict "/docs" false "/openapi.json" false) -}}
 {{- end -}}

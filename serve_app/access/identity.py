@@ -1,4 +1,4 @@
-"""Identity: the caller of a request by its API key, JSON Web Token or trusted proxy."""
+"""Identity: the caller of a request by its API key, JSON Web Token, widget token or trusted proxy."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Final, Protocol
 from serve_app.access.api_keys import ApiKeys
 from serve_app.access.check_settings import accepts_anonymous, check_access_settings, is_configured
 from serve_app.access.key_file import TenantEntry
+from serve_app.access.widget_tokens import PREFIX as WIDGET_PREFIX
+from serve_app.access.widget_tokens import widget_tokens
 from serve_app.caller import ANONYMOUS, DEFAULT_TENANT, Caller, CallerLimits
 from serve_app.errors import Unauthenticated
 from serve_app.settings import Settings
@@ -49,6 +51,7 @@ class Identity:
         self._now = now
         self._keys = ApiKeys(Path(access.keys_file), clock) if access.keys_file else None
         self._tokens = tokens
+        self._widget_tokens = widget_tokens(access.widget_secret_file, now)
         self._access = access
         self._networks = [ip_network(network) for network in access.trusted_proxies]
         self._caller_limits = caller_limits(settings.limits)
@@ -70,7 +73,7 @@ class Identity:
             return self._anonymous
         credential = credential_of(headers)
         if credential:
-            return self._with_tenant(await self._by_credential(credential))
+            return self._with_tenant(await self._by_credential(credential, headers.get("origin", "")))
         if self._access.proxy_header and self._is_trusted(address):
             name = headers.get(self._access.proxy_header.lower(), "")
             if name:
@@ -86,9 +89,11 @@ class Identity:
         """What all callers of a tenant together may use."""
         return self._tenant(tenant).limits.over(self._tenant_limits)
 
-    async def _by_credential(self, credential: str) -> Caller:
+    async def _by_credential(self, credential: str, origin: str) -> Caller:
         if len(credential) > MAX_CREDENTIAL:
             raise Unauthenticated(f"The API key has more than {MAX_CREDENTIAL} characters.")
+        if credential.startswith(WIDGET_PREFIX):
+            return self._widget_tokens.verify(credential, origin)
         if self._tokens is not None and credential.count(".") == 2:
             return replace(await self._tokens.verify(credential), limits=self._caller_limits)
         entry = self._keys.find(credential) if self._keys is not None else None

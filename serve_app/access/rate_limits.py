@@ -47,8 +47,9 @@ class RateLimits:
     def open(self, caller: Caller) -> Admission:
         """The admission of a request of this caller; nothing is counted yet."""
         # With the length of the tenant, as names may contain colons.
+        key = f"caller:{len(caller.tenant)}:{caller.tenant}:{caller.limits_key or caller.id}"
         both = (
-            (f"caller:{len(caller.tenant)}:{caller.tenant}:{caller.id}", f"the caller {caller.id!r}", caller.limits),
+            (key, f"the caller {caller.id!r}", caller.limits),
             (f"tenant:{caller.tenant}", f"the tenant {caller.tenant!r}", self._tenant_limits(caller.tenant)),
         )
         windows = [window for key, whose, limits in both for window in _windows(key, whose, limits)]

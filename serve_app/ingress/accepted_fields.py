@@ -15,6 +15,7 @@ from serve_app.ingress.fields.strict_model import IGNORED, RequestBody, StrictMo
 from serve_app.ingress.messages.request import MessagesBody
 from serve_app.ingress.responses.request import ResponseBody
 from serve_app.ingress.tokenize.request import ChatTokensBody, TextTokensBody
+from serve_app.ingress.widget.request import WidgetTokenBody
 
 BODIES: Final[Mapping[str, type[RequestBody]]] = {
     "POST /v1/chat/completions": ChatBody,
@@ -22,6 +23,7 @@ BODIES: Final[Mapping[str, type[RequestBody]]] = {
     "POST /v1/messages and /v1/messages/count_tokens": MessagesBody,
     "POST /v1/completions": CompletionBody,
     "POST /v1/feedback": FeedbackBody,
+    "POST /v1/widget/tokens": WidgetTokenBody,
     "POST /tokenize with `messages`": ChatTokensBody,
     "POST /tokenize with `prompt`": TextTokensBody,
 }

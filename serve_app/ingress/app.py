@@ -12,6 +12,7 @@ from starlette.middleware import Middleware
 from serve_app import __version__, demo
 from serve_app.access.check_settings import accepts_anonymous
 from serve_app.access.usage import UsageRecorder, usage_recorder
+from serve_app.access.widget_tokens import widget_tokens
 from serve_app.answers import Clock
 from serve_app.audit.request_audit import AuditLog
 from serve_app.cache.feedback import Feedback
@@ -33,6 +34,8 @@ from serve_app.ingress.responses.routes import response_routes
 from serve_app.ingress.status.routes import READY_WITHIN_S, Describe, MetricsPage, status_routes
 from serve_app.ingress.tokenize.routes import tokenize_routes
 from serve_app.ingress.usage.routes import usage_routes
+from serve_app.ingress.web.routes import Page, web_routes
+from serve_app.ingress.widget.routes import widget_routes
 from serve_app.metrics import Meter
 from serve_app.settings import Settings
 
@@ -107,8 +110,13 @@ def create_app(
             created=int(now()),
             description=demo.DESCRIPTION if settings.model.is_demo else "",
             ready_within_s=ready_within_s,
+            page=Page(settings) if settings.http.web_page else None,
         )
     )
+    tokens = widget_tokens(settings.access.widget_secret_file, now)
+    app.include_router(widget_routes(context, tokens, settings.http.allowed_origins))
+    if settings.http.web_page:
+        app.include_router(web_routes())
     usage = usage or usage_recorder(settings.limits, meter, now)
     app.include_router(usage_routes(usage))
     app.include_router(docs_routes(lambda: app.openapi()))

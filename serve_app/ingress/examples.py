@@ -194,6 +194,17 @@ FEEDBACK: Final = {
     },
 }
 
+WIDGET_TOKEN: Final = {
+    "token": {
+        "summary": "A token for ten minutes",
+        "value": {
+            "origin": "https://shop.example",
+            "expires_in_s": 600,
+            "limits": {"requests_per_second": 0.5, "pictures_per_minute": 20},
+        },
+    },
+}
+
 FORM: Final = {
     "upload": {
         "summary": "A picture and a question",

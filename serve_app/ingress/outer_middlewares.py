@@ -33,7 +33,8 @@ from serve_app.ingress.load_limit import LoadCheckMiddleware, LoadLimit, LoadLim
 from serve_app.ingress.request_line import ExtraSlashes, PathFilter
 from serve_app.ingress.request_log import RequestLogMiddleware
 from serve_app.metrics import Meter
-from serve_app.settings import HttpSettings, Settings
+from serve_app.settings import Settings
+from serve_app.settings_http import HttpSettings
 
 SERVE_ROUTES = frozenset({"/-/healthz", "/-/routes"})  # Ray Serve answers them itself
 WRAPPED = "glm.wrapped"  # key in the scope of a request that passed them

@@ -35,6 +35,7 @@ REFUSED = frozenset({401, 403, 429})  # audited with any method; other requests 
 CALLBACKS = f"{CALLBACK_PREFIX}{{bot}}"  # the route of all callbacks of chat platforms
 # Requested every few seconds, chat platforms ask for each growing answer: successes are logged as DEBUG.
 POLLED = frozenset({"/healthz", "/readyz", "/metrics", CALLBACKS})
+STATIC_FILES = "/web/{path:path}"  # many for each visit of the page: as well
 
 _log = logging.getLogger("glm.access")
 _KEY = "glm.request_log"
@@ -86,7 +87,7 @@ class RequestLog:
         if cancelled and self.answer_id is not None:
             self.meter.count(CANCELLATIONS)
         _log.log(
-            logging.DEBUG if route in POLLED and status < 400 else logging.INFO,
+            logging.DEBUG if route in (*POLLED, STATIC_FILES) and status < 400 else logging.INFO,
             "%s %s %d in %.0f ms",
             method,
             route,

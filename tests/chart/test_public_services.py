@@ -30,7 +30,10 @@ PUBLIC = {
     "/v1/models/{model}",
     "/v1/responses",
     "/v1/usage",
+    "/v1/widget/tokens",
 }
+WEB = "/web/{path}"  # the page's files
+PUBLIC |= {WEB}
 API_REFERENCE = {"/docs", "/openapi.json"}
 INSIDE = {"/health", "/metrics", "/readyz", "/tokenize"}
 
@@ -91,7 +94,7 @@ def test_each_path_of_the_service_is_published_or_stays_inside() -> None:
         raise NotImplementedError
 
     app = create_app(Settings(), nothing, nothing, nothing, SilentMeter())
-    assert app.openapi()["paths"].keys() | {"/", *API_REFERENCE} == PUBLIC | API_REFERENCE | INSIDE
+    assert app.openapi()["paths"].keys() | {"/", WEB, *API_REFERENCE} == PUBLIC | API_REFERENCE | INSIDE
 
 
 def test_there_is_no_ingress_and_no_route_by_default() -> None:

@@ -52,6 +52,7 @@ def make_app(
     model: Any = None,
     access: Any = None,
     limits: Any = None,
+    clock_now: Callable[[], float] = lambda: 1_700_000_000.9,
     **more: Any,
 ) -> FastAPI:
     ids = count(1)
@@ -62,7 +63,7 @@ def make_app(
         tokenize or FakeTokenize(1, 2, 3),
         meter or FakeMeter(),
         new_id=lambda: f"id{next(ids)}",
-        now=lambda: 1_700_000_000.9,
+        now=clock_now,
         **more,
     )
 

@@ -54,7 +54,7 @@ async def test_a_route_by_credentials(
 ) -> None:
     client = make_client(access={"keys_file": str(file), "public_docs": False})
     response = await client.request(method, path.replace("{model}", "glm-vision-demo"), headers=keys[kind])
-    needed = "metrics" if path == "/metrics" else "inference"
+    needed = {"/metrics": "metrics", "/v1/widget/tokens": "widget"}.get(path, "inference")
     if (method, path) in PUBLIC or kind == needed:
         assert response.status_code not in (401, 403)
     elif kind in ("none", "wrong", "expired"):

@@ -1,4 +1,4 @@
-"""GET routes: health, readiness, served models, metrics, and the list of routes at /."""
+"""GET routes: health, readiness, served models, metrics, the page or the list of routes at /."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from serve_app.ingress.context import ServingContext
 from serve_app.ingress.openapi import error_responses
 from serve_app.ingress.request_log import request_log_of
 from serve_app.ingress.status.response import ModelList, ModelReply, StatusReply
+from serve_app.ingress.web.routes import Page, prefers_html
 
 Describe: TypeAlias = Callable[[], Awaitable[ModelCard]]
 MetricsPage: TypeAlias = Callable[[], Awaitable[bytes]]
@@ -37,6 +38,7 @@ def status_routes(
     created: int,
     description: str,
     ready_within_s: float,
+    page: Page | None = None,
 ) -> APIRouter:
     router = APIRouter(tags=["status"])
     known: ModelCard | None = (
@@ -56,9 +58,11 @@ def status_routes(
                 f"A stage has no replica that responds within {ready_within_s:g} s; the model may still be loading."
             ) from error
 
-    @router.get("/", include_in_schema=False)
-    async def index(request: Request) -> dict[str, Any]:
-        """The service and its routes, from the OpenAPI document."""
+    @router.get("/", include_in_schema=False, response_model=None)
+    async def index(request: Request) -> Response | dict[str, Any]:
+        """The page for browsers; for programs the service and its routes, from the OpenAPI document."""
+        if page is not None and prefers_html(request):
+            return page.response(request)
         paths = request.app.openapi()["paths"]
         routes = {
             f"{method.upper()} {path}": operation["summary"]
