@@ -1,6 +1,8 @@
-"""Size of a request as it was sent: bytes of its uploads, characters of its texts."""
+"""Size of requests as they were sent: bytes of their uploads, characters of their texts, different prompts."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from serve_app.contracts import ChatRequest, TextPart
 
@@ -13,6 +15,14 @@ def upload_bytes(request: ChatRequest) -> int:
 def has_addresses(request: ChatRequest) -> bool:
     """Whether a picture or file is at an address, so that its content and size are not known yet."""
     return any(isinstance(source, str) and not source.startswith("data:") for source in request.uploads)
+
+
+def one_of_each_prompt(requests: Iterable[ChatRequest]) -> list[ChatRequest]:
+    """The first request of each prompt: choices of one prompt share their group."""
+    first: dict[str, ChatRequest] = {}
+    for request in requests:
+        first.setdefault(request.group or request.id, request)
+    return list(first.values())
 
 
 def text_characters(request: ChatRequest) -> int:

@@ -23,6 +23,7 @@ from serve_app.errors import AuditUnavailable
 from serve_app.fingerprint import system_fingerprint
 from serve_app.metrics import Meter
 from serve_app.question_json import printable, question_json
+from serve_app.request_size import one_of_each_prompt
 from serve_app.settings import Settings
 from serve_app.settings_audit import AuditSettings
 
@@ -53,7 +54,8 @@ class AuditLog:
 class _Choice:
     """What one choice of the answer says so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, started: Started) -> None:
+        self.started = started
         self.texts: list[str] = []
         self.reasoning: list[str] = []
         self.calls: list[dict[str, str]] = []
@@ -96,7 +98,7 @@ class RequestAudit:
         """An event of the choice with this index; a repeated `Started` means that it is generated again."""
         match event:
             case Started():
-                self._choices[index] = _Choice()
+                self._choices[index] = _Choice(event)
                 self._started = self._started or event
             case Delta(channel="reasoning"):
                 self._choices[index].reasoning.append(event.text)
@@ -153,10 +155,11 @@ class RequestAudit:
         started = self._started
         if started is None:
             return {}
+        prompts = self._started_prompts()
         ends = [choice.finished for choice in self._choices.values() if choice.finished is not None]
         return {
-            "prompt_tokens": started.prompt_tokens,
-            "image_tokens": started.image_tokens,
+            "prompt_tokens": sum(prompt.prompt_tokens for prompt in prompts),
+            "image_tokens": sum(prompt.image_tokens for prompt in prompts),
             "completion_tokens": sum(end.usage.completion_tokens for end in ends),
             "cached_tokens": max((end.usage.cached_tokens for end in ends), default=0),
             "vram_bytes": sum(end.vram_bytes for end in ends),
@@ -169,13 +172,21 @@ class RequestAudit:
             "stages_ms": {name: round(spent, 3) for name, spent in (ends[0] if ends else started).stages_ms.items()},
         }
 
+    def _started_prompts(self) -> list[Started]:
+        """The beginning of one choice of each prompt."""
+        choices = {
+            self._requests[index].group or self._requests[index].id: choice for index, choice in self._choices.items()
+        }
+        return [choice.started for choice in choices.values()]
+
     def _personal(self) -> dict[str, Any]:
         """What `delete-person` removes: who asked, what was asked and answered, and which pictures."""
         personal: dict[str, Any] = {"caller": self._caller.id}
         if self._started is not None:
             personal["pictures"] = [picture.digest for picture in self._started.pictures]
         if self._requests:
-            personal |= self._text("question", question_json(self._requests[0]))
+            first, *others = map(question_json, one_of_each_prompt(self._requests))
+            personal |= self._text("question", [first, *others] if others else first)
         if self._comment:
             personal |= self._text("comment", printable(self._comment))
         if self._choices:

@@ -13,7 +13,7 @@ from serve_app.access.usage import UsageRecorder, Used
 from serve_app.contracts import ChatRequest
 from serve_app.errors import RateLimited
 from serve_app.ingress.request_log import request_log_of
-from serve_app.request_size import text_characters
+from serve_app.request_size import one_of_each_prompt, text_characters
 
 CHARACTERS_PER_TOKEN: Final = 2  # an estimate on the high side for Chinese and English together
 _KEY: Final = "glm.admission"
@@ -64,12 +64,10 @@ async def reserve(scope: Scope, requests: Sequence[ChatRequest], default_max_tok
     """Counts the pictures of a request, and its tokens as an estimate, before work on it. Raises RateLimited."""
     admission: Admission | None = scope.get(_KEY)
     if admission is not None:
-        first, tokens = requests[0], 0
-        for request in requests:
-            tokens += request.sampling.max_tokens or default_max_tokens
-        await admission.reserve(
-            tokens=tokens + text_characters(first) // CHARACTERS_PER_TOKEN, pictures=len(first.uploads)
-        )
+        prompts = one_of_each_prompt(requests)
+        tokens = sum(request.sampling.max_tokens or default_max_tokens for request in requests)
+        tokens += sum(map(text_characters, prompts)) // CHARACTERS_PER_TOKEN
+        await admission.reserve(tokens=tokens, pictures=sum(len(request.uploads) for request in prompts))
 
 
 def _used(scope: Scope) -> Used:

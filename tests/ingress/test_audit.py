@@ -108,6 +108,18 @@ async def test_texts_are_written_by_setting(make_client: MakeClient, make_log: M
     assert personal["answer"] == [said, said]
 
 
+async def test_all_prompts_of_a_request_are_in_its_line(
+    make_client: MakeClient, make_log: MakeLog, folder: Path
+) -> None:
+    """Only the first one was."""
+    client = make_client(FakeAnswer("Two"), audit=make_log(texts="full"))
+    body = {"prompt": ["One", "Other"], "n": 2, "max_tokens": 4, "temperature": 0}
+    assert (await client.post("/v1/completions", json=body)).status_code == 200
+    (line,) = lines(folder)
+    assert line["personal"]["question"] == ["One", "Other"]
+    assert (line["prompt_tokens"], line["image_tokens"], line["choices"]) == (80, 60, 4)
+
+
 async def test_a_stream_in_required_mode_has_a_line_before_its_first_event_and_one_before_its_last(
     serving: Callable[..., Any], make_log: MakeLog, folder: Path
 ) -> None:

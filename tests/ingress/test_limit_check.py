@@ -167,3 +167,13 @@ async def test_a_stream_is_sent_as_before(make_client: MakeClient, file: Path) -
     for _ in range(3):
         assert events_of(await client.post(URL, json=chat(stream=True)))[-1] == "[DONE]"
         await asyncio.sleep(0.01)
+
+
+async def test_all_prompts_of_a_request_are_estimated(make_client: MakeClient, file: Path) -> None:
+    """Only the first one was, so that one request could use any number of tokens at once."""
+    client = make_client(access={"keys_file": str(file)})
+    client.headers.update(key(file, tokens_per_minute=10_000))
+    body = {"prompt": "Hi", "n": 2, "max_tokens": 10}
+    assert (await client.post("/v1/completions", json=body)).status_code == 200
+    refused = await client.post("/v1/completions", json=body | {"prompt": ["Hi", *["x" * 6_000] * 4]})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limit_exceeded")
