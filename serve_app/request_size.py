@@ -1,4 +1,4 @@
-"""Size of requests as they were sent: bytes of their uploads, characters of their texts, different prompts."""
+"""Size of requests as they were sent: bytes of uploads, characters of texts, different prompts."""
 
 from __future__ import annotations
 

@@ -20,7 +20,8 @@ from serve_app.ingress.validation import truncate
 
 MAX_FORM_FILES: Final = 1000  # far above preprocess.max_images, whose error names that limit
 MAX_FORM_FIELDS: Final = 100
-PARSED_IN_PLACE: Final = 2**20  # bytes of JSON that are parsed on the event loop
+IN_PLACE_BYTES: Final = 4 * 2**20  # of JSON that is parsed on the event loop, if it has few separators
+IN_PLACE_SEPARATORS: Final = 10_000  # take 1 ms
 UTF_8: Final = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
 BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"  # Windows tools write it before UTF-8
 
@@ -29,11 +30,15 @@ async def read_json(request: Request) -> dict[str, Any]:
     """The body as a JSON object.
 
     `from_json` is pydantic's own parser: 14 MB with one long base64 string take it 1.5 ms, orjson 12. Its depth is
-    limited to 200. Large bodies are parsed in a thread: two million small items take a second.
+    limited to 200. Other bodies than a picture with a text are parsed in a thread: two million small items take a
+    second.
     """
     body = await request.body()
+    is_large = len(body) > IN_PLACE_BYTES
+    separators = await asyncio.to_thread(check_bytes, body) if is_large else check_bytes(body)
+    in_place = not is_large and separators <= IN_PLACE_SEPARATORS
     try:
-        parsed = await asyncio.to_thread(_parse, body) if len(body) > PARSED_IN_PLACE else _parse(body)
+        parsed = _parse(body) if in_place else await asyncio.to_thread(_parse, body)
     except ValueError as error:
         raise InvalidRequest(f"The body is not JSON: {error}.") from None
     if not isinstance(parsed, dict):
@@ -42,7 +47,6 @@ async def read_json(request: Request) -> dict[str, Any]:
 
 
 def _parse(body: bytes) -> Any:
-    check_bytes(body)
     text = replace_lone_surrogates(body.removeprefix(BYTE_ORDER_MARK))
     parsed = from_json(text, allow_inf_nan=False, cache_strings="keys")
     if isinstance(parsed, dict):

@@ -22,8 +22,8 @@ MAX_VALUES: Final = 50_000  # of the whole body
 MANY_VALUES: Final = 2000  # take 10 ms to validate
 
 
-def check_bytes(body: bytes) -> None:
-    """Raises InvalidRequest for a body that would take far more memory than its size when it is parsed."""
+def check_bytes(body: bytes) -> int:
+    """The number of brackets and commas. Raises InvalidRequest if parsing would take far more memory than the body."""
     characters = np.frombuffer(body, np.uint8)  # counts four times as fast as `bytes.count`
     brackets = np.count_nonzero(characters == ord("{")) + np.count_nonzero(characters == ord("["))
     commas = np.count_nonzero(characters == ord(","))
@@ -31,6 +31,7 @@ def check_bytes(body: bytes) -> None:
         raise InvalidRequest(
             f"The body has {brackets} brackets and {commas} commas; the limits are {MAX_BRACKETS} and {MAX_COMMAS}."
         )
+    return int(brackets + commas)
 
 
 def check_values(body: dict[str, Any]) -> None:
