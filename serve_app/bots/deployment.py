@@ -40,6 +40,8 @@ class BotsDeployment:
         meter = RayMeter()
         pipeline = Pipeline(preprocess, engine, answer_cache(settings, meter))
         self._service = BotService(settings, pipeline.answer, meter=meter, audit=audit_log(settings, meter))
+        if not self._service.adapters:
+            _log.warning("bots.enabled is true, but the settings have no robot. Run `glm-serve wecom check`.")
         self._starting: asyncio.Task[None] | None = None
 
     async def respond(self, callback: Callback) -> CallbackReply:
