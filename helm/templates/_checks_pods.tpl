@@ -138,3 +138,22 @@
 {{- end -}}
 {{- end -}}
 {{- end -}}
+
+{{/*
+With upgrade.strategy None running pods keep their image and get new settings at once, which the old version may not
+know. So image and settings change in two upgrades; arguments: root, resource (the new RayService).
+*/}}
+{{- define "glm.checkUpgradeInPlace" -}}
+{{- $running := lookup "ray.io/v1" "RayService" .root.Release.Namespace .resource.metadata.name -}}
+{{- if and $running (eq .root.Values.upgrade.strategy "None") -}}
+{{- $images := list -}}
+{{- $settings := list -}}
+{{- range list $running .resource -}}
+{{- $images = append $images (first .spec.rayClusterConfig.headGroupSpec.template.spec.containers).image -}}
+{{- $settings = append $settings (toJson (first (fromYaml .spec.serveConfigV2).applications).args) -}}
+{{- end -}}
+{{- if and (ne (first $images) (last $images)) (ne (first $settings) (last $settings)) -}}
+{{- fail (printf "The image changes from %s to %s, and `settings` change too. With upgrade.strategy None the running pods keep the old image and get the new settings at once. Upgrade the image alone, delete the RayCluster, and change the settings afterwards; or set upgrade.strategy to NewCluster." (first $images) (last $images)) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}

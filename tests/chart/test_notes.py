@@ -67,6 +67,11 @@ def test_the_notes_say_where_to_ask() -> None:
         ("ci/scale-to-zero-values.yaml", "for checks from outside use /healthz"),
         ("ci/fetch-model-values.yaml", "downloads the model again"),
         ("ci/fetch-model-values.yaml", "needs resources for a second cluster"),
+        ("values-single-24g.yaml", "change the image\n     first, delete the RayCluster"),
+        ("ci/incremental-upgrade-values.yaml", "serve-svc has no endpoints"),
+        ("ci/pass-through-values.yaml", "serveService.type LoadBalancer publishes every path"),
+        ("values-cluster.yaml", "The runbook links of the alerts are no addresses"),
+        ("../tests/chart/cases/proxy-for-everything-values.yaml", "no rule of networkPolicy.extraEgress"),
     ],
 )
 def test_the_notes_say_what_to_do_next(file: str, said: str) -> None:

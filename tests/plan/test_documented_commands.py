@@ -1,4 +1,4 @@
-"""What docs/{kubernetes,operations,capacity}.md tell people to type: blocks that can run do, others have real flags."""
+"""Commands in docs/{kubernetes,platforms,operations,capacity}.md: marked blocks run, others have flags that exist."""
 
 import itertools
 import os
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.chart
 
 ROOT = Path(__file__).parents[2]
 BINARIES = ROOT / ".tools" / "bin"
-PAGES = [ROOT / "docs" / f"{name}.md" for name in ("kubernetes", "operations", "capacity")]
+PAGES = [ROOT / "docs" / f"{name}.md" for name in ("kubernetes", "platforms", "operations", "capacity")]
 MARKED = re.compile(r"^ *<!-- run: bash -->\n *```bash\n(.*?)^ *```\n(?:```text\n(.*?)```)?", re.DOTALL | re.MULTILINE)
 FENCED = re.compile(r"^ *```bash\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
 VALUES = yaml.safe_load((ROOT / "helm" / "values.yaml").read_text())
@@ -80,7 +80,7 @@ def told_flags(program: str, *subcommand: str) -> set[str]:
     return set(re.findall(r"(?:^|\s)(--?[a-zA-Z][\w-]*)", text))
 
 
-HELM_PAIRS = {"history", "rollback", "test", "pull", "template", "install", "upgrade", "lint", "get"}
+HELM_PAIRS = {"history", "uninstall", "rollback", "test", "pull", "template", "install", "upgrade", "lint", "get"}
 KUBECTL_NESTED = {"rollout": 2, "create": 3}
 
 

@@ -1,0 +1,38 @@
+"""docs/values.md lists every value of the chart, and says who needs it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.chart.render import CHART, ROOT
+
+pytestmark = pytest.mark.chart
+
+
+def names(values: dict[str, Any], path: str = "") -> set[str]:
+    """Every value that is not an object with values of its own."""
+    found = set()
+    for name, value in values.items():
+        inner = names(value, f"{path}{name}.") if isinstance(value, dict) else set()
+        found |= inner or {f"{path}{name}"}
+    return found
+
+
+def test_the_page_is_what_values_yaml_says() -> None:
+    checked = [sys.executable, "docs/values_page.py", "--check"]
+    ended = subprocess.run(checked, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_every_value_is_in_the_page_by_itself_or_with_the_object_that_it_is_written_in() -> None:
+    rows = re.findall(r"^\| `([\w.]+)` \| .* \| .* \| (.+) \|$", (ROOT / "docs/values.md").read_text(), re.MULTILINE)
+    listed = {name for name, _ in rows}
+    assert all(who for _, who in rows)
+    for name in names(yaml.safe_load((CHART / "values.yaml").read_text())):
+        assert any(name == each or name.startswith(f"{each}.") for each in listed), name
