@@ -37,6 +37,9 @@ class BotSettings(Section):
     )
     remembered_turns: int = Field(6, ge=1, le=50, description="Maximum number of remembered questions of a chat.")
     remembered_pictures: int = Field(6, ge=1, le=50, description="Maximum number of remembered pictures of a chat.")
+    memory_mib: int = Field(
+        256, ge=16, description="Maximum size of remembered pictures and answers in the process of the bots, in MiB."
+    )
     group_memory: Literal["user", "chat"] = Field(
         "user", description="Who shares remembered pictures in a group chat: each user has its own, or all have one."
     )
@@ -85,8 +88,8 @@ class WecomSettings(Section):
     app_aes_key_file: str = Field("", description="File with the EncodingAESKey of the app's callback.")
     push_key_file: str = Field(
         "",
-        description="File with the key of a group robot (消息推送) to which every answered question of the group chats"
-        " and apps is copied; empty: none.",
+        description="File with the key of a group robot (消息推送) to which every answered question is copied, also of"
+        " single chats; empty: none.",
     )
     replay_window_s: float = Field(
         600.0, ge=10, le=7200, description="Callbacks whose time differs more from this machine's are refused."

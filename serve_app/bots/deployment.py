@@ -39,7 +39,9 @@ class BotsDeployment:
         return_memory()
         meter = RayMeter()
         pipeline = Pipeline(preprocess, engine, answer_cache(settings, meter))
-        self._service = BotService(settings, pipeline.answer, meter=meter, audit=audit_log(settings, meter))
+        self._service = BotService(
+            settings, pipeline.answer, meter=meter, audit=audit_log(settings, meter), feedback=pipeline.feedback
+        )
         if not self._service.adapters:
             _log.warning("bots.enabled is true, but the settings have no robot. Run `glm-serve wecom check`.")
         self._starting: asyncio.Task[None] | None = None

@@ -15,16 +15,21 @@ from serve_app.access.identity import Identity, caller_limits
 from serve_app.access.rate_limits import RateLimits
 from serve_app.access.usage import usage_recorder
 from serve_app.audit.request_audit import AuditLog
-from serve_app.bots.conversation.asking import Asking
+from serve_app.bots.conversation.asking import Asking, GiveFeedback
 from serve_app.bots.conversation.conversation import Conversation
 from serve_app.bots.conversation.state import State, state_of
 from serve_app.bots.wecom.robots import wecom_robots
+from serve_app.cache.feedback import Feedback
 from serve_app.callbacks import Callback, CallbackReply
 from serve_app.contracts import Answer
 from serve_app.metrics import Meter
 from serve_app.settings import Settings
 
 DRAIN_S = 5.0  # answers in progress may finish in this time; then they are left to the next process
+
+
+async def _no_cache(feedback: Feedback) -> int:
+    return 0
 
 
 class BotService:
@@ -37,6 +42,7 @@ class BotService:
         *,
         meter: Meter,
         audit: AuditLog | None = None,
+        feedback: GiveFeedback = _no_cache,
         state: State | None = None,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
@@ -55,13 +61,16 @@ class BotService:
             caller_limits=caller_limits(settings.limits),
             usage=usage_recorder(settings.limits, meter, now),
             audit=audit,
+            feedback=feedback,
             meter=meter,
             clock=clock,
             new_id=new_id,
         )
         self._client = httpx.AsyncClient(trust_env=False, transport=transport)
         state = state or state_of(settings.bots, clock)
-        self.conversation = Conversation(settings.bots, asking.ask, state, meter=meter, now=now, new_id=new_id)
+        self.conversation = Conversation(
+            settings.bots, asking.ask, asking.rate, state, meter=meter, now=now, new_id=new_id
+        )
         robots = wecom_robots(
             settings,
             self.conversation,

@@ -15,6 +15,7 @@ from serve_app.bots.conversation.state import MemoryState, State
 from serve_app.bots.service import BotService
 from serve_app.bots.wecom.crypto import Crypto
 from serve_app.bots.wecom.simulator import SimulatedPlatform
+from serve_app.cache.feedback import Feedback
 from serve_app.contracts import Answer, ChatRequest, ImagePart, TextPart
 from serve_app.settings import Settings
 from tests.fakes import FakeMeter
@@ -83,6 +84,7 @@ async def bench(
     platform: SimulatedPlatform | None = None,
     clock: Clock | None = None,
     audit: Any = None,
+    feedback: list[Feedback] | None = None,
     transport: httpx.AsyncBaseTransport | None = None,
     long_connection: dict[str, Any] | None = None,
     **more: Any,
@@ -91,11 +93,17 @@ async def bench(
     platform = platform or SimulatedPlatform(
         Crypto(TOKEN, KEY), lambda callback: service.respond(callback), url=PLATFORM_URL, now=clock, bot_id=BOT
     )
+
+    async def keep(rating: Feedback) -> int:
+        (feedback if feedback is not None else []).append(rating)
+        return 1
+
     service = BotService(
         settings(folder, **more),
         answer,
         meter=meter,
         audit=audit,
+        feedback=keep,
         state=state or MemoryState(clock),
         now=clock,
         transport=transport or httpx.ASGITransport(platform.app),

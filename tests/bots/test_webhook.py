@@ -15,6 +15,7 @@ from serve_app.audit.files import audit_files, lines_of
 from serve_app.audit.request_audit import AuditLog
 from serve_app.audit.writer import AuditWriter
 from serve_app.bots.conversation.texts import EN
+from serve_app.cache.feedback import Feedback
 from serve_app.callbacks import Callback
 from serve_app.contracts import Delta
 from serve_app.errors import ImageRejected, Overloaded
@@ -215,13 +216,18 @@ async def test_an_opened_chat_gets_the_welcome_as_text(tmp_path: Path):
         assert reply == {"msgtype": "text", "text": {"content": "Hi!"}}
 
 
-async def test_feedback_is_logged_and_answered_with_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    caplog.set_level(logging.INFO, "glm.bots")
-    async with bench(tmp_path, FakeAnswer("Two")) as one:
-        feedback = {"eventtype": "feedback_event", "feedback_event": {"id": "FB", "type": 2, "content": "wrong"}}
-        message = {"msgid": "e1", "aibotid": BOT, "from": {"userid": "ann"}, "msgtype": "event", "event": feedback}
-        assert await one.platform.post(message) is None
-        assert any(record.__dict__.get("answer_id") == "FB" for record in caplog.records)
+async def test_a_rating_is_recorded_for_the_answer_as_over_http_and_answered_with_nothing(tmp_path: Path):
+    rated: list[Feedback] = []
+    answer = FakeAnswer("Two")
+    async with bench(tmp_path, answer, feedback=rated) as one:
+        stream = await one.platform.send(one.platform.text("ann", "How many?"))
+        await one.platform.follow(stream, interval_s=0.01)
+        for kind in (2, 3):  # bad, then withdrawn
+            event = {"id": stream["feedback"]["id"], "type": kind, "content": "wrong"}
+            feedback = {"eventtype": "feedback_event", "feedback_event": event}
+            message = {"msgid": "e1", "aibotid": BOT, "from": {"userid": "ann"}, "msgtype": "event", "event": feedback}
+            assert await one.platform.post(message) is None
+    assert rated == [Feedback(answer.requests[0].id, "down", "wrong", "default")]
 
 
 async def test_a_question_is_one_line_of_the_audit_log_as_over_http(tmp_path: Path):

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import aclosing
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from serve_app.bots.conversation.adapter import Adapter, FetchFailed
 from serve_app.bots.conversation.answer_queue import AnswerQueue
@@ -28,7 +28,17 @@ _log = logging.getLogger("glm.bots")
 class Ask(Protocol):
     """Asks the model; pieces of the answer. Raises ServiceError."""
 
-    def __call__(self, platform: str, user: str, messages: tuple[Message, ...]) -> AsyncGenerator[str, None]: ...
+    def __call__(
+        self, platform: str, user: str, stream_id: str, messages: tuple[Message, ...]
+    ) -> AsyncGenerator[str, None]: ...
+
+
+class Rate(Protocol):
+    """Records what a user says of an answer."""
+
+    async def __call__(
+        self, platform: str, user: str, stream_id: str, rating: Literal["up", "down"], comment: str
+    ) -> None: ...
 
 
 class Conversation:
@@ -38,6 +48,7 @@ class Conversation:
         self,
         settings: BotSettings,
         ask: Ask,
+        rate: Rate,
         state: State,
         *,
         meter: Meter,
@@ -47,6 +58,7 @@ class Conversation:
         self.settings = settings
         self.texts = LANGUAGES[settings.language]
         self.streams = Streams(state, now, new_id)
+        self.rate = rate
         self._ask = ask
         self._meter = meter
         self._now = now
@@ -157,7 +169,8 @@ class Conversation:
         for last in (False, True):
             text = ""
             try:
-                async with aclosing(self._ask(stream.message.platform, stream.message.user, messages)) as pieces:
+                message = stream.message
+                async with aclosing(self._ask(message.platform, message.user, stream.id, messages)) as pieces:
                     async for piece in pieces:
                         text += piece
                         if len(text) > len(stream.text):  # after a restart, what was shown does not become shorter

@@ -18,7 +18,6 @@ from serve_app.errors import InvalidRequest
 from serve_app.settings_bots import BotSettings
 
 PREFIX: Final = "glm:bots:"
-MAX_MEMORY_BYTES: Final = 512 * 2**20
 REDIS_TIMEOUT_S: Final = 0.5
 PAUSE_S: Final = 5.0  # after a failure Redis is not called
 
@@ -48,7 +47,7 @@ class State(Protocol):
 class MemoryState:
     """State of this process, bounded by bytes: the oldest entries are removed first."""
 
-    def __init__(self, clock: Callable[[], float], max_bytes: int = MAX_MEMORY_BYTES) -> None:
+    def __init__(self, clock: Callable[[], float], max_bytes: int = 256 * 2**20) -> None:
         self._clock = clock
         self._max_bytes = max_bytes
         self._entries: OrderedDict[str, tuple[float, bytes]] = OrderedDict()  # key -> end of its time, value
@@ -168,7 +167,7 @@ class RedisState:
 
 def state_of(settings: BotSettings, clock: Callable[[], float]) -> State:
     """The state of the settings. Raises InvalidRequest if the password can't be read."""
-    memory = MemoryState(clock)
+    memory = MemoryState(clock, settings.memory_mib * 2**20)
     if settings.state == "memory":
         return memory
     password = None

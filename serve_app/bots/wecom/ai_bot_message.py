@@ -24,7 +24,7 @@ class StreamPoll:
 
 
 @dataclass(frozen=True, slots=True)
-class Feedback:
+class Rating:
     """A user's rating of an answer."""
 
     user: str
@@ -50,7 +50,7 @@ class _Parts:
     unsupported: str = ""
 
 
-Parsed: TypeAlias = Inbound | StreamPoll | Feedback | OtherEvent
+Parsed: TypeAlias = Inbound | StreamPoll | Rating | OtherEvent
 
 
 def parse_message(body: Any, *, reply_to: str = "") -> Parsed:
@@ -91,7 +91,7 @@ def _event(fields: Mapping[str, Any], bot: str, chat: str, user: str, reply_to: 
     if name == "feedback_event":
         feedback = _object(event.get("feedback_event", event), "feedback_event")
         reasons = feedback.get("inaccurate_reason_list") or []
-        return Feedback(
+        return Rating(
             user,
             _text(feedback, "id", optional=True),
             feedback["type"] if isinstance(feedback.get("type"), int) else 0,

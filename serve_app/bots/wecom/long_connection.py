@@ -14,10 +14,10 @@ from serve_app.bots.conversation.cut import close_fence, cut_at, neutralize_thin
 from serve_app.bots.conversation.message import FileRef, Inbound
 from serve_app.bots.conversation.pace import Pace
 from serve_app.bots.conversation.streams import Stream
-from serve_app.bots.wecom.ai_bot_message import PLATFORM, Feedback, MessageError, parse_message
+from serve_app.bots.wecom.ai_bot_message import PLATFORM, MessageError, Rating, parse_message
 from serve_app.bots.wecom.connection import RESPOND, SEND, WELCOME, Connection, NotSent
 from serve_app.bots.wecom.media import Media
-from serve_app.bots.wecom.webhook import FINISH_S, ROOM, log_feedback, stream_frame
+from serve_app.bots.wecom.webhook import FINISH_S, ROOM, rate, stream_frame
 from serve_app.metrics import BOT_SENDS, Meter
 
 LIMITS: Final = ((28, 60.0), (950, 3600.0))  # WeCom: 30 a minute and 1000 an hour for each chat
@@ -157,8 +157,8 @@ class WecomLongConnection:
                 _log.warning("A message is for another bot than wecom.bot_id.")
                 return
             await self._conversation.receive(parsed, self)
-        elif isinstance(parsed, Feedback):
-            log_feedback(parsed)
+        elif isinstance(parsed, Rating):
+            await rate(self._conversation, parsed)
 
 
 def _chat(message: Inbound) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
 import httpx
@@ -21,8 +21,8 @@ from serve_app.bots.conversation.message import FileRef, Inbound
 from serve_app.bots.conversation.streams import Stream
 from serve_app.bots.wecom.ai_bot_message import (
     PLATFORM,
-    Feedback,
     MessageError,
+    Rating,
     StreamPoll,
     parse_message,
 )
@@ -34,6 +34,8 @@ from serve_app.metrics import BOT_SENDS, Meter
 MAX_CONTENT: Final = 20_480  # bytes of a stream's content, and of Markdown by response_url
 ROOM: Final = MAX_CONTENT - 256  # without the note that the rest follows
 FINISH_S: Final = 330.0
+GOOD: Final = 1  # of a rating
+BAD: Final = 2
 ANSWER_S: Final = 3600.0  # an address for the active reply is valid for so long
 SEND_TIMEOUT_S: Final = 10.0
 
@@ -117,8 +119,8 @@ class WecomWebhook:
                         callback, stream_frame(parsed.stream_id, self._conversation.texts.unknown_stream, finish=True)
                     )
                 return self._encrypt(callback, self._frame(found))
-            case Feedback():
-                log_feedback(parsed)
+            case Rating():
+                await rate(self._conversation, parsed)
         return CallbackReply()
 
     def _check_bot(self, message: Inbound) -> None:
@@ -171,10 +173,12 @@ class WecomWebhook:
         return CallbackReply(orjson.dumps(envelope), "application/json")
 
 
-def log_feedback(feedback: Feedback) -> None:
-    """One record of a rating, without the user's words."""
-    extra = {"kind": feedback.kind, "answer_id": feedback.feedback_id, "reasons": list(feedback.reasons)}
-    _log.info("Feedback on an answer of WeCom", extra=extra)
+async def rate(conversation: Conversation, rating: Rating) -> None:
+    """Passes a user's rating on; a withdrawn one changes nothing."""
+    if rating.kind in (GOOD, BAD) and rating.feedback_id:
+        comment = "\n".join(filter(None, (rating.content, " ".join(map(str, rating.reasons)))))
+        value: Literal["up", "down"] = "up" if rating.kind == GOOD else "down"
+        await conversation.rate(PLATFORM, rating.user, rating.feedback_id, value, comment)
 
 
 def stream_frame(id: str, content: str, *, finish: bool) -> dict[str, Any]:
