@@ -2,7 +2,8 @@
 
 Marks this pod's Ray node as draining. Serve then starts replacements on other nodes, routes the traffic to them, lets
 running answers finish, and fails the HTTP health check here, so that Kubernetes sends no new connection. The command
-waits until no part of Serve is left on the node, or until its time is over.
+waits until no part of Serve is left on the node, or until its time is over. Without a head, nothing can move: where the
+cluster is deleted, the command waits only for the requests that are in progress in this pod.
 
 In KubeRay's containers it needs no arguments: address and token are in the environment.
 """
@@ -18,9 +19,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+from serve_app.in_flight import Activity, folder_of_pod, read_activity
 from serve_app.logs import WriteLine
 
 POLL_S: Final = 1.0
+HEAD_GONE_S: Final = 5.0  # without a response of the control store: it is being deleted or replaced
+QUIET_S: Final = 3.0  # without the begin or the end of a request in this pod: none is sent any more
 LOG_EVERY_S: Final = 15.0
 CALL_TIMEOUT_S: Final = 5.0  # of one call to Ray's control store
 GCS_PORT: Final = "6379"
@@ -58,14 +62,16 @@ def drain(
     within_s: float,
     write_line: WriteLine,
     *,
+    activity: Callable[[], Activity] | None = None,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> bool:
-    """Drain this pod's node; return True if no part of Serve is left on it, False if the time was over before.
+    """Drain this pod's node; return True if nothing is left to wait for, False if the time was over before.
 
-    A control store that does not answer is called again until the time is over, because the head may be restarting.
+    A control store that does not answer is called again, because the head may be restarting: until the time is over, or
+    until this pod has been quiet for a few seconds, if `activity` shows that.
     """
-    began = clock()
+    began = answered = clock()
     node, marked, logged_s = None, False, -LOG_EVERY_S
     last_error = ""
     while (spent_s := clock() - began) < within_s:
@@ -93,7 +99,7 @@ def drain(
             if not left:
                 write_line(f"The node is empty after {spent_s:.0f} s.")
                 return True
-            last_error = ""
+            last_error, answered = "", clock()
             if spent_s - logged_s >= LOG_EVERY_S:
                 logged_s = spent_s
                 write_line(f"After {spent_s:.0f} s still running on the node: {_listed(left)}.")
@@ -101,9 +107,21 @@ def drain(
             if not last_error:
                 last_error = str(error)
                 write_line(f"Ray's head does not respond ({last_error}). Trying again.")
+            if activity is not None and clock() - answered >= HEAD_GONE_S:
+                now_active = activity()
+                if _is_quiet(now_active, clock()):
+                    write_line("Ray's head is gone, and no request is in progress in this pod.")
+                    return True
+                if clock() - began - logged_s >= LOG_EVERY_S:
+                    logged_s = clock() - began
+                    write_line(f"Ray's head is gone; requests in progress in this pod: {now_active.requests}.")
         sleep(min(POLL_S, max(0.0, within_s - (clock() - began))))
     write_line(f"The time limit of {within_s:g} s is over. What still runs on the node ends when the pod stops.")
     return False
+
+
+def _is_quiet(activity: Activity, now: float) -> bool:
+    return activity.requests == 0 and (activity.changed is None or now - activity.changed >= QUIET_S)
 
 
 def _listed(left: Counter[str]) -> str:
@@ -128,7 +146,9 @@ def drain_this_pod(within_s: float, write_line: WriteLine, environment: Mapping[
             " there is nothing to drain."
         )
         return
-    drain(RayControlStore(address, environment.get("RAY_CLOUD_INSTANCE_ID", "")), within_s, write_line)
+    store = RayControlStore(address, environment.get("RAY_CLOUD_INSTANCE_ID", ""))
+    folder = folder_of_pod(environment)
+    drain(store, within_s, write_line, activity=None if folder is None else lambda: read_activity(folder))
 
 
 class RayControlStore:

@@ -8,7 +8,18 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from serve_app import cli
-from serve_app.drain import POLL_S, OwnNode, Unreachable, drain, drain_this_pod, head_address, part_of_serve
+from serve_app.drain import (
+    HEAD_GONE_S,
+    POLL_S,
+    QUIET_S,
+    OwnNode,
+    Unreachable,
+    drain,
+    drain_this_pod,
+    head_address,
+    part_of_serve,
+)
+from serve_app.in_flight import Activity
 
 WORKER = OwnNode("ab" * 28, is_head=False)
 BUSY, EMPTY = Counter(engine=2, proxy=1), Counter[str]()
@@ -57,11 +68,16 @@ class FakeStore:
         return self._left.pop(0) if len(self._left) > 1 else self._left[0]
 
 
-def drained(store: FakeStore, within_s: float = 60.0, time: Time | None = None) -> tuple[bool, list[str], float]:
+def drained(
+    store: FakeStore,
+    within_s: float = 60.0,
+    time: Time | None = None,
+    activity: Callable[[], Activity] | None = None,
+) -> tuple[bool, list[str], float]:
     time = time or Time()
     said: list[str] = []
     began = time.now
-    empty = drain(store, within_s, said.append, clock=time.clock, sleep=time.sleep)
+    empty = drain(store, within_s, said.append, activity=activity, clock=time.clock, sleep=time.sleep)
     return empty, said, time.now - began
 
 
@@ -128,6 +144,41 @@ def test_a_head_that_is_away_is_asked_again_until_it_is_back():
 def test_a_head_that_stays_away_costs_no_more_than_the_time_given():
     empty, _, took_s = drained(FakeStore(BUSY, silent=lambda: True), within_s=30)
     assert (empty, took_s) == (False, 30.0)
+
+
+def test_a_pod_without_requests_leaves_within_seconds_if_the_head_is_gone():
+    """A cluster that is deleted as a whole loses its head first; its GPUs were kept for minutes."""
+    empty, said, took_s = drained(
+        FakeStore(BUSY, silent=lambda: True), within_s=420, activity=lambda: Activity(0, None)
+    )
+    assert (empty, took_s) == (True, HEAD_GONE_S)
+    assert said[-1] == "Ray's head is gone, and no request is in progress in this pod."
+
+
+def test_requests_in_progress_are_finished_though_the_head_is_gone():
+    time = Time()
+    until = time.now + 40
+    _, said, took_s = drained(
+        FakeStore(BUSY, silent=lambda: True),
+        within_s=420,
+        time=time,
+        activity=lambda: Activity(2, 100.0) if time.now < until else Activity(0, until),
+    )
+    assert took_s == 40 + QUIET_S, "a request may follow the last one"
+    assert "Ray's head is gone; requests in progress in this pod: 2." in said
+
+
+def test_a_head_that_comes_back_moves_the_work_though_nothing_is_in_progress():
+    time = Time()
+    store = FakeStore(BUSY, BUSY, EMPTY, silent=lambda: time.now < 100 + HEAD_GONE_S - 1)
+    _, said, _ = drained(store, time=time, activity=lambda: Activity(0, None))
+    assert store.marked
+    assert said[-1].startswith("The node is empty")
+
+
+def test_a_quiet_pod_waits_for_its_replacements_while_there_is_a_head():
+    _, _, took_s = drained(FakeStore(BUSY), within_s=60, activity=lambda: Activity(0, None))
+    assert took_s == 60
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from ray.serve._private import replica as serve_replica
 
 from serve_app.contracts import Event, ModelCard, Prompt
 from serve_app.engine.replica import EngineReplica
+from serve_app.in_flight import InFlight, folder_of_pod
 from serve_app.logs import join_serve_log
 from serve_app.metrics import RayMeter
 from serve_app.settings import EngineSettings, MetricsSettings, ModelSettings
@@ -40,13 +41,15 @@ class EngineDeployment:
 
     def __init__(self, model: ModelSettings, engine: EngineSettings, metrics: MetricsSettings) -> None:
         join_serve_log()
+        self._in_flight = InFlight(folder_of_pod())
         self._replica = EngineReplica(model, engine, metrics, RayMeter())
 
     async def generate(self, prompt: Prompt) -> AsyncGenerator[Event, None]:
         """Events of one answer."""
-        async with aclosing(self._replica.generate(prompt)) as events:  # a disconnect closes the inner one at once
-            async for event in events:
-                yield event
+        with self._in_flight:
+            async with aclosing(self._replica.generate(prompt)) as events:  # a disconnect closes the inner one at once
+                async for event in events:
+                    yield event
 
     async def describe(self) -> ModelCard:
         """The model card; an answer also means that the replica is ready."""

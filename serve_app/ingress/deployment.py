@@ -11,12 +11,13 @@ import ray
 from fastapi import FastAPI
 from ray import serve
 from ray.serve.handle import DeploymentHandle
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve_app.access.usage import usage_recorder
 from serve_app.audit.request_audit import audit_log
 from serve_app.cache.answer_cache import answer_cache
 from serve_app.callbacks import CALLBACK_TIMEOUT_S, Callback, CallbackReply
+from serve_app.in_flight import InFlight, folder_of_pod
 from serve_app.ingress.app import create_app, new_uuid, route_paths
 from serve_app.ingress.http_protocol import bounded_protocol
 from serve_app.ingress.outer_middlewares import connection_limits, outer_middlewares, wrap
@@ -56,6 +57,7 @@ class IngressDeployment:
         join_serve_log()
         return_memory()
         self._settings = settings
+        self._in_flight = InFlight(folder_of_pod())
         self._meter = RayMeter()
         self._audit = audit_log(settings, self._meter)
         self._scrape: asyncio.Task[bytes] | None = None
@@ -91,10 +93,22 @@ class IngressDeployment:
                 audit=self._audit,
                 respond_to_callback=None if self._bots is None else self._respond_to_callback,
             )
-            return wrap(serve_app, middlewares)
+            return self._counted(wrap(serve_app, middlewares))
 
         customize_server(bounded_protocol(connection_limits(self._settings.http)), outer)
         return app
+
+    def _counted(self, app: ASGIApp) -> ASGIApp:
+        """The app with its POST requests counted for `glm-serve drain`; health checks and scrapes are GET."""
+
+        async def respond(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "http" and scope["method"] == "POST":
+                with self._in_flight:
+                    await app(scope, receive, send)
+            else:
+                await app(scope, receive, send)
+
+        return respond
 
     async def _respond_to_callback(self, callback: Callback) -> CallbackReply:
         """The bots' response. Raises TimeoutError before the chat platform stops waiting, and ServiceError."""

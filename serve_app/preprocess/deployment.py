@@ -3,6 +3,7 @@
 from ray import serve
 
 from serve_app.contracts import ChatRequest, Prompt, Tokenized
+from serve_app.in_flight import InFlight, folder_of_pod
 from serve_app.logs import join_serve_log
 from serve_app.metrics import RayMeter
 from serve_app.preprocess.prepare import Preprocessor
@@ -22,13 +23,15 @@ class PreprocessDeployment:
         join_serve_log()
         return_memory()
         self._collector = Collector()
+        self._in_flight = InFlight(folder_of_pod())
         meter = RayMeter()
         scanner = Scanner(scan, meter) if scan.address else None
         self._preprocessor = Preprocessor(model, settings, meter, scanner=scanner)
 
     async def prepare(self, request: ChatRequest) -> Prompt:
         try:
-            return await self._preprocessor.prepare(request)
+            with self._in_flight:
+                return await self._preprocessor.prepare(request)
         finally:
             self._collector.released(upload_bytes(request))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -54,3 +55,22 @@ def test_no_request_fails_while_the_head_is_replaced(cluster: Cluster):
     assert after == before, "the replicas that were there are still there"
     assert not clients.failures, clients.summary()
     assert len(clients.texts) == 1
+
+
+def test_without_a_head_a_worker_finishes_its_requests_and_leaves_within_seconds(cluster: Cluster):
+    """The last test of this cluster: of a cluster that is deleted KubeRay deletes the head first, for good."""
+    address = str(cluster.replicas("engine")[0]["node_ip"])
+    worker = next(node for node in cluster.nodes.values() if node.address == address)
+    cluster.kill(cluster.nodes["head"])
+    with ThreadPoolExecutor(1) as pool:
+        with Clients(cluster, 2) as clients:
+            stopped = pool.submit(cluster.terminate, worker)
+            clients.wait_for_outcomes(30, 60)
+            time.sleep(8)  # longer than the head has to be away
+            assert not stopped.done(), "requests are still sent"
+        last = time.monotonic()
+        output = stopped.result(180)
+    figures.info(f"left {time.monotonic() - last:.0f} s after the last answer; {clients.summary()}\n{output}")
+    assert not clients.failures, clients.summary()
+    assert "Ray's head is gone, and no request is in progress in this pod." in output
+    assert time.monotonic() - last < 60, "less than the time-out of a request"
