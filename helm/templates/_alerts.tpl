@@ -16,6 +16,7 @@
 {{- $_ := set $words "redis" (include "glm.redisName" .) -}}
 {{- $claims := list (include "glm.modelClaim" .) .Values.audit.existingClaim (printf "data-%s-0" (include "glm.redisName" .)) -}}
 {{- $_ := set $words "claims" (compact $claims | join "|") -}}
+{{- $_ := set $words "fullname" (include "glm.fullname" .) -}}
 {{- $groups := list -}}
 {{- $known := list -}}
 {{- range $path, $_ := .Files.Glob "alerts/*.yaml" -}}
@@ -29,7 +30,8 @@
 {{- range $rule := $group.rules -}}
 {{- $known = append $known $rule.alert -}}
 {{- $change := default dict (get (default dict $values.alerts) $rule.alert) -}}
-{{- if ne (toString $change.enabled) "false" -}}
+{{- $applies := or $.Values.autoscaler.enabled (ne $rule.alert "GlmAutoscalerDown") -}}
+{{- if and $applies (ne (toString $change.enabled) "false") -}}
 {{- $_ := set $rule "labels" (mergeOverwrite dict $rule.labels (default dict $values.alertLabels) (default dict $change.labels)) -}}
 {{- with $change.for -}}{{- $_ := set $rule "for" . -}}{{- end -}}
 {{- $rules = append $rules $rule -}}

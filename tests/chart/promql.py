@@ -55,6 +55,7 @@ BUILT_IN = {
 }
 # kube-state-metrics' and the kubelet's: of objects of the cluster, by name.
 OF_KUBERNETES = {
+    "kube_pod_status_ready": frozenset({"condition"}),
     "kube_statefulset_status_replicas_ready": frozenset({"statefulset"}),
     "kubelet_volume_stats_available_bytes": frozenset({"persistentvolumeclaim"}),
     "kubelet_volume_stats_capacity_bytes": frozenset({"persistentvolumeclaim"}),
