@@ -309,7 +309,7 @@ def test_every_alert_is_complete_and_concerns_this_release_alone() -> None:
         for selector in asked(rule["expr"]):
             assert selector.matchers["namespace"] == ("Equal", NAMESPACE)
             if selector.metric in OF_KUBERNETES:
-                (name,) = selector.matchers.keys() - {"namespace"}
+                (name,) = selector.matchers.keys() - {"namespace", "condition"}
                 assert all(RELEASE in each for each in selector.matchers[name][1].split("|"))
             else:
                 assert selector.matchers["release"] == ("Equal", RELEASE)
