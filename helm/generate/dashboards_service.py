@@ -262,6 +262,17 @@ def service() -> str:
                             "{{deployment}}",
                         ),
                     ),
+                    lines(
+                        "Replicas by pod",
+                        "How the replicas of each stage are spread over pods. With all of them in one pod, its loss is an "
+                        "outage.",
+                        "short",
+                        Query(
+                            "count by (deployment, pod) "
+                            f"({metric('ray_serve_replica_processing_queries', APPLICATION, STAGE)})",
+                            "{{deployment}} in {{pod}}",
+                        ),
+                    ),
                 ],
             ),
             (

@@ -114,14 +114,7 @@ update starts the new replica first, which would wait forever for room.
 {{- $held := 0 -}}
 {{- range $name := include "glm.groupsOf" (dict "root" $ "stages" (list $stageName)) | fromJsonArray -}}
 {{- $group := get $groups $name -}}
-{{- $ofOnePod := $replicas -}}
-{{- if $cpus -}}
-{{- $ofOnePod = div (mul 1000 (include "glm.groupCpus" $group | int)) $cpus -}}
-{{- end -}}
-{{- $gpus := float64 (default 0 $stage.gpus) -}}
-{{- if gt $gpus 0.0 -}}
-{{- $ofOnePod = min $ofOnePod (divf (float64 $group.gpus) $gpus | floor | int) -}}
-{{- end -}}
+{{- $ofOnePod := include "glm.replicasOfPod" (dict "stage" $stage "group" $group "most" $replicas) | int -}}
 {{- $held = add $held (mul $ofOnePod (include "glm.groupPods" (dict "root" $ "group" $group) | int)) -}}
 {{- end -}}
 {{- if lt $held (int64 $replicas) -}}

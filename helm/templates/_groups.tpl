@@ -36,3 +36,64 @@
 {{- define "glm.groupPods" -}}
 {{- ternary .group.replicas.max .group.replicas.min .root.Values.autoscaler.enabled | int -}}
 {{- end -}}
+
+{{/* How many replicas of a stage one pod of a group holds by its CPUs and GPUs; arguments: stage, group, most. */}}
+{{- define "glm.replicasOfPod" -}}
+{{- $held := .most | int -}}
+{{- $cpus := include "glm.millicpus" .stage.cpus | int -}}
+{{- if $cpus -}}
+{{- $held = div (mul 1000 (include "glm.groupCpus" .group | int)) $cpus -}}
+{{- end -}}
+{{- $gpus := float64 (default 0 .stage.gpus) -}}
+{{- if gt $gpus 0.0 -}}
+{{- $held = min $held (divf (float64 .group.gpus) $gpus | floor | int) -}}
+{{- end -}}
+{{- $held -}}
+{{- end -}}
+
+{{/*
+How many replicas of a stage one pod may hold (Serve's max_replicas_per_node): no more than the maximum of replicas needs
+on the maximum of pods. Without it all replicas move into the pod that stays when another is evicted, and none comes back
+to the pod that replaces it, which then never gets ready. Empty where there is nothing to spread: one replica, or one pod.
+Arguments: root, stage (its name).
+*/}}
+{{- define "glm.replicasPerPod" -}}
+{{- $stage := get .root.Values.stages .stage -}}
+{{- $most := $stage.replicas.max | int -}}
+{{- $groups := include "glm.groups" .root | fromJson -}}
+{{- $names := include "glm.groupsOf" (dict "root" .root "stages" (list .stage)) | fromJsonArray -}}
+{{- $pods := 0 -}}
+{{- range $names -}}{{- $pods = add $pods (int (get $groups .).replicas.min) -}}{{- end -}}
+{{- if and (ge (int $stage.replicas.min) 2) (ge (int $pods) 2) -}}
+{{- $limit := 0 -}}
+{{- range $candidate := untilStep 1 (add $most 1 | int) 1 -}}
+{{- if not $limit -}}
+{{- $held := 0 -}}
+{{- range $names -}}
+{{- $group := get $groups . -}}
+{{- $ofPod := include "glm.replicasOfPod" (dict "stage" $stage "group" $group "most" $most) | int -}}
+{{- $held = add $held (mul (min $candidate $ofPod) (include "glm.groupPods" (dict "root" $.root "group" $group) | int)) -}}
+{{- end -}}
+{{- if ge (int $held) $most -}}{{- $limit = $candidate -}}{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- default "" $limit -}}
+{{- end -}}
+{{- end -}}
+
+{{/*
+The least number of replicas of a stage that can't all be in one pod while another has none; empty where it is reached,
+or where replicas are not spread. Arguments: root, stage (its name).
+*/}}
+{{- define "glm.replicasToSpread" -}}
+{{- $perPod := include "glm.replicasPerPod" . | int -}}
+{{- if $perPod -}}
+{{- $pods := 0 -}}
+{{- $groups := include "glm.groups" .root | fromJson -}}
+{{- range include "glm.groupsOf" (dict "root" .root "stages" (list .stage)) | fromJsonArray -}}
+{{- $pods = add $pods (int (get $groups .).replicas.min) -}}
+{{- end -}}
+{{- $least := add (mul $perPod (sub $pods 1)) 1 -}}
+{{- if lt (int (get .root.Values.stages .stage).replicas.min) (int $least) -}}{{- $least -}}{{- end -}}
+{{- end -}}
+{{- end -}}

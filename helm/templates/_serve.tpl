@@ -84,7 +84,8 @@ release uses: of its services (other pods, `helm test`), of its Ingress and rout
 serveConfigV2. A stage runs in the worker groups that offer its Ray resource (1000 units each). Serve's own deadline is
 later than the service's, whose error says more. A replica that is stopped has time for the longest allowed answer. Load
 is reported every 2 s and used as a mean over 10 s (docs/decisions/0008-autoscaling.md). Ingress and preprocess start the
-new replica before the old one stops (_checks.tpl checks the room for it); the engine would need another GPU for that.
+new replica before the old one stops (_checks.tpl checks the room for it); the engine would need another GPU for that. A
+stage that is spread over pods has other replicas meanwhile, and its pods may be full.
 */}}
 {{- define "glm.serveConfig" -}}
 {{- $settings := include "glm.settings" . | fromJson -}}
@@ -140,7 +141,11 @@ applications:
           target_ongoing_requests: {{ include "glm.number" $stage.targetOngoingRequests }}
           {{- end }}
         graceful_shutdown_timeout_s: {{ $answerSeconds }}
-        {{- if ne $name "engine" }}
+        {{- $perPod := include "glm.replicasPerPod" (dict "root" $ "stage" $name) }}
+        {{- with $perPod }}
+        max_replicas_per_node: {{ . }}
+        {{- end }}
+        {{- if and (ne $name "engine") (not $perPod) }}
         max_surge_percent: 25
         {{- end }}
       {{- end }}

@@ -84,3 +84,10 @@ def test_the_notes_ask_for_nothing_that_is_done() -> None:
         each in words for each in ("faultTolerance.enabled", "podMonitor.enabled", "demo model", "No pod except")
     )
     assert "token" not in notes("--values", str(CHART / "ci/everything-off-values.yaml"))
+
+
+def test_the_notes_say_which_stage_can_be_in_one_pod() -> None:
+    values = [f"workers.cpu.replicas={json.dumps({'min': 2, 'max': 4})}", "stages.preprocess.replicas.min=2"]
+    said = notes(*(part for value in values for part in ("--set-json", value)))
+    assert "stages.preprocess.replicas.min=3 keeps some in another pod" in said
+    assert "keeps some in another pod" not in notes("--values", str(CHART / "values-cluster.yaml"))

@@ -65,6 +65,12 @@ COMBINATIONS = [
     ({"settings.audit.mode": "required"}, "there is no volume for the audit log"),
     ({"auth.anonymous": "refuse"}, "auth.anonymous is refuse, and there is no authentication"),
     ({"modelStorage.fetch.enabled": True}, "needs modelStorage.fetch.image"),
+    ({"autoscaler.resources": {"limits": {"cpu": "2GB"}}}, '"2GB" is not an amount of a resource. Write a number'),
+    ({"autoscaler.resources": {"limits": {"cpu": "0.1n"}}}, "0.1n of a resource is finer or larger than Kubernetes'"),
+    (
+        {"head.temporaryStorage": "1.23456789Ti"},
+        "1.23456789Ti of a resource has too many digits. Write it in a smaller",
+    ),
     ({"settings.http.port": 8500}, "settings.http.port is 8500, which is the port of Serve's own proxy"),
     ({"settings.metrics.port": 30100}, "settings.metrics.port is 30100. Ray's processes take ports between"),
     ({"workers.cpu.podLabels": {"app.kubernetes.io/component": "x"}}, "workers.cpu.podLabels sets the label app."),

@@ -229,6 +229,52 @@ def test_a_rolling_update_starts_the_new_replica_first_where_that_takes_no_gpu()
     assert surge == {"ingress": True, "preprocess": True, "engine": False}
 
 
+def per_pod(objects: list[Object]) -> dict[str, int | None]:
+    return {name: deployment(objects, name).get("max_replicas_per_node") for name in STAGES}
+
+
+def two_pods(**replicas: Any) -> dict[str, Any]:
+    """Two pods in each group, whatever the load, and these replicas."""
+    pods = {f"workers.{group}.replicas": {"min": 2, "max": 2} for group in ("cpu", "gpu")}
+    return pods | {f"stages.{stage}.replicas": count for stage, count in replicas.items()}
+
+
+def test_with_as_many_pods_as_replicas_each_pod_has_one() -> None:
+    """Else all replicas stay in the pod that was not evicted, the new pod never gets ready, and no other is evicted."""
+    two = {"min": 2, "max": 2}
+    objects = render(set=two_pods(ingress=two, preprocess=two, engine=two))
+    assert per_pod(objects) == {"ingress": 1, "preprocess": 1, "engine": 1}
+    assert all("max_surge_percent" not in deployment(objects, name) for name in STAGES), "there is no third pod for it"
+
+
+def test_a_pod_holds_as_many_replicas_as_the_maximum_needs() -> None:
+    assert per_pod(profile("cluster")) == {"ingress": 1, "preprocess": 3, "engine": 1}
+    assert per_pod(render("ci/several-gpu-groups-values.yaml"))["engine"] == 2
+    counts = {"ingress": {"min": 2, "max": 3}, "preprocess": {"min": 2, "max": 5}}
+    assert per_pod(render(set=two_pods(**counts))) == {"ingress": 2, "preprocess": 3, "engine": None}
+
+
+def test_one_replica_and_one_pod_have_nothing_to_spread() -> None:
+    for objects in (render(), profile("cpu-demo"), profile("single-24g")):
+        assert set(per_pod(objects).values()) == {None}
+
+
+@VALUE_SETS
+def test_the_pods_hold_all_replicas_that_the_values_allow(files: tuple[Any, ...]) -> None:
+    objects = render(*files)
+    groups = rayservice(objects)["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    for name, limit in per_pod(objects).items():
+        pods = sum(group["maxReplicas"] for group in groups if name in group["resources"])
+        assert limit is None or limit * pods >= autoscaling(objects, name)["max_replicas"]
+
+
+def test_no_stage_of_the_cluster_profile_can_be_in_one_pod() -> None:
+    objects = profile("cluster")
+    for name, limit in per_pod(objects).items():
+        assert limit is not None
+        assert limit < autoscaling(objects, name)["min_replicas"]
+
+
 def test_the_proxy_listens_on_every_address_at_the_port_that_is_set() -> None:
     config = serve_config(render(set={"settings.http.port": 9000}))
     assert config["http_options"]["host"] == "0.0.0.0"

@@ -115,21 +115,25 @@ def test_a_killed_worker_loses_only_its_requests_in_flight(cluster: Cluster):
     assert clients.longest_gap_s() < 10, "the other pod continues to answer"
 
 
-def test_a_worker_that_is_drained_loses_no_request(cluster: Cluster):
-    worker = busiest(cluster)
-    with Clients(cluster, CLIENTS) as clients:
-        began = time.monotonic()
-        cluster.add_worker("cpu")  # KubeRay makes a new pod as soon as one is being deleted
-        output = cluster.terminate(worker)
-        stopped_s = time.monotonic() - began
-        clients.wait_for_outcomes(50, 60)
-    wait_until_complete(cluster)
-    last = max(outcome.began for outcome in clients.outcomes if outcome.address == worker.address) - began
-    figures.info(f"stopped in {stopped_s:.0f} s, last request to it after {last:.1f} s; {clients.summary()}\n{output}")
-    assert not clients.failures, clients.summary()
-    assert "is draining" in output
-    assert "cut off" not in output
-    assert last < 20, "the pod leaves the Service early"
+def test_all_workers_are_drained_one_after_another_and_no_request_is_lost(cluster: Cluster):
+    """As `kubectl drain` of every node: the next pod is evicted as soon as the new one of the last is ready."""
+    for worker in [node for node in cluster.nodes.values() if node.serves]:
+        with Clients(cluster, CLIENTS) as clients:
+            began = time.monotonic()
+            new = cluster.add_worker("cpu")  # KubeRay makes a new pod as soon as one is being deleted
+            output = cluster.terminate(worker)
+            stopped_s = time.monotonic() - began
+            clients.wait_for_outcomes(50, 60)
+        wait_until_complete(cluster)
+        last = max((outcome.began for outcome in clients.outcomes if outcome.address == worker.address), default=began)
+        last -= began
+        figures.info(f"stopped in {stopped_s:.0f} s, last request after {last:.1f} s; {clients.summary()}\n{output}")
+        assert not clients.failures, clients.summary()
+        assert "is draining" in output
+        assert "cut off" not in output
+        assert last < 20, "the pod leaves the Service early"
+        for stage in STAGES:
+            assert new.address in addresses(cluster, stage), "the replicas come back to the new pod"
 
 
 def test_killed_decoders_lose_no_request(cluster: Cluster):
