@@ -264,8 +264,8 @@ def service() -> str:
                     ),
                     lines(
                         "Replicas by pod",
-                        "How the replicas of each stage are spread over pods. With all of them in one pod, its loss is an "
-                        "outage.",
+                        "How the replicas of each stage are spread over pods. With all of them in one pod, its loss is "
+                        "an outage.",
                         "short",
                         Query(
                             "count by (deployment, pod) "
