@@ -24,7 +24,7 @@ LOCKS = ("requirements.lock", "requirements-torch.lock", "requirements-dev.lock"
 LONGEST_FIRST_LINE = 103  # so that the lines of the trees in docs/architecture.md stay readable
 MOST_LINES = 350
 # One sets Ray's variables, one reads KubeRay's, one the terminal's language; settings are read by pydantic.
-ENVIRONMENT_READERS = {"settings.py", "private_ray.py", "drain.py", "language.py"}
+ENVIRONMENT_READERS = {"settings.py", "private_ray.py", "drain.py", "in_flight.py", "language.py"}
 
 
 def pins(*files: str) -> dict[str, set[str]]:
