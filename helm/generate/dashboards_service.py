@@ -272,6 +272,7 @@ def service() -> str:
                             f"({metric('ray_serve_replica_processing_queries', APPLICATION, STAGE)})",
                             "{{deployment}} in {{pod}}",
                         ),
+                        width=24,
                     ),
                 ],
             ),
