@@ -104,6 +104,14 @@ def test_running_answers_may_finish_before_anything_is_killed() -> None:
     assert float(compose()["stop_grace_period"].removesuffix("s")) > DRAIN_S + EXIT_S
 
 
+def test_wrong_settings_are_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    from serve_app import cli
+
+    monkeypatch.setenv("GLM_HTTP__PORT", "no")
+    assert in_unit("Restart") == "on-failure"
+    assert in_unit("RestartPreventExitStatus") == str(cli.main(["up"]))
+
+
 def test_the_container_listens_on_loopback_and_keeps_logs_models_and_audit_lines_on_the_host() -> None:
     service = compose()
     assert all(port.startswith("127.0.0.1:") for port in service["ports"])
