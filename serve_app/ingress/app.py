@@ -16,6 +16,7 @@ from serve_app.access.widget_tokens import widget_tokens
 from serve_app.answers import Clock
 from serve_app.audit.request_audit import AuditLog
 from serve_app.cache.feedback import Feedback
+from serve_app.callbacks import RespondToCallback
 from serve_app.contracts import Answer, Tokenize
 from serve_app.fingerprint import system_fingerprint
 from serve_app.ingress.access_check import HEALTH
@@ -71,6 +72,7 @@ def create_app(
     usage: UsageRecorder | None = None,
     audit: AuditLog | None = None,
     feedback: GiveFeedback = _no_cache,
+    respond_to_callback: RespondToCallback | None = None,  # None: the bots are off
 ) -> FastAPI:
     app = FastAPI(
         title=TITLE,
@@ -129,7 +131,16 @@ def create_app(
         anonymous=accepts_anonymous(settings, host),
     )
     outer = outer_middlewares(
-        settings, meter, route_paths(app), host=host, clock=clock, new_id=new_id, usage=usage, audit=audit, now=now
+        settings,
+        meter,
+        route_paths(app),
+        host=host,
+        clock=clock,
+        new_id=new_id,
+        usage=usage,
+        audit=audit,
+        now=now,
+        respond_to_callback=respond_to_callback,
     )
     app.user_middleware = [
         Middleware(UnlessWrapped, middlewares=outer),

@@ -68,6 +68,7 @@ class IngressDeployment:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         meter = self._meter
+        respond = None if self._bots is None else self._respond_to_callback
         app = create_app(
             self._settings,
             self._pipeline.answer,
@@ -79,6 +80,7 @@ class IngressDeployment:
             usage=self._usage,
             audit=self._audit,
             feedback=self._pipeline.feedback,
+            respond_to_callback=respond,
         )
 
         def outer(serve_app: ASGIApp, host: str) -> ASGIApp:
@@ -91,7 +93,7 @@ class IngressDeployment:
                 new_id=new_uuid,
                 usage=self._usage,
                 audit=self._audit,
-                respond_to_callback=None if self._bots is None else self._respond_to_callback,
+                respond_to_callback=respond,
             )
             return self._counted(wrap(serve_app, middlewares))
 

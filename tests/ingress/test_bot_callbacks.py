@@ -89,3 +89,11 @@ async def test_callbacks_pass_a_service_that_refuses_requests_because_of_its_loa
     async with client_of(bots, engine={"max_slots": 1, "max_waiting": 0}) as client:
         replies = await asyncio.gather(*(client.post("/bots/wecom/bot", content=b"{}") for _ in range(20)))
         assert {reply.status_code for reply in replies} == {200}
+
+
+async def test_callbacks_reach_the_bots_where_serves_own_proxy_takes_the_request():
+    """Behind HAProxy, it calls the application without the outer middlewares while no ingress replica is known."""
+    bots = FakeBots()
+    transport = httpx.ASGITransport(make_app(FakeAnswer("Two"), respond_to_callback=bots))
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000") as client:
+        assert (await client.post("/bots/wecom/bot", content=b"{}")).status_code == 200
