@@ -118,7 +118,7 @@ class Value:
     @property
     def who(self) -> str:
         beginnings = [start for start in WHO if self.name == start or self.name.startswith(start)]
-        return WHO[max(beginnings, key=len)]
+        return WHO[max(beginnings, key=len)] if beginnings else "users of this feature"
 
 
 def values_page() -> str:
