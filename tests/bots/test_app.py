@@ -172,7 +172,13 @@ async def test_answered_questions_are_copied_to_the_group(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("change", "status"),
-    [({"msg_signature": "0" * 40}, 403), ({"timestamp": "1409659813"}, 403), ({"body": b"<xml"}, 400)],
+    [
+        ({"msg_signature": "0" * 40}, 403),
+        ({"timestamp": "1409659813"}, 403),
+        ({"body": b"<xml"}, 400),
+        ({"body": b'<?xml version="1.0" encoding="gbk"?><xml/>'}, 400),
+        ({"body": b"<xml>%b</xml>" % (b"<a/>" * 20)}, 400),
+    ],
 )
 async def test_a_hostile_callback_of_the_app_is_refused(tmp_path: Path, change: dict[str, Any], status: int):
     async with app_bench(tmp_path, FakeAnswer("Two"), FakeApi()) as one:

@@ -216,11 +216,29 @@ def test_only_a_leading_mention_of_the_bot_is_removed(text: str, question: str):
     assert strip_mention(text, ("My Bot",)) == question
 
 
+def test_ten_thousand_mentions_are_removed_without_recursion():
+    assert strip_mention("@Bot " * 10_000 + "问题", ("Bot",)) == "问题"
+
+
 @given(st.text(max_size=300), st.integers(20, 200))
 def test_pieces_of_a_text_fit_and_are_complete_characters(text: str, limit: int):
     text = text.replace("`", "").replace("\n", " ")
     assert all(len(piece.encode()) <= limit for piece in pieces(text, limit))
     assert "".join(pieces(text, limit)) == text
+
+
+@given(st.lists(st.sampled_from(["```", "`", "\n", "py", "x = 1", "汉", "x" * 60]), max_size=60), st.integers(64, 200))
+def test_pieces_of_any_markdown_end_fit_and_close_their_code_blocks(parts: list[str], limit: int):
+    found = pieces("".join(parts), limit)
+    assert all(len(piece.encode()) <= limit for piece in found)
+    assert all(open_fence(piece) == "" for piece in found[:-1])
+
+
+@pytest.mark.parametrize("text", ["```" + "x" * 3000, "```" + "汉" * 3000 + "\nx", "```x```" * 600])
+def test_a_code_line_above_the_limit_is_cut_in_pieces(text: str):
+    found = pieces(text, 1984)
+    assert len(found) < 8
+    assert sum(map(len, found)) >= len(text)
 
 
 @pytest.mark.parametrize("limit", [20480, 4096, 2048])

@@ -118,6 +118,8 @@ def test_no_text_makes_decryption_fail_otherwise(text: str):
         b"\xff\xfe",
         b"<a>" * 50,
         b"<xml>" + b"<a/>" * 10,
+        b"<xml>" + b"<a/>" * 100 + b"</xml>",
+        *(b'<?xml version="1.0" encoding="%b"?><xml/>' % name for name in (b"gbk", b"big5", b"utf-7", b"none")),
     ],
 )
 def test_xml_with_a_doctype_or_damage_is_refused(document: bytes):

@@ -32,6 +32,7 @@ class FakeServer:
         self.connections: list[ServerConnection] = []
         self.codes: list[int] = []  # error codes of the next replies
         self.answers_pings = True
+        self.ignored: list[str] = []  # commands whose next frame is not acknowledged
         self.unacknowledged: set[str] = set()
         self.overlapping = 0  # frames of one request id that did not wait for the acknowledgement
         self.url = ""
@@ -46,6 +47,9 @@ class FakeServer:
     async def _acknowledge(self, socket: ServerConnection, frame: dict[str, Any]) -> None:
         command, request_id = frame["cmd"], frame["headers"]["req_id"]
         if command == "ping" and not self.answers_pings:
+            return
+        if command in self.ignored:
+            self.ignored.remove(command)
             return
         self.overlapping += request_id in self.unacknowledged
         self.unacknowledged.add(request_id)
@@ -201,7 +205,17 @@ async def test_a_wrong_secret_is_reported_without_the_secret(tmp_path: Path, cap
 
 
 @pytest.mark.parametrize(
-    "data", ["{", "[]", "{}", '{"headers": 1}', '{"cmd": "aibot_msg_callback", "headers": {"req_id": "1"}}']
+    "data",
+    [
+        "{",
+        "[]",
+        "{}",
+        '{"headers": 1}',
+        '{"headers": {"req_id": []}}',
+        '{"cmd": "aibot_msg_callback", "headers": {"req_id": "1"}}',
+        '{"cmd": "aibot_event_callback", "headers": {"req_id": "1"}, "body": {"event": "x"}}',
+        '{"cmd": "aibot_event_callback", "headers": {"req_id": "1"}, "body": "x"}',
+    ],
 )
 async def test_unreadable_frames_do_not_end_the_connection(tmp_path: Path, data: str):
     async with connected(tmp_path, FakeAnswer("Two")) as (one, server):
@@ -209,6 +223,48 @@ async def test_unreadable_frames_do_not_end_the_connection(tmp_path: Path, data:
         request_id = await server.ask(one.platform.text("ann", "How many?"))
         await soon(lambda: (True, "Two") in server.contents(request_id))
         assert len(server.connections) == 1
+
+
+async def test_an_error_in_reading_is_logged_and_the_connection_is_opened_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    async with connected(tmp_path, FakeAnswer("Two")) as (one, server):
+        adapter: Any = one.service.adapters["wecom_bot"]
+        receive, failures = adapter.connection._receive, [AttributeError("a bug")]
+
+        def fail_once(data: str) -> None:
+            if failures:
+                raise failures.pop()
+            receive(data)
+
+        adapter.connection._receive = fail_once
+        await server.connections[-1].send("{}")
+        await soon(lambda: len(server.of("aibot_subscribe")) == 2)
+        await asyncio.wait_for(adapter.connection.subscribed.wait(), 5)
+        request_id = await server.ask(one.platform.text("ann", "How many?"))
+        await soon(lambda: (True, "Two") in server.contents(request_id))
+    assert "a bug" in caplog.text
+
+
+async def test_a_subscription_without_acknowledgement_is_repeated_soon_and_is_no_wrong_secret(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    async with connected(tmp_path, FakeAnswer("Two"), ack_s=0.2, reconnect_s=(0.05, 60.0)) as (_, server):
+        server.ignored = ["aibot_subscribe"]
+        await server.connections[-1].close()
+        await soon(lambda: len(server.of("aibot_subscribe")) == 3)
+    assert "refused the subscription" not in caplog.text
+    assert "did not acknowledge the subscription" in caplog.text
+
+
+async def test_a_message_without_acknowledgement_is_not_sent_twice(tmp_path: Path):
+    async with connected(tmp_path, FakeAnswer("Two"), ack_s=0.3) as (one, server):
+        server.codes, server.ignored = [846608], ["aibot_send_msg"]
+        await server.ask(one.platform.text("ann", "How many?"))
+        await soon(
+            lambda: one.meter.counts["glm_bot_sends_total", "wecom_bot", "failed"] == 2
+        )  # the frame, the message
+        assert len(server.of("aibot_send_msg")) == 1
 
 
 def shape(value: Any) -> Any:

@@ -6,6 +6,7 @@ from typing import Final
 
 _FENCE: Final = "```"
 _CLOSED: Final = f"\n{_FENCE}"
+_MAX_OPENING: Final = 23  # characters of an opening line that are written again: the fence and a language
 
 
 def cut_at(text: str, max_bytes: int) -> int:
@@ -18,9 +19,9 @@ def cut_at(text: str, max_bytes: int) -> int:
 
 
 def rest_after(text: str, position: int) -> str:
-    """The text after a cut; a code block that was cut is opened again."""
+    """The text after a cut, shorter than the text; a code block that was cut is opened again if that is possible."""
     opening, rest = open_fence(text[:position]), text[position:].lstrip("\n")
-    return f"{opening}\n{rest}" if opening and rest else rest
+    return f"{opening}\n{rest}" if opening and rest and len(opening) + 1 < position else rest
 
 
 def cut(text: str, max_bytes: int) -> tuple[str, str]:
@@ -35,17 +36,19 @@ def pieces(text: str, max_bytes: int) -> list[str]:
     """The text in pieces of at most `max_bytes` bytes."""
     found = []
     while text:
-        head, text = cut(text, max_bytes)
+        head, rest = cut(text, max_bytes)
+        assert len(rest) < len(text), f"{max_bytes} bytes are not enough for one character"
         found.append(head)
+        text = rest
     return found
 
 
 def open_fence(text: str) -> str:
-    """The line that opens the code block in which the text ends; empty if it ends in none."""
+    """The line that opens the code block in which the text ends, shortened; empty if it ends in none."""
     opening = ""
-    for line in text.splitlines():
-        if line.lstrip().startswith(_FENCE):
-            opening = "" if opening else line.strip()
+    for line in map(str.strip, text.split("\n")):
+        if line.startswith(_FENCE) and _FENCE not in line[len(_FENCE) :]:  # ```x``` is code within a line
+            opening = "" if opening else line[:_MAX_OPENING]
     return opening
 
 

@@ -10,11 +10,19 @@ _SPACES: Final = " \t\r\n\u2005\u3000\xa0"  # U+2005 follows a mention in WeCom'
 
 def strip_mention(text: str, names: Sequence[str]) -> str:
     """The text without leading mentions of these names, which may contain spaces; an e-mail address is kept."""
-    stripped = text.strip(_SPACES)
-    for name in sorted(names, key=len, reverse=True):
-        mention = f"@{name}"
-        if name and stripped.startswith(mention):
-            rest = stripped[len(mention) :]
-            if not rest or rest[0] in _SPACES:
-                return strip_mention(rest, names)
-    return stripped
+    mentions = sorted((f"@{name}" for name in names if name), key=len, reverse=True)
+    start, text = 0, text.strip(_SPACES)
+    while (end := _mention_end(text, start, mentions)) is not None:
+        start = end
+        while start < len(text) and text[start] in _SPACES:
+            start += 1
+    return text[start:]
+
+
+def _mention_end(text: str, start: int, mentions: Sequence[str]) -> int | None:
+    """Where a mention that begins at `start` ends; None if there is none."""
+    for mention in mentions:
+        end = start + len(mention)
+        if text.startswith(mention, start) and (end == len(text) or text[end] in _SPACES):
+            return end
+    return None

@@ -15,7 +15,7 @@ from serve_app.bots.conversation.pace import Pace
 from serve_app.bots.conversation.streams import Stream
 from serve_app.bots.wecom.api import ApiError, WecomApi
 from serve_app.bots.wecom.callback_check import CallbackCheck
-from serve_app.bots.wecom.xml_fields import XmlError, read_fields, write_fields
+from serve_app.bots.wecom.xml_fields import MAX_ENVELOPE_ELEMENTS, XmlError, read_fields, write_fields
 from serve_app.callbacks import Callback, CallbackReply
 from serve_app.metrics import BOT_SENDS, Meter
 
@@ -60,7 +60,9 @@ class WecomApp:
         try:
             if callback.method == "GET":
                 return CallbackReply(self._check.open(callback.query, callback.query.get("echostr", "")))
-            fields = read_fields(self._check.open(callback.query, read_fields(callback.body).get("Encrypt", "")))
+            fields = read_fields(
+                self._check.open(callback.query, read_fields(callback.body, MAX_ENVELOPE_ELEMENTS).get("Encrypt", ""))
+            )
             message = self._parse(fields)
         except CallbackRefused as error:
             return refuse(error, PLATFORM, self._meter)

@@ -39,11 +39,12 @@ OnFrame = Callable[[dict[str, Any]], Awaitable[None]]
 
 
 class NotSent(Exception):
-    """A frame was not acknowledged: there is no connection, or WeCom answered with an error code."""
+    """A frame was not acknowledged: there is no connection, WeCom answered with an error code, or not in time."""
 
-    def __init__(self, message: str, code: int = 0) -> None:
+    def __init__(self, message: str, code: int = 0, *, is_unknown: bool = False) -> None:
         super().__init__(message)
-        self.code = code
+        self.code = code  # 0: there was no answer
+        self.is_unknown = is_unknown  # the frame was sent and the connection is open: WeCom may have got it
 
 
 class Connection:
@@ -83,10 +84,17 @@ class Connection:
                     await self._serve(socket)
                 pause_s = self._reconnect_s[0]
             except NotSent as error:
-                _log.error("WeCom refused the subscription of the bot: %s", error)
-                pause_s = self._reconnect_s[1]  # a wrong secret does not become right by trying
+                if error.code:
+                    _log.error("WeCom refused the subscription of the bot: %s", error)
+                    pause_s = self._reconnect_s[1]  # a wrong secret does not become right by trying
+                else:
+                    _log.warning("WeCom did not acknowledge the subscription of the bot: %s", error)
+                    pause_s = min(self._reconnect_s[1], pause_s * 2)
             except (OSError, WebSocketException, TimeoutError) as error:
                 _log.warning("The long connection to WeCom failed: %s.", type(error).__name__)
+                pause_s = min(self._reconnect_s[1], pause_s * 2)
+            except Exception:
+                _log.exception("The long connection to WeCom failed; it is opened again.")
                 pause_s = min(self._reconnect_s[1], pause_s * 2)
             finally:
                 self._drop()
@@ -133,8 +141,10 @@ class Connection:
             async with asyncio.timeout(self._ack_s):
                 await socket.send(orjson.dumps(frame).decode())
                 answer = await ack
-        except (ConnectionClosed, TimeoutError) as error:
-            raise NotSent(f"WeCom did not acknowledge a frame: {type(error).__name__}.") from error
+        except TimeoutError as error:
+            raise NotSent("WeCom did not acknowledge a frame in time.", is_unknown=True) from error
+        except ConnectionClosed as error:
+            raise NotSent("The connection to WeCom was closed.") from error
         finally:
             self._acks.pop(request_id, None)
         if code := answer.get("errcode", 0):
@@ -170,14 +180,15 @@ class Connection:
         try:
             frame = orjson.loads(data)
             command, request_id = frame.get("cmd"), frame["headers"]["req_id"]
+            if not isinstance(request_id, str):
+                raise TypeError
+            is_displaced = command == EVENT and frame["body"]["event"]["eventtype"] == DISPLACED
         except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError):
             _log.warning("WeCom sent a frame of %d characters that is not readable.", len(data))
             return
-        if command in (MESSAGE, EVENT):
-            event = (frame.get("body") or {}).get("event") or {}
-            if command == EVENT and event.get("eventtype") == DISPLACED:
-                self.displaced = True
-                return
+        if is_displaced:
+            self.displaced = True
+        elif command in (MESSAGE, EVENT):
             task = asyncio.create_task(self._handle(frame))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -207,4 +218,4 @@ class Connection:
         self.subscribed.clear()
         for ack in self._acks.values():
             if not ack.done():
-                ack.set_exception(TimeoutError())
+                ack.set_exception(NotSent("The connection to WeCom was lost."))

@@ -134,6 +134,8 @@ class WecomLongConnection:
                 await self.connection.send(SEND, body)
             except NotSent as error:
                 _log.warning("A message was not sent: %s", error)
+                if error.is_unknown:  # sent again, the user may read it twice
+                    break
                 await self._wait_for_connection()
             else:
                 self._meter.count(BOT_SENDS, platform=PLATFORM, result="ok")

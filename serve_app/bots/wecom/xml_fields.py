@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 from xml.parsers import expat
 
-MAX_FIELDS: Final = 64
+MAX_ELEMENTS: Final = 64
+MAX_ENVELOPE_ELEMENTS: Final = 8  # of a callback: the root and ToUserName, AgentID, Encrypt
 MAX_DEPTH: Final = 6
 
 
@@ -14,22 +15,26 @@ class XmlError(ValueError):
     """The text is not XML as WeCom sends it."""
 
 
-def read_fields(data: bytes) -> dict[str, str]:
+def read_fields(data: bytes, max_elements: int = MAX_ELEMENTS) -> dict[str, str]:
     """Texts by path below the root, such as `MsgType` or `Image/MediaId`; of a repeated name the first.
 
     A DOCTYPE, an entity declaration or a processing instruction is refused, so nothing can be expanded or fetched.
+    Raises XmlError.
     """
     fields: dict[str, str] = {}
     path: list[str] = []
     texts: list[str] = []
+    elements = 0
 
     def refuse(*_: Any) -> None:
         raise XmlError("The XML has a DOCTYPE, an entity or a processing instruction, which WeCom does not send.")
 
     def start(name: str, _: Any) -> None:
+        nonlocal elements
+        elements += 1
         path.append(name)
         texts.clear()
-        if len(path) > MAX_DEPTH or len(fields) > MAX_FIELDS:
+        if len(path) > MAX_DEPTH or elements > max_elements:
             raise XmlError("The XML has more elements than a message of WeCom.")
 
     def end(_: str) -> None:
@@ -48,7 +53,9 @@ def read_fields(data: bytes) -> dict[str, str]:
     parser.ProcessingInstructionHandler = refuse
     try:
         parser.Parse(data, True)
-    except (expat.ExpatError, LookupError) as error:  # LookupError: an encoding that Python does not know
+    except XmlError:
+        raise
+    except (expat.ExpatError, LookupError, ValueError) as error:  # the last two: an encoding that expat can't read
         raise XmlError("The body is not XML.") from error
     return fields
 
