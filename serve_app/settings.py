@@ -16,7 +16,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from serve_app.settings_access import AccessSettings, JwtSettings, LimitSettings
 from serve_app.settings_audit import AuditSettings
-from serve_app.settings_bots import BotSettings, WecomSettings
+from serve_app.settings_bots import BotSettings, DingtalkSettings, FeishuSettings, WecomSettings
 from serve_app.settings_cache import CacheSettings
 from serve_app.settings_http import HttpSettings
 from serve_app.settings_scan import ScanSettings
@@ -248,6 +248,8 @@ class Settings(BaseSettings):
     limits: LimitSettings = LimitSettings()
     bots: BotSettings = BotSettings()
     wecom: WecomSettings = WecomSettings()
+    dingtalk: DingtalkSettings = DingtalkSettings()
+    feishu: FeishuSettings = FeishuSettings()
     metrics: MetricsSettings = MetricsSettings()
     log: LogSettings = LogSettings()
 

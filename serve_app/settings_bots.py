@@ -1,4 +1,4 @@
-"""Settings of the bots: the conversation that all chat platforms share, and the robots of WeCom."""
+"""Settings of the bots: the conversation of all chat platforms; WeCom, DingTalk and Feishu."""
 
 from typing import Literal
 
@@ -7,10 +7,11 @@ from pydantic import Field, model_validator
 from serve_app.settings_section import Section
 
 PICTURE_HOST = "ww-aibot-img-1258476243.cos.ap-guangzhou.myqcloud.com"
+DINGTALK_HOSTS = ("down.dingtalk.com", "down-cdn.dingtalk.com")
 
 
 class BotSettings(Section):
-    """The conversation of all bots (docs/wecom.md). The bots use the same model, limits and audit log as HTTP."""
+    """The conversation of all bots (docs/wecom.md, dingtalk.md, feishu.md); same model, limits and audit as HTTP."""
 
     enabled: bool = Field(False, description="Starts the bots beside the HTTP API.")
     language: Literal["zh", "en"] = Field("zh", description="Language of the bots' own sentences.")
@@ -113,4 +114,69 @@ class WecomSettings(Section):
             }
         if missing := [f"wecom.{name}" for name, value in needed.items() if not value]:
             raise ValueError(f"These settings of WeCom are missing: {', '.join(missing)}.")
+        return self
+
+
+class DingtalkSettings(Section):
+    """The robot of DingTalk (docs/dingtalk.md). Secrets are paths of files."""
+
+    bot: Literal["off", "stream", "webhook"] = Field(
+        "off",
+        description="The robot of an internal app (企业内部应用). stream: the service connects to DingTalk and needs no"
+        " public address; webhook: DingTalk calls /bots/dingtalk/bot.",
+    )
+    client_id: str = Field("", description="Client ID (AppKey) of the app.")
+    client_secret_file: str = Field("", description="File with the Client Secret (AppSecret) of the app.")
+    robot_code: str = Field("", description="RobotCode; empty: the Client ID, which is the same for internal apps.")
+    picture_hosts: tuple[str, ...] = Field(
+        DINGTALK_HOSTS,
+        min_length=1,
+        description="Exact hosts from which pictures are downloaded, by https; or origins such as"
+        " `http://127.0.0.1:9000` of a simulator.",
+    )
+    replay_window_s: float = Field(
+        600.0, ge=10, le=3600, description="webhook: callbacks whose time differs more from this machine's are refused."
+    )
+    api_url: str = Field("https://api.dingtalk.com", description="Address of DingTalk's API.")
+    reply_url: str = Field(
+        "https://oapi.dingtalk.com", description="Address of the session webhooks; replies to other hosts are not sent."
+    )
+
+    @model_validator(mode="after")
+    def _has_its_secrets(self) -> "DingtalkSettings":
+        needed = {"client_id": self.client_id, "client_secret_file": self.client_secret_file}
+        missing = [f"dingtalk.{name}" for name, value in needed.items() if not value]
+        if self.bot != "off" and missing:
+            raise ValueError(f"These settings of DingTalk are missing: {', '.join(missing)}.")
+        return self
+
+
+class FeishuSettings(Section):
+    """The bot of Feishu or Lark (docs/feishu.md). Secrets are paths of files."""
+
+    app_id: str = Field("", description="App ID; empty: there is no bot. Feishu calls /bots/feishu/bot.")
+    app_secret_file: str = Field("", description="File with the App Secret.")
+    encrypt_key_file: str = Field("", description="File with the Encrypt Key of the events.")
+    verification_token_file: str = Field("", description="File with the Verification Token of the events.")
+    bot_open_id: str = Field(
+        "",
+        description="open_id of the bot: in groups it answers only messages that mention it; empty: messages that"
+        " mention anyone. Needed if the app may read all messages of groups.",
+    )
+    replay_window_s: float = Field(
+        600.0, ge=10, le=7200, description="Events whose time differs more from this machine's are not answered."
+    )
+    api_url: str = Field(
+        "https://open.feishu.cn", description="Address of Feishu's API; Lark: `https://open.larksuite.com`."
+    )
+
+    @model_validator(mode="after")
+    def _has_its_secrets(self) -> "FeishuSettings":
+        needed = {
+            "app_secret_file": self.app_secret_file,
+            "encrypt_key_file": self.encrypt_key_file,
+            "verification_token_file": self.verification_token_file,
+        }
+        if self.app_id and (missing := [f"feishu.{name}" for name, value in needed.items() if not value]):
+            raise ValueError(f"These settings of Feishu are missing: {', '.join(missing)}.")
         return self

@@ -1,1 +1,1 @@
-"""Bots of chat platforms: adapters of WeCom, and the conversation that all platforms share."""
+"""Bots of chat platforms: adapters of WeCom, DingTalk and Feishu, and the conversation that they share."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import httpx
@@ -15,12 +15,15 @@ from serve_app.access.identity import Identity, caller_limits
 from serve_app.access.rate_limits import RateLimits
 from serve_app.access.usage import usage_recorder
 from serve_app.audit.request_audit import AuditLog
+from serve_app.bots.conversation.adapter import Adapter
 from serve_app.bots.conversation.asking import Asking, GiveFeedback
 from serve_app.bots.conversation.conversation import Conversation
 from serve_app.bots.conversation.state import State, state_of
+from serve_app.bots.dingtalk.robots import dingtalk_robots
+from serve_app.bots.feishu.robots import feishu_robots
 from serve_app.bots.wecom.robots import wecom_robots
 from serve_app.cache.feedback import Feedback
-from serve_app.callbacks import Callback, CallbackReply
+from serve_app.callbacks import Callback, CallbackReply, RespondToCallback
 from serve_app.contracts import Answer
 from serve_app.metrics import Meter
 from serve_app.settings import Settings
@@ -33,7 +36,10 @@ async def _no_cache(feedback: Feedback) -> int:
 
 
 class BotService:
-    """Raises InvalidRequest if the settings have no robot, or a secret can't be read."""
+    """All robots that the settings name. Raises InvalidRequest if a secret can't be read.
+
+    `long_connection`, `dingtalk` and `feishu` have times that tests shorten.
+    """
 
     def __init__(
         self,
@@ -49,6 +55,8 @@ class BotService:
         new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
         transport: httpx.AsyncBaseTransport | None = None,
         long_connection: Mapping[str, Any] | None = None,
+        dingtalk: Mapping[str, Any] | None = None,
+        feishu: Mapping[str, Any] | None = None,
     ) -> None:
         identity = Identity(settings, host="127.0.0.1", clock=clock, now=now)
         limits = RateLimits(
@@ -71,18 +79,21 @@ class BotService:
         self.conversation = Conversation(
             settings.bots, asking.ask, asking.rate, state, meter=meter, now=now, new_id=new_id
         )
-        robots = wecom_robots(
-            settings,
-            self.conversation,
-            meter=meter,
-            now=now,
-            client=self._client,
-            transport=transport,
-            long_connection=long_connection,
+        parts: Any = {"meter": meter, "now": now, "client": self._client}
+        wecom = wecom_robots(settings, self.conversation, transport=transport, long_connection=long_connection, **parts)
+        platforms = (
+            wecom,
+            dingtalk_robots(settings, self.conversation, transport=transport, **parts, **(dingtalk or {})),
+            feishu_robots(settings, self.conversation, **parts, **(feishu or {})),
         )
-        self.adapters, self._callbacks = robots.adapters, robots.callbacks
-        self.conversation.copies += robots.copies
-        self._connections = robots.connections
+        self.adapters: dict[str, Adapter] = {}
+        self._callbacks: dict[str, RespondToCallback] = {}
+        self._connections: list[Callable[[], Awaitable[None]]] = []
+        for robots in platforms:
+            self.adapters |= robots.adapters
+            self._callbacks |= robots.callbacks
+            self._connections += robots.connections
+            self.conversation.copies += robots.copies
         self._running: list[asyncio.Future[None]] = []
 
     async def start(self) -> int:

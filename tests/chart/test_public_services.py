@@ -84,7 +84,7 @@ def test_only_the_api_and_the_page_are_published(values: dict[str, Any]) -> None
 
 
 def test_callbacks_of_chat_platforms_are_published_where_the_bots_are_on() -> None:
-    callbacks = {"/bots/wecom/bot", "/bots/wecom/app"}
+    callbacks = {"/bots/wecom/bot", "/bots/wecom/app", "/bots/dingtalk/bot", "/bots/feishu/bot"}
     assert published(render(set={"ingress.enabled": True}), callbacks) == set()
     assert published(render(set={"ingress.enabled": True, "settings.bots": {"enabled": True}}), callbacks) == callbacks
 

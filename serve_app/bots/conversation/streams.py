@@ -29,6 +29,7 @@ class Stream:
     is_answer: bool = False  # of the model, not a text of the bot
     digests: tuple[str, ...] = ()  # of its files, once they were downloaded
     shown: int | None = None  # characters of the text that were shown before the rest was sent separately
+    posted: str = ""  # the adapter's note, such as the platform's id of the message that it updates
     delivered: bool = False  # nothing is left to send
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -52,7 +53,10 @@ class Stream:
         return True
 
     def as_json(self) -> bytes:
-        names = ("id", "started_at", "status", "text", "finished", "is_answer", "digests", "shown", "delivered")
+        names = (
+            *("id", "started_at", "status", "text", "finished"),
+            *("is_answer", "digests", "shown", "posted", "delivered"),
+        )
         return orjson.dumps({**{name: getattr(self, name) for name in names}, "message": self.message.as_json()})
 
     @classmethod

@@ -1,0 +1,1 @@
+"""Feishu and Lark: a bot by encrypted event callbacks."""
