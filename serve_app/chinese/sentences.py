@@ -45,6 +45,11 @@ SENTENCES: Final[Mapping[str, str]] = {
     "The Host header is {}, which is not a name of this service. Add it to the setting http.allowed_hosts if it is.": (
         "请求头 Host 是 {0}，不是本服务的名字。如果是，请把它加到设置 http.allowed_hosts。"
     ),
+    "The token requires extensions that this service does not have.": "令牌要求的扩展本服务不支持。",
+    "The token's key id is not valid.": "令牌的密钥 id 无效。",
+    "Pages of {} may not call this service. Its operator has to add the origin to the setting http.allowed_origins.": (
+        "来自 {0} 的网页不能调用本服务。请运维人员把该来源加到设置 http.allowed_origins。"
+    ),
     # -- load, time and state of the service
     "The service has {} requests in progress, and a new one would take about {} seconds (the limit is {}). Retry"
     " later.": "服务正在处理 {0} 个请求，新请求大约需要 {1} 秒（上限 {2} 秒）。请稍后重试。",
@@ -127,6 +132,41 @@ SENTENCES: Final[Mapping[str, str]] = {
     "'tool_choice' requires a call, but there are no 'tools'.": "'tool_choice' 要求调用工具，但没有 'tools'。",
     "The served model always thinks; thinking cannot be disabled.": "当前模型总会思考，不能关闭。",
     "The served model does not support thinking. Send the request without it.": "当前模型不支持思考，请去掉相应字段。",
+    "The form has {} files and pictures, but {} fields 'pages'. Give one for each, in their order; an empty one means all"
+    " pages.": "表单有 {0} 个文件和图片，却有 {1} 个 'pages' 字段。请按顺序每个文件给一个；空的表示全部页。",
+    "'{}' is a file; only 'image' and 'file' may be one.": "'{0}' 是文件；只有 'image' 和 'file' 可以是文件。",
+    "The form can't be read: {}.": "表单无法读取：{0}。",
+    "The text of '{}' is not UTF-8; encode the form as UTF-8.": "'{0}' 的文本不是 UTF-8；请用 UTF-8 编码表单。",
+    "'{}.file_id' is not supported: this service keeps no files. Send the file as 'file_data'.": (
+        "不支持 '{0}.file_id'：本服务不保存文件。请用 'file_data' 发送文件。"
+    ),
+    "'{}.file_data' is required: the file as base64.": "缺少 '{0}.file_data'：文件的 base64。",
+    "'{}' has both 'file_data' and 'file_url'; send one of them.": "'{0}' 同时有 'file_data' 和 'file_url'；请只发送一个。",
+    "'{}' is '{}'; it must name pages from 1 and ranges of them, such as '1-3,7' or '5-', {} at most.": (
+        "'{0}' 是 '{1}'；应为从 1 开始的页码和范围，例如 '1-3,7' 或 '5-'，最多 {2} 个。"
+    ),
+    "'max_tokens' and 'max_completion_tokens' differ; they mean the same, so give one of them.": (
+        "'max_tokens' 和 'max_completion_tokens' 的值不同；两者含义相同，请只给一个。"
+    ),
+    "'stream_options' is only for a request with 'stream': true.": "'stream_options' 只能用于 'stream': true 的请求。",
+    "'top_logprobs' is only for a request with 'logprobs': true.": "'top_logprobs' 只能用于 'logprobs': true 的请求。",
+    "'{}' and '{}' exclude each other; give one of them.": "'{0}' 和 '{1}' 不能同时使用；请只给一个。",
+    "'{}' contradicts '{}'; give one of them.": "'{0}' 与 '{1}' 矛盾；请只给一个。",
+    "'{}' names a function that is not in 'tools'.": "'{0}' 指定的函数不在 'tools' 中。",
+    "'{}' is '{}' for the second time; names must differ.": "'{0}' 第二次出现 '{1}'；名字不能重复。",
+    "The served model does not support tools, so none can be required.": "当前模型不支持工具，不能要求调用工具。",
+    "{} is a message of the {} with a picture. Only user messages and results of tools may have pictures.": (
+        "{0} 是 {1} 的消息，却带有图片。只有用户消息和工具结果可以带图片。"
+    ),
+    "A thinking budget needs thinking to be enabled.": "设思考预算需要先启用思考。",
+    "The served model does not support a thinking budget. Send the request without it.": (
+        "当前模型不支持思考预算，请去掉相应字段。"
+    ),
+    "min_tokens is {}; this answer may have at most {} tokens. Lower min_tokens.": (
+        "min_tokens 是 {0}；此回答最多 {1} 个 token。请减小 min_tokens。"
+    ),
+    "'{}' has {} entries; the limit is {}.": "'{0}' 有 {1} 项，上限是 {2} 项。",
+    "The body has more than {} values, the limit.": "请求体超过 {0} 个值的上限。",
     "max_tokens is {}; it must be at least 1.": "max_tokens 是 {0}，至少为 1。",
 }
 
