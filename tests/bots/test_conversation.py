@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from serve_app.bots.conversation.answer_queue import AnswerQueue
 from serve_app.bots.conversation.cut import close_fence, cut, open_fence, pieces
 from serve_app.bots.conversation.mentions import strip_mention
+from serve_app.bots.conversation.pace import Pace
 from serve_app.bots.conversation.state import MemoryState, state_of
 from serve_app.bots.conversation.texts import EN
 from serve_app.contracts import Events, ImagePart, TextPart
@@ -274,6 +275,19 @@ async def test_a_cancelled_question_leaves_the_queue():
     hold.set()
     await asyncio.gather(*tasks, return_exceptions=True)
     assert (order, queue.running, queue.waiting) == ([0, 2], 0, 0)
+
+
+def test_a_pace_keeps_every_limit_and_its_interval_unless_a_text_is_urgent():
+    now = [0.0]
+    pace = Pace([(3, 60.0), (4, 3600.0)], 2.0, lambda: now[0])
+    waits = []
+    for _ in range(4):
+        waits.append(pace.wait_s("chat"))
+        now[0] += waits[-1]
+        pace.count("chat")
+    assert waits == [0, 2, 2, 56]
+    assert (pace.wait_s("chat"), pace.wait_s("other")) == (3540, 0)
+    assert Pace([(3, 60.0)], 2.0, lambda: now[0]).wait_s("chat", urgent=True) == 0
 
 
 async def test_a_full_queue_refuses():

@@ -119,6 +119,15 @@ async def test_an_answer_is_pushed_as_cumulative_frames_that_wait_for_each_other
         assert pictures_of(answer.requests[0]) == [PNG]
 
 
+async def test_the_last_frame_does_not_wait_for_the_interval_between_frames(tmp_path: Path):
+    """An answer of 0.3 s arrived after 4 s: the interval of 2 s passed twice."""
+    interval_s = 20.0
+    async with connected(tmp_path, FakeAnswer("It ", "is", pause_s=0.05), interval_s=interval_s) as (one, server):
+        request_id = await server.ask(one.platform.text("ann", "What?"))
+        await soon(lambda: (True, "It is") in server.contents(request_id))  # within 10 s
+        assert len(server.contents(request_id)) == 2
+
+
 async def test_the_same_message_twice_is_answered_once(tmp_path: Path):
     answer = FakeAnswer("Two")
     async with connected(tmp_path, answer) as (one, server):

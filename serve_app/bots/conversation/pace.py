@@ -26,24 +26,28 @@ class Pace:
         self._clock = clock
         self._sent: dict[str, deque[float]] = {}
 
-    def wait_s(self, receiver: str) -> float:
-        """Seconds until a text may be sent."""
+    def wait_s(self, receiver: str, *, urgent: bool = False) -> float:
+        """Seconds until a text may be sent; an urgent one does not wait for the shortest interval."""
         sent = self._sent.get(receiver)
         if not sent:
             return 0.0
         now = self._clock()
-        allowed_at = sent[-1] + self._interval_s
+        allowed_at = sent[-1] + (0.0 if urgent else self._interval_s)
         for number, seconds in self._limits:
             if len(sent) >= number:
                 allowed_at = max(allowed_at, sent[-number] + seconds)
         return max(0.0, allowed_at - now)
 
-    async def enter(self, receiver: str) -> None:
+    async def enter(self, receiver: str, *, urgent: bool = False) -> None:
         """Waits until a text may be sent, and counts it."""
-        seconds = self.wait_s(receiver)
+        seconds = self.wait_s(receiver, urgent=urgent)
         while seconds > 0:
             await asyncio.sleep(seconds)
-            seconds = self.wait_s(receiver)
+            seconds = self.wait_s(receiver, urgent=urgent)
+        self.count(receiver)
+
+    def count(self, receiver: str) -> None:
+        """Counts a text that is sent now."""
         now = self._clock()
         sent = self._sent.setdefault(receiver, deque())
         sent.append(now)

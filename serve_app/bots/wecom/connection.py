@@ -29,6 +29,7 @@ DISPLACED: Final = "disconnected_event"
 
 PING_S: Final = 30.0
 ACK_S: Final = 10.0
+CLOSE_S: Final = 1.0  # a stop of the service does not wait longer for WeCom
 MAX_MISSED: Final = 2  # pings without an acknowledgement
 MAX_FRAME_BYTES: Final = 2**20
 RECONNECT_S: Final = (1.0, 60.0)
@@ -79,7 +80,12 @@ class Connection:
         while not self.displaced:
             try:
                 async with connect(
-                    self._url, max_size=MAX_FRAME_BYTES, ping_interval=None, proxy=None, open_timeout=self._ack_s
+                    self._url,
+                    max_size=MAX_FRAME_BYTES,
+                    ping_interval=None,
+                    proxy=None,
+                    open_timeout=self._ack_s,
+                    close_timeout=CLOSE_S,
                 ) as socket:
                     await self._serve(socket)
                 pause_s = self._reconnect_s[0]

@@ -83,27 +83,34 @@ class WecomLongConnection:
         shown, sent = 0, ""
         while True:
             changed = stream.changed
-            finished = stream.finished
-            late = not finished and self._now() - stream.started_at >= self._finish_s
-            text = neutralize_think(stream.content)
-            position = cut_at(text, ROOM)
-            more = position < len(text) or late
-            content = close_fence(text[:position]) + (self._conversation.texts.continues if more else "")
-            if content != sent or finished or late:
-                await self._pace.enter(_chat(stream.message))
-                if not finished and stream.finished:
-                    continue  # the last frame replaces this one
-                frame = stream_frame(stream.id, content, finish=finished or late)
-                if not sent:
-                    frame["stream"]["feedback"] = {"id": stream.id}  # in the first frame only
-                if not await self._try(RESPOND, frame, stream):
-                    return 0  # the user may have seen parts; the message has everything
-                shown, sent = position if stream.text else 0, content
+            late = self._is_late(stream)
+            if sent and not stream.finished and not late and self._content(stream, late=False)[0] == sent:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(max(0.0, self._finish_s - (self._now() - stream.started_at))):
+                        await changed.wait()
+                continue
+            await stream.wait_finished(self._pace.wait_s(_chat(stream.message)))
+            await self._pace.enter(_chat(stream.message), urgent=stream.finished)
+            finished, late = stream.finished, self._is_late(stream)  # the newest, after the wait
+            content, position, more = self._content(stream, late=late)
+            frame = stream_frame(stream.id, content, finish=finished or late)
+            if not sent:
+                frame["stream"]["feedback"] = {"id": stream.id}  # in the first frame only
+            if not await self._try(RESPOND, frame, stream):
+                return 0  # the user may have seen parts; the message has everything
+            shown, sent = position if stream.text else 0, content
             if finished or late:
                 return shown if more else None
-            with suppress(TimeoutError):
-                async with asyncio.timeout(max(0.0, self._finish_s - (self._now() - stream.started_at))):
-                    await changed.wait()
+
+    def _content(self, stream: Stream, *, late: bool) -> tuple[str, int, bool]:
+        """What a frame shows, how many characters of the text these are, and whether more will follow."""
+        text = neutralize_think(stream.content)
+        position = cut_at(text, ROOM)
+        more = position < len(text) or late
+        return close_fence(text[:position]) + (self._conversation.texts.continues if more else ""), position, more
+
+    def _is_late(self, stream: Stream) -> bool:
+        return not stream.finished and self._now() - stream.started_at >= self._finish_s
 
     async def _try(self, command: str, body: dict[str, Any], stream: Stream) -> bool:
         """Whether the reply was acknowledged; tried again while the connection is interrupted."""
