@@ -143,6 +143,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_settings(doctor)
     doctor.add_argument("--json", action="store_true", help="print the report as one JSON object")
+    doctor.add_argument("--files", action="store_true", help="check only the settings and the model's files")
 
     keys.add_arguments(
         _command(commands.add_parser, "keys", help="make, list and revoke API keys", description=keys.DESCRIPTION)

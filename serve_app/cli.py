@@ -85,7 +85,7 @@ def _doctor(options: argparse.Namespace) -> int:
     settings = _settings(options)
     if settings is None:
         return 2
-    report = run_checks(settings)
+    report = run_checks(settings, files_only=options.files)
     if options.json:
         print(json.dumps(report.as_object(), indent=2))
     else:

@@ -64,5 +64,6 @@ LINES: Final[Mapping[str, str]] = {
     "Memory": "内存和显存",
     "Can't serve: {}{}.": "不能运行：{0:zh}{1:zh}。",
     "Can serve, as far as can be checked without the model's files{}.": "没有模型文件，其余检查通过，可以运行{0:zh}。",
+    "The model's files that are here have no problem; this machine was not checked{}.": "已有的模型文件没有问题；未检查本机{0:zh}。",
     "Can serve {}: {}, with {}{}.": "可以运行 {0}：{1}，{2:zh}{3:zh}。",
 }

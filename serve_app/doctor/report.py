@@ -78,6 +78,7 @@ class Report:
     source: str
     groups: tuple[Group, ...]
     fit: MemoryFit | None  # None: a check before it did not succeed
+    files_only: bool = False  # the machine was not checked
 
     @property
     def can_serve(self) -> bool:
@@ -91,6 +92,8 @@ class Report:
         problems, warnings = self.count(Status.PROBLEM), self.count(Status.WARNING)
         if problems:
             return f"Can't serve: {_counted(problems, 'problem')}{_also(warnings)}."
+        if self.files_only:
+            return f"The model's files that are here have no problem; this machine was not checked{_also(warnings)}."
         if self.fit is None:
             return f"Can serve, as far as can be checked without the model's files{_also(warnings)}."
         how = f"{self.fit.dtype} on {self.fit.device}"

@@ -48,19 +48,24 @@ class CheckContext:
     fit: MemoryFit | None = None
 
 
-def run_checks(settings: Settings) -> Report:
-    """Check everything that `up` needs with these settings; change nothing and download nothing."""
+def run_checks(settings: Settings, *, files_only: bool = False) -> Report:
+    """Check everything that `up` needs with these settings; change nothing and download nothing.
+
+    `files_only`: check the model's files against the settings, and not this machine.
+    """
     context = CheckContext(settings)
     groups: dict[str, list[Finding]] = {title: [] for title, _, _ in _STEPS}
     with _quiet():
         for title, name, step in _STEPS:
-            groups[title] += guarded(name, partial(step, context))
+            if not files_only or step in _OF_FILES:
+                groups[title] += guarded(name, partial(step, context))
     return Report(
         version=__version__,
         model=settings.model.served_name,
         source=settings.model.source,
         groups=tuple(Group(title, tuple(findings)) for title, findings in groups.items() if findings),
         fit=context.fit,
+        files_only=files_only,
     )
 
 
@@ -228,6 +233,7 @@ _STEPS = (
     ("Model", "chat", _chat),
     ("Memory", "memory", _memory),
 )
+_OF_FILES = (_folder, _quantization, _dtype, _weights, _layout, _chat)  # without a device, _dtype is the checkpoint's
 
 
 @contextmanager

@@ -156,3 +156,13 @@ def test_a_missing_library_is_a_finding_and_no_traceback(tmp_path: Path):
     assert ended.returncode == 1
     assert "The check failed: ImportError: operator torchvision::nms does not exist" in ended.stdout
     assert "Traceback" not in ended.stdout + ended.stderr
+
+
+def test_only_the_files_of_a_model_are_checked_if_that_is_asked_for(demo: Path):
+    settings = Settings.model_validate({"model": {"path": str(demo), "device": "cuda"}})
+    report = run_checks(settings, files_only=True)
+    assert problems(report) == []
+    assert [group.title for group in report.groups] == ["Model"]
+    assert report.verdict == "The model's files that are here have no problem; this machine was not checked."
+    (demo / "chat_template.jinja").unlink()
+    assert [finding.name for finding in problems(run_checks(settings, files_only=True))] == ["chat"]
