@@ -251,6 +251,7 @@ def upgrade() -> Schema:
             gatewayClassName=TEXT, stepSizePercent=PERCENT, intervalSeconds=integer(1), maxSurgePercent=PERCENT
         ),
         initializingTimeout={"type": "string", "pattern": "^([1-9][0-9]*|([0-9]+(h|m|s))+)?$"},
+        check=only(enabled=FLAG, resources=FREE),
     )
 
 

@@ -109,10 +109,10 @@ def says_what_it_takes(pod: Object) -> Complaints:
             yield f"{container['name']} has no limit of memory"
 
 
-def has_a_token_only_for_the_autoscaler(pod: Object) -> Complaints:
-    """ours: only the head's autoscaler speaks to the API server"""
-    is_autoscaled = any(each["name"] == "autoscaler" for each in containers(pod))
-    if pod["spec"].get("automountServiceAccountToken") is not False and not is_autoscaled:
+def has_a_token_only_to_call_the_api_server(pod: Object) -> Complaints:
+    """ours: only the head's autoscaler and the Job of an uninstall speak to the API server"""
+    calls = any(each["name"] in {"autoscaler", "uninstall"} for each in containers(pod))
+    if pod["spec"].get("automountServiceAccountToken") is not False and not calls:
         yield "the service account's token is mounted"
 
 
@@ -153,7 +153,7 @@ POD_RULES: tuple[PodRule, ...] = (
     writes_only_to_volumes,
     bounds_its_volumes,
     says_what_it_takes,
-    has_a_token_only_for_the_autoscaler,
+    has_a_token_only_to_call_the_api_server,
     has_pinned_images,
     says_no_secret,
 )

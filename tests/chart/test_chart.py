@@ -97,7 +97,8 @@ def test_every_template_is_reached_by_some_value_set() -> None:
         run = subprocess.run([binary("helm4"), "template", CHART, *values], capture_output=True, text=True, timeout=60)
         reached |= set(re.findall(r"^# Source: glm-vision-serve/(\S+)", run.stdout, flags=re.MULTILINE))
     written = {str(file.relative_to(CHART)) for file in (CHART / "templates").rglob("*.yaml")}
-    assert reached == written
+    # Rendered only in an upgrade of what runs in a cluster: tests/chart/test_settings_check.py.
+    assert reached == written - {"templates/settings-check.yaml"}
 
 
 def test_a_package_of_the_chart_holds_what_it_renders_and_no_generator(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.chart.render import CHART, HELMS, refusal, render
+from tests.chart.test_uninstall import installed, ray_service
 from tests.chart.test_upgrade_in_place import upgraded
 
 pytestmark = pytest.mark.chart
@@ -189,6 +190,7 @@ def test_the_last_replica_that_fits_is_taken_and_one_more_is_not(replicas: int) 
 
 def test_every_refusal_of_the_chart_is_tested() -> None:
     said = "".join(refusal(set=values) for values, _ in COMBINATIONS)
+    said += installed("helm4", ray_service(deletionTimestamp="2026-11-29T20:00:00Z"))[1]
     said += refusal("ci/everything-off-values.yaml", set=INCREMENTAL | {"autoscaler.enabled": False})
     said += upgraded("helm4", "--set", "image.tag=0.2.0", "--set", "settings.engine.max_slots=4").stderr
     # Those of amounts are in test_canonical_form.

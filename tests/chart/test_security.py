@@ -62,7 +62,7 @@ BROKEN: list[tuple[rules.PodRule, str, Any]] = [
     (rules.bounds_its_volumes, "spec/volumes/0/emptyDir", {"medium": "Memory"}),
     (rules.says_what_it_takes, f"{ONLY}/resources", {"limits": {"memory": "1Gi"}}),
     (rules.says_what_it_takes, f"{ONLY}/resources", {"requests": {"cpu": 1, "memory": "1Gi"}}),
-    (rules.has_a_token_only_for_the_autoscaler, "spec/automountServiceAccountToken", None),
+    (rules.has_a_token_only_to_call_the_api_server, "spec/automountServiceAccountToken", None),
     (rules.has_pinned_images, f"{ONLY}/image", "glm"),
     (rules.has_pinned_images, f"{ONLY}/image", "registry:5000/glm:latest"),
     (rules.says_no_secret, f"{ONLY}/env", [{"name": "REDIS_PASSWORD", "value": "hunter2"}]),
@@ -123,7 +123,7 @@ def test_no_rule_is_left_without_something_that_breaks_it():
 
 
 def test_a_pod_mounts_a_token_by_default():
-    assert list(rules.has_a_token_only_for_the_autoscaler(without(POD, "spec/automountServiceAccountToken")))
+    assert list(rules.has_a_token_only_to_call_the_api_server(without(POD, "spec/automountServiceAccountToken")))
 
 
 def test_settings_about_tokens_of_text_are_no_secrets():

@@ -101,6 +101,9 @@ OTHERS: dict[str, Any] = {
     "upgrade.strategy": "None",
     "upgrade.incremental.maxSurgePercent": 60,
     "upgrade.initializingTimeout": "1h",
+    # Only in an upgrade of what runs in a cluster: tests/chart/test_settings_check.py.
+    **{f"upgrade.check.{name}": None for name in ("enabled", "resources.requests.cpu", "resources.requests.memory")},
+    "upgrade.check.resources.limits.memory": None,
     "faultTolerance.externalAddress": "redis.example.com:6379",
     "redis.persistence.storageClassName": "-",
     "rayAuth": "disabled",

@@ -37,7 +37,7 @@ def two_equal_pods(replicas: int, values: Mapping[str, Any] | None = None) -> Ob
         {
             "settings.http.request_timeout_s": ANSWER_S,
             "workers.cpu.replicas": {"min": 2, "max": 2},
-            "workers.cpu.resources.requests.cpu": "4",
+            "workers.cpu.resources.limits.cpu": "4",
             **{f"stages.{stage}.replicas": {"min": replicas, "max": replicas} for stage in STAGES},
             **(values or {}),
         },
