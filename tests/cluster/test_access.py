@@ -1,12 +1,13 @@
-"""Access through the real service: every route by every kind of credentials, streams, rotation of keys, limits."""
+"""Access and audit through the real service: credentials by route, tenants, rotation, limits; kills and a full disk."""
 
 from __future__ import annotations
 
-import socket
+import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,60 +15,33 @@ import httpx
 import pytest
 
 from serve_app.access.key_file import LimitEntry
-from tests.cluster.conftest import Service, started
+from serve_app.audit.files import audit_files
+from serve_app.audit.verify import verify
 from tests.cluster.credentials import (
-    AUDIENCE,
-    ISSUER,
     QUESTION,
     RELOAD_S,
     STREAMS,
-    Credentials,
     check_routes,
     check_stream,
     rotate_keys,
     rotate_public_keys,
 )
+from tests.cluster.guarded import Guarded, guarded_service
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.cluster
 
 
-@dataclass
-class Guarded:
-    """A running service with keys and tokens."""
-
-    service: Service
-    credentials: Credentials
-
-    @property
-    def base_url(self) -> str:
-        return self.service.base_url
-
-    def raw(self, request: str, kind: str) -> tuple[int, str]:
-        """Status and body of a request whose first line no client would send."""
-        host, port = self.base_url.removeprefix("http://").split(":")
-        lines = [request, f"Host: {host}", "Connection: close"]
-        lines += [f"{name}: {value}" for name, value in self.credentials.headers[kind].items()]
-        with socket.create_connection((host, int(port)), 30) as connection:
-            connection.sendall(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
-            received = b"".join(iter(lambda: connection.recv(65536), b""))
-        head, _, body = received.partition(b"\r\n\r\n")
-        return int(head.split()[1]), body.decode(errors="replace")
+REQUESTS = int(os.environ.get("AUDITED_REQUESTS", "200"))
+KILLED = ("ingress", "engine", "preprocess")[: 3 if REQUESTS > 200 else 2] * (1 + REQUESTS // 500)
+CLIENTS = 4
+BACK_S = 60.0  # for a killed replica
 
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
-    folder = tmp_path_factory.mktemp("guarded")
-    credentials = Credentials([folder])
-    settings = {
-        "GLM_JWT__KEYS": str(folder / "jwks.json"),
-        "GLM_JWT__ISSUER": ISSUER,
-        "GLM_JWT__AUDIENCE": AUDIENCE,
-        "GLM_JWT__TENANT_CLAIM": "org",
-        "GLM_JWT__REFRESH_S": "10",
-        "GLM_CACHE__BACKEND": "memory",
-    }
-    with started(folder, "--keys", str(credentials.file), **settings) as service:
-        yield Guarded(service, credentials)
+    with guarded_service(tmp_path_factory.mktemp("guarded")) as running:
+        yield running
 
 
 def test_every_route_by_credentials(guarded: Guarded) -> None:
@@ -197,6 +171,97 @@ def test_a_header_that_names_another_address_changes_nothing(guarded: Guarded) -
     assert httpx.get(f"{guarded.base_url}/v1/models", headers=headers).status_code == 401
 
 
+# -- audit
+
+
+def asking(guarded: Guarded) -> httpx.Client:
+    """A client with the key of `shop`."""
+    client = guarded.service.client()
+    client.headers.update(guarded.credentials.headers["key"])
+    return client
+
+
+def numbered(number: int) -> dict[str, Any]:
+    content = f"Question {number}"
+    stream = {"stream": True} if number % 2 else {}
+    return {"messages": [{"role": "user", "content": content}], "max_tokens": 4, "temperature": 0, **stream}
+
+
+def test_every_answer_has_exactly_one_line_when_replicas_are_killed(guarded: Guarded) -> None:
+    answered: list[str] = []
+    refused: Counter[str] = Counter()
+    numbers = iter(range(REQUESTS))
+
+    def ask() -> None:
+        with asking(guarded) as client:
+            for number in numbers:
+                id = f"request-{number}"
+                try:
+                    response = client.post("/v1/chat/completions", json=numbered(number), headers={"X-Request-ID": id})
+                except httpx.TransportError as error:  # its ingress was killed
+                    refused[type(error).__name__] += 1
+                    wait_until(lambda client=client: is_ready(client), BACK_S, "the ingress is back")  # type: ignore[misc]
+                    continue
+                complete = "[DONE]" in response.text if number % 2 else response.status_code == 200
+                if response.status_code == 200 and complete and '"error"' not in response.text:
+                    answered.append(id)
+                else:
+                    refused[str(response.status_code)] += 1
+
+    clients = [threading.Thread(target=ask) for _ in range(CLIENTS)]
+    for each in clients:
+        each.start()
+    for number, stage in enumerate(KILLED, 1):
+        due = number * REQUESTS / (len(KILLED) + 1)
+        wait_until(lambda due=due: len(answered) + refused.total() >= due, 300, "more answers")  # type: ignore[misc]
+        guarded.kill(stage)
+    for each in clients:
+        each.join()
+    lines = Counter(line["request_id"] for line in guarded.lines() if line["outcome"] == "answered")
+    assert len(answered) > REQUESTS / 2, refused
+    assert {id: lines[id] for id in answered} == dict.fromkeys(answered, 1)
+    found = verify(guarded.audit)
+    assert (found.problems, found.lost) == ([], 0)
+    assert found.files >= 1 + KILLED.count("ingress")
+    first = audit_files(guarded.audit)[0]
+    original = first.read_bytes()
+    first.write_bytes(original.replace(b'"answered"', b'"answereD"', 1))
+    assert verify(guarded.audit).problems
+    first.write_bytes(original)
+
+
+def is_ready(client: httpx.Client) -> bool:
+    try:
+        return client.get("/readyz").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_no_answer_is_given_while_the_disk_is_full(guarded: Guarded) -> None:
+    filler = guarded.audit.parent / "filler"
+    with asking(guarded) as client:
+        wait_until(lambda: is_ready(client), BACK_S, "the service is ready")
+        assert client.post("/v1/chat/completions", json=numbered(0)).status_code == 200
+        with filler.open("wb", buffering=0) as stream, suppress(OSError):
+            while True:
+                stream.write(b"x" * 4096)
+        statuses = [client.post("/v1/chat/completions", json=numbered(number)) for number in range(60)]
+        refusals = [each for each in statuses if each.status_code != 200]
+        assert refusals  # what is left of the last page of the file has room for some lines
+        assert all(each.json()["error"]["code"] == "audit_unavailable" for each in refusals)
+        assert statuses[-1].status_code == 503
+        assert client.get("/healthz").status_code == 200
+        filler.unlink()
+        time.sleep(1.5)  # the writer tries again each second
+        assert client.post("/v1/chat/completions", json=numbered(0)).status_code == 200
+    found = verify(guarded.audit)
+    assert found.problems == []
+    assert found.lost > 0
+    assert guarded.lines("resumed")
+
+
+# -- last, since the tokens of the other tests are not accepted afterwards
+
+
 def test_public_keys_of_tokens_rotate_under_load_without_an_error(guarded: Guarded) -> None:
-    """Last: the other tests' tokens are not accepted afterwards."""
     rotate_public_keys(guarded.base_url, guarded.credentials)

@@ -1,4 +1,4 @@
-"""Access on a cluster, through HAProxy: every route by every kind of credentials, streams, rotation under load."""
+"""Access on a cluster, through HAProxy: every route by every kind of credentials, streams."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from tests.cluster.credentials import (
     Credentials,
     check_routes,
     check_stream,
-    rotate_keys,
 )
 from tests.cluster.nodes import PORT, running
 from tests.cluster.release import release
@@ -53,7 +52,3 @@ def test_every_route_by_credentials(check: Check) -> None:
 @pytest.mark.parametrize("path", STREAMS)
 def test_streams_by_credentials(check: Check, path: str) -> None:
     check(check_stream, path)
-
-
-def test_keys_rotate_under_load_without_an_error(check: Check) -> None:
-    check(rotate_keys)

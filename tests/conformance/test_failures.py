@@ -1,13 +1,10 @@
 """What is refused, what is sent again and what is given up, as each client reports it to its user."""
 
-from collections.abc import Iterator
-
 import pytest
 
-from tests.cluster.conftest import started
 from tests.conformance import fault_proxy as faults
-from tests.conformance.clients import OPENAIS, Result, for_clients, run
-from tests.conformance.task import ANSWER, task
+from tests.conformance.clients import OPENAIS, Result, for_clients
+from tests.conformance.task import ANSWER
 
 pytestmark = pytest.mark.conformance
 
@@ -79,27 +76,3 @@ def test_a_refused_request_is_sent_again_after_retry_after(
 def test_a_timeout_raises_the_clients_timeout_error(result: Result, client: str) -> None:
     refused = result(client, "timed_out")
     assert TIMEOUT.get(client, "APITimeoutError") in (refused["error"], *refused["parents"])
-
-
-@pytest.fixture(scope="module")
-def full_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[faults.FaultProxy]:
-    """A proxy in front of a service with one slot and no queue."""
-    folder = tmp_path_factory.mktemp("one-slot")
-    with (
-        started(folder, "--slots", "1", GLM_ENGINE__MAX_WAITING="0") as service,
-        faults.running(service.base_url) as fault_proxy,
-    ):
-        yield fault_proxy
-
-
-@for_clients("openai-3", "openai-node", "ai-sdk")
-def test_a_request_to_the_full_service_is_sent_again_and_answered(
-    full_service: faults.FaultProxy, tmp_path_factory: pytest.TempPathFactory, client: str
-) -> None:
-    asked = task(client, full_service.service_url, full_service.url, only=("overloaded",))
-    answer = run(client, asked, tmp_path_factory.mktemp(client))["overloaded"]
-    assert answer == {"text": ANSWER}
-    first, *later = full_service.exchanges["overloaded", client]
-    assert first.status == 503
-    assert later[-1].status == 200
-    assert later[0].at_s - first.at_s > 0.9 * faults.RETRY_AFTER_S
