@@ -7,6 +7,7 @@ of a request (`request_digest`) covers what becomes of the request, and is known
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from typing import Any, Final
@@ -22,6 +23,7 @@ PICTURE_FIELDS_NOT_IN_KEY: Final = frozenset({"pixels"})  # `digest` covers them
 REQUEST_FIELDS_NOT_IN_DIGEST: Final = frozenset(
     {"id", "deadline_s", "stream", "lane", "cache", "group", "param", "caller"}  # of the caller, the tenant is
 )
+_JSON: Final = json.JSONEncoder(separators=(",", ":"))
 _DIGESTED: Final = 1024  # longer texts and bytes are represented by their digests
 
 
@@ -43,7 +45,7 @@ def is_deterministic(sampling: Sampling) -> bool:
 
 
 def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, separators=(",", ":")).encode()).hexdigest()
+    return hashlib.sha256(_JSON.encode(value).encode()).hexdigest()
 
 
 def _canonical(value: Any) -> Any:
@@ -72,8 +74,13 @@ def _canonical(value: Any) -> Any:
 
 def _of_fields(value: Any, without: frozenset[str]) -> list[Any]:
     """The fields of a dataclass; those that do not count in its comparison are names in error messages."""
-    counted = (field for field in dataclasses.fields(value) if field.compare and field.name not in without)
-    return [type(value).__name__, *([field.name, _canonical(getattr(value, field.name))] for field in counted)]
+    counted = _counted_fields(type(value), without)
+    return [type(value).__name__, *([name, _canonical(getattr(value, name))] for name in counted)]
+
+
+@functools.cache
+def _counted_fields(kind: type[Any], without: frozenset[str]) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(kind) if field.compare and field.name not in without)
 
 
 def _sha256(data: bytes | memoryview) -> str:

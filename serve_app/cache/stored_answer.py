@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import functools
 import hashlib
 import hmac
 import json
@@ -102,12 +103,17 @@ def _is_list_of_events(value: Any) -> bool:
     return isinstance(value, tuple) and len(value) > 1 and all(isinstance(each, Event) for each in value)
 
 
+@functools.cache
+def _kept_fields(kind: type[Any]) -> tuple[str, ...]:
+    """Without times, which are those of another request; the caller of a hit gets its own."""
+    return tuple(field.name for field in dataclasses.fields(kind) if field.name != "stages_ms")
+
+
 def _plain(value: Any) -> Any:
     """Events as JSON: an object has its class and the values of its fields."""
     if dataclasses.is_dataclass(value):
-        # Times are those of another request; the caller of a hit gets its own.
-        fields = [field.name for field in dataclasses.fields(value) if field.name != "stages_ms"]
-        return {"class": type(value).__name__, **{name: _plain(getattr(value, name)) for name in fields}}
+        names = _kept_fields(type(value))
+        return {"class": type(value).__name__, **{name: _plain(getattr(value, name)) for name in names}}
     if isinstance(value, bytes):
         return {"base64": base64.b64encode(value).decode()}
     return [_plain(each) for each in value] if isinstance(value, (tuple, list)) else value
