@@ -22,6 +22,8 @@ from tests.fakes import FakeAnswer
 from tests.redis_server import RedisServer, SlowProxy
 
 Question = Callable[..., ChatRequest]
+LONG_MS = 2000.0
+DEFAULT_MS = 50.0
 
 
 @pytest.fixture
@@ -33,7 +35,8 @@ async def proxy(redis: RedisServer) -> AsyncIterator[SlowProxy]:
 
 
 def settings_of(url: str, **more: object) -> CacheSettings:
-    return CacheSettings(backend="redis", redis_url=url, **more)
+    """With a long time limit, where it is not what is tested: this machine may be busy."""
+    return CacheSettings(**{"backend": "redis", "redis_url": url, "redis_timeout_ms": LONG_MS, **more})
 
 
 def cached_at(url: str, answer: object = None, **settings: object) -> Cached:
@@ -44,9 +47,9 @@ def cached_at(url: str, answer: object = None, **settings: object) -> Cached:
 
 async def test_values_are_kept_until_their_time_is_over(redis: RedisServer):
     store = RedisStore(settings_of(redis.url))
-    await store.set("a", b"\x00\xff", 0.1)
+    await store.set("a", b"\x00\xff", 2.0)
     assert await store.get("a") == b"\x00\xff"
-    await asyncio.sleep(0.15)
+    await asyncio.sleep(2.1)
     assert await store.get("a") is None
     await store.close()
 
@@ -74,19 +77,21 @@ async def test_a_password_is_read_from_its_file(tmp_path: Path, question: Questi
 
 
 async def test_a_late_lookup_is_a_miss_after_the_time_limit(proxy: SlowProxy, question: Question):
-    cached = cached_at(proxy.url)
+    cached = cached_at(proxy.url, redis_timeout_ms=DEFAULT_MS)
     await cached.ask(question())
     await cached.settled()
     proxy.delay_s = 1.0
     began = time.monotonic()
     events = await cached.ask(question(id="two"))
-    assert time.monotonic() - began < 0.5  # the limit is 0.05 s; this machine may be busy
+    assert time.monotonic() - began < 0.9  # the limit is 0.05 s; this machine may be busy
     assert events[0].cache == "miss"
     assert cached.lookups()["unavailable"] >= 1
 
 
 async def test_a_late_response_is_not_taken_for_that_of_the_next_question(proxy: SlowProxy, question: Question):
-    cached = cached_at(proxy.url, lambda request: FakeAnswer(repr(request.messages))(request))
+    cached = cached_at(
+        proxy.url, lambda request: FakeAnswer(repr(request.messages))(request), redis_timeout_ms=DEFAULT_MS
+    )
     texts = [f"Number {number}" for number in range(10)]
     for text in texts:
         await cached.ask(question(text))
@@ -125,7 +130,8 @@ async def test_a_forged_answer_is_a_miss(redis: RedisServer, question: Question,
 async def test_redis_is_killed_slow_and_damaged_under_load_and_every_answer_is_right(
     redis: RedisServer, proxy: SlowProxy, question: Question
 ):
-    store = RedisStore(settings_of(proxy.url), CircuitBreaker(failures=5, open_s=0.1))
+    settings = settings_of(proxy.url, redis_timeout_ms=DEFAULT_MS)
+    store = RedisStore(settings, CircuitBreaker(failures=5, open_s=0.1))
     cached = Cached(store=store, answer=lambda request: FakeAnswer(f"Answer to {request.messages[0].parts}")(request))
     ended = asyncio.Event()
     asked = 0
@@ -143,7 +149,7 @@ async def test_redis_is_killed_slow_and_damaged_under_load_and_every_answer_is_r
     async def until_more(*results: str) -> None:
         """Until each of the results was seen again."""
         before = cached.lookups()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             for result in results:
                 while cached.lookups().get(result, 0) <= before.get(result, 0) + 5:  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
