@@ -74,7 +74,7 @@ def _canonical(value: Any) -> Any:
 
 def _of_fields(value: Any, without: frozenset[str]) -> list[Any]:
     """The fields of a dataclass; those that do not count in its comparison are names in error messages."""
-    counted = _counted_fields(type(value), without)
+    counted = _counted_fields(type(value), without)  # type: ignore[arg-type]  # types are hashable
     return [type(value).__name__, *([name, _canonical(getattr(value, name))] for name in counted)]
 
 

@@ -112,7 +112,7 @@ def _kept_fields(kind: type[Any]) -> tuple[str, ...]:
 def _plain(value: Any) -> Any:
     """Events as JSON: an object has its class and the values of its fields."""
     if dataclasses.is_dataclass(value):
-        names = _kept_fields(type(value))
+        names = _kept_fields(type(value))  # type: ignore[arg-type]  # types are hashable
         return {"class": type(value).__name__, **{name: _plain(getattr(value, name)) for name in names}}
     if isinstance(value, bytes):
         return {"base64": base64.b64encode(value).decode()}
