@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Iterator
 from datetime import datetime
 from functools import lru_cache
@@ -41,6 +42,9 @@ _METADATA: Schema = {
 }
 
 FORMATS = jsonschema.FormatChecker(formats=())
+_DURATION = re.compile(
+    r"([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h|d|w))+"
+)  # Go's, and days and weeks as go-openapi takes them
 
 
 @FORMATS.checks("int32")
@@ -56,6 +60,11 @@ def _is_int64(value: object) -> bool:
 @FORMATS.checks("date-time", raises=ValueError)
 def _is_date_time(value: object) -> bool:
     return not isinstance(value, str) or datetime.fromisoformat(value).tzinfo is not None
+
+
+@FORMATS.checks("duration")
+def _is_duration(value: object) -> bool:
+    return not isinstance(value, str) or _DURATION.fullmatch(value) is not None
 
 
 def _unique_keys(_: Any, keys: list[str], instance: Any, __: Schema) -> Iterator[jsonschema.ValidationError]:
