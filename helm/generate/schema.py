@@ -60,6 +60,7 @@ def schema() -> Schema:
                 keysSecret=key_of_secret(),
                 jwtSecret=key_of_secret(),
                 limitsRedisSecret=key_of_secret(),
+                widgetSecret=key_of_secret(),
                 testKeySecret=key_of_secret(),
             ),
             cache=only(secret=only(name=TEXT, passwordKey=TEXT, signingKey=TEXT)),

@@ -62,7 +62,7 @@ release uses: of its services (other pods, `helm test`), of its Ingress and rout
 {{- define "glm.ingressSecrets" -}}
 {{- $secrets := list -}}
 {{- $auth := .Values.auth -}}
-{{- range $name, $use := dict "keys" (list $auth.keysSecret "access" "keys_file") "jwt" (list $auth.jwtSecret "jwt" "secret_file") "limits-redis" (list $auth.limitsRedisSecret "limits" "redis_password_file") -}}
+{{- range $name, $use := dict "keys" (list $auth.keysSecret "access" "keys_file") "jwt" (list $auth.jwtSecret "jwt" "secret_file") "limits-redis" (list $auth.limitsRedisSecret "limits" "redis_password_file") "widget" (list $auth.widgetSecret "access" "widget_secret_file") -}}
 {{- $secret := index $use 0 -}}
 {{- if $secret.name -}}
 {{- $secrets = append $secrets (dict "name" $name "secret" $secret.name "key" $secret.key "folder" (printf "/etc/glm-serve/%s" $name) "section" (index $use 1) "setting" (index $use 2)) -}}

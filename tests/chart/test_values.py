@@ -32,6 +32,7 @@ CONDITIONS: dict[str, dict[str, Any]] = {
     "auth.keysSecret.key": {"auth.keysSecret.name": "keys"},
     "auth.jwtSecret.key": {"auth.jwtSecret.name": "jwt"},
     "auth.limitsRedisSecret.key": {"auth.limitsRedisSecret.name": "redis"},
+    "auth.widgetSecret.key": {"auth.widgetSecret.name": "widget"},
     "auth.testKeySecret.key": {"auth.testKeySecret.name": "key"},
     "stages.engine.downscaleToZeroDelaySeconds": {"stages.engine.replicas.min": 0},
     "stages.engine.replicas.max": {"workers.gpu.replicas.max": 9},

@@ -1,0 +1,107 @@
+// The chat of the widget: a button that opens a panel, in a shadow tree, so that styles of the site do not meet its own.
+
+import { AttachmentList, objectUrl } from "./attachments.js";
+import { ask, newTurn } from "./conversation.js";
+import { button, element } from "./dom.js";
+import { language, setLanguage, text } from "./language.js";
+import { MarkdownView } from "./markdown.js";
+import { WidgetToken } from "./widget_token.js";
+
+const STYLES = new URL("./widget.css", import.meta.url);
+const LIMITS = { maxImages: 4, maxImageBytes: 20 * 2 ** 20, maxImageTokens: 6144 };
+
+/** Adds the chat to the page. `settings` are the data attributes of the script. */
+export function start({ token = "", tokenUrl = "", language: chosen, title, greeting, open }) {
+  if (chosen) setLanguage(chosen);
+  const host = element("glm-chat");
+  const root = host.attachShadow({ mode: "open" });
+  root.append(element("link", { rel: "stylesheet", href: STYLES.href }));
+  const chat = new Chat(new WidgetToken(token, tokenUrl), title || text("welcome"), greeting || text("welcomeText"));
+  root.append(chat.launcher, chat.panel);
+  document.body.append(host);
+  if (open !== undefined) chat.toggle(true);
+  return chat;
+}
+
+class Chat {
+  constructor(token, title, greeting) {
+    this.token = token;
+    this.turns = [];
+    this.running = null;
+    this.launcher = button(title, () => this.toggle(true), { className: "launcher", "aria-expanded": "false" });
+    this.log = element("div", { className: "log" }, element("p", { className: "greeting" }, greeting));
+    this.status = element("p", { className: "status", role: "status" });
+    this.list = element("ul", { className: "files", "aria-label": text("attached") });
+    this.error = element("p", { className: "error", role: "alert", hidden: true });
+    this.files = new AttachmentList(this.list, this.error, LIMITS);
+    const input = element("input", { type: "file", multiple: true, accept: "image/*,.heic,.heif,application/pdf", hidden: true,
+      change: () => { this.files.add([...input.files]); input.value = ""; } });
+    this.question = element("textarea", { rows: 2, placeholder: text("placeholder"), "aria-label": text("question"),
+      keydown: (event) => {
+        if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); this.submit(); }
+      } });
+    this.send = button(text("send"), () => this.submit(), { className: "primary" });
+    this.stop = button(text("stop"), () => this.running?.abort(), { className: "primary", hidden: true });
+    this.panel = element("section", { className: "panel", hidden: true, lang: language === "zh" ? "zh-CN" : "en", "aria-label": title,
+      keydown: (event) => { if (event.key === "Escape") this.running ? this.running.abort() : this.toggle(false); },
+      paste: ({ clipboardData }) => this.files.add([...clipboardData.files]),
+      dragover: (event) => event.preventDefault(),
+      drop: (event) => { event.preventDefault(); this.files.add([...event.dataTransfer.files]); } },
+    element("header", {}, element("h2", {}, title), button("×", () => this.toggle(false), { "aria-label": text("close") })),
+    this.log, this.status,
+    element("div", { className: "composer" }, this.list, this.error, input, this.question,
+      element("div", { className: "row" }, button(text("attach"), () => input.click()), this.send, this.stop)));
+  }
+
+  toggle(isOpen) {
+    this.panel.hidden = !isOpen;
+    this.launcher.hidden = isOpen;
+    this.launcher.setAttribute("aria-expanded", String(isOpen));
+    (isOpen ? this.question : this.launcher).focus();
+  }
+
+  submit() {
+    const question = this.question.value.trim();
+    if (this.running || !question) return this.question.focus();
+    this.question.value = "";
+    const turn = newTurn(question, this.files.take());
+    this.turns.push(turn);
+    const content = element("div", { className: "answer" });
+    const error = element("div", { className: "error", role: "alert", hidden: true });
+    const pictures = turn.attachments.map((each) => (each.width
+      ? element("img", { src: objectUrl(each.blob), alt: each.name }) : element("span", {}, each.name)));
+    this.log.append(element("div", { className: "question" }, ...pictures, element("p", {}, question)), content, error);
+    return this.answer(turn, { view: new MarkdownView(content), error });
+  }
+
+  async answer(turn, shown, isRetry = false) {
+    const { view, error } = shown;
+    this.running = new AbortController();
+    this.show(true);
+    error.hidden = true;
+    let timer = 0;
+    const draw = () => { timer = 0; view.show(turn.answer.text); this.log.scrollTop = this.log.scrollHeight; };
+    try {
+      const key = await this.token.get();
+      await ask(this.turns, this.turns.indexOf(turn), {
+        options: { temperature: 0 }, key, signal: this.running.signal, changed: () => { timer ||= setTimeout(draw, 50); },
+      });
+    } catch (problem) { // the site gave no token
+      turn.answer.error = { message: problem.message, status: 0, code: "" };
+    }
+    this.running = null;
+    this.show(false);
+    clearTimeout(timer);
+    draw();
+    if (!turn.answer.error) return;
+    if (turn.answer.error.status === 401 && !isRetry && this.token.renew()) return this.answer(turn, shown, true);
+    error.replaceChildren(element("p", {}, turn.answer.error.message), button(text("retry"), () => this.answer(turn, shown)));
+    error.hidden = false;
+  }
+
+  show(isRunning) {
+    this.stop.hidden = !isRunning;
+    this.send.hidden = isRunning;
+    this.status.textContent = isRunning ? text("answering") : "";
+  }
+}
