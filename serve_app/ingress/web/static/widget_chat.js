@@ -29,7 +29,7 @@ class Chat {
     this.turns = [];
     this.running = null;
     this.launcher = button(title, () => this.toggle(true), { className: "launcher", "aria-expanded": "false" });
-    this.log = element("div", { className: "log" }, element("p", { className: "greeting" }, greeting));
+    this.log = element("div", { className: "log", tabIndex: 0, role: "group", "aria-label": title }, element("p", { className: "greeting" }, greeting));
     this.status = element("p", { className: "status", role: "status" });
     this.list = element("ul", { className: "files", "aria-label": text("attached") });
     this.error = element("p", { className: "error", role: "alert", hidden: true });
