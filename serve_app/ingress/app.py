@@ -35,7 +35,7 @@ from serve_app.ingress.responses.routes import response_routes
 from serve_app.ingress.status.routes import READY_WITHIN_S, Describe, MetricsPage, status_routes
 from serve_app.ingress.tokenize.routes import tokenize_routes
 from serve_app.ingress.usage.routes import usage_routes
-from serve_app.ingress.web.routes import Page, web_routes
+from serve_app.ingress.web.routes import Page, files_address, web_routes
 from serve_app.ingress.widget.routes import widget_routes
 from serve_app.metrics import Meter
 from serve_app.settings import Settings
@@ -121,7 +121,7 @@ def create_app(
         app.include_router(web_routes())
     usage = usage or usage_recorder(settings.limits, meter, now)
     app.include_router(usage_routes(usage))
-    app.include_router(docs_routes(lambda: app.openapi()))
+    app.include_router(docs_routes(lambda: app.openapi(), files_address() if settings.http.web_page else None))
     host = host or settings.http.host
     complete_openapi(
         app,

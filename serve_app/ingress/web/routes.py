@@ -66,7 +66,7 @@ class Page:
     def __init__(self, settings: Settings) -> None:
         static, preprocess = read_static_files(), settings.preprocess
         values = {
-            "FILES": f"web/{static.digest}",
+            "FILES": files_address(),
             "MAX_IMAGES": preprocess.max_images,
             "MAX_IMAGE_BYTES": preprocess.max_image_bytes,
             "MAX_IMAGE_TOKENS": preprocess.max_image_tokens,
@@ -79,6 +79,11 @@ class Page:
 
     def response(self, request: Request) -> Response:
         return self._file.response(request, REVALIDATED, PAGE_HEADERS)
+
+
+def files_address() -> str:
+    """The address of the static files, relative to the service's."""
+    return f"web/{read_static_files().digest}"
 
 
 def prefers_html(request: Request) -> bool:

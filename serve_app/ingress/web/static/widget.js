@@ -1,5 +1,4 @@
-// Loads the chat of this service into a page of another site. Its attributes are described in docs/widget.md:
-// <script src="https://glm.example/web/widget.js" data-token-url="/glm-token" async></script>
+// Loads the chat of this service into a page of another site; docs/widget.md describes the attributes of its script element.
 {
   const script = document.currentScript;
   import(new URL("widget_chat.js", script.src).href)
