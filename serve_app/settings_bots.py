@@ -89,8 +89,8 @@ class WecomSettings(Section):
     app_aes_key_file: str = Field("", description="File with the EncodingAESKey of the app's callback.")
     push_key_file: str = Field(
         "",
-        description="File with the key of a group robot (消息推送) to which every answered question is copied, also of"
-        " single chats; empty: none.",
+        description="File with the key of a group robot (消息推送) to which answered questions of group chats with the"
+        " AI bot and of the app are copied; empty: none.",
     )
     replay_window_s: float = Field(
         600.0, ge=10, le=7200, description="Callbacks whose time differs more from this machine's are refused."

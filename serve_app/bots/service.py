@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
@@ -19,6 +20,7 @@ from serve_app.bots.conversation.adapter import Adapter
 from serve_app.bots.conversation.asking import Asking, GiveFeedback
 from serve_app.bots.conversation.conversation import Conversation
 from serve_app.bots.conversation.state import State, state_of
+from serve_app.bots.conversation.streams import KEPT_S
 from serve_app.bots.dingtalk.robots import dingtalk_robots
 from serve_app.bots.feishu.robots import feishu_robots
 from serve_app.bots.wecom.robots import wecom_robots
@@ -74,10 +76,21 @@ class BotService:
             clock=clock,
             new_id=new_id,
         )
+        logging.getLogger("httpx").setLevel(logging.WARNING)  # its other records have addresses with keys and tokens
         self._client = httpx.AsyncClient(trust_env=False, transport=transport)
         state = state or state_of(settings.bots, clock)
+        sections = (settings.wecom, settings.dingtalk, settings.feishu)
+        longest_replay_s = max(section.replay_window_s for section in sections)
         self.conversation = Conversation(
-            settings.bots, asking.ask, asking.rate, state, meter=meter, now=now, new_id=new_id
+            settings.bots,
+            asking.ask,
+            asking.rate,
+            state,
+            max_files=max(1, settings.preprocess.max_images),
+            kept_s=max(KEPT_S, 2 * longest_replay_s),  # a callback may be early or late by as much
+            meter=meter,
+            now=now,
+            new_id=new_id,
         )
         parts: Any = {"meter": meter, "now": now, "client": self._client}
         wecom = wecom_robots(settings, self.conversation, transport=transport, long_connection=long_connection, **parts)

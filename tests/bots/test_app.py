@@ -14,13 +14,16 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from serve_app.bots.conversation.message import Inbound
+from serve_app.bots.conversation.streams import Stream
 from serve_app.bots.conversation.texts import EN
 from serve_app.bots.wecom.api import ApiError, WecomApi
 from serve_app.bots.wecom.crypto import Crypto
+from serve_app.bots.wecom.push import GroupPush
 from serve_app.bots.wecom.xml_fields import read_fields, write_fields
 from serve_app.callbacks import Callback
 from tests.bots.bench import KEY, PLATFORM_URL, TOKEN, Bench, bench, pictures_of, soon
-from tests.fakes import FakeAnswer, FakeAnswers
+from tests.fakes import FakeAnswer, FakeAnswers, FakeMeter
 from tests.ingress.client import PNG
 
 CORP, AGENT = "wx5823bf96d3bd56c7", 1000002
@@ -168,6 +171,39 @@ async def test_answered_questions_are_copied_to_the_group(tmp_path: Path):
         await post(one, MsgType="text", Content="How many?", MsgId="1")
         await soon(lambda: bool(api.pushed))
         assert api.pushed[0]["markdown"]["content"] == "**ann**\n> How many?\nTwo"
+
+
+async def test_private_chats_with_the_ai_bot_are_not_copied_to_the_group():
+    api = FakeApi()
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(api.app)) as client:
+        push = GroupPush("https://api.test", PUSH_KEY, client, FakeMeter())
+        for platform, chat in (("wecom_bot", ""), ("wecom_bot", "group"), ("wecom_app", ""), ("feishu_bot", "group")):
+            await push.copy(Stream("id", Inbound(platform, "bot", "ann", "1", chat=chat, text="Q"), 0.0, text=platform))
+    assert [each["markdown"]["content"].splitlines()[-1] for each in api.pushed] == ["wecom_bot", "wecom_app"]
+
+
+async def test_copies_above_the_rate_limit_wait_in_a_bounded_queue():
+    api, meter = FakeApi(), FakeMeter()
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(api.app)) as client:
+        push = GroupPush("https://api.test", PUSH_KEY, client, meter)
+        stream = Stream("id", Inbound("wecom_app", "bot", "ann", "1", text="Q"), 0.0, text="A")
+        copies = [asyncio.ensure_future(push.copy(stream)) for _ in range(100)]
+        await soon(lambda: len(api.pushed) == 20)
+        await soon(lambda: sum(copy.done() for copy in copies) == 40)
+        assert len(api.pushed) == 20
+        assert meter.counts["glm_bot_sends_total", "wecom_push", "failed"] == 20
+        for copy in copies:
+            copy.cancel()
+        await asyncio.gather(*copies, return_exceptions=True)
+
+
+async def test_a_repeated_delivery_does_not_show_the_answer_a_second_time(tmp_path: Path):
+    api = FakeApi()
+    async with app_bench(tmp_path, FakeAnswer("Two"), api) as one:
+        assert (await post(one, MsgType="text", Content="How many?", MsgId="1"))["Content"] == EN.thinking
+        await soon(lambda: bool(api.messages))
+        assert await post(one, MsgType="text", Content="How many?", MsgId="1") == {}
+        assert len(api.messages) == 1
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import orjson
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
+from serve_app.bots.conversation.pace import Pace
 from serve_app.bots.conversation.texts import EN
 from serve_app.bots.wecom.connection import Connection, NotSent
 from tests.bots.bench import BOT, PLATFORM_URL, Bench, bench, pictures_of, soon
@@ -274,6 +275,18 @@ async def test_a_message_without_acknowledgement_is_not_sent_twice(tmp_path: Pat
             lambda: one.meter.counts["glm_bot_sends_total", "wecom_bot", "failed"] == 2
         )  # the frame, the message
         assert len(server.of("aibot_send_msg")) == 1
+
+
+async def test_frames_of_a_growing_answer_use_half_of_the_limits_of_a_chat(tmp_path: Path):
+    answer = FakeAnswer(*(f"{number} " for number in range(12)), pause_s=0.03)
+    async with connected(tmp_path, answer, interval_s=0.0) as (one, server):
+        adapter: Any = one.service.adapters["wecom_bot"]
+        adapter._pace = Pace(((8, 3600.0),))
+        request_id = await server.ask(one.platform.text("ann", "Count."))
+        await soon(lambda: any(finish for finish, _ in server.contents(request_id)))
+        contents = server.contents(request_id)
+        assert len(contents) == 5
+        assert contents[-1] == (True, "".join(f"{number} " for number in range(12)))
 
 
 def shape(value: Any) -> Any:

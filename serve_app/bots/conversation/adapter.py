@@ -10,7 +10,7 @@ from serve_app.bots.conversation.message import FileRef
 from serve_app.bots.conversation.streams import Stream
 from serve_app.callbacks import RespondToCallback
 
-Reason: TypeAlias = Literal["expired", "not_downloaded", "wrong_key", "too_large", "refused_host"]
+Reason: TypeAlias = Literal["expired", "not_downloaded", "wrong_key", "too_large", "refused_host", "not_kept"]
 
 
 class FetchFailed(Exception):

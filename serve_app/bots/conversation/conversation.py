@@ -11,14 +11,15 @@ from typing import Any, Literal, Protocol
 from serve_app.bots.conversation.adapter import Adapter, FetchFailed
 from serve_app.bots.conversation.answer_queue import AnswerQueue
 from serve_app.bots.conversation.commands import command_of
-from serve_app.bots.conversation.memory import Memory, Turn
+from serve_app.bots.conversation.downloads import Downloads
+from serve_app.bots.conversation.memory import Memory, Topic, Turn
 from serve_app.bots.conversation.mentions import strip_mention
 from serve_app.bots.conversation.message import Inbound
 from serve_app.bots.conversation.state import State
 from serve_app.bots.conversation.streams import Stream, Streams
 from serve_app.bots.conversation.texts import LANGUAGES
 from serve_app.contracts import Message
-from serve_app.errors import Overloaded, ReplicaLost, ServiceError
+from serve_app.errors import InvalidRequest, Overloaded, ReplicaLost, ServiceError
 from serve_app.metrics import BOT_ANSWER_SECONDS, BOT_MESSAGES, BOT_WAITING, Meter
 from serve_app.settings_bots import BotSettings
 
@@ -51,18 +52,22 @@ class Conversation:
         rate: Rate,
         state: State,
         *,
+        max_files: int,
+        kept_s: float,
         meter: Meter,
         now: Callable[[], float],
         new_id: Callable[[], str],
     ) -> None:
         self.settings = settings
         self.texts = LANGUAGES[settings.language]
-        self.streams = Streams(state, now, new_id)
+        self.streams = Streams(state, now, new_id, kept_s)
         self.rate = rate
         self._ask = ask
         self._meter = meter
         self._now = now
-        self._memory = Memory(settings, state)
+        self._max_files = max_files
+        self._memory = Memory(settings, state, max_files)
+        self._downloads = Downloads(settings, self._memory)
         self._queue = AnswerQueue(settings.max_running, settings.max_waiting)
         self.copies: list[Callable[[Stream], Awaitable[object]]] = []  # get every answered question
         self._locks: dict[str, tuple[asyncio.Lock, int]] = {}  # by chat, with those that hold it or wait
@@ -70,20 +75,27 @@ class Conversation:
 
     async def receive(self, message: Inbound, adapter: Adapter) -> Stream:
         """The stream of the answer, at once; work goes on in the background. A repeated message gets the same one."""
-        stream, is_new = await self.streams.of_message(message)
+        stream, is_new = await self.streams.of_message(message, lambda stream: self._begin(stream, adapter))
         if not is_new:
             self._count(stream, "repeated")
-            return stream
-        if (reply := await self._reply_without_model(stream)) is not None:
+        return stream
+
+    async def _begin(self, stream: Stream, adapter: Adapter) -> None:
+        """Replies without the model, or starts the answer."""
+        try:
+            reply = await self._reply_without_model(stream)
+        except Exception:
+            _log.exception("A message of %s could not be read.", stream.message.platform)
+            reply = self.texts.failed, "failed"
+        if reply is not None:
             text, outcome = reply
             self._count(stream, outcome)
             await self._finish(stream, text)
         else:
-            stream.status = self.texts.reading if message.all_files else self.texts.thinking
+            stream.status = self.texts.reading if stream.message.all_files else self.texts.thinking
             stream.is_answer = True
             self._start(self._answer(stream, adapter))
         self._start(self._deliver(stream, adapter))
-        return stream
 
     async def recover(self, adapters: Mapping[str, Adapter]) -> int:
         """Continues what an earlier process left unfinished: answers are generated again, the rest is delivered."""
@@ -118,7 +130,7 @@ class Conversation:
             return settings.welcome or texts.welcome, "welcome"
         match command_of(self._question(message)):
             case "clear":
-                await self._memory.clear(self._memory.chat_key(message))
+                await self._memory.clear(self._memory.chat_key(message), stream.started_at)
                 return texts.cleared, "command"
             case "help":
                 return texts.help, "command"
@@ -126,6 +138,8 @@ class Conversation:
             return texts.unsupported, "unsupported"
         if not self._question(message) and not message.all_files:
             return texts.empty, "empty"
+        if len(message.all_files) > self._max_files:
+            return texts.too_many_files.format(limit=self._max_files), "file_failed"
         if (number := self.streams.before(stream)) >= settings.max_per_user:
             return texts.too_many.format(number=number), "too_many"
         return None
@@ -133,13 +147,15 @@ class Conversation:
     async def _answer(self, stream: Stream, adapter: Adapter) -> None:
         """Generates the answer of a stream; every failure becomes a sentence of the stream."""
         message, outcome = stream.message, "failed"
+        key = self._memory.chat_key(message)
         try:
-            messages = await self._messages(stream, adapter)
+            self._queue.check()
+            topic = await self._remember(stream, adapter)
             async with self._queue.place(lambda place: self._show_place(stream, place)):
                 self._meter.set(BOT_WAITING, self._queue.waiting)
                 stream.status = self.texts.thinking
-                await self._generate(stream, messages)
-            await self._memory.answer(self._memory.chat_key(message), stream.id, stream.text)
+                await self._generate_about(stream, topic)
+            await self._memory.answer(key, stream.id, stream.text)
             outcome = "answered"
             await self._finish(stream, stream.text if stream.text.strip() else self.texts.no_answer)
             for copy in self.copies:
@@ -147,22 +163,39 @@ class Conversation:
         except FetchFailed as error:
             _log.warning("A file of %s could not be fetched: %s", message.platform, error)
             outcome = "file_failed"
+            if error.reason == "not_kept":
+                await self._memory.clear(key, stream.started_at)
             limit = f"{self.settings.max_file_bytes / 2**20:.3g} MiB"
             reason = getattr(self.texts, error.reason).format(limit=limit)
             await self._finish(stream, self.texts.file_failed.format(reason=reason))
         except ServiceError as error:
             _log.warning("A question of %s was not answered: %s", message.platform, error.code)
             outcome = error.code
-            text = self.texts.busy if isinstance(error, Overloaded) else self.texts.error(error)
-            await self._finish(stream, f"{stream.text}\n\n{text}" if stream.text else text)
+            if isinstance(error, InvalidRequest):  # otherwise each later question would be refused too
+                await self._memory.remove(key, stream.id)
+            await self._fail(stream, self.texts.busy if isinstance(error, Overloaded) else self.texts.error(error))
         except asyncio.CancelledError:  # this process stops; the next one continues
             outcome = "stopped"
             raise
         except Exception:
             _log.exception("A question of %s failed.", message.platform)
-            await self._finish(stream, self.texts.failed)
+            await self._fail(stream, self.texts.failed)
         finally:
             self._count(stream, outcome)
+
+    async def _generate_about(self, stream: Stream, topic: Topic) -> None:
+        """Generates the answer. If the model refuses pictures together with earlier ones, it gets the new ones only.
+
+        So a model that accepts one picture in a conversation answers about each picture.
+        """
+        question, turn = self.settings.default_question or self.texts.question, topic.turns[-1]
+        try:
+            await self._generate(stream, await self._memory.messages(topic, question))
+        except InvalidRequest:
+            if not turn.digests or len(topic.turns) == 1 or stream.text:
+                raise
+            await self._generate(stream, await self._memory.messages(Topic([turn]), question))
+            await self._memory.begin_with(self._memory.chat_key(stream.message), turn.stream)
 
     async def _generate(self, stream: Stream, messages: tuple[Message, ...]) -> None:
         """Appends the model's text; if its replica dies, the answer is generated again, once."""
@@ -183,11 +216,11 @@ class Conversation:
                 if last:
                     raise
 
-    async def _messages(self, stream: Stream, adapter: Adapter) -> tuple[Message, ...]:
+    async def _remember(self, stream: Stream, adapter: Adapter) -> Topic:
         """Fetches the files at once, since their addresses expire; turns of one chat are added in their order."""
         message = stream.message
         key = self._memory.chat_key(message)
-        fetching = asyncio.create_task(self._fetch_all(stream, adapter))
+        fetching = asyncio.create_task(self._downloads.fetch_all(stream, adapter))
         lock, users = self._locks.get(key, (asyncio.Lock(), 0))
         self._locks[key] = lock, users + 1
         try:
@@ -195,38 +228,14 @@ class Conversation:
                 documents = tuple(file.is_document for file in message.all_files)
                 stream.digests = await fetching
                 turn = Turn(stream.id, self._full_question(message), stream.digests, documents)
-                topic = await self._memory.add(key, turn)
+                topic = await self._memory.add(key, turn, stream.started_at)
                 await self.streams.save(stream)
         finally:
             fetching.cancel()
             lock, users = self._locks.pop(key)
             if users > 1:
                 self._locks[key] = lock, users - 1
-        return await self._memory.messages(topic, self.settings.default_question or self.texts.question)
-
-    async def _fetch_all(self, stream: Stream, adapter: Adapter) -> tuple[str, ...]:
-        """The digests of a message's files. A restarted process uses those that were kept."""
-        kept = [await self._memory.file(digest) for digest in stream.digests]
-        if stream.digests and all(kept):
-            return stream.digests
-        fetches = [asyncio.ensure_future(self._fetch(adapter, file)) for file in stream.message.all_files]
-        try:
-            return await self._memory.keep_files(await asyncio.gather(*fetches))
-        finally:
-            for fetch in fetches:
-                fetch.cancel()
-
-    async def _fetch(self, adapter: Adapter, file: Any) -> bytes:
-        try:
-            async with asyncio.timeout(self.settings.fetch_timeout_s):
-                data = await adapter.fetch(file)
-        except TimeoutError as error:
-            raise FetchFailed(
-                "not_downloaded", f"It took longer than {self.settings.fetch_timeout_s:g} seconds."
-            ) from error
-        if len(data) > self.settings.max_file_bytes:
-            raise FetchFailed("too_large", f"It has {len(data)} bytes.")
-        return data
+        return topic
 
     def _question(self, message: Inbound) -> str:
         return strip_mention(message.text, self.settings.names)
@@ -236,7 +245,7 @@ class Conversation:
         question = self._question(message)
         if message.quote is None or not message.quote.text:
             return question
-        quoted = self.texts.quoted.format(text=message.quote.text)
+        quoted = self.texts.quoted.format(text=message.quote.text.replace(">>>", "> > >"))
         return f"{quoted}\n\n{question}" if question else quoted
 
     def _show_place(self, stream: Stream, place: int) -> None:
@@ -248,6 +257,10 @@ class Conversation:
         stream.text, stream.finished = text, True
         stream.notify()
         await self.streams.save(stream)
+
+    async def _fail(self, stream: Stream, reason: str) -> None:
+        """Ends a stream with a sentence after its text, which may have been shown already."""
+        await self._finish(stream, f"{stream.text}\n\n{reason}" if stream.text else reason)
 
     async def _deliver(self, stream: Stream, adapter: Adapter) -> None:
         try:

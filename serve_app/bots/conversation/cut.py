@@ -19,7 +19,12 @@ def cut_at(text: str, max_bytes: int) -> int:
 
 
 def rest_after(text: str, position: int) -> str:
-    """The text after a cut, shorter than the text; a code block that was cut is opened again if that is possible."""
+    """The text after a cut, shorter than the text; a code block that was cut is opened again if that is possible.
+
+    All of the text if it is shorter than what was shown: then it is another one.
+    """
+    if position > len(text):
+        return text
     opening, rest = open_fence(text[:position]), text[position:].lstrip("\n")
     return f"{opening}\n{rest}" if opening and rest and len(opening) + 1 < position else rest
 

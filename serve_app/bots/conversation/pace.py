@@ -38,6 +38,12 @@ class Pace:
                 allowed_at = max(allowed_at, sent[-number] + seconds)
         return max(0.0, allowed_at - now)
 
+    def is_below(self, receiver: str, share: float) -> bool:
+        """Whether less than this share of each limit is used."""
+        sent, now = self._sent.get(receiver, ()), self._clock()
+        counts = ((max(1, int(number * share)), seconds) for number, seconds in self._limits)
+        return all(len(sent) < count or sent[-count] + seconds <= now for count, seconds in counts)
+
     async def enter(self, receiver: str, *, urgent: bool = False) -> None:
         """Waits until a text may be sent, and counts it."""
         seconds = self.wait_s(receiver, urgent=urgent)

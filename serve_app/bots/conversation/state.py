@@ -34,6 +34,9 @@ class State(Protocol):
     async def claim(self, key: str, value: bytes, ttl_s: float) -> bytes:
         """Sets the value if there is none; returns the one that is there now."""
 
+    async def renew(self, key: str, ttl_s: float) -> None:
+        """Keeps a value, if it is there, for so long from now."""
+
     async def delete(self, key: str) -> None: ...
 
     async def open(self, member: str) -> None:
@@ -68,6 +71,11 @@ class MemoryState:
         if known is None:
             await self.set(key, value, ttl_s)
         return value if known is None else known
+
+    async def renew(self, key: str, ttl_s: float) -> None:
+        if (value := self._read(key)) is not None:
+            self._entries[key] = (max(self._entries[key][0], self._clock() + ttl_s), value)
+            self._entries.move_to_end(key)
 
     async def delete(self, key: str) -> None:
         self._remove(key)
@@ -135,6 +143,10 @@ class RedisState:
             return value
         await self._memory.set(key, earlier, ttl_s)
         return earlier
+
+    async def renew(self, key: str, ttl_s: float) -> None:
+        await self._memory.renew(key, ttl_s)
+        await self._call(lambda: self._redis.pexpire(PREFIX + key, max(1, round(ttl_s * 1000))))
 
     async def delete(self, key: str) -> None:
         await self._memory.delete(key)

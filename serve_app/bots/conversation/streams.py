@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -69,26 +69,31 @@ class Stream:
 class Streams:
     """All streams of this process, with those that an earlier process left in the state."""
 
-    def __init__(self, state: State, now: Callable[[], float], new_id: Callable[[], str]) -> None:
+    def __init__(
+        self, state: State, now: Callable[[], float], new_id: Callable[[], str], kept_s: float = KEPT_S
+    ) -> None:
+        self._kept_s = kept_s
         self._state = state
         self._now = now
         self._new_id = new_id
         self._streams: dict[str, Stream] = {}
         self._received: dict[str, asyncio.Task[tuple[Stream, bool]]] = {}
+        self._in_progress: set[str] = set()  # ids of streams that this process finishes and delivers
         self._saved_at: dict[str, float] = {}
 
-    async def of_message(self, message: Inbound) -> tuple[Stream, bool]:
-        """The stream of a message, and whether it is new. A repeated delivery gets the same stream."""
+    async def of_message(self, message: Inbound, begin: Callable[[Stream], Awaitable[None]]) -> tuple[Stream, bool]:
+        """The stream of a message, and whether it is new. A repeated delivery gets the same stream.
+
+        `begin` gets a new stream, and runs to its end even if this call is cancelled.
+        """
         key = join_key("message", message.platform, message.bot, message.user, message.id)
         task = self._received.get(key)
         if task is not None:
             stream, _ = await asyncio.shield(task)
             return stream, False
-        task = self._received[key] = asyncio.create_task(self._receive(key, message))
-        try:
-            return await asyncio.shield(task)
-        finally:
-            asyncio.get_running_loop().call_later(KEPT_S, self._received.pop, key, None)
+        task = self._received[key] = asyncio.create_task(self._receive(key, message, begin))
+        task.add_done_callback(lambda task: self._forget_later(key, task))
+        return await asyncio.shield(task)
 
     async def find(self, id: str) -> Stream | None:
         if (stream := self._streams.get(id)) is not None:
@@ -99,7 +104,7 @@ class Streams:
         return self._streams.setdefault(id, Stream.from_json(data))
 
     async def save(self, stream: Stream) -> None:
-        await self._state.set(f"stream:{stream.id}", stream.as_json(), KEPT_S)
+        await self._state.set(f"stream:{stream.id}", stream.as_json(), self._kept_s)
         self._saved_at[stream.id] = self._now()
 
     async def save_sometimes(self, stream: Stream) -> None:
@@ -112,17 +117,21 @@ class Streams:
         stream.delivered = True
         await self.save(stream)
         await self._state.close(stream.id)
+        self._in_progress.discard(stream.id)
         self._saved_at.pop(stream.id, None)
-        asyncio.get_running_loop().call_later(KEPT_S, self._streams.pop, stream.id, None)
+        asyncio.get_running_loop().call_later(self._kept_s, self._streams.pop, stream.id, None)
 
     async def unfinished(self) -> list[Stream]:
-        """Streams that an earlier process did not finish or deliver."""
+        """Streams that an earlier process did not finish or deliver. Raises StateUnavailable."""
         found = []
         for id in await self._state.unfinished():
+            if id in self._in_progress:
+                continue
             stream = await self.find(id)
             if stream is None or stream.delivered:
                 await self._state.close(id)
             else:
+                self._in_progress.add(id)
                 found.append(stream)
         return found
 
@@ -135,17 +144,36 @@ class Streams:
             number += not other.finished and _user(other) == _user(stream)
         return number
 
-    async def _receive(self, key: str, message: Inbound) -> tuple[Stream, bool]:
+    async def _receive(
+        self, key: str, message: Inbound, begin: Callable[[Stream], Awaitable[None]]
+    ) -> tuple[Stream, bool]:
         stream = Stream(self._new_id(), message, self._now())
-        known = (await self._state.claim(key, stream.id.encode(), KEPT_S)).decode()
+        known = (await self._state.claim(key, stream.id.encode(), self._kept_s)).decode()
         if known != stream.id and (earlier := await self.find(known)) is not None:
             return earlier, False
         if known != stream.id:  # the process ended before the stream was saved
-            await self._state.set(key, stream.id.encode(), KEPT_S)
+            await self._state.set(key, stream.id.encode(), self._kept_s)
         self._streams[stream.id] = stream
-        await self.save(stream)
-        await self._state.open(stream.id)
+        self._in_progress.add(stream.id)
+        try:
+            await self.save(stream)
+            await self._state.open(stream.id)
+            await begin(stream)
+        except BaseException:  # the next delivery of the message begins anew
+            self._streams.pop(stream.id, None)
+            self._in_progress.discard(stream.id)
+            await self._state.delete(key)
+            await self._state.close(stream.id)
+            raise
         return stream, True
+
+    def _forget_later(self, key: str, task: asyncio.Task[tuple[Stream, bool]]) -> None:
+        """Removes a message whose task failed at once, so that its next delivery is not refused, others later."""
+        failed = task.cancelled() or task.exception() is not None
+        if failed:
+            self._received.pop(key, None)
+        else:
+            asyncio.get_running_loop().call_later(self._kept_s, self._received.pop, key, None)
 
 
 def _user(stream: Stream) -> tuple[str, str, str]:

@@ -46,6 +46,8 @@ class Texts:
     wrong_key: str
     too_large: str  # {limit}
     refused_host: str
+    not_kept: str
+    too_many_files: str  # {limit} of one message
     image_rejected: str
     context_too_long: str
     rate_limited: str
@@ -98,6 +100,8 @@ ZH: Final = Texts(
     wrong_key="无法解密，请管理员检查 EncodingAESKey。",
     too_large="文件超过 {limit}，请发小一点的。",
     refused_host="下载地址不在允许的列表中，请联系管理员。",
+    not_kept="之前的图片已不再保存，请重新发送图片和问题。",
+    too_many_files="一条消息最多可以有 {limit} 个图片或文件，请分开发送。",
     image_rejected="这张图片无法读取：文件损坏、格式不支持或尺寸太大。请换成 JPG 或 PNG 再发。",
     context_too_long="内容太长，超过了模型的上限。请发送 /clear，或减少图片和文字。",
     rate_limited="您提问太频繁，已达到限额，请稍后再试。",
@@ -137,6 +141,8 @@ EN: Final = Texts(
     wrong_key="it could not be decrypted. Please ask your administrator to check the EncodingAESKey.",
     too_large="it is larger than {limit}. Please send a smaller one.",
     refused_host="its address is not on the list of allowed hosts. Please ask your administrator.",
+    not_kept="it is no longer kept. Please send it again with your question.",
+    too_many_files="A message may have at most {limit} pictures or files. Please send fewer.",
     image_rejected="The picture is damaged, too large, or of an unknown format. Please send it as JPG or PNG.",
     context_too_long="This is more than the model can read. Send /clear, or fewer pictures and less text.",
     rate_limited="You have reached your limit of questions. Please try again later.",

@@ -71,7 +71,9 @@ class WecomApp:
         if message is None:
             return CallbackReply()
         stream = await self._conversation.receive(message, self)
-        content = stream.status if stream.is_answer and not stream.finished else stream.content
+        if stream.is_answer and stream.finished:  # a repeated delivery: `deliver` sends the answer
+            return CallbackReply()
+        content = stream.status if stream.is_answer else stream.content
         return self._encrypt(callback, message.user, cut(content, MAX_TEXT)[0])
 
     async def fetch(self, file: FileRef) -> bytes:

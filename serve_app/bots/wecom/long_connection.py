@@ -21,6 +21,7 @@ from serve_app.bots.wecom.webhook import FINISH_S, ROOM, rate, stream_frame
 from serve_app.metrics import BOT_SENDS, Meter
 
 LIMITS: Final = ((28, 60.0), (950, 3600.0))  # WeCom: 30 a minute and 1000 an hour for each chat
+GROWING_SHARE: Final = 0.5  # of the limits is for answers that grow; the rest is for their ends and for messages
 INTERVAL_S: Final = 2.0
 RETRIES: Final = 5
 RETRY_S: Final = 5.0
@@ -84,7 +85,7 @@ class WecomLongConnection:
         while True:
             changed = stream.changed
             late = self._is_late(stream)
-            if sent and not stream.finished and not late and self._content(stream, late=False)[0] == sent:
+            if sent and not stream.finished and not late and not self._is_frame_due(stream, sent):
                 with suppress(TimeoutError):
                     async with asyncio.timeout(max(0.0, self._finish_s - (self._now() - stream.started_at))):
                         await changed.wait()
@@ -108,6 +109,12 @@ class WecomLongConnection:
         position = cut_at(text, ROOM)
         more = position < len(text) or late
         return close_fence(text[:position]) + (self._conversation.texts.continues if more else ""), position, more
+
+    def _is_frame_due(self, stream: Stream, sent: str) -> bool:
+        """Whether a growing answer has new text and its chat has frames left for it."""
+        return self._content(stream, late=False)[0] != sent and self._pace.is_below(
+            _chat(stream.message), GROWING_SHARE
+        )
 
     def _is_late(self, stream: Stream) -> bool:
         return not stream.finished and self._now() - stream.started_at >= self._finish_s
