@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
-from contextlib import aclosing
-from typing import Any, Literal, Protocol
+from contextlib import aclosing, suppress
+from typing import Any, Final, Literal, Protocol
 
 from serve_app.bots.conversation.adapter import Adapter, FetchFailed
 from serve_app.bots.conversation.answer_queue import AnswerQueue
@@ -15,13 +15,15 @@ from serve_app.bots.conversation.downloads import Downloads
 from serve_app.bots.conversation.memory import Memory, Topic, Turn
 from serve_app.bots.conversation.mentions import strip_mention
 from serve_app.bots.conversation.message import Inbound
-from serve_app.bots.conversation.state import State
+from serve_app.bots.conversation.state import State, StateUnavailable
 from serve_app.bots.conversation.streams import Stream, Streams
 from serve_app.bots.conversation.texts import LANGUAGES
 from serve_app.contracts import Message
 from serve_app.errors import InvalidRequest, Overloaded, ReplicaLost, ServiceError
 from serve_app.metrics import BOT_ANSWER_SECONDS, BOT_MESSAGES, BOT_WAITING, Meter
 from serve_app.settings_bots import BotSettings
+
+RECOVER_S: Final = 2.0  # between two tries to read what an earlier process left
 
 _log = logging.getLogger("glm.bots")
 
@@ -72,6 +74,7 @@ class Conversation:
         self.copies: list[Callable[[Stream], Awaitable[object]]] = []  # get every answered question
         self._locks: dict[str, tuple[asyncio.Lock, int]] = {}  # by chat, with those that hold it or wait
         self._tasks: set[asyncio.Task[None]] = set()
+        self._recovering: asyncio.Task[None] | None = None
 
     async def receive(self, message: Inbound, adapter: Adapter) -> Stream:
         """The stream of the answer, at once; work goes on in the background. A repeated message gets the same one."""
@@ -98,7 +101,25 @@ class Conversation:
         self._start(self._deliver(stream, adapter))
 
     async def recover(self, adapters: Mapping[str, Adapter]) -> int:
-        """Continues what an earlier process left unfinished: answers are generated again, the rest is delivered."""
+        """Continues what an earlier process left unfinished: answers are generated again, the rest is delivered.
+
+        Returns how many answers these are; 0 if the state does not respond, then they are continued when it does.
+        """
+        try:
+            return await self._recover(adapters)
+        except StateUnavailable:
+            self._recovering = asyncio.create_task(self._recover_later(adapters))
+            return 0
+
+    async def _recover_later(self, adapters: Mapping[str, Adapter]) -> None:
+        while True:
+            await asyncio.sleep(RECOVER_S)
+            with suppress(StateUnavailable):
+                number = await self._recover(adapters)
+                _log.warning("The state responds; %d answers of an earlier process are continued.", number)
+                return
+
+    async def _recover(self, adapters: Mapping[str, Adapter]) -> int:
         streams = await self.streams.unfinished()
         for stream in streams:
             adapter = adapters.get(stream.message.platform)
@@ -113,6 +134,8 @@ class Conversation:
 
     async def drain(self, seconds: float) -> None:
         """Waits for answers in progress; those that take longer are stopped."""
+        if self._recovering is not None:
+            self._recovering.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=seconds)
         for task in list(self._tasks):
