@@ -35,7 +35,7 @@ pytestmark = pytest.mark.cluster
 REQUESTS = int(os.environ.get("AUDITED_REQUESTS", "200"))
 KILLED = ("ingress", "engine", "preprocess")[: 3 if REQUESTS > 200 else 2] * (1 + REQUESTS // 500)
 CLIENTS = 4
-BACK_S = 60.0  # for a killed replica
+BACK_S = 120.0  # for a killed replica
 
 
 @pytest.fixture(scope="module")
