@@ -29,7 +29,7 @@ async function run(mode, work) {
 /** Keeps the conversation; the oldest above 200 are deleted. Without IndexedDB (a private window) nothing is kept. */
 export async function save(conversation) {
   try {
-    const turns = conversation.turns.map((turn) => ({ ...turn, template: turn.template?.name ?? null }));
+    const turns = conversation.turns.map((turn) => ({ ...turn, template: turn.template && { name: turn.template.name, brief: turn.template.brief } }));
     await run("readwrite", (store) => store.put({ ...conversation, turns, updated: Date.now() }));
     const all = await list();
     for (const each of all.slice(KEPT)) await remove(each.id);
@@ -48,7 +48,7 @@ export async function list() {
 
 function restored(conversation) {
   for (const turn of conversation.turns) {
-    turn.template = turn.template ? new Template(turn.template) : null;
+    turn.template &&= new Template(turn.template.name, turn.template.brief);
     if (turn.answer.state === "waiting" || turn.answer.state === "streaming") turn.answer.state = "stopped";
   }
   return conversation;

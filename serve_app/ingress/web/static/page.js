@@ -40,7 +40,7 @@ function options() {
 
 async function submit() {
   const question = at("question").value.trim();
-  const template = at("template").value ? new Template(at("template").value) : null;
+  const template = at("template").value ? new Template(at("template").value, Boolean(model?.description)) : null;
   if (running || !(question || (template && attachments.items.length))) return at("question").focus();
   at("question").value = "";
   await askNew(newTurn(question, attachments.take(), template));

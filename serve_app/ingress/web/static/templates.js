@@ -41,11 +41,14 @@ const FIELDS = {
 const QUESTIONS = { zh: "请用JSON格式输出。", en: "Return JSON." };
 const LIST = { zh: (names) => `字段:${names}。`, en: (names) => ` Fields: ${names}.` };
 
-/** What a turn keeps of a template; `checks` look at several fields. */
+/**
+ * What a turn keeps of a template; `checks` look at several fields. With `brief`, for the demo model: required fields
+ * only, and the question that it was trained for, without their list.
+ */
 export class Template {
-  constructor(name) {
-    [this.names, this.fields, this.checks] = FIELDS[name];
-    this.name = name;
+  constructor(name, brief = false) {
+    const [names, fields, checks] = FIELDS[name];
+    Object.assign(this, { name, brief, names, checks, fields: brief ? fields.filter(({ required }) => required) : fields });
   }
 
   label() {
@@ -53,6 +56,7 @@ export class Template {
   }
 
   get question() {
+    if (this.brief) return QUESTIONS[language];
     const names = this.fields.map(({ key, names: each }) => `${key}(${each[language]})`).join(language === "zh" ? "、" : ", ");
     return QUESTIONS[language] + LIST[language](names);
   }
