@@ -15,7 +15,7 @@ import referencing
 from tests.chart.quantities import quantity
 from tests.chart.render import Object, name_of
 
-RELEASES = ("1.29", "1.30", "1.31", "1.32", "1.33", "1.34")
+RELEASES = ("1.29", "1.30", "1.31", "1.32", "1.33", "1.34", "1.35", "1.36")
 
 _LABEL_NAME = re.compile(r"([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?([A-Za-z0-9][-A-Za-z0-9_.]{0,61})?[A-Za-z0-9]")
 _LABEL_VALUE = re.compile(r"(([A-Za-z0-9][-A-Za-z0-9_.]{0,61})?[A-Za-z0-9])?")

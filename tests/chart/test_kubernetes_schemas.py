@@ -1,4 +1,4 @@
-"""Every object and pod template is valid on Kubernetes 1.29 to 1.34, and what they name is there."""
+"""Every object and pod template is valid on Kubernetes 1.29 to 1.36, and what they name is there."""
 
 from __future__ import annotations
 
