@@ -38,7 +38,6 @@ check: $(VENV)/.dev  ## format, lint, types, import contracts, generated pages
 	$(PYTHON) docs/generate.py --check
 	$(PYTHON) helm/generate --check
 	$(PYTHON) docs/capacity_table.py --check
-	$(PYTHON) docs/values_page.py --check
 	$(PYTHON) docs/licences.py --check
 
 tools:  ## what tests need beside Python: helm, kubectl, podman, Prometheus, Redis (Debian packages and npm)
@@ -51,7 +50,6 @@ fmt: $(VENV)/.dev  ## format and mend what can be mended
 docs: $(VENV)/.dev  ## write the generated files: pages, the chart's schema, dashboards and alerts
 	$(PYTHON) docs/generate.py
 	$(PYTHON) docs/capacity_table.py
-	$(PYTHON) docs/values_page.py
 	$(PYTHON) docs/licences.py
 	$(PYTHON) helm/generate
 

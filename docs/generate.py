@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import runpy
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -282,6 +283,13 @@ def _with_tree(page: str, name: str, tree: str) -> str:
 
 # -- writing and checking ------------------------------------------------------------------------
 
+
+def values_page() -> str:
+    """The values of the chart, by docs/values_page.py."""
+    page: str = runpy.run_path(str(ROOT / "docs" / "values_page.py"))["values_page"]()
+    return page
+
+
 PAGES = {
     "docs/settings.md": settings_page,
     "docs/zh/settings.md": chinese_settings_page,
@@ -290,6 +298,7 @@ PAGES = {
     "docs/fields.md": fields_page,
     "docs/metrics.md": metrics_page,
     "docs/architecture.md": architecture_page,
+    "docs/values.md": values_page,
 }
 
 

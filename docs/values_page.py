@@ -1,14 +1,12 @@
-"""Writes docs/values.md: every value of the chart with its default, its comment in values.yaml, and who needs it.
+"""docs/values.md: every value of the chart with its default, its comment in values.yaml, and who needs it.
 
-python docs/values_page.py            write it
-python docs/values_page.py --check    exit 1 if the page differs
+docs/generate.py writes the page.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +14,6 @@ from typing import Any
 
 import yaml
 
-PAGE = Path(__file__).with_name("values.md")
 VALUES = Path(__file__).parents[1] / "helm/values.yaml"
 _KEY = re.compile(r"^( *)([A-Za-z]\w*):(?: (.*))?$")
 _LONGEST_DEFAULT = 60
@@ -127,7 +124,7 @@ def values_page() -> str:
     sections = dict.fromkeys(each.name.partition(".")[0] for each in found)
     parts = [
         "# Values of the chart",
-        "<!-- written by docs/values_page.py from helm/values.yaml; change it there -->",
+        "<!-- written by `make docs` from helm/values.yaml; change it there -->",
         f"{len(found)} values; these ten are the ones that most installations set:",
         _table(("Value", "For"), *((f"`{name}`", text) for name, text in MOST_USED.items())),
         "Unknown names and combinations that can't work are refused with a message that names the value.\n"
@@ -196,10 +193,3 @@ def _at(tree: Any, names: list[str]) -> Any:
 def _default(value: Any) -> str:
     written = json.dumps(value, ensure_ascii=False)
     return f"`{written}`" if len(written) <= _LONGEST_DEFAULT else "see the file"
-
-
-if __name__ == "__main__":
-    if "--check" in sys.argv:
-        same = values_page() == PAGE.read_text(encoding="utf-8")
-        sys.exit(0 if same else "docs/values.md is out of date. Run python docs/values_page.py.")
-    PAGE.write_text(values_page(), encoding="utf-8")
