@@ -214,6 +214,7 @@ async def test_a_repeated_delivery_does_not_show_the_answer_a_second_time(tmp_pa
         ({"body": b"<xml"}, 400),
         ({"body": b'<?xml version="1.0" encoding="gbk"?><xml/>'}, 400),
         ({"body": b"<xml>%b</xml>" % (b"<a/>" * 20)}, 400),
+        ({"body": b"<xml>%b</xml>" % (b" " * 2**16)}, 400),
     ],
 )
 async def test_a_hostile_callback_of_the_app_is_refused(tmp_path: Path, change: dict[str, Any], status: int):

@@ -15,12 +15,14 @@ import httpx
 import psutil
 import pytest
 
+from serve_app.bots.conversation.texts import EN
 from serve_app.bots.wecom.crypto import Crypto
 from serve_app.bots.wecom.simulate import serving
 from serve_app.bots.wecom.simulator import SimulatedPlatform, UnexpectedReply
 from serve_app.callbacks import Callback, CallbackReply
 from tests.cluster.conftest import Service, free_ports, started
 from tests.cluster.questions import EVALUATION, data_url, picture_body
+from tests.preprocess.pictures import bomb
 from tests.redis_server import RedisServer
 
 pytestmark = pytest.mark.cluster
@@ -159,6 +161,18 @@ async def test_a_hundred_chats_at_once_are_not_mixed_up(
             return await wecom.follow(await wecom.send(message), interval_s=1.0) == question["given"]
 
         assert all(await asyncio.gather(*(chat(number) for number in range(CHATS))))
+
+
+async def test_a_decompression_bomb_is_refused_and_the_next_picture_of_the_chat_is_answered(
+    bots: Service, platform_port: int, asked: list[dict[str, Any]]
+) -> None:
+    question = asked[0]
+    async with platform(bots, platform_port) as wecom:
+        for message, content in (
+            (wecom.image("attacker", wecom.host(bomb(20_000, 20_000))), EN.image_rejected),
+            (wecom.mixed("attacker", question["question"], wecom.host(picture(question))), question["given"]),
+        ):
+            assert await wecom.follow(await wecom.send(message), interval_s=0.1) == content
 
 
 async def test_a_killed_process_of_bots_in_the_middle_of_an_answer_loses_nothing(

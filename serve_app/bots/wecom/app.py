@@ -20,6 +20,7 @@ from serve_app.callbacks import Callback, CallbackReply
 from serve_app.metrics import BOT_SENDS, Meter
 
 PLATFORM: Final = "wecom_app"
+MAX_BODY: Final = 64 * 1024  # bytes of a callback; a text of a member has at most 2048
 MAX_TEXT: Final = 2048  # bytes
 MAX_PIECES: Final = 10  # messages of one answer
 LIMITS: Final = ((30, 60.0), (1000, 3600.0))  # for each member
@@ -60,10 +61,10 @@ class WecomApp:
         try:
             if callback.method == "GET":
                 return CallbackReply(self._check.open(callback.query, callback.query.get("echostr", "")))
-            fields = read_fields(
-                self._check.open(callback.query, read_fields(callback.body, MAX_ENVELOPE_ELEMENTS).get("Encrypt", ""))
-            )
-            message = self._parse(fields)
+            if len(callback.body) > MAX_BODY:  # read before its signature can be checked
+                raise CallbackRefused("body", f"The body has {len(callback.body)} bytes; the limit is {MAX_BODY}.", 400)
+            envelope = read_fields(callback.body, MAX_ENVELOPE_ELEMENTS)
+            message = self._parse(read_fields(self._check.open(callback.query, envelope.get("Encrypt", ""))))
         except CallbackRefused as error:
             return refuse(error, PLATFORM, self._meter)
         except (XmlError, KeyError) as error:
