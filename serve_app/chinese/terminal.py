@@ -9,7 +9,15 @@ LINES: Final[Mapping[str, str]] = {
     # -- up
     "starting Ray …": "正在启动 Ray …",
     "glm-serve {}: model {} ({})": "glm-serve {0}：模型 {1}（{2}）",
+    "{} ready after {} s": "{0} 已就绪，用时 {1} 秒",
     "ready: {}/v1  (API reference: {}/docs)": "已就绪：{0}/v1  （接口文档：{1}/docs）",
+    "model: {}": "模型：{0:zh}",
+    "A demo model of 16 million parameters, not a GLM release: it answers only the questions listed in the README, about"
+    " pictures like those in benchmarks/evaluation. Answers to other questions are wrong, and JSON schemas of your own get"
+    " invented values.": (
+        "1600 万参数的演示模型，不是 GLM 的发布模型：只会回答 README 里列出的问题，图片要与 benchmarks/evaluation 里的类似。"
+        "问别的问题会得到错误的回答，用自己的 JSON schema 会得到编造的内容。"
+    ),
     "metrics: http://{}:{}/metrics": "指标：http://{0}:{1}/metrics",
     "logs in {}; Ctrl-C stops": "日志在 {0}；按 Ctrl-C 停止",
     "stopping: running answers get {} s to finish (press Ctrl-C again to stop at once)": (
