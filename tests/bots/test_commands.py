@@ -72,7 +72,7 @@ async def simulated(folder: Path, *, token: str = TOKEN, expect: str = "", answe
 async def test_the_simulator_passes_against_bots_that_work(tmp_path: Path):
     status, output = await simulated(tmp_path, expect="4711")
     assert (status, output.splitlines()[-1]) == (0, "All checks passed.")
-    assert output.count("ok      ") == 12
+    assert output.count("ok      ") == 13
     for secret in (TOKEN, KEY):
         assert secret not in output
 

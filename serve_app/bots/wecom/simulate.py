@@ -113,6 +113,7 @@ class Checks:
             ("expired picture", lambda: self._refused_picture(status=403)),
             ("picture with another key", lambda: self._refused_picture(key=bytes(32))),
             ("picture at another host", self._foreign_host),
+            ("file that is no picture", self._no_picture),
             ("wrong signature", self._wrong_signature),
             ("old callback", self._old_callback),
             ("body of 2 MiB", self._large_body),
@@ -173,6 +174,9 @@ class Checks:
 
     async def _foreign_host(self) -> str:
         return repr(await self._ask(self._platform.image(f"{self._user}-host", "http://169.254.169.254/x")))
+
+    async def _no_picture(self) -> str:
+        return repr(await self._ask(self._platform.image(f"{self._user}-file", self._platform.host(b"no picture"))))
 
     async def _wrong_signature(self) -> str:
         encrypted = self._platform.crypto.encrypt(b"{}")
