@@ -26,9 +26,9 @@ TOPIC = "/v1.0/im/bot/messages/get"
 
 
 class DingtalkPlatform:
-    """One app with its robot. `now` is in seconds since 1970."""
+    """One app with its robot. `now` is in seconds since 1970; `url` is where `app` is served."""
 
-    def __init__(self, now: Callable[[], float]) -> None:
+    def __init__(self, now: Callable[[], float], url: str = URL) -> None:
         self._now = now
         self.replies: list[dict[str, Any]] = []  # by session webhook
         self.sent: list[tuple[str, dict[str, Any]]] = []  # by the API: last part of the path, body
@@ -42,7 +42,7 @@ class DingtalkPlatform:
         self.tickets: list[str] = []
         self.acks: dict[str, dict[str, Any]] = {}
         self._files: dict[str, tuple[bytes, int, str]] = {}
-        self.hosted_at = URL
+        self.url = self.hosted_at = url
         self.app = Starlette(
             routes=[
                 Route("/v1.0/oauth2/accessToken", self._token, methods=["POST"]),
@@ -70,7 +70,7 @@ class DingtalkPlatform:
             "senderStaffId": user,
             "isInAtList": bool(chat),
             "robotCode": CLIENT_ID,
-            "sessionWebhook": f"{URL}/robot/sendBySession?session={secrets.token_hex(16)}",
+            "sessionWebhook": f"{self.url}/robot/sendBySession?session={secrets.token_hex(16)}",
             "sessionWebhookExpiredTime": int((self._now() + 5400) * 1000),
             **fields,
         }

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from serve_app.bots.conversation.state import MemoryState, State
 from serve_app.bots.conversation.texts import EN
 from serve_app.bots.dingtalk.api import DingtalkApi, DingtalkError
 from serve_app.bots.dingtalk.connection import acknowledgement
-from serve_app.bots.dingtalk.message import MessageError, parse_message
+from serve_app.bots.dingtalk.message import MessageError, parse_message, session_webhook
 from serve_app.bots.dingtalk.signature import sign
 from serve_app.bots.service import BotService
 from serve_app.callbacks import Callback
@@ -28,6 +29,14 @@ from tests.bots.dingtalk_platform import CLIENT_ID, SECRET, URL, DingtalkPlatfor
 from tests.fakes import FakeAnswer, FakeAnswers, FakeMeter
 from tests.ingress.client import PNG
 
+FIELDS = ("msgtype", "text", "content", "conversationType", "sessionWebhook", "sessionWebhookExpiredTime", "senderId")
+VALUES: tuple[Any, ...] = (
+    *(None, True, -1, 1.5, "", "2", "richText", "picture", "9" * 5000, [], [[]], ["x"], {}),
+    {"richText": [{}]},
+    {"richText": [{"downloadCode": 1}]},
+    {"isReplyMsg": True, "repliedMsg": "x"},
+    {"isReplyMsg": True, "repliedMsg": {"msgType": "richText", "content": {"richText": {}}}},
+)
 VECTORS = orjson.loads((Path(__file__).parent / "platform_vectors.json").read_bytes())["dingtalk"]
 
 
@@ -319,13 +328,13 @@ def test_a_message_that_is_not_as_documented_is_an_error(change: dict[str, Any])
 async def test_fifty_callers_whose_token_was_refused_request_one_new_token(tmp_path: Path):
     platform = DingtalkPlatform(Clock())
     async with httpx.AsyncClient(transport=httpx.ASGITransport(platform.app)) as client:
-        api = DingtalkApi(URL, CLIENT_ID, SECRET, CLIENT_ID, client, rate_pause_s=0.01)
+        api = DingtalkApi(URL, CLIENT_ID, SECRET, CLIENT_ID, client, pause_s=0.01)
         await asyncio.gather(*(api.send("ann", "", "t", "x") for _ in range(50)))
         assert platform.tokens == 1
         platform.valid = "another"
         await asyncio.gather(*(api.send("ann", "", "t", "x") for _ in range(50)))
         assert (platform.tokens, len(platform.sent)) == (2, 100)
-        platform.refusals += [(403, "Forbidden.AccessDenied.QpsLimitForApi"), (429, "")]
+        platform.refusals += [(403, "Forbidden.AccessDenied.QpsLimitForApi"), (429, ""), (503, "")]
         await api.send("ann", "", "t", "x")
         platform.refusals += [(400, "robot.notExist")]
         with pytest.raises(DingtalkError, match=r"dingtalk\.robot_code"):
@@ -334,6 +343,16 @@ async def test_fifty_callers_whose_token_was_refused_request_one_new_token(tmp_p
         with pytest.raises(DingtalkError, match=r"dingtalk\.client_secret_file") as caught:
             await wrong.token()
         assert "wrong'" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("first", "second"), list(combinations(FIELDS, 2)))
+def test_a_hostile_message_is_read_or_an_error(first: str, second: str):
+    message = DingtalkPlatform(Clock()).text("ann", "x", chat="cid")
+    for one, other in product(VALUES, VALUES):
+        with suppress(MessageError):
+            url, expires_at = session_webhook(parse_message({**message, first: one, second: other}).reply_to)
+            assert isinstance(url, str)
+            assert expires_at >= 0
 
 
 @asynccontextmanager

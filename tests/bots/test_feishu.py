@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from itertools import pairwise
+from contextlib import asynccontextmanager, suppress
+from itertools import combinations, pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,14 @@ from tests.bots.feishu_platform import APP_ID, BOT, ENCRYPT_KEY, SECRET, TOKEN, 
 from tests.fakes import FakeAnswer, FakeAnswers, FakeMeter
 from tests.ingress.client import PNG
 
+FIELDS = ("message_id", "create_time", "chat_type", "message_type", "content", "mentions", "parent_id")
+VALUES: tuple[Any, ...] = (
+    *(None, True, -1, "", "post", "image", "group", "9" * 5000, "{}", "[]", "1", [], [[]], ["x"], {}),
+    '{"content": [[{"tag": "img", "image_key": "/"}]]}',
+    '{"content": [[{"tag": "text", "text": 1}]], "text": 1, "image_key": 1}',
+    '{"zh_cn": {"content": 1}}',
+    [{"key": "", "id": 1, "name": 1}, {"key": "x", "id": {"open_id": []}, "name": []}, {"key": 1}],
+)
 VECTORS = orjson.loads((Path(__file__).parent / "platform_vectors.json").read_bytes())["feishu"]
 
 
@@ -125,10 +133,12 @@ async def test_a_new_callback_address_is_verified_with_and_without_a_signature(t
 
 
 async def test_a_post_with_a_picture_is_answered_by_a_card_that_grows(tmp_path: Path):
-    answer = FakeAnswer("The number ", "is ", "4711.", pause_s=0.1)
+    answer = FakeAnswer("The number ", "is ", "4711.", hold_after=2)
     async with bot(tmp_path, answer) as one:
         event = one.platform.post("ann", "Which number?", one.platform.host(PNG))
         await one.deliver(event)
+        await soon(lambda: one.platform.answers == ["The number "])
+        answer.release.set()
         await soon(lambda: one.platform.answers == ["The number is 4711."])
         assert pictures_of(answer.requests[0]) == [PNG]
         assert question_of(answer.requests[0]) == "Which number?"
@@ -367,6 +377,16 @@ def test_an_event_that_is_not_as_documented_is_an_error(change: dict[str, Any]):
         parse_event(event, "")
 
 
+@pytest.mark.parametrize(("first", "second"), list(combinations(FIELDS, 2)))
+def test_a_hostile_event_is_read_or_an_error(first: str, second: str):
+    event = FeishuPlatform(Clock()).text("ann", "x", chat="oc_1", mentions=[{"key": "@_user_1"}])
+    message = event["event"]["message"]
+    for one, other in product(VALUES, VALUES):
+        event["event"]["message"] = {**message, first: one, second: other}
+        with suppress(MessageError):
+            assert parse_event(event, "").created_at >= 0
+
+
 def test_a_post_of_several_languages_is_read_once():
     post = {"zh_cn": {"title": "标题", "content": [[{"tag": "text", "text": "问题"}]]}}
     message = parse_event(FeishuPlatform(Clock()).event("ann", "post", post), "").message
@@ -377,14 +397,14 @@ def test_a_post_of_several_languages_is_read_once():
 async def test_fifty_callers_whose_token_was_refused_request_one_new_token_and_rates_are_respected():
     platform = FeishuPlatform(Clock())
     async with httpx.AsyncClient(transport=httpx.ASGITransport(platform.app)) as client:
-        api = FeishuApi(URL, APP_ID, SECRET, client, rate_pause_s=0.01)
+        api = FeishuApi(URL, APP_ID, SECRET, client, pause_s=0.01)
         card = '{"config": {"update_multi": true}, "body": {"elements": [{"tag": "markdown", "content": "x"}]}}'
         await asyncio.gather(*(api.reply("om_1", card, "u") for _ in range(50)))
         assert platform.tokens == 1
         platform.valid = "another"
         await asyncio.gather(*(api.reply("om_1", card, "u") for _ in range(50)))
         assert (platform.tokens, len(platform.cards)) == (2, 100)
-        platform.refusals += [(400, 230020), (429, 0), (400, 99991400)]
+        platform.refusals += [(400, 230020), (429, 0), (400, 99991400), (500, 500)]
         await api.reply("om_1", card, "u")
         platform.refusals += [(400, 99991672)]
         with pytest.raises(FeishuError, match="permission"):

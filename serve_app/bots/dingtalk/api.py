@@ -17,8 +17,8 @@ from serve_app.bots.access_token import AccessToken
 
 TIMEOUT_S: Final = 10.0
 TOPIC: Final = "/v1.0/im/bot/messages/get"
-RATE_PAUSE_S: Final = 2.0
-RATE_RETRIES: Final = 3
+PAUSE_S: Final = 2.0  # before a call is made again, longer each time
+RETRIES: Final = 3
 HINTS: Final = {
     "InvalidAuthentication": "The access token is not valid.",
     "invalidClientIdOrSecret": "dingtalk.client_id or the secret of dingtalk.client_secret_file is wrong.",
@@ -35,7 +35,8 @@ class DingtalkError(Exception):
         hint = next((text for name, text in HINTS.items() if name.lower() == code.lower()), "")
         super().__init__(f"{what} failed with status {status} and code {code!r}.{' ' if hint else ''}{hint}")
         self.code = code
-        self.status = status
+        self.status = status  # 0: there was no answer
+        self.is_temporary = status in {0, 429} or status >= 500 or "QpsLimit" in code
 
 
 class DingtalkApi:
@@ -50,14 +51,14 @@ class DingtalkApi:
         client: httpx.AsyncClient,
         *,
         clock: Callable[[], float] = time.monotonic,
-        rate_pause_s: float = RATE_PAUSE_S,
+        pause_s: float = PAUSE_S,
     ) -> None:
         self._url = url.rstrip("/")
         self._client_id = client_id
         self._secret = secret
         self._robot_code = robot_code
         self._client = client
-        self._rate_pause_s = rate_pause_s
+        self._pause_s = pause_s
         self.token = AccessToken(self._request_token, clock=clock).get
 
     async def open_connection(self) -> tuple[str, str]:
@@ -95,20 +96,21 @@ class DingtalkApi:
             await self._call("robot/oToMessages/batchSend", {**body, "userIds": [user]})
 
     async def _call(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        """The answer of an API; a refused token is replaced once, a call above the rate is made again."""
+        """The answer of an API; a refused token is replaced once, a call that is too fast or fails is made again."""
         body = {**body, "robotCode": self._robot_code}
         renewed, paused = False, 0
         while True:
-            token = await self.token()
+            token = ""
             try:
+                token = await self.token()
                 return await self._request(path, body, {"x-acs-dingtalk-access-token": token})
             except DingtalkError as error:
-                if (error.status == 401 or error.code == "InvalidAuthentication") and not renewed:
+                if token and not renewed and (error.status == 401 or error.code == "InvalidAuthentication"):
                     renewed = True
                     await self.token(refused=token)
-                elif ("QpsLimit" in error.code or error.status == 429) and paused < RATE_RETRIES:
+                elif error.is_temporary and paused < RETRIES:
                     paused += 1
-                    await asyncio.sleep(self._rate_pause_s * paused)
+                    await asyncio.sleep(self._pause_s * paused)
                 else:
                     raise
 

@@ -74,6 +74,9 @@ class StreamConnection:
             except (OSError, WebSocketException, TimeoutError) as error:
                 _log.warning("The Stream connection to DingTalk failed: %s.", type(error).__name__)
                 pause_s = min(self._reconnect_s[1], pause_s * 2)
+            except Exception:
+                _log.exception("The Stream connection to DingTalk failed; it is opened again.")
+                pause_s = min(self._reconnect_s[1], pause_s * 2)
             finally:
                 self.connected.clear()
             await asyncio.sleep(pause_s * random.uniform(0.8, 1.2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -11,6 +12,7 @@ from serve_app.bots.conversation.message import FileRef, Inbound, Quote
 PLATFORM: Final = "dingtalk"
 GROUP: Final = "2"
 _FILES: Final = frozenset({"picture", "file"})
+_MILLISECONDS: Final = re.compile(r"[0-9]{1,16}")
 
 
 class MessageError(ValueError):
@@ -61,9 +63,7 @@ def session_webhook(reply_to: str) -> tuple[str, float]:
 
 def _reply_to(fields: Mapping[str, Any]) -> str:
     url, expires = _text(fields, "sessionWebhook", optional=True), fields.get("sessionWebhookExpiredTime")
-    if not url or not isinstance(expires, int | str) or not str(expires).isdecimal():
-        return ""
-    return f"{expires} {url}"
+    return f"{expires} {url}" if url and _MILLISECONDS.fullmatch(str(expires)) else ""
 
 
 def _quote(text: Mapping[str, Any]) -> Quote | None:

@@ -21,8 +21,8 @@ from serve_app.bots.download import read_limited
 TIMEOUT_S: Final = 10.0
 INVALID_TOKEN: Final = frozenset({99991661, 99991663, 99991664, 99991668, 99991671})
 RATE_LIMITED: Final = frozenset({230020, 99991400})
-RATE_PAUSE_S: Final = 1.0
-RATE_RETRIES: Final = 4
+PAUSE_S: Final = 1.0  # before a call is made again, longer each time
+RETRIES: Final = 4
 GONE: Final = frozenset({230011, 230110, 234003, 234004, 234005})  # the message was recalled or its file is not there
 HINTS: Final = {
     10003: "feishu.app_id or the secret of feishu.app_secret_file is wrong.",
@@ -40,7 +40,8 @@ class FeishuError(Exception):
     def __init__(self, code: int, what: str) -> None:
         hint = HINTS.get(code, "")
         super().__init__(f"{what} failed with error code {code}.{' ' if hint else ''}{hint}")
-        self.code = code
+        self.code = code  # 0: there was no answer; an HTTP status: it had no code
+        self.is_temporary = code in RATE_LIMITED or code == 0 or 500 <= code < 600
 
 
 class FeishuApi:
@@ -54,13 +55,13 @@ class FeishuApi:
         client: httpx.AsyncClient,
         *,
         clock: Callable[[], float] = time.monotonic,
-        rate_pause_s: float = RATE_PAUSE_S,
+        pause_s: float = PAUSE_S,
     ) -> None:
         self._url = f"{url.rstrip('/')}/open-apis"
         self._app_id = app_id
         self._secret = secret
         self._client = client
-        self._rate_pause_s = rate_pause_s
+        self._pause_s = pause_s
         self.token = AccessToken(self._request_token, clock=clock).get
 
     async def reply(self, message_id: str, card: str, uuid: str) -> str:
@@ -107,19 +108,20 @@ class FeishuApi:
         raise AssertionError
 
     async def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        """The answer of an API; a refused token is replaced once, a call above the rate is made again."""
+        """The answer of an API; a refused token is replaced once, a call that is too fast or fails is made again."""
         renewed, paused = False, 0
         while True:
-            token = await self.token()
+            token = ""
             try:
+                token = await self.token()
                 return await self._request(method, path, body, {"Authorization": f"Bearer {token}"})
             except FeishuError as error:
-                if error.code in INVALID_TOKEN and not renewed:
+                if token and not renewed and error.code in INVALID_TOKEN:
                     renewed = True
                     await self.token(refused=token)
-                elif error.code in RATE_LIMITED and paused < RATE_RETRIES:
+                elif error.is_temporary and paused < RETRIES:
                     paused += 1
-                    await asyncio.sleep(self._rate_pause_s * paused)
+                    await asyncio.sleep(self._pause_s * paused)
                 else:
                     raise
 

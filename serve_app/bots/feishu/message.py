@@ -13,6 +13,7 @@ from serve_app.bots.conversation.message import FileRef, Inbound, Quote
 
 PLATFORM: Final = "feishu"
 RECEIVE: Final = "im.message.receive_v1"
+MAX_MENTIONS: Final = 100
 _ID: Final = re.compile(r"[A-Za-z0-9_\-]{1,256}")  # ids become parts of addresses
 
 
@@ -48,7 +49,7 @@ def parse_event(body: Mapping[str, Any], bot_open_id: str) -> Event:
     message, sender = _object(event.get("message"), "message"), _object(event.get("sender"), "sender")
     message_id = _id(message, "message_id")
     created = str(message.get("create_time") or "0")
-    created_at = int(created) / 1000 if created.isascii() and created.isdigit() else 0.0
+    created_at = int(created[:16]) / 1000 if created.isascii() and created.isdigit() else 0.0
     if sender.get("sender_type", "user") != "user":  # another bot, or this one
         return Event(None, created_at)
     is_group = message.get("chat_type") != "p2p"
@@ -122,7 +123,7 @@ def _read_post(fields: Mapping[str, Any], parts: _Parts) -> None:
 
 
 def _mentions(value: Any) -> list[Mapping[str, Any]]:
-    mentions = value if isinstance(value, list) else []
+    mentions = value[:MAX_MENTIONS] if isinstance(value, list) else []
     return [each for each in mentions if isinstance(each, dict) and isinstance(each.get("key"), str)]
 
 
