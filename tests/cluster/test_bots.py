@@ -1,4 +1,4 @@
-"""WeCom's AI bot over the real service and the demo model, with the simulated platform before it."""
+"""The bots over the real service and the demo model, with simulated platforms: WeCom's AI bot, DingTalk, Feishu."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from serve_app.bots.wecom.crypto import Crypto
 from serve_app.bots.wecom.simulate import serving
 from serve_app.bots.wecom.simulator import SimulatedPlatform, UnexpectedReply
 from serve_app.callbacks import Callback, CallbackReply
+from tests.bots import dingtalk_platform, feishu_platform
 from tests.cluster.conftest import Service, free_ports, started
 from tests.cluster.questions import EVALUATION, data_url, picture_body
 from tests.preprocess.pictures import bomb
@@ -31,6 +32,7 @@ TOKEN, KEY = "QDG6eK", "jWmYm7qr5nMoAUwZRjGtBxmz3KA1tkAj3ykkR6q2B2C"
 FIRST_FRAME_S = 1.0  # the promise; the fastest of some, since tests share the machine
 CHATS = 100
 RESTART_S = 60.0
+ANSWER_S = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +50,25 @@ def platform_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def bots(tmp_path_factory: pytest.TempPathFactory, redis_of_bots: RedisServer, platform_port: int) -> Iterator[Service]:
+def other_ports() -> tuple[int, int]:
+    """Of DingTalk and of Feishu."""
+    dingtalk, feishu = free_ports(2)
+    return dingtalk, feishu
+
+
+@pytest.fixture(scope="module")
+def bots(
+    tmp_path_factory: pytest.TempPathFactory,
+    redis_of_bots: RedisServer,
+    platform_port: int,
+    other_ports: tuple[int, int],
+) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("bots")
-    (folder / "token").write_text(TOKEN)
-    (folder / "aes_key").write_text(KEY)
+    secrets = {"token": TOKEN, "aes_key": KEY, "dingtalk": dingtalk_platform.SECRET, "feishu": feishu_platform.SECRET}
+    secrets |= {"encrypt_key": feishu_platform.ENCRYPT_KEY, "verification_token": feishu_platform.TOKEN}
+    for name, secret in secrets.items():
+        (folder / name).write_text(secret)
+    dingtalk, feishu = (f"http://127.0.0.1:{port}" for port in other_ports)
     variables = {
         "GLM_BOTS__ENABLED": "true",
         "GLM_BOTS__LANGUAGE": "en",
@@ -63,6 +80,17 @@ def bots(tmp_path_factory: pytest.TempPathFactory, redis_of_bots: RedisServer, p
         "GLM_WECOM__AES_KEY_FILE": str(folder / "aes_key"),
         "GLM_WECOM__PICTURE_HOSTS": f'["http://127.0.0.1:{platform_port}"]',
         "GLM_WECOM__API_URL": f"http://127.0.0.1:{platform_port}",
+        "GLM_DINGTALK__BOT": "webhook",
+        "GLM_DINGTALK__CLIENT_ID": dingtalk_platform.CLIENT_ID,
+        "GLM_DINGTALK__CLIENT_SECRET_FILE": str(folder / "dingtalk"),
+        "GLM_DINGTALK__PICTURE_HOSTS": f'["{dingtalk}"]',
+        "GLM_DINGTALK__API_URL": dingtalk,
+        "GLM_DINGTALK__REPLY_URL": dingtalk,
+        "GLM_FEISHU__APP_ID": feishu_platform.APP_ID,
+        "GLM_FEISHU__APP_SECRET_FILE": str(folder / "feishu"),
+        "GLM_FEISHU__ENCRYPT_KEY_FILE": str(folder / "encrypt_key"),
+        "GLM_FEISHU__VERIFICATION_TOKEN_FILE": str(folder / "verification_token"),
+        "GLM_FEISHU__API_URL": feishu,
     }
     with started(folder, **variables) as running:
         yield running
@@ -82,7 +110,7 @@ async def platform(service: Service, port: int) -> AsyncIterator[SimulatedPlatfo
             return CallbackReply(response.content, response.headers["content-type"], response.status_code)
 
         one = SimulatedPlatform(Crypto(TOKEN, KEY), deliver, url=f"http://127.0.0.1:{port}", now=time.time)
-        async with serving(one, port):
+        async with serving(one.app, port):
             yield one
 
 
@@ -173,6 +201,30 @@ async def test_a_decompression_bomb_is_refused_and_the_next_picture_of_the_chat_
             (wecom.mixed("attacker", question["question"], wecom.host(picture(question))), question["given"]),
         ):
             assert await wecom.follow(await wecom.send(message), interval_s=0.1) == content
+
+
+async def test_dingtalk_and_feishu_get_the_right_answers_to_a_picture(
+    bots: Service, other_ports: tuple[int, int], asked: list[dict[str, Any]]
+) -> None:
+    question, (dingtalk_port, feishu_port) = asked[0], other_ports
+    dingtalk = dingtalk_platform.DingtalkPlatform(time.time, f"http://127.0.0.1:{dingtalk_port}")
+    feishu = feishu_platform.FeishuPlatform(time.time)
+    async with (
+        serving(dingtalk.app, dingtalk_port),
+        serving(feishu.app, feishu_port),
+        httpx.AsyncClient(base_url=bots.base_url, timeout=60, trust_env=False) as client,
+    ):
+        asked_by_dingtalk = dingtalk.rich("ann", question["question"], dingtalk.host(picture(question)))
+        asked_by_feishu = feishu.post("ann", question["question"], feishu.host(picture(question)))
+        for callback in (dingtalk.callback(asked_by_dingtalk), feishu.callback(asked_by_feishu)):
+            path, headers = f"/bots/{callback.path}", dict(callback.headers)
+            (await client.post(path, content=callback.body, headers=headers)).raise_for_status()
+        ends_at, answers = time.monotonic() + ANSWER_S, ("", "")
+        while time.monotonic() < ends_at and answers != (question["given"], question["given"]):
+            await asyncio.sleep(0.1)
+            replies = [reply["markdown"]["text"] for reply in dingtalk.replies]  # the first may be a notice
+            answers = ("".join(replies[-1:]), "".join(feishu.answers))
+    assert answers == (question["given"], question["given"])
 
 
 async def test_a_killed_process_of_bots_in_the_middle_of_an_answer_loses_nothing(

@@ -12,6 +12,7 @@ from typing import Any, Final, TextIO
 
 import httpx
 import uvicorn
+from starlette.applications import Starlette
 
 from serve_app.bots.secret_files import read_secret
 from serve_app.bots.wecom.crypto import Crypto, CryptoError
@@ -54,7 +55,7 @@ async def play(options: argparse.Namespace, crypto: Crypto, picture: bytes, outp
 
         platform = SimulatedPlatform(crypto, deliver, url=f"http://127.0.0.1:{options.port}", now=time.time)
         failed = 0
-        async with serving(platform, options.port):
+        async with serving(platform.app, options.port):
             for name, check in Checks(platform, deliver, picture, options).all():
                 try:
                     result, word = await check(), "ok"
@@ -68,9 +69,9 @@ async def play(options: argparse.Namespace, crypto: Crypto, picture: bytes, outp
 
 
 @asynccontextmanager
-async def serving(platform: SimulatedPlatform, port: int) -> AsyncIterator[None]:
+async def serving(app: Starlette, port: int) -> AsyncIterator[None]:
     """The platform's own addresses (pictures, response_url) on a port of this machine."""
-    config = uvicorn.Config(platform.app, host="127.0.0.1", port=port, log_level="warning", lifespan="off")
+    config = uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning", lifespan="off")
     config.load()
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)
