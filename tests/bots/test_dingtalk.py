@@ -18,7 +18,7 @@ from websockets.asyncio.server import serve
 from serve_app.bots.conversation.state import MemoryState, State
 from serve_app.bots.conversation.texts import EN
 from serve_app.bots.dingtalk.api import DingtalkApi, DingtalkError
-from serve_app.bots.dingtalk.connection import acknowledgement
+from serve_app.bots.dingtalk.connection import StreamConnection, acknowledgement
 from serve_app.bots.dingtalk.message import MessageError, parse_message, session_webhook
 from serve_app.bots.dingtalk.signature import sign
 from serve_app.bots.service import BotService
@@ -442,3 +442,18 @@ async def test_a_restart_sends_what_was_not_sent_and_does_not_repeat_the_rest(tm
 def test_settings_without_a_secret_are_refused():
     with pytest.raises(ValueError, match=r"dingtalk\.client_id, dingtalk\.client_secret_file"):
         Settings.model_validate({"dingtalk": {"bot": "stream"}})
+
+
+async def test_an_error_of_any_kind_does_not_end_the_stream_connection(caplog: pytest.LogCaptureFixture):
+    class BrokenApi:
+        calls = 0
+
+        async def open_connection(self) -> tuple[str, str]:
+            self.calls += 1
+            raise KeyError("a bug")
+
+    api: Any = BrokenApi()
+    running = asyncio.create_task(StreamConnection(api, parse_message, reconnect_s=(0.01, 0.02)).run())  # type: ignore[arg-type]
+    await soon(lambda: api.calls >= 2)
+    running.cancel()
+    assert "a bug" in caplog.text
