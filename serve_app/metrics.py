@@ -55,7 +55,7 @@ OUTPUT_TOKEN_SECONDS = Metric(
 )
 
 LIMIT_STORE_ERRORS = Metric(
-    "glm_limit_store_errors_total", "counter", "Calls of the Redis of limits that failed or took too long."
+    "glm_limit_store_errors_total", "counter", "Times that the Redis of limits failed or took too long."
 )
 LIMIT_STORE_DOWN = Metric(
     "glm_limit_store_down", "gauge", "1 while this replica counts limits for itself, because Redis does not respond."

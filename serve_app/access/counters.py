@@ -7,10 +7,10 @@ import logging
 import time
 import uuid
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeVar, cast
+from typing import Any, Final, Protocol, TypeVar, cast
 
 from limits import RateLimitItemPerSecond
 from limits.aio.storage import MemoryStorage, RedisStorage
@@ -26,6 +26,7 @@ T = TypeVar("T")
 
 NO_LIMIT: Final = 2**53  # for what is recorded in any case
 RETRY_S: Final = 1.0  # between two tries to reach Redis again
+READS: Final = 5  # turns of the event loop in which a response that has arrived is read
 PREFIX: Final = "glm:limits"
 REDIS_FAILURES: Final = (TimeoutError, OSError, RedisError)
 # Lease: a member of a sorted set, scored by the time at which it ends, in seconds of Redis' own clock.
@@ -158,6 +159,8 @@ class SharedCounters:
     """Counts in Redis, and in this process while Redis does not respond in time: no request waits for it or fails.
 
     After a failure Redis is not used until it has responded to a ping; leases that could not be released are then.
+    What Redis counts for this process is counted here too: a replica that has to count for itself does not begin with
+    an empty window.
     """
 
     def __init__(self, redis: RedisCounters, meter: Meter, *, timeout_s: float) -> None:
@@ -171,13 +174,36 @@ class SharedCounters:
         self._local_leases: set[tuple[str, str]] = set()
 
     async def hit(self, limit: RateLimitItemPerSecond, key: str, amount: int) -> bool:
-        return await self._try(lambda counters: counters.hit(limit, key, amount))
+        async def hit(counters: Counters) -> bool:
+            allowed = await counters.hit(limit, key, amount)
+            if counters is not self._local:
+                await self._copy(limit, key, amount, allowed=allowed)
+            return allowed
+
+        return await self._try(hit)
 
     async def record(self, limit: RateLimitItemPerSecond, key: str, amount: int) -> None:
-        await self._try(lambda counters: counters.record(limit, key, amount))
+        async def record(counters: Counters) -> None:
+            await counters.record(limit, key, amount)
+            if counters is not self._local:
+                await self._local.record(limit, key, amount)
+
+        await self._try(record)
 
     async def give_back(self, limit: RateLimitItemPerSecond, key: str, amount: int, age_s: float) -> None:
-        await self._try(lambda counters: counters.give_back(limit, key, amount, age_s))
+        async def give_back(counters: Counters) -> None:
+            await counters.give_back(limit, key, amount, age_s)
+            if counters is not self._local:
+                await self._local.give_back(limit, key, amount, age_s)
+
+        await self._try(give_back)
+
+    async def _copy(self, limit: RateLimitItemPerSecond, key: str, amount: int, *, allowed: bool) -> None:
+        """Counts here what Redis allowed; after a refusal, so much that this amount would be refused here too."""
+        if not allowed:
+            amount = (await self._local.state(limit, key)).remaining - amount + 1
+        if amount > 0:
+            await self._local.record(limit, key, amount)
 
     async def state(self, limit: RateLimitItemPerSecond, key: str) -> WindowState:
         return await self._try(lambda counters: counters.state(limit, key))
@@ -209,25 +235,41 @@ class SharedCounters:
         """Releases the lease now, or when Redis responds again."""
         if self._recovering is None:
             try:
-                async with asyncio.timeout(self._timeout_s):
-                    await self._redis.release(key, lease)
+                await self._in_time(self._redis.release(key, lease))
                 return
             except REDIS_FAILURES as error:
                 self._start_recovery(error)
         self._unreleased.append((key, lease))
 
-    async def _try(self, count: Callable[[Counters], Awaitable[T]]) -> T:
+    async def _try(self, count: Callable[[Counters], Coroutine[Any, Any, T]]) -> T:
         if self._recovering is None:
             try:
-                async with asyncio.timeout(self._timeout_s):
-                    return await count(self._redis)
+                return await self._in_time(count(self._redis))
             except REDIS_FAILURES as error:
                 self._start_recovery(error)
         return await count(self._local)
 
+    async def _in_time(self, call: Coroutine[Any, Any, T]) -> T:
+        """The result of a call to Redis; raises TimeoutError after the time limit.
+
+        Where this process was busy for so long that the response waits to be read, it is read first.
+        """
+        task = asyncio.create_task(call)
+        try:
+            await asyncio.wait({task}, timeout=self._timeout_s)
+            for _ in range(READS):
+                if task.done():
+                    return task.result()
+                await asyncio.sleep(0)
+            raise TimeoutError
+        finally:
+            if not task.done():
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
     def _start_recovery(self, error: Exception) -> None:
-        self._meter.count(LIMIT_STORE_ERRORS)
         if self._recovering is None:
+            self._meter.count(LIMIT_STORE_ERRORS)
             reason = type(error).__name__
             _log.warning("Redis of the limits does not respond (%s); this replica counts for itself.", reason)
             self._recovering = asyncio.create_task(self._recover())
@@ -237,21 +279,22 @@ class SharedCounters:
             self._meter.set(LIMIT_STORE_DOWN, 1)
             await asyncio.sleep(RETRY_S)
             with suppress(*REDIS_FAILURES):
-                async with asyncio.timeout(self._timeout_s):
-                    await cast(Awaitable[bool], self._redis.redis.ping())
+                await self._in_time(self._ping())
                 await self._release_unreleased()
                 break
         self._meter.set(LIMIT_STORE_DOWN, 0)
         self._recovering = None
         _log.info("Redis of the limits responds again.")
 
+    async def _ping(self) -> None:
+        await cast(Awaitable[bool], self._redis.redis.ping())
+
     async def _release_unreleased(self) -> None:
         """Releases all leases that wait for it. One that fails stays; others may be added meanwhile."""
         while self._unreleased:
             key, lease = self._unreleased.pop()
             try:
-                async with asyncio.timeout(self._timeout_s):
-                    await self._redis.release(key, lease)
+                await self._in_time(self._redis.release(key, lease))
             except BaseException:
                 self._unreleased.append((key, lease))
                 raise

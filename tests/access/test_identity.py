@@ -83,7 +83,7 @@ async def test_a_caller_without_a_key_has_all_scopes_only_if_there_are_no_keys(f
     with_keys = identity(access={"keys_file": str(file), "anonymous": "allow"})
     assert (await with_keys.identify({}, None)).scopes == {"inference"}
     without_keys = identity(access={"anonymous": "allow"})
-    assert (await without_keys.identify({}, None)).scopes == {"inference", "metrics", "admin"}
+    assert (await without_keys.identify({}, None)).scopes == {"inference", "metrics", "admin", "chat", "widget"}
 
 
 async def test_without_authentication_any_key_is_accepted_on_loopback_as_clients_must_send_one() -> None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from limits import RateLimitItemPerSecond
 
 from serve_app.access.counters import RETRY_S, Counters, counters_of
 from serve_app.access.rate_limits import Admission, RateLimits
@@ -130,6 +131,33 @@ async def test_without_redis_a_replica_counts_for_itself_and_no_request_waits_lo
     await asyncio.gather(*(admission.close(tokens=0) for admission in held if admission is not None))
     again = [await entered(limits, shop) for _ in range(3)]
     assert [admission is not None for admission in again] == [True, True, False]  # in Redis, and `before` is released
+
+
+async def test_a_replica_that_counts_for_itself_remembers_what_redis_allowed_and_refused(redis: RedisServer) -> None:
+    counted, other, limit = counters(redis), counters(redis), RateLimitItemPerSecond(10, 60)
+    assert await counted.hit(limit, "allowed", 6)
+    await counted.give_back(limit, "allowed", 2, 0.0)
+    await counted.record(limit, "allowed", 4)
+    await other.record(limit, "refused", 9)
+    assert not await counted.hit(limit, "refused", 2)
+    redis.kill()
+    assert not await counted.hit(limit, "allowed", 3)
+    assert await counted.hit(limit, "allowed", 2)
+    assert not await counted.hit(limit, "refused", 2)
+    assert await counted.hit(limit, "refused", 1)
+
+
+async def test_a_response_that_waits_while_this_process_is_busy_is_no_failure_of_redis(redis: RedisServer) -> None:
+    meter = FakeMeter()
+    counted = counters(redis, meter, TIMEOUT_MS)
+    limit = RateLimitItemPerSecond(10)
+    assert await counted.hit(limit, "connects", 1)
+    hit = asyncio.create_task(counted.hit(limit, "waits", 1))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # the request is sent
+    time.sleep(4 * TIMEOUT_MS / 1000)  # noqa: ASYNC251 - this process is busy
+    assert await hit
+    assert not meter.counts
 
 
 async def test_a_service_starts_without_its_redis(tmp_path: Path) -> None:
