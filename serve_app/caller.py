@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Final, Literal, TypeAlias
 
 Scope: TypeAlias = Literal["inference", "metrics", "admin", "widget", "chat"]
@@ -21,6 +21,11 @@ class CallerLimits:
     tokens_per_minute: int = 0  # of prompts and answers
     pictures_per_minute: int = 0
 
+    def within(self, most: CallerLimits) -> CallerLimits:
+        """These limits, none above that of `most`."""
+        pairs = zip(astuple(self), astuple(most), strict=True)
+        return CallerLimits(*(min((limit for limit in pair if limit), default=0) for pair in pairs))
+
 
 @dataclass(frozen=True, slots=True)
 class Caller:
@@ -37,6 +42,8 @@ class Caller:
     lane: Lane = "interactive"
     limits: CallerLimits = CallerLimits()
     limits_key: str = ""  # for what the limits are counted; empty: for the id
+    issuer_limits: CallerLimits = CallerLimits()  # of the key that issued a widget token, counted for the id
+    expires_at: int | None = None  # when the credentials expire, in seconds since 1970
 
 
 ANONYMOUS: Final = Caller()

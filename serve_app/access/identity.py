@@ -102,7 +102,9 @@ class Identity:
         if entry.is_expired(self._now()):
             raise Unauthenticated(f"The API key expired at {entry.expires:%Y-%m-%d %H:%M:%S} UTC.")
         limits = entry.limits.over(self._caller_limits)
-        return Caller(entry.caller, entry.tenant, frozenset(entry.scopes), OTHER_CLASS, entry.lane, limits)
+        expires_at = int(entry.expires.timestamp()) if entry.expires is not None else None
+        scopes = frozenset(entry.scopes)
+        return Caller(entry.caller, entry.tenant, scopes, OTHER_CLASS, entry.lane, limits, expires_at=expires_at)
 
     def _by_proxy(self, name: str, headers: Mapping[str, str]) -> Caller:
         header = self._access.proxy_tenant_header.lower()

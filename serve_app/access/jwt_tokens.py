@@ -79,7 +79,7 @@ class JwtVerifier:
         for claim, value in ((settings.caller_claim, caller), (settings.tenant_claim, tenant)):
             if not (isinstance(value, str) and is_name(value)):
                 raise Unauthenticated(f"The token's claim {claim!r} is not a name of 1 to 128 characters.")
-        return Caller(str(caller), str(tenant), self._scopes(claims))
+        return Caller(str(caller), str(tenant), self._scopes(claims), expires_at=int(claims["exp"]))
 
     def _scopes(self, claims: dict[str, Any]) -> frozenset[Scope]:
         if not self._settings.scope_claim:

@@ -18,7 +18,8 @@ from serve_app.errors import RateLimited
 
 Resource: TypeAlias = Literal["requests", "tokens", "images"]  # as in OpenAI's header names
 MINUTE_S: Final = 60
-MAX_WINDOW_S: Final = 60
+MAX_WINDOW_S: Final = 60  # of limits of several requests
+MAX_SINGLE_WINDOW_S: Final = 30 * 24 * 3600  # of limits of one request
 LEASE_MARGIN_S: Final = 60  # after the deadline of a request; a replica that died frees its places then
 RETRY_BUSY_S: Final = 1.0
 WORDS: Final[dict[Resource, str]] = {"requests": "requests", "tokens": "tokens", "images": "pictures"}
@@ -47,13 +48,14 @@ class RateLimits:
     def open(self, caller: Caller) -> Admission:
         """The admission of a request of this caller; nothing is counted yet."""
         # With the length of the tenant, as names may contain colons.
-        key = f"caller:{len(caller.tenant)}:{caller.tenant}:{caller.limits_key or caller.id}"
-        both = (
-            (key, f"the caller {caller.id!r}", caller.limits),
+        key, whose = f"caller:{len(caller.tenant)}:{caller.tenant}:", f"the caller {caller.id!r}"
+        counted = (
+            (key + (caller.limits_key or caller.id), whose, caller.limits),
+            (key + caller.id, whose, caller.issuer_limits),
             (f"tenant:{caller.tenant}", f"the tenant {caller.tenant!r}", self._tenant_limits(caller.tenant)),
         )
-        windows = [window for key, whose, limits in both for window in _windows(key, whose, limits)]
-        places = [Places(key, whose, limits.concurrent_requests) for key, whose, limits in both]
+        windows = [window for key, whose, limits in counted for window in _windows(key, whose, limits)]
+        places = [Places(key, whose, limits.concurrent_requests) for key, whose, limits in counted]
         return Admission(self._counters, windows, [each for each in places if each.limit], self._lease_s)
 
 
@@ -174,8 +176,10 @@ def _windows(key: str, whose: str, limits: CallerLimits) -> list[Window]:
 
 def _per_second(rate: float) -> RateLimitItemPerSecond:
     """A whole number of requests in a whole number of seconds: 0.5 per second is 1 in 2 seconds."""
+    if rate < 1 / MAX_WINDOW_S:
+        return RateLimitItemPerSecond(1, math.ceil(1 / max(rate, 1 / MAX_SINGLE_WINDOW_S)))
     fraction = Fraction(rate).limit_denominator(MAX_WINDOW_S)
-    return RateLimitItemPerSecond(max(1, fraction.numerator), fraction.denominator)
+    return RateLimitItemPerSecond(fraction.numerator, fraction.denominator)
 
 
 def _capitalized(text: str) -> str:

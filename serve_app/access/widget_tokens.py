@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from dataclasses import astuple, replace
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,15 +29,21 @@ class WidgetTokens:
         self._now = now
 
     def issue(self, caller: Caller, origin: str, limits: CallerLimits, valid_s: int) -> tuple[str, int]:
-        """A token for pages of this origin, and when it expires, in seconds since 1970."""
+        """A token for pages of this origin, and when it expires, in seconds since 1970.
+
+        It has no higher limits and no longer life than the caller's own credentials.
+        """
         expires = int(self._now()) + valid_s
+        if caller.expires_at is not None:
+            expires = min(expires, caller.expires_at)
         claims = {
             "iss": _ISSUER,
             "sub": caller.id,
             "tenant": caller.tenant,
             "lane": caller.lane,
             "origin": origin.lower(),
-            "limits": astuple(limits),
+            "limits": astuple(limits.within(caller.limits)),
+            "issuer_limits": astuple(caller.limits),
             "jti": secrets.token_urlsafe(12),
             "exp": expires,
         }
@@ -46,7 +52,8 @@ class WidgetTokens:
     def verify(self, token: str, origin: str) -> Caller:
         """The token's caller, if a page of `origin`, the request's Origin header, sends it. Raises Unauthenticated.
 
-        Its id is that of the key that issued the token; limits are counted for each token.
+        Its id is that of the key that issued the token; its limits are counted for each token, those of the
+        key for all of its tokens together.
         """
         try:
             options: Any = {"require": list(_CLAIMS), "verify_exp": False}  # checked below, by our own clock
@@ -62,8 +69,16 @@ class WidgetTokens:
             if not origin:
                 raise Unauthenticated(f"The widget token is for pages of {allowed!r}; the request has no Origin.")
             raise Unauthenticated(f"The widget token is for pages of {allowed!r}; a page of {origin[:200]!r} sent it.")
-        caller = Caller(claims["sub"], claims["tenant"], frozenset({SCOPE}), lane=claims["lane"])
-        return replace(caller, limits=CallerLimits(*claims["limits"]), limits_key=f"widget:{claims['jti']}")
+        return Caller(
+            claims["sub"],
+            claims["tenant"],
+            frozenset({SCOPE}),
+            lane=claims["lane"],
+            limits=CallerLimits(*claims["limits"]),
+            limits_key=f"widget:{claims['jti']}",
+            issuer_limits=CallerLimits(*claims.get("issuer_limits", ())),  # tokens of version 0.1.0 have none
+            expires_at=claims["exp"],
+        )
 
 
 def widget_tokens(secret_file: str, now: Callable[[], float]) -> WidgetTokens:

@@ -83,8 +83,10 @@ def token(algorithm: str = "ES256", key: Any = None, key_id: str | None = "", **
 
 @pytest.mark.parametrize("algorithm", KEYS)
 async def test_a_signed_token_names_its_caller(algorithm: str) -> None:
-    caller = await verifier().verify(token(algorithm))
+    expires_at = int(time.time()) + 90
+    caller = await verifier().verify(token(algorithm, exp=expires_at))
     assert (caller.id, caller.tenant, caller.scopes) == ("anna", "default", {"inference"})
+    assert caller.expires_at == expires_at
 
 
 async def test_tenant_and_scopes_come_from_the_claims_that_the_settings_name() -> None:

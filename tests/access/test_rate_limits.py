@@ -59,6 +59,14 @@ async def test_a_rate_below_one_per_second_is_a_number_of_requests_in_several_se
         await limits.open(caller(requests_per_second=0.1)).enter()
 
 
+@pytest.mark.parametrize(("rate", "seconds"), [(1 / 60, 60), (0.008, 125), (1 / 86400, 86400), (1e-320, 2_592_000)])
+async def test_a_rate_below_one_a_minute_is_one_request_in_more_than_a_minute(rate: float, seconds: int) -> None:
+    limits = limits_of()
+    await limits.open(caller(requests_per_second=rate)).enter()
+    with pytest.raises(RateLimited, match=f"may use 1 requests in {seconds} seconds"):
+        await limits.open(caller(requests_per_second=rate)).enter()
+
+
 async def test_callers_of_one_name_in_two_tenants_are_two_callers() -> None:
     limits = limits_of()
     await limits.open(caller(tenant="a", requests_per_second=0.1)).enter()

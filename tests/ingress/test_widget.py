@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,13 @@ import httpx
 import jwt
 import pytest
 
-from serve_app.access.key_file import add_key, new_key
+from serve_app.access.key_file import LimitEntry, add_key, new_key
 from serve_app.access.widget_tokens import PREFIX
+from serve_app.caller import CallerLimits
 from serve_app.contracts import ChatRequest
 from serve_app.errors import InvalidRequest
 from tests.fakes import FakeAnswer
-from tests.ingress.client import MakeClient, chat, make_app
+from tests.ingress.client import MakeClient, chat, make_app, picture
 
 SHOP = "https://shop.example"
 
@@ -131,11 +133,64 @@ async def test_the_limits_of_a_token_are_its_own(make_client: MakeClient, tmp_pa
     assert statuses == [200, 429, 200]
 
 
+def limited_key(folder: Path, *, expires_at: float | None = None, **limits: float) -> str:
+    key, entry = new_key(
+        "site",
+        scopes=("widget",),
+        limits=LimitEntry.model_validate(limits),
+        expires=datetime.fromtimestamp(expires_at, UTC) if expires_at else None,
+    )
+    add_key(folder / "keys.json", entry)
+    return key
+
+
+async def test_a_token_has_no_higher_limits_than_its_key(make_client: MakeClient, tmp_path: Path) -> None:
+    key, answer = limited_key(tmp_path, requests_per_second=50, pictures_per_minute=3), FakeAnswer("Hello")
+    client = client_of(make_client, tmp_path, answer)
+    limits = {"requests_per_second": 0, "pictures_per_minute": 5, "tokens_per_minute": 10_000}
+    token = (await issue(client, key, limits=limits)).json()["token"]
+    assert (await client.post("/v1/chat/completions", json=chat(), headers=from_page(token))).status_code == 200
+    assert answer.requests[0].caller.limits == CallerLimits(50, 2, 10_000, 3)
+
+
+async def test_the_tokens_of_a_key_share_its_limits(make_client: MakeClient, tmp_path: Path) -> None:
+    key = limited_key(tmp_path, pictures_per_minute=1)
+    client = client_of(make_client, tmp_path)
+    tokens, body = [(await issue(client, key)).json()["token"] for _ in range(2)], chat([picture()])
+    statuses = [
+        (await client.post("/v1/chat/completions", json=body, headers=from_page(token))).status_code for token in tokens
+    ]
+    assert statuses == [200, 429]
+
+
+async def test_a_token_expires_with_its_key(make_client: MakeClient, tmp_path: Path) -> None:
+    key = limited_key(tmp_path, expires_at=1_700_000_030)
+    client = client_of(make_client, tmp_path)
+    assert (await issue(client, key, expires_in_s=600)).json()["expires_at"] == 1_700_000_030
+    assert (await issue(client, key, expires_in_s=9)).json()["expires_at"] == 1_700_000_009
+
+
 @pytest.mark.parametrize(
-    "origin", ["shop.example", "https://shop.example/", "https://shop.example/a", "ftp://a", "null", "https://", "*"]
+    "origin",
+    [
+        "shop.example",
+        "https://shop.example/",
+        "https://shop.example/a",
+        "ftp://a",
+        "null",
+        "https://",
+        "*",
+        "https://shop.example:443",
+        "http://shop.example:80",
+        "https://shop.example:",
+        "https://shop.example:99999",
+        "https://user@shop.example",
+        "https://[",
+    ],
 )
 async def test_what_is_no_origin_is_refused(make_client: MakeClient, tmp_path: Path, key: str, origin: str) -> None:
-    response = await issue(client_of(make_client, tmp_path), key, origin=origin)
+    access = {"keys_file": str(tmp_path / "keys.json")}
+    response = await issue(make_client(access=access, settings={"allowed_origins": ["*", origin]}), key, origin=origin)
     assert (response.status_code, response.json()["error"]["param"]) == (400, "origin")
 
 

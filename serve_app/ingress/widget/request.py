@@ -14,10 +14,11 @@ from serve_app.ingress.validation import truncate
 
 MAX_VALID_S: Final = 3600
 DEFAULT_VALID_S: Final = 600
+DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
 class WidgetLimits(StrictModel):
-    """What one token may be used for; 0: no limit. The limits of the tenant apply besides."""
+    """What one token may be used for; 0: no limit. The limits of its key and its tenant apply besides."""
 
     requests_per_second: float = Field(1.0, ge=0, le=1e6, description="Questions per second.")
     concurrent_requests: Integer = Field(2, ge=0, description="Questions in progress.")
@@ -44,10 +45,21 @@ class WidgetTokenBody(RequestBody):
     limits: WidgetLimits = Field(WidgetLimits(), description="Limits of this token.")
 
 
+def _is_origin(origin: str) -> bool:
+    """Whether a browser writes an origin like this: without user, path and default port."""
+    try:
+        parts = urlsplit(origin)
+        port = parts.port
+    except ValueError:
+        return False
+    if parts.scheme not in DEFAULT_PORTS or f"{parts.scheme}://{parts.netloc}" != origin or not parts.hostname:
+        return False
+    return "@" not in parts.netloc and not parts.netloc.endswith(":") and port != DEFAULT_PORTS[parts.scheme]
+
+
 def check_origin(origin: str, allowed: tuple[str, ...]) -> None:
     """Raises InvalidRequest if this is no origin, or pages of it can't call the service."""
-    parts = urlsplit(origin)
-    if parts.scheme not in ("http", "https") or f"{parts.scheme}://{parts.netloc}" != origin or not parts.hostname:
+    if not _is_origin(origin):
         raise InvalidRequest(
             f"'origin' is {truncate(origin)!r}. It must be a scheme, a host and a port if it is not the default one,"
             " such as 'https://shop.example', without a path.",
