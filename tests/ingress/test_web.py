@@ -18,7 +18,9 @@ async def test_a_browser_gets_the_page_and_a_program_the_list_of_routes(make_cli
     assert page.headers["content-type"] == "text/html; charset=utf-8"
     assert "GLM Vision Serve" in page.text
     for accept in ("*/*", "application/json"):
-        assert (await client.get("/", headers={"Accept": accept})).json()["service"] == "GLM Vision Serve"
+        response = await client.get("/", headers={"Accept": accept})
+        assert response.json()["service"] == "GLM Vision Serve"
+        assert "accept" in re.split(r",\s*", response.headers["vary"].lower())
     assert (await client.head("/", headers=HTML)).headers["content-type"] == page.headers["content-type"]
 
 
@@ -74,8 +76,13 @@ async def test_texts_are_compressed_and_pictures_are_not(make_client: MakeClient
         name = path.removeprefix("/web/")
         assert response.headers.get("content-encoding") == encoding
         assert response.content == (FOLDER / name).read_bytes()
-        plain = await client.get(path, headers={"Accept-Encoding": "identity"})
-        assert plain.content == response.content
+        for refusing in ("identity", "gzip;q=0", "br, gzip; q=0.000", ""):
+            plain = await client.get(path, headers={"Accept-Encoding": refusing})
+            assert plain.content == response.content
+            assert "content-encoding" not in plain.headers
+        for accepting in ("br, gzip;q=0.5", "GZIP", "gzip; q=1.0"):
+            chosen = await client.get(path, headers={"Accept-Encoding": accepting})
+            assert chosen.headers.get("content-encoding") == encoding
 
 
 @pytest.mark.parametrize("path", ["", "nothing.js", "../routes.py", "%2e%2e/routes.py", "page.html", "samples"])

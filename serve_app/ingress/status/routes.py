@@ -59,10 +59,12 @@ def status_routes(
             ) from error
 
     @router.get("/", include_in_schema=False, response_model=None)
-    async def index(request: Request) -> Response | dict[str, Any]:
+    async def index(request: Request, response: Response) -> Response | dict[str, Any]:
         """The page for browsers; for programs the service and its routes, from the OpenAPI document."""
         if page is not None and prefers_html(request):
             return page.response(request)
+        if page is not None:
+            response.headers["Vary"] = "Accept"
         paths = request.app.openapi()["paths"]
         routes = {
             f"{method.upper()} {path}": operation["summary"]

@@ -44,10 +44,19 @@ class StaticFile:
         known = (each.strip() for each in request.headers.get("if-none-match", "").split(","))
         if self.etag in known:
             return Response(status_code=304, headers=headers)
-        if self.gzipped is not None and "gzip" in request.headers.get("accept-encoding", ""):
+        if self.gzipped is not None and accepts_gzip(request.headers.get("accept-encoding", "")):
             headers["Content-Encoding"] = "gzip"
             return Response(self.gzipped, headers=headers, media_type=self.media_type)
         return Response(self.content, headers=headers, media_type=self.media_type)
+
+
+def accepts_gzip(accept_encoding: str) -> bool:
+    """Whether the header names gzip with a weight above 0 (RFC 9110, section 12.5.3)."""
+    for coding in accept_encoding.lower().split(","):
+        name, _, weight = coding.replace(" ", "").partition(";q=")
+        if name == "gzip":
+            return weight.strip("0.") != "" or not weight
+    return False
 
 
 @dataclass(frozen=True, slots=True)
