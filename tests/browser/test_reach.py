@@ -52,6 +52,35 @@ async def test_a_hostile_answer_does_nothing(visit: Any) -> None:
     assert await page.locator("#send").is_visible()
 
 
+FLOODS = {"formulas": "\\\\[a ", "dollars": "$$a ", "parentheses": "\\\\(a ", "bold": "**a** "}
+
+
+@pytest.mark.parametrize("kind", FLOODS)
+async def test_a_flood_of_formulas_without_an_end_does_not_keep_the_page_busy(visit: Any, kind: str) -> None:
+    """Each of them was searched to the end of the text, which took minutes. The limit is for a busy machine."""
+    page = (await visit()).page
+    busy_ms, characters = await page.evaluate(
+        """async ([piece]) => {
+          const url = document.querySelector("script[type=module]").src.replace("page.js", "markdown.js");
+          const {MarkdownView} = await import(url);
+          const shown = document.createElement("div");
+          const begun = performance.now();
+          new MarkdownView(shown).show(piece.repeat(190_000 / piece.length));
+          return [performance.now() - begun, shown.textContent.length];
+        }""",
+        [FLOODS[kind]],
+    )
+    assert busy_ms < 10_000
+    assert characters > 60_000
+
+
+async def test_entities_are_shown_as_their_characters_and_others_as_they_are(visit: Any) -> None:
+    page = (session := await visit(FakeAnswer("&lt;a&gt; &times; &constructor; &toString;"))).page
+    await session.ask("Which?")
+    await session.answered()
+    await expect(page.locator(".content")).to_have_text("<a> × &constructor; &toString;")
+
+
 async def test_the_keyboard_alone_is_enough(visit: Any) -> None:
     answer = FakeAnswers(FakeAnswer("Held", hold_after=2), FakeAnswer("One"))
     page = (session := await visit(answer)).page

@@ -9,27 +9,38 @@ const MAX_ROWS = 300;
 const MAX_COLUMNS = 40;
 const MAX_DEPTH = 30;
 const MAX_CHARACTERS = 200_000;
-const FORMULAS = [
-  { level: "block", start: "$$", rule: /^\$\$([\s\S]+?)\$\$(?:\n|$)/, display: true },
-  { level: "block", start: "\\[", rule: /^\\\[([\s\S]+?)\\\](?:\n|$)/, display: true },
-  { level: "inline", start: "$$", rule: /^\$\$([^$]+?)\$\$/, display: true },
-  { level: "inline", start: "\\[", rule: /^\\\[([\s\S]+?)\\\]/, display: true },
-  { level: "inline", start: "\\(", rule: /^\\\(([\s\S]+?)\\\)/, display: false },
-  { level: "inline", start: "$", rule: /^\$(?!\s)((?:[^$\\\n]|\\.)+?)(?<!\s)\$(?!\d)/, display: false },
+const MAX_FORMULAS = 1000;
+const MAX_UNCLOSED = 20; // formulas without an end; each is searched for it, and the paragraph is read again
+const FORMULAS = [ // of at most 2,000 characters
+  { level: "block", start: /^\$\$/m, rule: /^\$\$([\s\S]{1,2000}?)\$\$(?:\n|$)/, display: true },
+  { level: "block", start: /^\\\[/m, rule: /^\\\[([\s\S]{1,2000}?)\\\](?:\n|$)/, display: true },
+  { level: "inline", start: /\$\$/, rule: /^\$\$([^$]{1,2000}?)\$\$/, display: true },
+  { level: "inline", start: /\\\[/, rule: /^\\\[([\s\S]{1,2000}?)\\\]/, display: true },
+  { level: "inline", start: /\\\(/, rule: /^\\\(([\s\S]{1,2000}?)\\\)/, display: false },
+  { level: "inline", start: /\$/, rule: /^\$(?!\s)((?:[^$\\\n]|\\.){1,2000}?)(?<!\s)\$(?!\d)/, display: false },
 ];
-const parser = new Marked({
-  gfm: true,
-  breaks: true,
+const OPTIONS = { gfm: true, breaks: true };
+const withoutFormulas = new Marked(OPTIONS);
+const withFormulas = new Marked({
+  ...OPTIONS,
   extensions: FORMULAS.map(({ level, start, rule, display }, index) => ({
     name: `formula${index}`,
     level,
-    start: (source) => { const at = source.indexOf(start); return at < 0 ? undefined : at; },
+    start: (source) => { const at = source.search(start); return at < 0 ? undefined : at; },
     tokenizer: (source) => {
       const match = rule.exec(source);
       return match ? { type: `formula${index}`, raw: match[0], formula: match[1].trim(), display } : undefined;
     },
   })),
 });
+
+/** The parser for a text: without formulas where there are more of them than could be found in a short time. */
+function parserFor(source) {
+  const count = (mark) => source.split(mark).length - 1;
+  const [opened, closed] = [count("\\[") + count("\\("), count("\\]") + count("\\)")];
+  const isFlood = opened + count("$") / 2 > MAX_FORMULAS || opened - closed > MAX_UNCLOSED;
+  return isFlood ? withoutFormulas : withFormulas;
+}
 
 /** Shows Markdown in an element. Blocks that did not change since the last call stay as they are. */
 export class MarkdownView {
@@ -42,19 +53,27 @@ export class MarkdownView {
     let tokens;
     try {
       if (source.length > MAX_CHARACTERS) throw new RangeError("too long to be parsed");
-      tokens = parser.lexer(source).filter((token) => token.type !== "space" && token.type !== "def");
+      tokens = parserFor(source).lexer(source).filter((token) => token.type !== "space" && token.type !== "def");
     } catch { // too long or nested too deeply: as plain text
       tokens = [{ type: "plain", raw: source }];
     }
     tokens.forEach((token, index) => {
       const known = this.blocks[index];
       if (known?.raw === token.raw) return;
-      const node = block(token, 0);
+      const node = blockOrText(token);
       if (known) known.node.replaceWith(node);
       else this.target.append(node);
       this.blocks[index] = { raw: token.raw, node };
     });
     for (const { node } of this.blocks.splice(tokens.length)) node.remove();
+  }
+}
+
+function blockOrText(token) {
+  try {
+    return block(token, 0);
+  } catch { // more inline elements than a call may have arguments
+    return element("p", { className: "plain" }, token.raw);
   }
 }
 
@@ -138,10 +157,10 @@ function link(href, children) {
   return element("a", { href, target: "_blank", rel: "noopener noreferrer nofollow" }, ...children);
 }
 
-const ENTITIES = { amp: "&", lt: "<", gt: ">", quot: '"', nbsp: "\u00a0", times: "×", deg: "°", "#39": "'" };
+const ENTITIES = new Map(Object.entries({ amp: "&", lt: "<", gt: ">", quot: '"', nbsp: "\u00a0", times: "×", deg: "°", "#39": "'" }));
 
 function decoded(source) {
-  return source.replace(/&(#?\w+);/g, (entity, name) => ENTITIES[name] ?? entity);
+  return source.replace(/&(#?\w+);/g, (entity, name) => ENTITIES.get(name) ?? entity);
 }
 
 // -- formulas: Temml is loaded with the first one ---------------------------------------------------
