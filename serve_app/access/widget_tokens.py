@@ -76,7 +76,7 @@ class WidgetTokens:
             lane=claims["lane"],
             limits=CallerLimits(*claims["limits"]),
             limits_key=f"widget:{claims['jti']}",
-            issuer_limits=CallerLimits(*claims.get("issuer_limits", ())),  # tokens of version 0.1.0 have none
+            issuer_limits=CallerLimits(*claims.get("issuer_limits", ())),  # tokens of an older version have none
             expires_at=claims["exp"],
         )
 

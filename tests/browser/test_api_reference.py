@@ -24,6 +24,7 @@ async def test_an_example_is_sent_with_the_caller_s_key(visit: Any, tmp_path: Pa
     page, session.failures_expected = session.page, True
     await page.goto(session.url + "docs")
     assert await session.violations() == []
+    await page.locator("[data-path='/v1/models']").get_by_role("button", name="Try it").click()
     example = page.locator("details:has([data-path='/v1/chat/completions'])").first
     await example.locator("summary").first.click()
     await example.get_by_role("button", name="Try it").click()
@@ -34,6 +35,11 @@ async def test_an_example_is_sent_with_the_caller_s_key(visit: Any, tmp_path: Pa
     await expect(example.locator(".try pre")).to_contain_text("200 OK")
     await expect(example.locator(".try pre")).to_contain_text("Red")
     assert answer.requests[0].caller.id == "shop"
+    models = page.locator("[data-path='/v1/models']")
+    await models.get_by_role("button", name="Send").click()
+    await expect(models.locator("pre")).to_contain_text("200 OK")
+    await page.reload()
+    assert await page.evaluate("Object.values(sessionStorage)") == [key]
     assert await session.violations() == []
 
 

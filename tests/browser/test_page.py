@@ -260,7 +260,7 @@ async def test_a_request_is_shown_as_a_program(visit: Any) -> None:
     await session.ask("Who's the 'recipient'?", LABEL)
     await session.answered()
     await page.get_by_role("button", name="As a program").click()
-    await expect(page.locator("#code")).to_contain_text("base64 -w0 'label.jpg'")
+    await expect(page.locator("#code")).to_contain_text("base64 -w0 -- 'label.jpg'")
     await page.get_by_role("button", name="Python").click()
     await expect(page.locator("#code")).to_contain_text('data_url("label.jpg", "image/jpeg")')
     await page.get_by_role("button", name="JavaScript").click()

@@ -204,6 +204,7 @@ async def test_a_service_with_keys_asks_for_one_and_keeps_it_for_the_tab(visit: 
     page, session.failures_expected = session.page, True
     await page.fill("#key", "glm-wrong")
     await page.keyboard.press("Enter")
+    await expect(page.locator("#login-error")).to_have_text("The API key is not valid.")
     await expect(page.locator("#login")).to_be_visible()
     await page.fill("#key", key)
     await page.keyboard.press("Enter")

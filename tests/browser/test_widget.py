@@ -86,6 +86,8 @@ async def test_a_visitor_asks_about_a_picture_on_another_site(chromium: Browser,
         await expect(page.locator("glm-chat .files li")).to_have_count(1)
         await ask(page, "单号?")
         await expect(page.locator("glm-chat .answer strong")).to_have_text("ZX1")
+        announced = page.locator("glm-chat [role=status].visually-hidden")
+        await expect(announced).to_contain_text("回答完毕。 It is **ZX1**.")
         assert await page.locator("glm-chat .answer img").count() == 0
         await ask(page, "再说一遍?")
         await expect(page.locator("glm-chat .answer strong")).to_have_count(2)
@@ -127,7 +129,7 @@ async def test_without_a_valid_token_the_visitor_is_told_why(
             """async token => {
               document.querySelector("glm-chat").remove();
               const url = document.querySelector("script[src]").src.replace("widget.js", "widget_chat.js");
-              (await import(url)).start({token, language: "zh"});
+              (await import(url)).start({token, language: "zh-CN"});
             }""",
             token,
         )

@@ -15,12 +15,21 @@ export class RequestError extends Error {
   }
 }
 
+let keyInMemory = ""; // where the browser allows no storage
+
 export function storedKey() {
-  return sessionStorage.getItem(KEY) ?? "";
+  try {
+    return sessionStorage.getItem(KEY) ?? keyInMemory;
+  } catch {
+    return keyInMemory;
+  }
 }
 
 export function storeKey(key) {
-  sessionStorage.setItem(KEY, key);
+  keyInMemory = key;
+  try {
+    sessionStorage.setItem(KEY, key);
+  } catch { /* it is kept until the page is left */ }
 }
 
 /** The response to a request; throws RequestError, or AbortError if `signal` was aborted. */

@@ -67,20 +67,38 @@ export async function messagePart(attached) {
 /** The attachments of the next question; `changed` is called after each change. */
 export class AttachmentList {
   constructor(list, error, limits, changed = () => {}) {
-    Object.assign(this, { list, error, limits, changed, items: [] });
+    Object.assign(this, { list, error, limits, changed, items: [], refused: 0, pending: Promise.resolve() });
   }
 
-  async add(files) {
+  /** Adds files after those of earlier calls. */
+  add(files) {
+    this.pending = this.pending.then(() => this.read(files));
+    return this.pending;
+  }
+
+  /** Waits for the files that are being read; returns whether all of them were accepted. */
+  async allRead() {
+    const refused = this.refused;
+    await this.pending;
+    return this.refused === refused;
+  }
+
+  async read(files) {
     this.say("");
     for (const file of files) {
-      if (this.items.length >= this.limits.maxImages) return this.say(text("tooMany", this.limits.maxImages));
+      if (this.items.length >= this.limits.maxImages) return this.refuse(text("tooMany", this.limits.maxImages));
       try {
         this.items.push(await attachment(file, this.limits));
       } catch (error) {
-        this.say(error.message);
+        this.refuse(error.message);
       }
       this.show();
     }
+  }
+
+  refuse(message) {
+    this.refused += 1;
+    this.say(message);
   }
 
   take() {
@@ -126,9 +144,15 @@ export function thumbnail(attached) {
   return element("img", { src: objectUrl(attached.blob), alt: "", className: "thumbnail" });
 }
 
-const urls = new WeakMap();
+const urls = new Map();
 
 export function objectUrl(blob) {
   if (!urls.has(blob)) urls.set(blob, URL.createObjectURL(blob));
   return urls.get(blob);
+}
+
+/** Frees the pictures of all object URLs; what is still shown gets new ones. */
+export function revokeObjectUrls() {
+  for (const url of urls.values()) URL.revokeObjectURL(url);
+  urls.clear();
 }

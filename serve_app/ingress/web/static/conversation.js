@@ -4,6 +4,8 @@ import { RequestError, send, streamed } from "./api.js";
 import { messagePart } from "./attachments.js";
 import { text } from "./language.js";
 
+const TEXT_BYTES = 64 * 1024; // kept free for the texts of a request
+
 export function newConversation() {
   return { id: crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}`, updated: Date.now(), turns: [] };
 }
@@ -17,8 +19,21 @@ export function newTurn(question, attachments, template = null) {
 export function newAnswer() {
   return {
     state: "waiting", id: "", text: "", reasoning: "", finish: "", error: null, boxes: [], images: [], logprobs: [],
-    usage: null, timings: null, cached: false, firstMs: 0, totalMs: 0, rating: "",
+    usage: null, timings: null, cached: false, firstMs: 0, totalMs: 0, rating: "", uploads: [],
   };
+}
+
+/** The turns that the request for the turn `index` contains: it and the earlier ones, without those that failed. */
+export function turnsSent(turns, index) {
+  return turns.slice(0, index + 1).filter(({ answer }, place) => place === index || answer.text || !answer.error);
+}
+
+/** Why the service would refuse these attachments in one request, by its limits; empty if it accepts them. */
+export function excess(attachments, { maxImages, maxBodyBytes }) {
+  if (attachments.length > maxImages) return text("tooManyInAll", attachments.length, maxImages);
+  const bytes = attachments.reduce((total, { blob }) => total + Math.ceil(blob.size / 3) * 4, 0); // as base64
+  const [size, most] = [bytes, maxBodyBytes].map((each) => (each / 2 ** 20).toFixed(1));
+  return bytes + TEXT_BYTES > maxBodyBytes ? text("tooLargeInAll", size, most) : "";
 }
 
 async function questionContent({ question, attachments, template }) {
@@ -29,7 +44,7 @@ async function questionContent({ question, attachments, template }) {
 /** The chat request for the turn `index`; with `continues`, for the rest of its answer. */
 export async function chatBody(turns, index, options, continues = false) {
   const messages = options.system ? [{ role: "system", content: options.system }] : [];
-  for (const turn of turns.slice(0, index + 1)) {
+  for (const turn of turnsSent(turns, index)) {
     messages.push({ role: "user", content: await questionContent(turn) });
     if (turn !== turns[index] || continues) messages.push({ role: "assistant", content: turn.answer.text });
   }
@@ -55,7 +70,8 @@ export async function ask(turns, index, { options, signal, changed, continues = 
   const turn = turns[index];
   if (!continues) turn.answer = newAnswer();
   const { answer } = turn;
-  Object.assign(answer, { state: "waiting", error: null, finish: "" });
+  const uploads = turnsSent(turns, index).flatMap((each) => each.attachments);
+  Object.assign(answer, { state: "waiting", error: null, finish: "", uploads });
   const begun = performance.now();
   const finish = (state) => {
     answer.state = state;
@@ -103,12 +119,11 @@ function add(answer, chunk) {
 }
 
 /** The attachment and page of each picture that the model saw, in their order. */
-export function picturesSeen(turns, images) {
-  const attached = turns.flatMap((turn) => turn.attachments);
+export function picturesSeen({ images, uploads = [] }) {
   let next = 0;
   return images.map((image) => {
     const upload = image.upload ?? next;
     next = upload + 1;
-    return { attachment: attached[upload], page: image.page };
+    return { attachment: uploads[upload], page: image.page };
   });
 }

@@ -13,6 +13,29 @@ export function element(name, properties = {}, ...children) {
   return made;
 }
 
+/** Whether the key belongs to an input method, such as one for Chinese; Safari's last one has only the code 229. */
+export function isComposing(event) {
+  return event.isComposing || event.keyCode === 229;
+}
+
+/** Copies a text and returns whether that was possible. Over plain http the browser has no `navigator.clipboard`. */
+export async function copyText(content) {
+  try {
+    await navigator.clipboard.writeText(content);
+    return true;
+  } catch {
+    const focused = document.activeElement;
+    const field = element("textarea", { value: content, readOnly: true, className: "visually-hidden" });
+    (document.querySelector("dialog[open]") ?? document.body).append(field);
+    field.focus({ preventScroll: true });
+    field.select();
+    const copied = document.execCommand("copy");
+    field.remove();
+    focused?.focus({ preventScroll: true });
+    return copied;
+  }
+}
+
 export function button(label, onClick, properties = {}) {
   return element("button", { type: "button", click: onClick, ...properties }, label);
 }

@@ -1,7 +1,7 @@
 // The answer of an extraction as a form: fields that can be corrected, with those marked that a check doubts.
 
 import { filled } from "./checks.js";
-import { button, element } from "./dom.js";
+import { button, copyText, element } from "./dom.js";
 import { language, text } from "./language.js";
 
 const UNSURE = 0.5; // least probability of a value's tokens
@@ -13,8 +13,7 @@ export class FormView {
     this.summary = element("p", { className: "notice" });
     this.rows = new Map(turn.template.fields.map((each) => [each.key, this.row(each)]));
     const copied = button(text("copyJson"), async () => {
-      await navigator.clipboard.writeText(JSON.stringify(this.values(), null, 2));
-      copied.textContent = text("copied");
+      copied.textContent = text(await copyText(JSON.stringify(this.values(), null, 2)) ? "copied" : "copyFailed");
     });
     this.form = element("fieldset", { className: "fields" }, element("legend", {}, turn.template.label()),
       ...[...this.rows.values()].map(({ label }) => label), this.summary, copied);

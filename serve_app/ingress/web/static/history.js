@@ -2,7 +2,7 @@
 
 import { dataUrl } from "./attachments.js";
 import { element } from "./dom.js";
-import { Template } from "./templates.js";
+import { TEMPLATE_NAMES, Template } from "./templates.js";
 
 const [NAME, STORE, KEPT] = ["glm-conversations", "conversations", 200];
 let opened = null;
@@ -31,27 +31,33 @@ export async function save(conversation) {
   try {
     const turns = conversation.turns.map((turn) => ({ ...turn, template: turn.template && { name: turn.template.name, brief: turn.template.brief } }));
     await run("readwrite", (store) => store.put({ ...conversation, turns, updated: Date.now() }));
-    const all = await list();
-    for (const each of all.slice(KEPT)) await remove(each.id);
+    if (await run("readonly", (store) => store.count()) <= KEPT) return;
+    for (const each of (await list()).slice(KEPT)) await remove(each.id);
   } catch { /* the conversation goes on without a history */ }
 }
 
-/** All conversations, the newest first. */
+/** All conversations, the newest first; without those that this version can't read. */
 export async function list() {
   try {
     const found = await run("readonly", (store) => store.getAll());
-    return found.map(restored).sort((one, other) => other.updated - one.updated);
+    return found.flatMap(restored).sort((one, other) => other.updated - one.updated);
   } catch {
     return [];
   }
 }
 
 function restored(conversation) {
-  for (const turn of conversation.turns) {
-    turn.template &&= new Template(turn.template.name, turn.template.brief);
-    if (turn.answer.state === "waiting" || turn.answer.state === "streaming") turn.answer.state = "stopped";
+  try {
+    for (const turn of conversation.turns) {
+      const { name, brief } = turn.template ?? {};
+      turn.template = TEMPLATE_NAMES.includes(name) ? new Template(name, brief) : null;
+      turn.answer.uploads ??= conversation.turns.flatMap((each) => each.attachments);
+      if (turn.answer.state === "waiting" || turn.answer.state === "streaming") turn.answer.state = "stopped";
+    }
+    return [conversation];
+  } catch {
+    return [];
   }
-  return conversation;
 }
 
 export const remove = (id) => run("readwrite", (store) => store.delete(id));

@@ -13,9 +13,11 @@ const TEXTS = {
     loginText: "This service needs an API key. It is kept until this tab is closed.", key: "Key",
     loginButton: "Log in", capture: "Use this photo", close: "Close", cameraView: "Camera",
     cameraRefused: "The camera can't be used: {0}", historyText: "Kept in this browser only.", clear: "Delete all",
-    code: "The same request as a program", copy: "Copy", copied: "Copied", picture: "Picture", remove: "Remove {0}",
+    code: "The same request as a program", copy: "Copy", copied: "Copied", copyFailed: "Could not copy", picture: "Picture", remove: "Remove {0}",
     pages: "Pages of {0}, such as 1-3,7", allPages: "all pages",
     shrunk: "made smaller in the browser: {0} × {1} → {2} × {3}", tooLarge: "{0} has {1} MB; at most {2} MB are accepted.",
+    tooManyInAll: "The conversation would have {0} pictures and files; the service accepts {1}. Begin a new conversation, or ask without them.",
+    tooLargeInAll: "The pictures and files of the conversation would have {0} MB; the service accepts {1} MB. Begin a new conversation, or ask without them.",
     tooMany: "At most {0} pictures are accepted.", notAccepted: "{0} is neither a picture nor a PDF.",
     answering: "Answering …", waiting: "Waiting for the first word …", done: "The answer is complete.",
     stopped: "Stopped.", cut: "The answer reached its longest length.", continue: "Continue", regenerate: "Answer again",
@@ -45,9 +47,11 @@ const TEXTS = {
     loginText: "此服务需要 API 密钥。密钥只保留到关闭此标签页为止。", key: "密钥",
     loginButton: "登录", capture: "使用这张照片", close: "关闭", cameraView: "摄像头",
     cameraRefused: "无法使用摄像头：{0}", historyText: "只保存在本浏览器中。", clear: "全部删除",
-    code: "用程序发送同样的请求", copy: "复制", copied: "已复制", picture: "图片", remove: "移除 {0}",
+    code: "用程序发送同样的请求", copy: "复制", copied: "已复制", copyFailed: "无法复制", picture: "图片", remove: "移除 {0}",
     pages: "{0} 的页码，例如 1-3,7", allPages: "全部页",
     shrunk: "已在浏览器中缩小：{0} × {1} → {2} × {3}", tooLarge: "{0} 有 {1} MB,最多接受 {2} MB。",
+    tooManyInAll: "对话将有 {0} 个图片和文件，服务最多接受 {1} 个。请开始新对话，或不带它们提问。",
+    tooLargeInAll: "对话的图片和文件将有 {0} MB，服务最多接受 {1} MB。请开始新对话，或不带它们提问。",
     tooMany: "最多接受 {0} 张图片。", notAccepted: "{0} 既不是图片也不是 PDF。",
     answering: "正在回答……", waiting: "正在等待第一个字……", done: "回答完毕。",
     stopped: "已停止。", cut: "回答达到了最大长度。", continue: "继续", regenerate: "重新回答",
@@ -71,15 +75,17 @@ const STORED = "glm-language";
 function initial() {
   try {
     const stored = localStorage.getItem(STORED);
-    if (stored in TEXTS) return stored;
+    if (Object.hasOwn(TEXTS, stored)) return stored;
   } catch { /* storage is off: the browser's language is used */ }
   return navigator.language.toLowerCase().startsWith("zh") ? "zh" : "en";
 }
 
 export let language = initial();
 
-export function setLanguage(name, { keep = false } = {}) {
-  if (!(name in TEXTS)) return;
+/** `tag` is a language tag such as zh-CN; a language without texts changes nothing. */
+export function setLanguage(tag, { keep = false } = {}) {
+  const [name] = tag.toLowerCase().split("-");
+  if (!Object.hasOwn(TEXTS, name)) return;
   language = name;
   try {
     if (keep) localStorage.setItem(STORED, name);

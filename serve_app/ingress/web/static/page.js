@@ -1,10 +1,10 @@
 // The page at /: connects the composer, the turns, the history and the dialogs.
 
-import { RequestError, send, storeKey } from "./api.js";
-import { AttachmentList } from "./attachments.js";
+import { RequestError, send, storeKey, storedKey } from "./api.js";
+import { AttachmentList, revokeObjectUrls } from "./attachments.js";
 import { openCamera } from "./camera.js";
-import { ask, newConversation, newTurn } from "./conversation.js";
-import { button, element } from "./dom.js";
+import { ask, excess, newConversation, newTurn, turnsSent } from "./conversation.js";
+import { button, copyText, element, isComposing } from "./dom.js";
 import * as history from "./history.js";
 import { language, setLanguage, text, translate } from "./language.js";
 import { KINDS, requestOf } from "./programs.js";
@@ -16,6 +16,7 @@ const at = (id) => document.getElementById(id);
 const data = document.body.dataset;
 const limits = {
   maxImages: Number(data.maxImages), maxImageBytes: Number(data.maxImageBytes), maxImageTokens: Number(data.maxImageTokens),
+  maxBodyBytes: Number(data.maxBodyBytes),
 };
 const attachments = new AttachmentList(at("attachments"), at("attachment-error"), limits);
 let conversation = newConversation();
@@ -24,6 +25,7 @@ let running = null; // the AbortController of the answer that streams
 let model = null; // from /v1/models
 let afterLogin = null;
 let saved = Promise.resolve(); // the last write to the history
+const deleted = new WeakSet(); // conversations that are not written to the history any more
 
 // -- asking -----------------------------------------------------------------------------------------
 
@@ -38,10 +40,20 @@ function options() {
   };
 }
 
+/** Why the service would refuse a turn with these attachments at this place; empty if it accepts them. */
+function refusal(place, attached) {
+  const turns = [...conversation.turns.slice(0, place), newTurn("", attached)];
+  return excess(turnsSent(turns, place).flatMap((turn) => turn.attachments), limits);
+}
+
 async function submit() {
+  if (!await attachments.allRead()) return; // the question stays, with the reason
   const question = at("question").value.trim();
   const template = at("template").value ? new Template(at("template").value, Boolean(model?.description)) : null;
   if (running || !(question || (template && attachments.items.length))) return at("question").focus();
+  const refused = refusal(conversation.turns.length, attachments.items);
+  if (refused) return attachments.say(refused);
+  attachments.say("");
   at("question").value = "";
   await askNew(newTurn(question, attachments.take(), template));
 }
@@ -52,19 +64,21 @@ async function askNew(turn) {
   at("welcome").hidden = true;
   views.at(-2)?.draw(); // what only the last turn offers
   views.at(-1).element.scrollIntoView({ block: "end" });
-  keep();
+  keep(conversation);
   await answer(turn);
 }
 
 async function answer(turn, more = {}) {
-  running = new AbortController();
+  const asked = conversation; // another one may be shown before the answer ends
+  const controller = running = new AbortController();
   showRunning(true);
   const view = views.find((each) => each.turn === turn);
   let state = "";
-  await ask(conversation.turns, conversation.turns.indexOf(turn), {
+  await ask(asked.turns, asked.turns.indexOf(turn), {
     options: { ...options(), ...(more.fresh ? { temperature: Math.max(Number(at("temperature").value), 0.7) } : {}) },
-    signal: running.signal,
+    signal: controller.signal,
     changed: () => {
+      if (asked !== conversation) return;
       const follow = isAtEnd();
       if (turn.answer.state !== state) {
         state = turn.answer.state;
@@ -75,15 +89,17 @@ async function answer(turn, more = {}) {
     },
     ...more,
   });
-  running = null;
-  showRunning(false);
-  view.draw();
-  if (turn.answer.error?.status === 401) login(() => answer(turn, more), turn.answer.error.message);
-  await keep();
+  if (running === controller) {
+    running = null;
+    showRunning(false);
+    view.draw();
+    if (turn.answer.error?.status === 401) login(() => answer(turn, more), turn.answer.error.message);
+  }
+  await keep(asked);
 }
 
-function keep() {
-  saved = history.save(conversation);
+function keep(shown) {
+  saved = saved.then(() => (deleted.has(shown) ? null : history.save(shown)));
   return saved;
 }
 
@@ -97,12 +113,16 @@ function showRunning(isRunning) {
 
 const actions = {
   views: () => views,
-  edit(turn, question) {
-    if (running || !(question || turn.template)) return;
+  /** Returns why the question is not asked, if the service would refuse its attachments. */
+  edit(turn, question, attached) {
+    if (running || !(question || (turn.template && attached.length))) return "";
     const place = conversation.turns.indexOf(turn);
+    const refused = refusal(place, attached);
+    if (refused) return refused;
     conversation.turns.splice(place);
     for (const view of views.splice(place)) view.element.remove();
-    askNew(newTurn(question, turn.attachments, turn.template));
+    askNew(newTurn(question, attached, turn.template));
+    return "";
   },
   regenerate(turn, { afterError = false } = {}) {
     if (running) return;
@@ -115,20 +135,21 @@ const actions = {
     if (!running) answer(turn, { continues: true });
   },
   async rate(turn, rating) {
+    const rated = conversation;
     try {
       await send("v1/feedback", { body: { id: turn.answer.id, rating }, unreachable: text("unreachable") });
       turn.answer.rating = rating;
       at("status").textContent = text("rated");
-      keep();
+      keep(rated);
     } catch (error) {
       attachments.say(error.message);
     }
     views.find((each) => each.turn === turn)?.draw();
   },
   async copy(from, content) {
-    await navigator.clipboard.writeText(content);
+    const copied = await copyText(content);
     const label = from.textContent;
-    from.textContent = text("copied");
+    from.textContent = text(copied ? "copied" : "copyFailed");
     setTimeout(() => { from.textContent = label; }, 1500);
   },
   async program(turn) {
@@ -154,8 +175,14 @@ function addView(turn) {
 }
 
 function show(shown) {
-  running?.abort();
+  if (running) {
+    running.abort(); // the answer so far is saved in its conversation
+    running = null;
+    showRunning(false);
+  }
   conversation = shown;
+  revokeObjectUrls();
+  attachments.show();
   views = [];
   at("turns").replaceChildren();
   conversation.turns.forEach(addView);
@@ -177,7 +204,7 @@ async function findModel() {
       attachments.add(files).then(() => at("send").focus());
     });
   } catch (error) {
-    if (error instanceof RequestError && error.status === 401) login(findModel);
+    if (error instanceof RequestError && error.status === 401) login(findModel, storedKey() ? error.message : "");
     else if (error.status === 403) at("model").textContent = "";
     else {
       const retry = button(text("retry"), () => { at("model").replaceChildren(); findModel(); });
@@ -205,7 +232,7 @@ at("login-form").addEventListener("submit", () => {
 at("composer").addEventListener("submit", (event) => { event.preventDefault(); submit(); });
 at("stop").addEventListener("click", () => running?.abort());
 at("question").addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); submit(); }
+  if (event.key === "Enter" && !event.shiftKey && !isComposing(event)) { event.preventDefault(); submit(); }
 });
 at("attach").addEventListener("click", () => at("files").click());
 for (const id of ["files", "camera-files"]) {
@@ -228,7 +255,9 @@ addEventListener("drop", (event) => {
   at("drop").hidden = true;
   attachments.add([...event.dataTransfer.files]);
 });
-addEventListener("keydown", (event) => { if (event.key === "Escape" && running) running.abort(); });
+addEventListener("keydown", (event) => {
+  if (event.key === "Escape" && !isComposing(event) && !document.querySelector("dialog[open]")) running?.abort();
+});
 
 // -- history, language, theme -----------------------------------------------------------------------
 
@@ -238,18 +267,31 @@ async function showHistory() {
   at("conversations").replaceChildren(...found.map((each) => {
     const title = each.turns[0]?.question || each.turns[0]?.template?.label() || text("untitled");
     return element("li", {},
-      button(title.slice(0, 80), () => { at("history-dialog").close(); show(each); }, { className: "title" }),
+      button(title.slice(0, 80), () => {
+        at("history-dialog").close();
+        if (each.id !== conversation.id) show(each);
+      }, { className: "title" }),
       element("small", {}, new Date(each.updated).toLocaleString(language === "zh" ? "zh-CN" : "en")),
       button(text("exportAll"), () => history.download([each], "conversation.json"), { "aria-label": text("export", title) }),
-      button("×", async () => { await history.remove(each.id); showHistory(); }, { "aria-label": text("delete", title) }));
+      button("×", async () => { await forget(each.id); showHistory(); }, { "aria-label": text("delete", title) }));
   }));
   if (!found.length) at("conversations").append(element("li", {}, text("noHistory")));
   at("history-clear").hidden = !found.length;
 }
 
+/** Deletes a conversation, or all of them; one that is shown is left, so that it is not written again. */
+async function forget(id) {
+  if (id === undefined || id === conversation.id) {
+    deleted.add(conversation);
+    show(newConversation());
+  }
+  await saved;
+  await (id === undefined ? history.clear() : history.remove(id));
+}
+
 at("new").addEventListener("click", () => show(newConversation()));
 at("history").addEventListener("click", async () => { await showHistory(); at("history-dialog").showModal(); });
-at("history-clear").addEventListener("click", async () => { await history.clear(); showHistory(); });
+at("history-clear").addEventListener("click", async () => { await forget(); showHistory(); });
 for (const name of ["history", "code", "picture"]) at(`${name}-close`).addEventListener("click", () => at(`${name}-dialog`).close());
 at("code-copy").addEventListener("click", ({ currentTarget }) => actions.copy(currentTarget, at("code").textContent));
 

@@ -1,14 +1,14 @@
 // The request of a turn as a program: curl, Python and JavaScript; pictures are read from their files.
 
 import { SERVICE } from "./api.js";
-import { chatBody } from "./conversation.js";
+import { chatBody, turnsSent } from "./conversation.js";
 
 export const KINDS = { curl, Python: python, JavaScript: javascript };
 
 /** The chat body of the turn without streaming, and the names of the files in it in their order. */
 export async function requestOf(turns, index, options, model) {
   const body = await chatBody(turns, index, options);
-  const names = turns.slice(0, index + 1).flatMap((turn) => turn.attachments).map(({ name, type }) => ({ name, type }));
+  const names = turnsSent(turns, index).flatMap((turn) => turn.attachments).map(({ name, type }) => ({ name, type }));
   for (const field of ["stream", "stream_options", "logprobs"]) delete body[field];
   return { body: { model, ...body }, names };
 }
@@ -16,13 +16,14 @@ export async function requestOf(turns, index, options, model) {
 /** The body as source text; `put` writes the expression for a file. */
 function source(body, names, put, literal = (value) => JSON.stringify(value, null, 2)) {
   let next = 0;
+  const mark = `@@${Math.random()}@`; // is in no text of the conversation
   const marked = JSON.parse(JSON.stringify(body), (key, value) =>
-    ((key === "url" || key === "file_data") && typeof value === "string" && value.startsWith("data:") ? `@@${next++}@@` : value));
-  return literal(marked).replace(/"@@(\d+)@@"/g, (_, index) => put(names[index]));
+    ((key === "url" || key === "file_data") && typeof value === "string" && value.startsWith("data:") ? `${mark}${next++}` : value));
+  return literal(marked).replace(new RegExp(`"${mark}(\\d+)"`, "g"), (_, index) => put(names[index]));
 }
 
 function curl({ body, names }) {
-  const content = source(body, names, ({ name, type }) => `"data:${type};base64,'"$(base64 -w0 ${quoted(name)})"'"`,
+  const content = source(body, names, ({ name, type }) => `"data:${type};base64,'"$(base64 -w0 -- ${quoted(name)})"'"`,
     (value) => JSON.stringify(value, null, 2).replaceAll("'", "'\\''"));
   // On standard input: an argument may not be longer than 128 KiB.
   return `printf '%s' '${content}' | curl -s ${SERVICE}v1/chat/completions \\

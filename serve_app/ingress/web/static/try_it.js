@@ -17,7 +17,8 @@ for (const example of document.querySelectorAll("[data-path]")) {
 
 /** The fields, the buttons and the response of one example. */
 function panel({ method, path, kind, body }) {
-  const key = element("input", { type: "password", value: storedKey(), autocomplete: "off", "aria-label": say("key"), placeholder: say("key") });
+  let typed = false;
+  const key = element("input", { type: "password", value: storedKey(), autocomplete: "off", "aria-label": say("key"), placeholder: say("key"), input: () => { typed = true; } });
   const address = element("input", { type: "text", value: path, "aria-label": "URL" });
   const form = kind === "multipart/form-data" ? formFields(JSON.parse(body)) : null;
   const content = body && !form ? element("textarea", { rows: Math.min(20, body.split("\n").length + 1), value: body, spellcheck: false, "aria-label": say("body") }) : null;
@@ -29,7 +30,8 @@ function panel({ method, path, kind, body }) {
     if (running) return running.abort();
     running = new AbortController();
     send.textContent = say("stop");
-    storeKey(key.value.trim());
+    if (typed) storeKey(key.value.trim());
+    else key.value = storedKey(); // another example may have changed it
     const headers = key.value.trim() ? { Authorization: `Bearer ${key.value.trim()}` } : {};
     if (content) headers["Content-Type"] = "application/json";
     try {

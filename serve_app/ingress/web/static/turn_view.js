@@ -1,6 +1,6 @@
 // One question and its answer on the page: texts, pictures with regions, errors, timings and actions.
 
-import { objectUrl, thumbnail } from "./attachments.js";
+import { AttachmentList, objectUrl, thumbnail } from "./attachments.js";
 import { picturesSeen } from "./conversation.js";
 import { button, element } from "./dom.js";
 import { FormView } from "./form_view.js";
@@ -9,11 +9,12 @@ import { MarkdownView } from "./markdown.js";
 import { regionButtons, regionsOn } from "./regions.js";
 
 const REDRAW_MS = 50;
+const IDLE_SHARE = 4; // of the time of a redraw, before the next one
 
 /** `actions` has functions of a turn: edit, regenerate, proceed, rate, program, enlarge, copy. */
 export class TurnView {
   constructor(turn, turns, actions) {
-    Object.assign(this, { turn, turns, actions, drawnAt: 0, timer: 0 });
+    Object.assign(this, { turn, turns, actions, drawnAt: 0, drawMs: 0, timer: 0 });
     this.question = element("div", { className: "question" });
     this.reasoning = element("p", { className: "reasoning" });
     this.thoughts = element("details", { hidden: true }, element("summary", {}, text("reasoning")), this.reasoning);
@@ -30,17 +31,17 @@ export class TurnView {
     this.draw();
   }
 
-  /** Redraws soon: at most every 50 ms, so that a fast stream does not keep the page busy. */
+  /** Redraws soon: at most every 50 ms and a fifth of the time, so that a fast stream does not keep the page busy. */
   update() {
     if (this.timer) return;
-    const wait = Math.max(0, this.drawnAt + REDRAW_MS - performance.now());
+    const wait = Math.max(0, this.drawnAt + Math.max(REDRAW_MS, IDLE_SHARE * this.drawMs) - performance.now());
     this.timer = setTimeout(() => requestAnimationFrame(() => this.draw()), wait);
   }
 
   draw() {
     clearTimeout(this.timer);
     this.timer = 0;
-    this.drawnAt = performance.now();
+    const begun = performance.now();
     const { answer } = this.turn;
     const { state } = answer;
     const busy = state === "waiting" || state === "streaming";
@@ -48,6 +49,8 @@ export class TurnView {
     this.thoughts.hidden = !answer.reasoning;
     if (answer.reasoning) this.reasoning.textContent = answer.reasoning;
     this.view.show(answer.text, !busy);
+    this.drawnAt = performance.now();
+    this.drawMs = this.drawnAt - begun;
     this.answer.classList.toggle("streaming", state === "streaming");
     if (state === this.drawnState && busy) return;
     this.drawnState = state;
@@ -79,9 +82,13 @@ export class TurnView {
 
   showEditor() {
     const field = element("textarea", { rows: 3, value: this.turn.question, "aria-label": text("question") });
-    this.question.replaceChildren(field, element(
+    const error = element("p", { className: "error", role: "alert", hidden: true });
+    const list = element("ul", { className: "attachments", "aria-label": text("attached") });
+    const kept = new AttachmentList(list, error, {});
+    kept.restore(this.turn.attachments.map((each) => ({ ...each }))); // the turn stays as it is if the edit is cancelled
+    this.question.replaceChildren(list, field, error, element(
       "div", { className: "row" },
-      button(text("save"), () => this.actions.edit(this.turn, field.value.trim()), { className: "primary" }),
+      button(text("save"), () => kept.say(this.actions.edit(this.turn, field.value.trim(), kept.items) ?? ""), { className: "primary" }),
       button(text("cancel"), () => this.showQuestion()),
     ));
     field.focus();
@@ -95,7 +102,7 @@ export class TurnView {
     const notes = [];
     if (answer.state === "stopped") notes.push(element("p", { className: "notice" }, text("stopped")));
     else if (answer.finish === "length") notes.push(element("p", { className: "notice" }, text("cut")));
-    const seen = picturesSeen(this.turns, answer.images);
+    const seen = picturesSeen(answer);
     this.after.replaceChildren(
       ...(answer.error ? [this.errorNote(answer.error)] : []),
       ...notes,

@@ -2,12 +2,13 @@
 
 import { AttachmentList, objectUrl } from "./attachments.js";
 import { ask, newTurn } from "./conversation.js";
-import { button, element } from "./dom.js";
+import { button, element, isComposing } from "./dom.js";
 import { language, setLanguage, text } from "./language.js";
 import { MarkdownView } from "./markdown.js";
 import { WidgetToken } from "./widget_token.js";
 
 const STYLES = new URL("./widget.css", import.meta.url);
+const REDRAW_MS = 50;
 const LIMITS = { maxImages: 4, maxImageBytes: 20 * 2 ** 20, maxImageTokens: 6144 };
 
 /** Adds the chat to the page. `settings` are the data attributes of the script. */
@@ -31,6 +32,7 @@ class Chat {
     this.launcher = button(title, () => this.toggle(true), { className: "launcher", "aria-expanded": "false" });
     this.log = element("div", { className: "log", tabIndex: 0, role: "group", "aria-label": title }, element("p", { className: "greeting" }, greeting));
     this.status = element("p", { className: "status", role: "status" });
+    this.ended = element("p", { className: "visually-hidden", role: "status" }); // the answer, for screen readers
     this.list = element("ul", { className: "files", "aria-label": text("attached") });
     this.error = element("p", { className: "error", role: "alert", hidden: true });
     this.files = new AttachmentList(this.list, this.error, LIMITS);
@@ -38,17 +40,17 @@ class Chat {
       change: () => { this.files.add([...input.files]); input.value = ""; } });
     this.question = element("textarea", { rows: 2, placeholder: text("placeholder"), "aria-label": text("question"),
       keydown: (event) => {
-        if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); this.submit(); }
+        if (event.key === "Enter" && !event.shiftKey && !isComposing(event)) { event.preventDefault(); this.submit(); }
       } });
     this.send = button(text("send"), () => this.submit(), { className: "primary" });
     this.stop = button(text("stop"), () => this.running?.abort(), { className: "primary", hidden: true });
     this.panel = element("section", { className: "panel", hidden: true, lang: language === "zh" ? "zh-CN" : "en", "aria-label": title,
-      keydown: (event) => { if (event.key === "Escape") this.running ? this.running.abort() : this.toggle(false); },
+      keydown: (event) => { if (event.key === "Escape" && !isComposing(event)) this.running ? this.running.abort() : this.toggle(false); },
       paste: ({ clipboardData }) => this.files.add([...clipboardData.files]),
       dragover: (event) => event.preventDefault(),
       drop: (event) => { event.preventDefault(); this.files.add([...event.dataTransfer.files]); } },
     element("header", {}, element("h2", {}, title), button("×", () => this.toggle(false), { "aria-label": text("close") })),
-    this.log, this.status,
+    this.log, this.status, this.ended,
     element("div", { className: "composer" }, this.list, this.error, input, this.question,
       element("div", { className: "row" }, button(text("attach"), () => input.click()), this.send, this.stop)));
   }
@@ -60,7 +62,8 @@ class Chat {
     (isOpen ? this.question : this.launcher).focus();
   }
 
-  submit() {
+  async submit() {
+    if (!await this.files.allRead()) return; // the question stays, with the reason
     const question = this.question.value.trim();
     if (this.running || !question) return this.question.focus();
     this.question.value = "";
@@ -78,13 +81,20 @@ class Chat {
     const { view, error } = shown;
     this.running = new AbortController();
     this.show(true);
+    this.ended.textContent = "";
     error.hidden = true;
-    let timer = 0;
-    const draw = () => { timer = 0; view.show(turn.answer.text); this.log.scrollTop = this.log.scrollHeight; };
+    let [timer, wait] = [0, REDRAW_MS];
+    const draw = () => {
+      const begun = performance.now();
+      timer = 0;
+      view.show(turn.answer.text);
+      this.log.scrollTop = this.log.scrollHeight;
+      wait = Math.max(REDRAW_MS, 4 * (performance.now() - begun));
+    };
     try {
       const key = await this.token.get();
       await ask(this.turns, this.turns.indexOf(turn), {
-        options: { temperature: 0 }, key, signal: this.running.signal, changed: () => { timer ||= setTimeout(draw, 50); },
+        options: { temperature: 0 }, key, signal: this.running.signal, changed: () => { timer ||= setTimeout(draw, wait); },
       });
     } catch (problem) { // the site gave no token
       turn.answer.error = { message: problem.message, status: 0, code: "" };
@@ -93,6 +103,7 @@ class Chat {
     this.show(false);
     clearTimeout(timer);
     draw();
+    this.ended.textContent = { done: `${text("done")} ${turn.answer.text.slice(0, 300)}`, stopped: text("stopped") }[turn.answer.state] ?? "";
     if (!turn.answer.error) return;
     if (turn.answer.error.status === 401 && !isRetry && this.token.renew()) return this.answer(turn, shown, true);
     error.replaceChildren(element("p", {}, turn.answer.error.message), button(text("retry"), () => this.answer(turn, shown)));
