@@ -62,7 +62,7 @@ CASES: dict[str, tuple[Callable[[], Body], int, str, str]] = {
     "a file path": (lambda: with_picture("file:///etc/passwd"), 400, "invalid_image", "http"),
     "empty question": (lambda: with_text("  "), 400, "invalid_request", "empty"),
     "too long context": (lambda: with_text("字" * 40_000), 400, "context_length_exceeded", "context"),
-    "negative max_tokens": (lambda: with_text("Hi", max_tokens=-1), 400, "invalid_request", "max_tokens"),
+    "negative max_tokens": (lambda: with_text("Hi", max_tokens=-5), 400, "invalid_request", "max_tokens"),
     "unknown model": (lambda: with_text("Hi", model="gpt-9"), 404, "model_not_found", "gpt-9"),
     "unsupported part": (
         lambda: {"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}]},
