@@ -23,7 +23,7 @@ def test_a_profile_deploys_and_answers_a_question_about_a_picture(profile: str, 
     groups = {group["groupName"]: group for group in rendered["spec"]["rayClusterConfig"]["workerGroupSpecs"]}
     with running(tmp_path) as cluster:
         cluster.install(rendered)
-        took_s = cluster.wait_until_running()
+        took_s = cluster.wait_until_running(limit_s=240)
         figures.info(f"{profile}: {len(cluster.nodes)} pods, running after {took_s:.0f} s")
         group_of = {node.address: name.rpartition("-")[0] for name, node in cluster.nodes.items()}
         for stage in STAGES:
