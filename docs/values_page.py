@@ -177,8 +177,8 @@ def values(text: str) -> Iterator[Value]:
         except KeyError:
             continue
         if content.strip() or not isinstance(value, dict):
-            told = comment or next((each for _, _, each in reversed(path[1:]) if each), "")
-            yield Value(".".join(name for _, name, _ in path), _default(value), told)
+            description = comment or next((each for _, _, each in reversed(path[1:]) if each), "")
+            yield Value(".".join(name for _, name, _ in path), _default(value), description)
 
 
 def _at(tree: Any, names: list[str]) -> Any:

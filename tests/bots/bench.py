@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -129,11 +128,3 @@ def pictures_of(request: ChatRequest) -> list[bytes]:
         for part in message.parts
         if isinstance(part, ImagePart) and isinstance(part.source, bytes)
     ]
-
-
-async def soon(fact: Callable[[], bool]) -> None:
-    for _ in range(2000):
-        if fact():
-            return
-        await asyncio.sleep(0.005)
-    raise AssertionError("it did not become true in 10 s")

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.bots.conversation.message import FileRef, Inbound, Quote
-from serve_app.bots.wecom.ai_bot_message import MessageError, StreamPoll, parse_message
+from serve_app.bots.json_fields import MessageError
+from serve_app.bots.wecom.ai_bot_message import StreamPoll, parse_message
 
 NAMES = ("msgid", "aibotid", "chatid", "chattype", "from", "userid", "msgtype", "text", "content", "image", "url")
 MORE_NAMES = ("mixed", "msg_item", "quote", "voice", "file", "stream", "id", "event", "eventtype", "response_url")

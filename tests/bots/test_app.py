@@ -22,9 +22,9 @@ from serve_app.bots.wecom.crypto import Crypto
 from serve_app.bots.wecom.push import GroupPush
 from serve_app.bots.wecom.xml_fields import read_fields, write_fields
 from serve_app.callbacks import Callback
-from tests.bots.bench import KEY, PLATFORM_URL, TOKEN, Bench, bench, pictures_of, soon
+from tests.bots.bench import KEY, PLATFORM_URL, TOKEN, Bench, bench, pictures_of
 from tests.fakes import FakeAnswer, FakeAnswers, FakeMeter
-from tests.ingress.client import PNG
+from tests.ingress.client import PNG, soon
 
 CORP, AGENT = "wx5823bf96d3bd56c7", 1000002
 APP_SECRET, PUSH_KEY = "the-secret-of-the-app", "693a91f6-the-key"

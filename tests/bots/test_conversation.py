@@ -18,9 +18,9 @@ from serve_app.bots.conversation.texts import EN
 from serve_app.contracts import Events, ImagePart, TextPart
 from serve_app.errors import Overloaded
 from serve_app.settings import Settings
-from tests.bots.bench import bench, pictures_of, question_of, settings, soon
+from tests.bots.bench import bench, pictures_of, question_of, settings
 from tests.fakes import FakeAnswer, FakeAnswers
-from tests.ingress.client import PNG
+from tests.ingress.client import PNG, soon
 from tests.redis_server import RedisServer
 
 OTHER = PNG + b" "

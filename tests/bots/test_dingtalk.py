@@ -19,15 +19,16 @@ from serve_app.bots.conversation.state import MemoryState, State
 from serve_app.bots.conversation.texts import EN
 from serve_app.bots.dingtalk.api import DingtalkApi, DingtalkError
 from serve_app.bots.dingtalk.connection import StreamConnection, acknowledgement
-from serve_app.bots.dingtalk.message import MessageError, parse_message, session_webhook
+from serve_app.bots.dingtalk.message import parse_message, session_webhook
 from serve_app.bots.dingtalk.signature import sign
+from serve_app.bots.json_fields import MessageError
 from serve_app.bots.service import BotService
 from serve_app.callbacks import Callback
 from serve_app.settings import Settings
-from tests.bots.bench import Clock, pictures_of, question_of, soon
+from tests.bots.bench import Clock, pictures_of, question_of
 from tests.bots.dingtalk_platform import CLIENT_ID, SECRET, URL, DingtalkPlatform
 from tests.fakes import FakeAnswer, FakeAnswers, FakeMeter
-from tests.ingress.client import PNG
+from tests.ingress.client import PNG, soon
 
 FIELDS = ("msgtype", "text", "content", "conversationType", "sessionWebhook", "sessionWebhookExpiredTime", "senderId")
 VALUES: tuple[Any, ...] = (
@@ -341,7 +342,7 @@ async def test_fifty_callers_whose_token_was_refused_request_one_new_token(tmp_p
             await api.send("ann", "", "t", "x")
         wrong = DingtalkApi(URL, CLIENT_ID, "wrong", CLIENT_ID, client)
         with pytest.raises(DingtalkError, match=r"dingtalk\.client_secret_file") as caught:
-            await wrong.token()
+            await wrong.access_token.get()
         assert "wrong'" not in str(caught.value)
 
 

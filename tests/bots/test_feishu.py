@@ -20,14 +20,15 @@ from serve_app.bots.conversation.state import MemoryState, State
 from serve_app.bots.conversation.texts import EN
 from serve_app.bots.feishu.api import FeishuApi, FeishuError
 from serve_app.bots.feishu.crypto import Crypto, CryptoError
-from serve_app.bots.feishu.message import MessageError, parse_event
+from serve_app.bots.feishu.message import parse_event
+from serve_app.bots.json_fields import MessageError
 from serve_app.bots.service import BotService
 from serve_app.callbacks import Callback
 from serve_app.settings import Settings
-from tests.bots.bench import Clock, pictures_of, question_of, soon
+from tests.bots.bench import Clock, pictures_of, question_of
 from tests.bots.feishu_platform import APP_ID, BOT, ENCRYPT_KEY, SECRET, TOKEN, URL, FeishuPlatform
 from tests.fakes import FakeAnswer, FakeAnswers, FakeMeter
-from tests.ingress.client import PNG
+from tests.ingress.client import PNG, soon
 
 FIELDS = ("message_id", "create_time", "chat_type", "message_type", "content", "mentions", "parent_id")
 VALUES: tuple[Any, ...] = (
@@ -410,7 +411,7 @@ async def test_fifty_callers_whose_token_was_refused_request_one_new_token_and_r
         with pytest.raises(FeishuError, match="permission"):
             await api.reply("om_1", card, "u")
         with pytest.raises(FeishuError, match=r"feishu\.app_secret_file"):
-            await FeishuApi(URL, APP_ID, "wrong", client).token()
+            await FeishuApi(URL, APP_ID, "wrong", client).access_token.get()
 
 
 async def test_a_restart_updates_the_card_of_the_earlier_process(tmp_path: Path):

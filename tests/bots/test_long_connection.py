@@ -17,9 +17,9 @@ from websockets.asyncio.server import ServerConnection, serve
 from serve_app.bots.conversation.pace import Pace
 from serve_app.bots.conversation.texts import EN
 from serve_app.bots.wecom.connection import Connection, NotSent
-from tests.bots.bench import BOT, PLATFORM_URL, Bench, bench, pictures_of, soon
+from tests.bots.bench import BOT, PLATFORM_URL, Bench, bench, pictures_of
 from tests.fakes import FakeAnswer
-from tests.ingress.client import PNG
+from tests.ingress.client import PNG, soon
 
 SECRET = "the-secret-of-the-bot"
 FILE_KEY = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY"

@@ -14,9 +14,9 @@ from serve_app.bots.conversation.texts import EN
 from serve_app.contracts import ChatRequest, Events
 from serve_app.errors import ContextTooLong, ImageRejected, InvalidRequest, ServiceError
 from serve_app.settings_bots import BotSettings
-from tests.bots.bench import bench, pictures_of, question_of, soon
+from tests.bots.bench import bench, pictures_of, question_of
 from tests.fakes import FakeAnswer, FakeAnswers
-from tests.ingress.client import PNG
+from tests.ingress.client import PNG, soon
 
 OTHER = PNG + b" "
 

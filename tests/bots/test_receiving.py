@@ -13,9 +13,9 @@ from serve_app.bots.conversation.answer_queue import AnswerQueue
 from serve_app.bots.conversation.state import MemoryState
 from serve_app.bots.conversation.texts import EN
 from serve_app.errors import Overloaded
-from tests.bots.bench import bench, question_of, soon
+from tests.bots.bench import bench, question_of
 from tests.fakes import FakeAnswer
-from tests.ingress.client import PNG
+from tests.ingress.client import PNG, soon
 
 
 class SlowState(MemoryState):

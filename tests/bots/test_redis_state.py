@@ -11,8 +11,9 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from serve_app.bots.conversation.state import MemoryState, RedisState, StateUnavailable
-from tests.bots.bench import bench, question_of, soon
+from tests.bots.bench import bench, question_of
 from tests.fakes import FakeAnswer
+from tests.ingress.client import soon
 from tests.redis_server import RedisServer
 
 

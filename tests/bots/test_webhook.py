@@ -20,9 +20,9 @@ from serve_app.callbacks import Callback
 from serve_app.contracts import Delta
 from serve_app.errors import ImageRejected, Overloaded
 from serve_app.settings_audit import AuditSettings
-from tests.bots.bench import BOT, Bench, bench, pictures_of, question_of, soon
+from tests.bots.bench import BOT, Bench, bench, pictures_of, question_of
 from tests.fakes import FakeAnswer, FakeAnswers, FakeMeter
-from tests.ingress.client import PNG
+from tests.ingress.client import PNG, soon
 
 
 async def test_a_new_callback_address_is_verified_with_the_exact_text(tmp_path: Path):

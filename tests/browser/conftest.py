@@ -5,7 +5,6 @@ All of it runs in one event loop for the session: the tests, the app and the con
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -13,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest_asyncio
-import uvicorn
 from playwright.async_api import Browser, Page, async_playwright, expect
 
 from serve_app.contracts import Answer
 from serve_app.ingress.web.static_files import FOLDER
+from tests.app_server import serve_app_on_free_port
 from tests.fakes import FakeAnswer
 from tests.ingress.client import make_app
 
@@ -76,16 +75,9 @@ async def chromium() -> AsyncIterator[Browser]:
 
 @asynccontextmanager
 async def running(app: Any) -> AsyncIterator[str]:
-    """The app on a free port in this event loop; yields its address."""
-    config = uvicorn.Config(app, port=0, log_level="warning", lifespan="off")
-    config.load()
-    server = uvicorn.Server(config)
-    server.lifespan = config.lifespan_class(config)
-    await server.startup()
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
-    server.force_exit = True
-    async with asyncio.timeout(20):
-        await server.shutdown()
+    """The address of the page of this app."""
+    async with serve_app_on_free_port(app) as url:
+        yield f"{url}/"
 
 
 @asynccontextmanager

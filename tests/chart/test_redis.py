@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import base64
-import json
 import shlex
 import subprocess
-import threading
 import time
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import yaml
 
+from tests.chart.api_server import api_server
 from tests.chart.render import CHART, HELMS, RELEASE, Object, binary, of_kind, rayservice, render
 
 pytestmark = pytest.mark.chart
@@ -70,74 +67,26 @@ def test_an_external_redis_takes_the_place_of_the_bundled_one() -> None:
     assert way["spec"]["egress"] == [{"ports": [{"port": 6380, "protocol": "TCP"}]}]
 
 
-def api_of(objects: list[Object]) -> dict[str, Any]:
-    """Path -> answer: the discovery that helm needs for these objects, and the Secret of an earlier install."""
-    kinds: dict[str, set[str]] = {}
-    for each in objects:
-        kinds.setdefault(each["apiVersion"], set()).add(each["kind"])
-    groups = [version.split("/") for version in kinds if "/" in version]
-    listed = [
-        {"name": group, "versions": [{"groupVersion": f"{group}/{number}", "version": number}]}
-        for group, number in groups
-    ]
-    answers: dict[str, Any] = {
-        "/version": {"major": "1", "minor": "34", "gitVersion": "v1.34.0"},
-        "/api": {"kind": "APIVersions", "versions": ["v1"]},
-        "/apis": {"kind": "APIGroupList", "apiVersion": "v1", "groups": listed},
-    }
-    for version, names in kinds.items():
-        resources = [{"name": f"{name.lower()}s", "kind": name, "namespaced": True, "verbs": ["get"]} for name in names]
-        place = f"/apis/{version}" if "/" in version else f"/api/{version}"
-        answers[place] = {"kind": "APIResourceList", "groupVersion": version, "resources": resources}
-    name = "glm-glm-vision-serve-redis"
-    answers[f"/api/v1/namespaces/glm/secrets/{name}"] = {
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "metadata": {
-            "name": name,
-            "namespace": "glm",
-            "labels": {"app.kubernetes.io/managed-by": "Helm"},
-            "annotations": {"meta.helm.sh/release-name": RELEASE, "meta.helm.sh/release-namespace": "glm"},
-        },
-        "data": {"password": KEPT},
-    }
-    return answers
-
-
-class ApiServer(BaseHTTPRequestHandler):
-    """As much of Kubernetes as helm asks for when it looks up a Secret."""
-
-    answers: ClassVar[dict[str, Any]] = {}
-
-    def do_GET(self) -> None:
-        found = self.answers.get(self.path.partition("?")[0])
-        missing = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404}
-        body = json.dumps(found or missing).encode()
-        self.send_response(200 if found else 404)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: Any) -> None:
-        """Nothing: the test's own output is enough."""
-
-
-@pytest.fixture
-def api_server() -> Iterator[str]:
-    ApiServer.answers.update(api_of(render("ci/redis-bundled-values.yaml")))
-    with ThreadingHTTPServer(("127.0.0.1", 0), ApiServer) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+FIRST_SECRET: Object = {
+    "apiVersion": "v1",
+    "kind": "Secret",
+    "metadata": {
+        "name": "glm-glm-vision-serve-redis",
+        "namespace": "glm",
+        "labels": {"app.kubernetes.io/managed-by": "Helm"},
+        "annotations": {"meta.helm.sh/release-name": RELEASE, "meta.helm.sh/release-namespace": "glm"},
+    },
+    "data": {"password": KEPT},
+}
 
 
 @pytest.mark.parametrize("helm", HELMS)
-def test_an_upgrade_keeps_the_password_of_the_first_install(helm: str, api_server: str) -> None:
+def test_an_upgrade_keeps_the_password_of_the_first_install(helm: str) -> None:
     values = CHART / "ci/redis-bundled-values.yaml"
     command = [binary(helm), "template", RELEASE, CHART, "--namespace", "glm", "--values", values]
-    command += ["--dry-run=server", "--kube-apiserver", api_server, "--disable-openapi-validation"]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    with api_server(FIRST_SECRET) as address:
+        command += ["--dry-run=server", "--kube-apiserver", address, "--disable-openapi-validation"]
+        run = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert run.returncode == 0, run.stderr
     (secret,) = of_kind([each for each in yaml.safe_load_all(run.stdout) if each], "Secret")
     assert secret["data"] == {"password": KEPT}

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-import uvicorn
 
 from serve_app.access.key_file import add_key, new_key
+from tests.app_server import serve_app_on_free_port
 from tests.deploy.proxy import DEPLOY, NAME, Proxy, running
 from tests.fakes import FakeAnswer
 from tests.ingress.client import chat, make_app
@@ -36,14 +36,9 @@ def answer() -> FakeAnswer:
 async def upstream(tmp_path: Path, key: str, answer: FakeAnswer) -> AsyncIterator[str]:
     """The app on loopback with the settings of deploy/glm-serve.env: its name, and keys."""
     app = make_app(answer, settings={"allowed_hosts": [NAME]}, access={"keys_file": str(tmp_path / "keys.json")})
-    config = uvicorn.Config(app, port=0, log_level="warning", lifespan="off")
-    config.load()
-    server = uvicorn.Server(config)
-    server.lifespan = config.lifespan_class(config)
-    await server.startup()
-    yield f"127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    answer.release.set()
-    await server.shutdown()
+    async with serve_app_on_free_port(app) as url:
+        yield url.removeprefix("http://")
+        answer.release.set()
 
 
 @pytest.fixture(params=KINDS)

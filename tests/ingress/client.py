@@ -87,8 +87,8 @@ def events_of(response: httpx.Response) -> list[str]:
 
 
 async def soon(fact: Callable[[], bool]) -> None:
-    for _ in range(1000):
+    for _ in range(2000):
         if fact():
             return
         await asyncio.sleep(0.005)
-    raise AssertionError("it did not become true in 5 s")
+    raise AssertionError("it did not become true in 10 s")

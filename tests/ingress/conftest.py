@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
 import httpx
 import openai
 import pytest
-import uvicorn
 
+from tests.app_server import serve_app_on_free_port
 from tests.ingress.client import Connect, MakeClient, make_app
 
 
@@ -31,20 +32,12 @@ async def make_client() -> AsyncIterator[MakeClient]:
 @pytest.fixture
 async def serving() -> AsyncIterator[Callable[..., Any]]:
     """The app on a real uvicorn and a free port, in this event loop; returns its URL."""
-    running: list[uvicorn.Server] = []
+    async with AsyncExitStack() as running:
 
-    async def serve(*given: Any, http: str = "auto", **more: Any) -> str:
-        config = uvicorn.Config(make_app(*given, **more), port=0, http=http, log_level="warning", lifespan="off")
-        config.load()
-        server = uvicorn.Server(config)
-        server.lifespan = config.lifespan_class(config)
-        await server.startup()
-        running.append(server)
-        return f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        async def serve(*given: Any, http: str = "auto", **more: Any) -> str:
+            return await running.enter_async_context(serve_app_on_free_port(make_app(*given, **more), http))
 
-    yield serve
-    for server in running:
-        await server.shutdown()
+        yield serve
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ Source: open.dingtalk.com and the official `dingtalk-stream` SDK. Errors are HTT
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -13,7 +12,7 @@ from typing import Any, Final
 import httpx
 import orjson
 
-from serve_app.bots.access_token import AccessToken
+from serve_app.bots.access_token import AccessToken, PlatformError
 
 TIMEOUT_S: Final = 10.0
 TOPIC: Final = "/v1.0/im/bot/messages/get"
@@ -28,7 +27,7 @@ HINTS: Final = {
 }
 
 
-class DingtalkError(Exception):
+class DingtalkError(PlatformError):
     """DingTalk refused a call or did not respond; the message has no token and no secret."""
 
     def __init__(self, code: str, status: int, what: str) -> None:
@@ -36,6 +35,7 @@ class DingtalkError(Exception):
         super().__init__(f"{what} failed with status {status} and code {code!r}.{' ' if hint else ''}{hint}")
         self.code = code
         self.status = status  # 0: there was no answer
+        self.is_token_refused = status == 401 or code == "InvalidAuthentication"
         self.is_temporary = status in {0, 429} or status >= 500 or "QpsLimit" in code
 
 
@@ -59,7 +59,7 @@ class DingtalkApi:
         self._robot_code = robot_code
         self._client = client
         self._pause_s = pause_s
-        self.token = AccessToken(self._request_token, clock=clock).get
+        self.access_token = AccessToken(self._request_token, clock=clock)
 
     async def open_connection(self) -> tuple[str, str]:
         """Endpoint and ticket of a new Stream connection. Raises DingtalkError."""
@@ -98,21 +98,11 @@ class DingtalkApi:
     async def _call(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """The answer of an API; a refused token is replaced once, a call that is too fast or fails is made again."""
         body = {**body, "robotCode": self._robot_code}
-        renewed, paused = False, 0
-        while True:
-            token = ""
-            try:
-                token = await self.token()
-                return await self._request(path, body, {"x-acs-dingtalk-access-token": token})
-            except DingtalkError as error:
-                if token and not renewed and (error.status == 401 or error.code == "InvalidAuthentication"):
-                    renewed = True
-                    await self.token(refused=token)
-                elif error.is_temporary and paused < RETRIES:
-                    paused += 1
-                    await asyncio.sleep(self._pause_s * paused)
-                else:
-                    raise
+        return await self.access_token.call(
+            lambda token: self._request(path, body, {"x-acs-dingtalk-access-token": token}),
+            retries=RETRIES,
+            pause_s=self._pause_s,
+        )
 
     async def _request_token(self) -> tuple[str, float]:
         body = {"appKey": self._client_id, "appSecret": self._secret}

@@ -8,15 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from serve_app.bots.conversation.message import FileRef, Inbound, Quote
+from serve_app.bots.json_fields import MessageError, read_object, read_text
 
 PLATFORM: Final = "dingtalk"
 GROUP: Final = "2"
 _FILES: Final = frozenset({"picture", "file"})
 _MILLISECONDS: Final = re.compile(r"[0-9]{1,16}")
-
-
-class MessageError(ValueError):
-    """The JSON is not a message as DingTalk documents it."""
 
 
 @dataclass(slots=True)
@@ -30,23 +27,23 @@ class _Parts:
 
 def parse_message(body: Any) -> Inbound:
     """The message of a callback or a frame. Raises MessageError."""
-    fields = _object(body, "message")
-    kind, parts = _text(fields, "msgtype"), _Parts()
+    fields = read_object(body, "message")
+    kind, parts = read_text(fields, "msgtype"), _Parts()
     quote = None
     if kind == "text":
-        content = _object(fields.get("text"), "text")
-        parts.texts.append(_text(content, "content", optional=True))
+        content = read_object(fields.get("text"), "text")
+        parts.texts.append(read_text(content, "content", optional=True))
         quote = _quote(content)
     else:
-        _read(kind, _object(fields.get("content") or {}, "content"), parts)
+        _read(kind, read_object(fields.get("content") or {}, "content"), parts)
     is_group = str(fields.get("conversationType")) == GROUP
-    user = _text(fields, "senderStaffId", optional=True) or _text(fields, "senderId")  # guests have no staff id
+    user = read_text(fields, "senderStaffId", optional=True) or read_text(fields, "senderId")  # guests have no staff id
     return Inbound(
         PLATFORM,
-        _text(fields, "robotCode", optional=True),
+        read_text(fields, "robotCode", optional=True),
         user,
-        _text(fields, "msgId"),
-        chat=_text(fields, "conversationId") if is_group else "",
+        read_text(fields, "msgId"),
+        chat=read_text(fields, "conversationId") if is_group else "",
         text="\n".join(filter(None, parts.texts)).strip(),
         files=tuple(parts.files),
         quote=quote,
@@ -62,7 +59,7 @@ def session_webhook(reply_to: str) -> tuple[str, float]:
 
 
 def _reply_to(fields: Mapping[str, Any]) -> str:
-    url, expires = _text(fields, "sessionWebhook", optional=True), fields.get("sessionWebhookExpiredTime")
+    url, expires = read_text(fields, "sessionWebhook", optional=True), fields.get("sessionWebhookExpiredTime")
     return f"{expires} {url}" if url and _MILLISECONDS.fullmatch(str(expires)) else ""
 
 
@@ -73,43 +70,28 @@ def _quote(text: Mapping[str, Any]) -> Quote | None:
         return None
     content = replied.get("content")
     parts = _Parts()
-    _read(_text(replied, "msgType", optional=True), content if isinstance(content, dict) else {}, parts)
+    _read(read_text(replied, "msgType", optional=True), content if isinstance(content, dict) else {}, parts)
     return Quote("\n".join(filter(None, parts.texts)), tuple(parts.files))
 
 
 def _read(kind: str, content: Mapping[str, Any], parts: _Parts) -> None:
     """Adds the content of a message, of a quoted message or of an item of a rich text."""
     if kind in _FILES:
-        code = _text(content, "downloadCode", optional=True) or _text(content, "pictureDownloadCode")
+        code = read_text(content, "downloadCode", optional=True) or read_text(content, "pictureDownloadCode")
         parts.files.append(FileRef(code, is_document=kind == "file"))
     elif kind == "text":
         name = "text" if "text" in content else "content"  # quoted texts have either
-        parts.texts.append(_text(content, name, optional=True))
+        parts.texts.append(read_text(content, name, optional=True))
     elif kind == "audio":  # DingTalk sends a voice message with its text
-        parts.texts.append(_text(content, "recognition", optional=True))
+        parts.texts.append(read_text(content, "recognition", optional=True))
         parts.unsupported = "" if parts.texts[-1] else kind
     elif kind == "richText":
         items = content.get("richText")
         if not isinstance(items, list):
             raise MessageError("The rich text has no list richText.")
         for item in items:
-            each = _object(item, "richText")
+            each = read_object(item, "richText")
             has_file = "downloadCode" in each or "pictureDownloadCode" in each
             _read("picture" if has_file else "text", each, parts)
     else:
         parts.unsupported = kind or "unknown"
-
-
-def _object(value: Any, name: str) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise MessageError(f"The field '{name}' is not an object.")
-    return value
-
-
-def _text(fields: Mapping[str, Any], name: str, *, optional: bool = False) -> str:
-    value = fields.get(name)
-    if value is None and optional:
-        return ""
-    if not isinstance(value, str) or (not value and not optional):
-        raise MessageError(f"The field '{name}' is not a text.")
-    return value

@@ -22,9 +22,10 @@ from serve_app.bots.conversation.message import FileRef, Inbound
 from serve_app.bots.conversation.pace import Pace
 from serve_app.bots.conversation.streams import Stream
 from serve_app.bots.dingtalk.api import TIMEOUT_S, DingtalkApi, DingtalkError
-from serve_app.bots.dingtalk.message import PLATFORM, MessageError, parse_message, session_webhook
+from serve_app.bots.dingtalk.message import PLATFORM, parse_message, session_webhook
 from serve_app.bots.dingtalk.signature import check_signature
 from serve_app.bots.download import Download
+from serve_app.bots.json_fields import MessageError
 from serve_app.callbacks import Callback, CallbackReply
 from serve_app.metrics import BOT_SENDS, Meter
 

@@ -5,7 +5,6 @@ Source: open.feishu.cn, server API, and the official `lark-oapi` SDK. Error code
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -13,7 +12,7 @@ from typing import Any, Final
 import httpx
 import orjson
 
-from serve_app.bots.access_token import AccessToken
+from serve_app.bots.access_token import AccessToken, PlatformError
 from serve_app.bots.conversation.adapter import FetchFailed
 from serve_app.bots.conversation.message import FileRef
 from serve_app.bots.download import read_limited
@@ -34,13 +33,14 @@ HINTS: Final = {
 }
 
 
-class FeishuError(Exception):
+class FeishuError(PlatformError):
     """Feishu refused a call or did not respond; the message has no token and no secret."""
 
     def __init__(self, code: int, what: str) -> None:
         hint = HINTS.get(code, "")
         super().__init__(f"{what} failed with error code {code}.{' ' if hint else ''}{hint}")
         self.code = code  # 0: there was no answer; an HTTP status: it had no code
+        self.is_token_refused = code in INVALID_TOKEN
         self.is_temporary = code in RATE_LIMITED or code == 0 or 500 <= code < 600
 
 
@@ -62,7 +62,7 @@ class FeishuApi:
         self._secret = secret
         self._client = client
         self._pause_s = pause_s
-        self.token = AccessToken(self._request_token, clock=clock).get
+        self.access_token = AccessToken(self._request_token, clock=clock)
 
     async def reply(self, message_id: str, card: str, uuid: str) -> str:
         """Replies with a card, once for each `uuid` within an hour; the id of the new message. Raises FeishuError."""
@@ -90,7 +90,7 @@ class FeishuApi:
         path = f"{self._url}/im/v1/messages/{file.place}/resources/{file.key}"
         query = {"type": "file" if file.is_document else "image"}
         for attempt in range(2):
-            token = await self.token()
+            token = await self.access_token.get()
             headers = {"Authorization": f"Bearer {token}", "Accept-Encoding": "identity"}
             try:
                 async with self._client.stream(
@@ -104,26 +104,16 @@ class FeishuApi:
             code = _code(body, response.status_code)
             if code not in INVALID_TOKEN or attempt:
                 raise FeishuError(code, "messages/resources")
-            await self.token(refused=token)
+            await self.access_token.get(refused=token)
         raise AssertionError
 
     async def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         """The answer of an API; a refused token is replaced once, a call that is too fast or fails is made again."""
-        renewed, paused = False, 0
-        while True:
-            token = ""
-            try:
-                token = await self.token()
-                return await self._request(method, path, body, {"Authorization": f"Bearer {token}"})
-            except FeishuError as error:
-                if token and not renewed and error.code in INVALID_TOKEN:
-                    renewed = True
-                    await self.token(refused=token)
-                elif error.is_temporary and paused < RETRIES:
-                    paused += 1
-                    await asyncio.sleep(self._pause_s * paused)
-                else:
-                    raise
+        return await self.access_token.call(
+            lambda token: self._request(method, path, body, {"Authorization": f"Bearer {token}"}),
+            retries=RETRIES,
+            pause_s=self._pause_s,
+        )
 
     async def _request_token(self) -> tuple[str, float]:
         body = {"app_id": self._app_id, "app_secret": self._secret}

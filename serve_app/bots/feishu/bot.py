@@ -24,7 +24,8 @@ from serve_app.bots.conversation.pace import Pace
 from serve_app.bots.conversation.streams import Stream
 from serve_app.bots.feishu.api import FeishuApi, FeishuError, fetch_failed
 from serve_app.bots.feishu.crypto import Crypto, CryptoError
-from serve_app.bots.feishu.message import PLATFORM, RECEIVE, Event, MessageError, parse_event, parse_quote
+from serve_app.bots.feishu.message import PLATFORM, RECEIVE, Event, parse_event, parse_quote
+from serve_app.bots.json_fields import MessageError
 from serve_app.callbacks import Callback, CallbackReply
 from serve_app.metrics import BOT_SENDS, Meter
 

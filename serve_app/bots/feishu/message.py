@@ -10,15 +10,12 @@ from typing import Any, Final
 import orjson
 
 from serve_app.bots.conversation.message import FileRef, Inbound, Quote
+from serve_app.bots.json_fields import MessageError, read_object, read_text
 
 PLATFORM: Final = "feishu"
 RECEIVE: Final = "im.message.receive_v1"
 MAX_MENTIONS: Final = 100
 _ID: Final = re.compile(r"[A-Za-z0-9_\-]{1,256}")  # ids become parts of addresses
-
-
-class MessageError(ValueError):
-    """The JSON is not an event as Feishu documents it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +42,8 @@ def parse_event(body: Mapping[str, Any], bot_open_id: str) -> Event:
 
     In a group only messages that mention the bot are for it; without its open_id, those that mention anyone.
     """
-    header, event = _object(body.get("header"), "header"), _object(body.get("event"), "event")
-    message, sender = _object(event.get("message"), "message"), _object(event.get("sender"), "sender")
+    header, event = read_object(body.get("header"), "header"), read_object(body.get("event"), "event")
+    message, sender = read_object(event.get("message"), "message"), read_object(event.get("sender"), "sender")
     message_id = _id(message, "message_id")
     created = str(message.get("create_time") or "0")
     created_at = int(created[:16]) / 1000 if created.isascii() and created.isdigit() else 0.0
@@ -58,13 +55,13 @@ def parse_event(body: Mapping[str, Any], bot_open_id: str) -> Event:
     if is_group and not (to_bot if bot_open_id else mentions):
         return Event(None, created_at)
     parts = _Parts(message_id)
-    _read(_text(message, "message_type"), _text(message, "content"), parts)
+    _read(read_text(message, "message_type"), read_text(message, "content"), parts)
     inbound = Inbound(
         PLATFORM,
-        _text(header, "app_id"),
-        _text(_object(sender.get("sender_id"), "sender_id"), "open_id"),
+        read_text(header, "app_id"),
+        read_text(read_object(sender.get("sender_id"), "sender_id"), "open_id"),
         message_id,
-        chat=_text(message, "chat_id") if is_group else "",
+        chat=read_text(message, "chat_id") if is_group else "",
         text=_without_mentions("\n".join(filter(None, parts.texts)), mentions, to_bot or mentions[:1]),
         files=tuple(parts.files),
         unsupported=parts.unsupported,
@@ -77,19 +74,19 @@ def parse_event(body: Mapping[str, Any], bot_open_id: str) -> Event:
 def parse_quote(item: Mapping[str, Any]) -> Quote:
     """The quoted message, as the API returns it. Raises MessageError."""
     parts = _Parts(_id(item, "message_id"))
-    content = _text(_object(item.get("body"), "body"), "content")
-    _read(_text(item, "msg_type"), content, parts)
+    content = read_text(read_object(item.get("body"), "body"), "content")
+    _read(read_text(item, "msg_type"), content, parts)
     return Quote("\n".join(filter(None, parts.texts)), tuple(parts.files))
 
 
 def _read(kind: str, content: str, parts: _Parts) -> None:
     """Adds text and files of a message; `content` is JSON in a text."""
     try:
-        fields = _object(orjson.loads(content), "content")
+        fields = read_object(orjson.loads(content), "content")
     except orjson.JSONDecodeError as error:
         raise MessageError("The content of the message is not JSON.") from error
     if kind == "text":
-        parts.texts.append(_text(fields, "text", optional=True))
+        parts.texts.append(read_text(fields, "text", optional=True))
     elif kind == "image":
         parts.files.append(FileRef(parts.message_id, _id(fields, "image_key")))
     elif kind == "file":
@@ -107,18 +104,18 @@ def _read_post(fields: Mapping[str, Any], parts: _Parts) -> None:
     lines = fields.get("content")
     if not isinstance(lines, list) or not all(isinstance(line, list) for line in lines):
         raise MessageError("The post has no list of lines.")
-    parts.texts.append(_text(fields, "title", optional=True))
+    parts.texts.append(read_text(fields, "title", optional=True))
     for line in lines:
         texts = []
         for element in line:
-            each = _object(element, "element")
+            each = read_object(element, "element")
             match each.get("tag"):
                 case "img":
                     parts.files.append(FileRef(parts.message_id, _id(each, "image_key")))
                 case "at":
-                    texts.append(_text(each, "user_id", optional=True))  # a placeholder such as @_user_1
+                    texts.append(read_text(each, "user_id", optional=True))  # a placeholder such as @_user_1
                 case "text" | "a" | "md" | "code_block":
-                    texts.append(_text(each, "text", optional=True))
+                    texts.append(read_text(each, "text", optional=True))
         parts.texts.append("".join(texts))
 
 
@@ -142,23 +139,8 @@ def _without_mentions(text: str, mentions: Sequence[Mapping[str, Any]], bots: Se
     return text.strip()
 
 
-def _object(value: Any, name: str) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise MessageError(f"The field '{name}' is not an object.")
-    return value
-
-
-def _text(fields: Mapping[str, Any], name: str, *, optional: bool = False) -> str:
-    value = fields.get(name)
-    if value is None and optional:
-        return ""
-    if not isinstance(value, str) or (not value and not optional):
-        raise MessageError(f"The field '{name}' is not a text.")
-    return value
-
-
 def _id(fields: Mapping[str, Any], name: str) -> str:
-    value = _text(fields, name)
+    value = read_text(fields, name)
     if not _ID.fullmatch(value):
         raise MessageError(f"The field '{name}' is not an id.")
     return value

@@ -7,13 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 from serve_app.bots.conversation.message import FileRef, Inbound, Quote
+from serve_app.bots.json_fields import MessageError, read_object, read_text
 
 PLATFORM: Final = "wecom_bot"
 _READABLE: Final = frozenset({"text", "mixed", "image", "voice", "file"})
-
-
-class MessageError(ValueError):
-    """The JSON is not a message as WeCom documents it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +55,12 @@ def parse_message(body: Any, *, reply_to: str = "") -> Parsed:
 
     `reply_to` is the request id of a frame; a webhook's message has its `response_url`.
     """
-    fields = _object(body, "message")
-    kind = _text(fields, "msgtype")
+    fields = read_object(body, "message")
+    kind = read_text(fields, "msgtype")
     if kind == "stream":
-        return StreamPoll(_text(_object(fields.get("stream"), "stream"), "id"))
-    user = _text(_object(fields.get("from"), "from"), "userid")
-    bot, chat = _text(fields, "aibotid", optional=True), _text(fields, "chatid", optional=True)
+        return StreamPoll(read_text(read_object(fields.get("stream"), "stream"), "id"))
+    user = read_text(read_object(fields.get("from"), "from"), "userid")
+    bot, chat = read_text(fields, "aibotid", optional=True), read_text(fields, "chatid", optional=True)
     if kind == "event":
         return _event(fields, bot, chat, user, reply_to)
     parts = _Parts()
@@ -72,30 +69,30 @@ def parse_message(body: Any, *, reply_to: str = "") -> Parsed:
         PLATFORM,
         bot,
         user,
-        _text(fields, "msgid"),
+        read_text(fields, "msgid"),
         chat=chat if fields.get("chattype") != "single" else "",
         text="\n".join(filter(None, parts.texts)),
         files=tuple(parts.files),
         quote=_quote(fields.get("quote")),
         unsupported=parts.unsupported,
-        reply_to=reply_to or _text(fields, "response_url", optional=True),
+        reply_to=reply_to or read_text(fields, "response_url", optional=True),
     )
 
 
 def _event(fields: Mapping[str, Any], bot: str, chat: str, user: str, reply_to: str) -> Parsed:
-    event = _object(fields.get("event"), "event")
-    name = _text(event, "eventtype")
+    event = read_object(fields.get("event"), "event")
+    name = read_text(event, "eventtype")
     if name == "enter_chat":
-        message_id = _text(fields, "msgid", optional=True) or f"{user} {fields.get('create_time', '')}"
+        message_id = read_text(fields, "msgid", optional=True) or f"{user} {fields.get('create_time', '')}"
         return Inbound(PLATFORM, bot, user, message_id, chat=chat, reply_to=reply_to, kind="enter_chat")
     if name == "feedback_event":
-        feedback = _object(event.get("feedback_event", event), "feedback_event")
+        feedback = read_object(event.get("feedback_event", event), "feedback_event")
         reasons = feedback.get("inaccurate_reason_list") or []
         return Rating(
             user,
-            _text(feedback, "id", optional=True),
+            read_text(feedback, "id", optional=True),
             feedback["type"] if isinstance(feedback.get("type"), int) else 0,
-            _text(feedback, "content", optional=True),
+            read_text(feedback, "content", optional=True),
             tuple(reason for reason in reasons if isinstance(reason, int)) if isinstance(reasons, list) else (),
         )
     return OtherEvent(name)
@@ -104,9 +101,9 @@ def _event(fields: Mapping[str, Any], bot: str, chat: str, user: str, reply_to: 
 def _quote(value: Any) -> Quote | None:
     if value is None:
         return None
-    fields = _object(value, "quote")
+    fields = read_object(value, "quote")
     parts = _Parts()
-    _read_part(fields, _text(fields, "msgtype"), parts)
+    _read_part(fields, read_text(fields, "msgtype"), parts)
     return Quote("\n".join(filter(None, parts.texts)), tuple(parts.files))
 
 
@@ -115,31 +112,18 @@ def _read_part(fields: Mapping[str, Any], kind: str, parts: _Parts, *, nested: b
     if kind not in _READABLE or (kind == "mixed" and nested):
         parts.unsupported = parts.unsupported or kind
         return
-    content = _object(fields.get(kind), kind)
+    content = read_object(fields.get(kind), kind)
     match kind:
         case "text" | "voice":  # WeCom sends a voice message as its text
-            parts.texts.append(_text(content, "content", optional=True))
+            parts.texts.append(read_text(content, "content", optional=True))
         case "image" | "file":
-            parts.files.append(FileRef(_text(content, "url"), _text(content, "aeskey", optional=True), kind == "file"))
+            parts.files.append(
+                FileRef(read_text(content, "url"), read_text(content, "aeskey", optional=True), kind == "file")
+            )
         case "mixed":
             items = content.get("msg_item")
             if not isinstance(items, list):
                 raise MessageError("The mixed message has no list msg_item.")
             for item in items:
-                each = _object(item, "msg_item")
-                _read_part(each, _text(each, "msgtype"), parts, nested=True)
-
-
-def _object(value: Any, name: str) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise MessageError(f"The field '{name}' is not an object.")
-    return value
-
-
-def _text(fields: Mapping[str, Any], name: str, *, optional: bool = False) -> str:
-    value = fields.get(name)
-    if value is None and optional:
-        return ""
-    if not isinstance(value, str) or (not value and not optional):
-        raise MessageError(f"The field '{name}' is not a text.")
-    return value
+                each = read_object(item, "msg_item")
+                _read_part(each, read_text(each, "msgtype"), parts, nested=True)

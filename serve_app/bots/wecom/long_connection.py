@@ -14,7 +14,8 @@ from serve_app.bots.conversation.cut import close_fence, cut_at, neutralize_thin
 from serve_app.bots.conversation.message import FileRef, Inbound
 from serve_app.bots.conversation.pace import Pace
 from serve_app.bots.conversation.streams import Stream
-from serve_app.bots.wecom.ai_bot_message import PLATFORM, MessageError, Rating, parse_message
+from serve_app.bots.json_fields import MessageError
+from serve_app.bots.wecom.ai_bot_message import PLATFORM, Rating, parse_message
 from serve_app.bots.wecom.connection import RESPOND, SEND, WELCOME, Connection, NotSent
 from serve_app.bots.wecom.media import Media
 from serve_app.bots.wecom.webhook import FINISH_S, ROOM, rate, stream_frame

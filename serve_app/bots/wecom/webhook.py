@@ -19,9 +19,9 @@ from serve_app.bots.conversation.conversation import Conversation
 from serve_app.bots.conversation.cut import close_fence, cut, cut_at, neutralize_think, rest_after
 from serve_app.bots.conversation.message import FileRef, Inbound
 from serve_app.bots.conversation.streams import Stream
+from serve_app.bots.json_fields import MessageError
 from serve_app.bots.wecom.ai_bot_message import (
     PLATFORM,
-    MessageError,
     Rating,
     StreamPoll,
     parse_message,
