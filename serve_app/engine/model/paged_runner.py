@@ -6,6 +6,7 @@ can be launched before the host has read the tokens of the previous one.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 from serve_app.contracts import Prompt
 from serve_app.engine.memory import is_out_of_memory
 from serve_app.engine.model import trunk
-from serve_app.engine.model.batch import Batch, Pieces, Rows
+from serve_app.engine.model.batch import Batch, HostBatch, Ints, Rows, unpack
+from serve_app.engine.model.chunk_graphs import MOST_TOKENS, ChunkGraphs
 from serve_app.engine.model.families.adapter import ModelAdapter
 from serve_app.engine.model.graphs import DecodeGraphs, row_buckets
 from serve_app.engine.model.kernels import available
@@ -45,14 +47,20 @@ class PagedRunner(Runner):
         self._trunk = layers
         self._newest = torch.zeros(slots + 1, dtype=torch.int64, device=model.device)
         self._graphs: DecodeGraphs | None = None
+        self._chunk_graphs: ChunkGraphs | None = None
 
     @torch.inference_mode()
     def capture_graphs(self) -> None:
-        """On a GPU, record the decode step once for each number of rows."""
-        if self._device.type == "cuda":
-            idle = [self._slots, 1, 0, 0]
-            rows = row_buckets(self._slots)
-            self._graphs = DecodeGraphs(lambda steps, _: self._decode(steps), rows, [0], idle, self._device)
+        """On a GPU, record the decode step once for each number of rows, and the layers for steps with chunks."""
+        if self._device.type != "cuda":
+            return
+        idle = [self._slots, 1, 0, 0]
+        rows = row_buckets(self._slots)
+        self._graphs = DecodeGraphs(lambda steps, _: self._decode(steps), rows, [0], idle, self._device)
+        if self._trunk.captures_chunks(self._cache):
+            hidden = self.model.embed(torch.zeros(1, 1, dtype=torch.int64, device=self._device))[0]
+            axes, most = self.model.position_axes, min(MOST_TOKENS, (self._pages - 1) * PAGE_TOKENS)
+            self._chunk_graphs = ChunkGraphs(self._layers, axes, self._slots, most, hidden, self._slots)
 
     def cache_bytes(self, sequence: Sequence) -> int:
         """The size of its pages; those that it shares count too."""
@@ -79,7 +87,7 @@ class PagedRunner(Runner):
         while tokens >= _SHORTEST_CHUNK:
             embeddings = self.model.embed(torch.zeros(1, tokens, dtype=torch.int64, device=self._device))[0]
             positions = torch.zeros(self.model.position_axes, tokens, dtype=torch.int64, device=self._device)
-            self.model.head(self._one_piece(embeddings, positions)[-1:])
+            self.model.head(self._in_first_pages(embeddings, positions)[-1:])
             tokens = tokens * 7 // 8
         torch.cuda.synchronize(self._device)
         if torch.cuda.mem_get_info(self._device)[0] < _FREE_BYTES:  # cuBLAS allocates more in the loop's thread
@@ -111,61 +119,85 @@ class PagedRunner(Runner):
             steps[:, column] = one.slot, one.cached + 1, one.cached + one.position_delta, token
         if not chunks and self._graphs is not None:
             return self._graphs.replay(steps, 0)[: len(rows)]
-        return self._mixed(steps, chunks)
+        return self._mixed(rows, steps, chunks)
 
-    def _mixed(self, steps: NDArray[np.int64], chunks: list[Chunk]) -> torch.Tensor:
-        rows = steps.shape[1]
-        held = [_places(chunk.sequence.pages, chunk.stop) for chunk in chunks]  # of all tokens so far
-        sizes = [chunk.stop - chunk.start for chunk in chunks]
-        starts, key_starts = (np.cumsum([0, *lengths]) for lengths in (sizes, [len(places) for places in held]))
-        logits_at = [*range(rows), *(rows + end - 1 for end, c in zip(starts[1:], chunks, strict=True) if c.completes)]
-        images = [self._images(chunk, rows + first) for chunk, first in zip(chunks, starts, strict=False)]
-        axes, none = self.model.position_axes, np.empty(0, dtype=np.int64)
-        positions = [np.empty((axes, 0), dtype=np.int64), *(c.sequence.positions[:, c.start : c.stop] for c in chunks)]
+    def _mixed(self, rows: list[Sequence], steps: Ints, chunks: list[Chunk]) -> torch.Tensor:
+        batch = self._host_batch(rows, steps, chunks)
+        starts = len(rows) + np.cumsum([0, *batch.piece_tokens])
+        logits_at = [*range(len(rows)), *(end - 1 for end, c in zip(starts[1:], chunks, strict=True) if c.completes)]
+        images = [self._images(chunk, first) for chunk, first in zip(chunks, starts, strict=False)]
+        captured = None if self._chunk_graphs is None else self._chunk_graphs.fitting(batch.size)
         parts = [
-            steps.ravel(),
-            np.concatenate([none, *(c.sequence.prompt.token_ids[c.start : c.stop] for c in chunks)]),
-            np.concatenate(positions, axis=1).ravel(),
-            np.concatenate([none, *held]),
-            np.concatenate([none, *(places[c.start :] for places, c in zip(held, chunks, strict=True))]),
-            starts,
-            key_starts,
-            np.concatenate([none, *(at for at, _ in images)]),
+            batch.pack(captured or batch.size, self._slots),
+            np.concatenate([steps[3], *(c.sequence.prompt.token_ids[c.start : c.stop] for c in chunks)]),
+            np.concatenate([np.empty(0, dtype=np.int64), *(at for at, _ in images)]),
             np.array(logits_at, dtype=np.int64),
         ]
         lengths = [len(part) for part in parts]
-        uploaded = self._upload(np.concatenate(parts)).split(lengths)
-        flat_steps, tokens, flat_positions, key_places, places, first, first_key, image_at, wanted = uploaded
-        at, pieces = flat_positions.view(axes, -1), None
-        given = None
-        if rows:
-            given = flat_steps.view(4, rows)
-            row_tokens, row_places = self._of_rows(given)
-            tokens, places = torch.cat((row_tokens, tokens)), torch.cat((row_places, places))
-            at = torch.cat((given[2].expand(axes, -1), at), dim=1)
-        if chunks:
-            spans = list(zip(sizes, (len(p) for p in held), strict=True))
-            pieces = Pieces(spans, first.int(), first_key.int(), key_places)
+        array, tokens, image_at, wanted = self._upload(np.concatenate(parts)).split(lengths)
+        sizes = list(zip(batch.piece_tokens.tolist(), batch.piece_lengths.tolist(), strict=True))
+        given = unpack(array, captured or batch.size, sizes)
+        if given.rows is not None:
+            of_rows = tokens[: len(rows)]
+            newest = self._newest[given.rows.slots[: len(rows)]]
+            of_rows.copy_(torch.where(of_rows == _OF_DEVICE, newest, of_rows))
         embeddings = self.model.embed(tokens[None])[0]
         if len(image_at):
             features = torch.cat([features for _, features in images if features is not None])
             embeddings.index_copy_(0, image_at, features.to(embeddings.dtype))
-        batch = Batch(at, places, None if given is None else Rows(given[0], given[1]), pieces)
-        hidden = self._trunk.forward(embeddings, batch, self._cache)
+        if captured and self._chunk_graphs is not None:
+            hidden = self._chunk_graphs.replay(captured, array, embeddings)
+        else:
+            hidden = self._trunk.forward(embeddings, given, self._cache)
         return self.model.head(hidden.index_select(0, wanted))
+
+    def _host_batch(self, rows: list[Sequence], steps: Ints, chunks: list[Chunk]) -> HostBatch:
+        """Rows, of which steps (4, rows) are as in `forward`, and chunks, as one batch."""
+        slots, lengths, positions, _ = steps
+        of_rows = np.broadcast_to(positions, (self.model.position_axes, len(rows)))
+        row_places = [one.pages[one.cached // PAGE_TOKENS] * PAGE_TOKENS + one.cached % PAGE_TOKENS for one in rows]
+        return HostBatch(
+            positions=np.concatenate([of_rows, *(c.sequence.positions[:, c.start : c.stop] for c in chunks)], axis=1),
+            places=np.concatenate([np.array(row_places, dtype=np.int64), *(_places(chunk) for chunk in chunks)]),
+            row_slots=slots,
+            row_lengths=lengths,
+            piece_slots=np.array([chunk.sequence.slot for chunk in chunks], dtype=np.int64),
+            piece_tokens=np.array([chunk.stop - chunk.start for chunk in chunks], dtype=np.int64),
+            piece_lengths=np.array([chunk.stop for chunk in chunks], dtype=np.int64),
+        )
 
     def probe_hidden(self, prompt: Prompt, features: torch.Tensor) -> torch.Tensor:
         positions, _ = self.model.positions(prompt)
         embeddings = self.model.embed(self._upload(prompt.token_ids[None].astype(np.int64)))[0]
         embeddings[self._upload(self.model.image_mask(prompt))] = features.to(embeddings.dtype)
-        return self._one_piece(embeddings, self._upload(positions))
+        return self._in_first_pages(embeddings, self._upload(positions))
 
-    def _one_piece(self, embeddings: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """Hidden states (tokens, hidden) of one prompt in the first pages, while no sequence has any."""
-        places = torch.arange(len(embeddings), device=self._device) + PAGE_TOKENS
-        starts = torch.tensor([0, len(places)], dtype=torch.int32, device=self._device)
-        pieces = Pieces([(len(places), len(places))], starts, starts, places)
-        return self._trunk.forward(embeddings, Batch(positions, places, None, pieces), self._cache)
+    def _in_first_pages(self, embeddings: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Hidden states (tokens, hidden) of prompts in the first pages, while no sequence has any.
+
+        One prompt, or as many as are needed for more tokens than a sequence may have; all are in the same pages.
+        """
+        tokens, row = len(embeddings), self._cache.table[self._slots]
+        most = min(len(row), self._pages - 1) * PAGE_TOKENS
+        sizes = [min(most, tokens - start) for start in range(0, tokens, most)]
+        none = np.empty(0, dtype=np.int64)
+        batch = HostBatch(
+            positions=np.zeros((len(positions), tokens), dtype=np.int64),
+            places=np.arange(tokens) % most + PAGE_TOKENS,
+            row_slots=none,
+            row_lengths=none,
+            piece_slots=np.full(len(sizes), self._slots),
+            piece_tokens=np.array(sizes),
+            piece_lengths=np.array(sizes),
+        )
+        given = unpack(self._upload(batch.pack(batch.size, self._slots)), batch.size, [(size, size) for size in sizes])
+        row[: most // PAGE_TOKENS].copy_(torch.arange(1, most // PAGE_TOKENS + 1, device=self._device))
+        hidden = self._trunk.forward(embeddings, replace(given, positions=positions), self._cache)
+        row.zero_()
+        return hidden
+
+    def _layers(self, embeddings: torch.Tensor, batch: Batch) -> torch.Tensor:
+        return self._trunk.forward(embeddings, batch, self._cache)
 
     def _images(self, chunk: Chunk, first: int) -> tuple[NDArray[np.int64], torch.Tensor | None]:
         """Where in the step the image tokens of a chunk stand whose first token is at `first`, and their features."""
@@ -197,10 +229,12 @@ class PagedRunner(Runner):
         return on_host.pin_memory().to(self._device, non_blocking=True)
 
 
-def _places(pages: list[int], tokens: int) -> NDArray[np.int64]:
-    """The places of the first tokens of a sequence in the cache."""
-    firsts = np.array(pages[: pages_for(tokens)], dtype=np.int64) * PAGE_TOKENS
-    return (firsts[:, None] + np.arange(PAGE_TOKENS)).ravel()[:tokens]
+def _places(chunk: Chunk) -> Ints:
+    """Where the keys and values of a chunk's tokens go in the cache."""
+    first = chunk.start // PAGE_TOKENS
+    pages = np.array(chunk.sequence.pages[first : pages_for(chunk.stop)], dtype=np.int64) * PAGE_TOKENS
+    places = (pages[:, None] + np.arange(PAGE_TOKENS)).ravel()
+    return places[chunk.start - first * PAGE_TOKENS : chunk.stop - first * PAGE_TOKENS]
 
 
 def supports(model: ModelAdapter) -> bool:

@@ -69,29 +69,33 @@ class Trunk:
         angles = (batch.positions[self._axes].float() * self._frequencies).T.contiguous()
         cos, sin = angles.cos().to(residual.dtype), angles.sin().to(residual.dtype)
         splits = None if batch.rows is None else kernels.split_rows(batch.rows.lengths)
+        pieces, dtype = batch.pieces, cache.keys[0].dtype
+        gathered = None if pieces is None else kernels.gather_pieces(pieces, cache.table, dtype)
         y = kernels.add_norm(None, residual, None, self._layers[0].before_attention, eps)
         followers = [layer.before_attention for layer in self._layers[1:]] + [self._norm]
         for index, (layer, following) in enumerate(zip(self._layers, followers, strict=True)):
             keys, values = cache.keys[index], cache.values[index]
             q = kernels.rope_store(layer.qkv(y), cos, sin, batch.places, keys, values)
-            attended = self._attend(q, keys, values, batch, cache.table, splits)
+            attended = self._attend(q, keys, values, batch, cache.table, splits, gathered)
             y = kernels.add_norm(layer.output(attended), residual, layer.after_attention, layer.before_mlp, eps)
             activated = kernels.silu_mul(layer.gate_up(y))
             y = kernels.add_norm(layer.down(activated), residual, layer.after_mlp, following, eps)
         return y  # type: ignore[no-any-return]
 
+    def captures_chunks(self, cache: PagedCache) -> bool:
+        """Whether a step with pieces can be captured: its attention depends on nothing that only the host knows."""
+        return self._kernels.reads_pages(cache.table.device, cache.keys[0].dtype)  # type: ignore[no-any-return]
+
     def _attend(
-        self, q: Tensor, keys: Tensor, values: Tensor, batch: Batch, table: Tensor, splits: Tensor | None
+        self, q: Tensor, keys: Tensor, values: Tensor, batch: Batch, table: Tensor, splits: Any, gathered: Any
     ) -> Tensor:
         rows, pieces = batch.rows, batch.pieces
-        if rows is None:
-            assert pieces is not None, "a batch has rows or pieces"
-            return self._kernels.attend_pieces(q, keys, values, pieces)  # type: ignore[no-any-return]
-        count = len(rows.slots)
-        first = self._kernels.attend_rows(q[:count], keys, values, table, rows.slots, rows.lengths, splits)
-        if pieces is None:
-            return first  # type: ignore[no-any-return]
-        return torch.cat((first, self._kernels.attend_pieces(q[count:], keys, values, pieces)))
+        out = torch.empty_like(q).flatten(1)
+        if rows is not None:
+            self._kernels.attend_rows(q, keys, values, table, rows.slots, rows.lengths, splits, out)
+        if pieces is not None:  # after the rows, which may be padded by some that are pieces
+            self._kernels.attend_pieces(q, keys, values, table, pieces, gathered, out)
+        return out
 
 
 def supports(module: Any) -> bool:

@@ -1,11 +1,13 @@
 """The Triton kernels give what their plain twins give; on a CPU they run in Triton's interpreter."""
 
+from itertools import accumulate
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 
+from serve_app.engine.model.batch import Pieces
 from serve_app.engine.model.kernels import plain
 from serve_app.engine.model.pages import PAGE_TOKENS
 
@@ -68,20 +70,57 @@ def test_rope_store(fused: ModuleType, dtype: torch.dtype, tokens: int, heads: i
     assert all(close(got, expected) for got, expected in zip(*results, strict=True))
 
 
+class Cache:
+    """Random keys and values of sequences of some lengths, in pages in any order."""
+
+    heads, kv_heads, dim = 8, 2, 32
+
+    def __init__(self, lengths: list[int], dtype: torch.dtype, spare: int = 0) -> None:
+        counts = [-(-length // PAGE_TOKENS) for length in lengths]
+        order = torch.randperm(sum(counts)).int() + 1
+        table, first = torch.zeros(len(lengths) + 2, max(counts) + spare, dtype=torch.int32), 0
+        slots = torch.randperm(len(lengths) + 2)[: len(lengths)]
+        for slot, count in zip(slots.tolist(), counts, strict=True):
+            table[slot, :count] = order[first : first + count]
+            first += count
+        shape = ((first + 1) * PAGE_TOKENS, self.kv_heads, self.dim)
+        self.keys, self.values = (randn(*shape, dtype=dtype) for _ in range(2))
+        self.table, self.slots, self.lengths = (x.to(DEVICE) for x in (table, slots, torch.tensor(lengths)))
+
+
 @pytest.mark.parametrize("lengths", [[1], [64, 65, 700], [3, 1, 129, 4500, 17], [200] * 33])
 def test_attend_rows(fused: ModuleType, dtype: torch.dtype, lengths: list[int]) -> None:
-    heads, kv_heads, dim = 8, 2, 32
-    most = -(-max(lengths) // PAGE_TOKENS)
-    pages = 1 + sum(-(-length // PAGE_TOKENS) for length in lengths)
-    order = torch.randperm(pages - 1) + 1
-    table, first = torch.zeros(len(lengths) + 2, most, dtype=torch.int32), 0
-    slots = torch.randperm(len(lengths) + 2)[: len(lengths)]
-    for slot, length in zip(slots.tolist(), lengths, strict=True):
-        count = -(-length // PAGE_TOKENS)
-        table[slot, :count] = order[first : first + count].int()
-        first += count
-    keys, values = (randn(pages * PAGE_TOKENS, kv_heads, dim, dtype=dtype) for _ in range(2))
-    q = randn(len(lengths), heads, dim, dtype=dtype)
-    where = [x.to(DEVICE) for x in (table, slots, torch.tensor(lengths))]
-    got = fused.attend_rows(q, keys, values, *where, fused.split_rows(where[2]))
-    assert close(got, plain.attend_rows(q, keys, values, *where))
+    cache = Cache(lengths, dtype)
+    q = randn(len(lengths) + 2, cache.heads, cache.dim, dtype=dtype)  # the tokens of a piece follow the rows
+    outputs = [torch.zeros_like(q).flatten(1) for _ in range(2)]
+    given = q, cache.keys, cache.values, cache.table, cache.slots, cache.lengths
+    fused.attend_rows(*given, fused.split_rows(cache.lengths), outputs[0])
+    plain.attend_rows(*given, None, outputs[1])
+    assert close(*outputs)
+
+
+@pytest.mark.parametrize(
+    ("rows", "sizes"),
+    [
+        (0, [(1, 1)]),
+        (3, [(300, 300)]),
+        (1, [(5, 70), (129, 700), (64, 192)]),  # with pasts, odd numbers of pages, tiles that end in a piece
+        (2, [(130, 130), (0, 0), (37, 37)]),  # one without tokens, as padding has
+    ],
+)
+def test_attention_of_pieces_over_pages(rows: int, sizes: list[tuple[int, int]]) -> None:
+    from serve_app.engine.model.kernels import pieces as kernel
+
+    torch.manual_seed(3)
+    dtype = DTYPES[1]
+    cache = Cache([max(1, length) for _, length in sizes], dtype, spare=3)
+    cache.values[:PAGE_TOKENS] = float("nan")  # page 0, which no sequence has
+    starts = torch.tensor([0, *accumulate(new for new, _ in sizes)], device=DEVICE) + rows
+    lengths = torch.tensor([length for _, length in sizes], device=DEVICE)
+    q = randn(int(starts[-1]) + 9, cache.heads, cache.dim, dtype=dtype)
+    outputs = [torch.zeros_like(q).flatten(1) for _ in range(2)]
+    pieces = Pieces(cache.slots, starts, lengths, None)
+    kernel.attend(q, cache.keys, cache.values, cache.table, pieces, outputs[0])
+    plain.attend_pieces(q, cache.keys, cache.values, cache.table, pieces, None, outputs[1])
+    assert close(*outputs)
+    assert outputs[0][:rows].abs().sum() == outputs[0][int(starts[-1]) :].abs().sum() == 0

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import DynamicCache, Glm4vForConditionalGeneration
 
-from serve_app.engine.model.batch import Batch, Pieces, Rows
+from serve_app.engine.model.batch import BatchSize, HostBatch, unpack
 from serve_app.engine.model.pages import PAGE_TOKENS
 from serve_app.engine.model.slots import CacheShape
 from serve_app.engine.model.trunk import PagedCache, Trunk
@@ -54,7 +54,8 @@ class Paged:
         head = module.layers[0].self_attn.head_dim
         shape = CacheShape(config.num_hidden_layers, config.num_key_value_heads, head, torch.float32)
         order = torch.randperm(sequences * PAGES) + 1
-        self.table = order.view(sequences, PAGES).int()
+        idle = torch.zeros(1, PAGES, dtype=torch.int32)
+        self.table = torch.cat((order.view(sequences, PAGES).int(), idle))
         self.cache = PagedCache(shape, sequences * PAGES + 1, PAGE_TOKENS, self.table)
         self.trunk = Trunk(module, CPU)
         self.axes = axes
@@ -68,32 +69,38 @@ class Paged:
         inputs: Callable[[int, int, int], tuple[torch.Tensor, torch.Tensor]],
         rows: list[tuple[int, int]],
         pieces: list[tuple[int, int, int]],
+        padding: tuple[int, int, int] | None,
     ) -> torch.Tensor:
-        """One forward of rows (sequence, index of its token) and pieces (sequence, start, stop)."""
+        """One forward of rows (sequence, index of its token) and pieces (sequence, start, stop).
+
+        Steps with pieces are padded by so many tokens, rows and pieces.
+        """
         spans = [(s, at, at + 1) for s, at in rows] + pieces
         given = [inputs(*span) for span in spans]
-        held = [self.places(s, 0, stop) for s, _, stop in pieces]
-        lengths = [(stop - start, stop) for _, start, stop in pieces]
-        batch = Batch(
-            positions=torch.cat([positions for _, positions in given], dim=1),
-            places=torch.cat([self.places(*span) for span in spans]),
-            rows=Rows(torch.tensor([s for s, _ in rows]), torch.tensor([at + 1 for _, at in rows])) if rows else None,
-            pieces=Pieces(
-                lengths,
-                torch.tensor(np.cumsum([0, *(new for new, _ in lengths)]), dtype=torch.int32),
-                torch.tensor(np.cumsum([0, *(length for _, length in lengths)]), dtype=torch.int32),
-                torch.cat(held),
-            )
-            if pieces
-            else None,
+        batch = HostBatch(
+            positions=torch.cat([positions for _, positions in given], dim=1).numpy(),
+            places=torch.cat([self.places(*span) for span in spans]).numpy(),
+            row_slots=np.array([s for s, _ in rows], dtype=np.int64),
+            row_lengths=np.array([at + 1 for _, at in rows], dtype=np.int64),
+            piece_slots=np.array([s for s, _, _ in pieces], dtype=np.int64),
+            piece_tokens=np.array([stop - start for _, start, stop in pieces], dtype=np.int64),
+            piece_lengths=np.array([stop for _, _, stop in pieces], dtype=np.int64),
         )
-        return self.trunk.forward(torch.cat([embeddings for embeddings, _ in given]), batch, self.cache)
+        size = batch.size
+        if padding is not None and pieces:
+            size = BatchSize(self.axes, size.tokens + padding[0], size.rows + padding[1], size.pieces + padding[2])
+        embeddings = torch.cat([embeddings for embeddings, _ in given])
+        padded = torch.zeros(size.tokens, embeddings.shape[1])
+        padded[: len(embeddings)] = embeddings
+        array = torch.from_numpy(batch.pack(size, idle_slot=len(self.table) - 1))
+        return self.trunk.forward(padded, unpack(array, size), self.cache)[: len(embeddings)]
 
 
+@pytest.mark.parametrize("padding", [None, (100, 3, 2)])
 @pytest.mark.parametrize(("family", "axes"), [("glm4v", 3), ("glm", 1)])
 @torch.inference_mode()
 def test_pieces_and_rows_of_mixed_steps_give_what_the_module_gives_for_the_whole_sequence(
-    family: str, axes: int, request: pytest.FixtureRequest
+    family: str, axes: int, padding: tuple[int, int, int] | None, request: pytest.FixtureRequest
 ) -> None:
     module = request.getfixturevalue(family)
     torch.manual_seed(5)
@@ -113,7 +120,7 @@ def test_pieces_and_rows_of_mixed_steps_give_what_the_module_gives_for_the_whole
         ([(2, 69), (0, 8)], [(1, 128, 130)]),
         ([(1, 130)], []),
     ):
-        hidden = paged.step(inputs, rows, pieces)
+        hidden = paged.step(inputs, rows, pieces, padding)
         sizes = [1] * len(rows) + [stop - start for _, start, stop in pieces]
         for (s, *_), part in zip([*rows, *pieces], hidden.split(sizes), strict=True):
             got[s].append(part)

@@ -14,7 +14,9 @@ import triton.language as tl
 from torch import Tensor
 
 from serve_app.engine.model.batch import Pieces
+from serve_app.engine.model.kernels import pieces as paged_pieces
 from serve_app.engine.model.kernels import plain
+from serve_app.engine.model.kernels.pieces import reads_pages
 from serve_app.engine.model.pages import PAGE_TOKENS
 
 # A kernel is compiled for each combination of its constants. None depends on a step's number of tokens or on its
@@ -134,16 +136,15 @@ def _split_rows(lengths, ends, rows, ROWS: tl.constexpr, CHUNK: tl.constexpr, PA
 
 
 def attend_rows(
-    q: Tensor, keys: Tensor, values: Tensor, table: Tensor, slots: Tensor, lengths: Tensor, splits: Tensor
-) -> Tensor:
+    q: Tensor, keys: Tensor, values: Tensor, table: Tensor, slots: Tensor, lengths: Tensor, splits: Tensor, out: Tensor
+) -> None:
     """As `plain.attend_rows`; `splits` is what `split_rows` gave for these lengths."""
-    rows, heads, dim = q.shape
+    rows, (_, heads, dim) = len(slots), q.shape
     kv_heads = keys.shape[1]
     chunk = _chunk(rows)
     parts = rows * min(_MAX_SPLITS, triton.cdiv(table.shape[1], chunk))
     part = torch.empty(parts, heads, dim, dtype=torch.float32, device=q.device)
     weight = torch.empty(parts, heads, dtype=torch.float32, device=q.device)
-    out = torch.empty_like(q)
     group = heads // kv_heads
     programs = min(parts, triton.cdiv(_multiprocessors(q.device) * _RESIDENT, kv_heads))
     scale = dim**-0.5 * 1.4426950408889634  # exp2 instead of exp
@@ -153,7 +154,6 @@ def attend_rows(
     args = (q, keys, values, table, slots, lengths, splits, part, weight, rows, table.shape[1], scale)
     _launch(_attend_rows, (programs, kv_heads), args, constants, num_warps=4, num_stages=3)
     _launch(_combine, (rows, heads), (part, weight, splits, out), (heads, dim, 16), num_warps=2)
-    return out.flatten(1)
 
 
 @triton.jit(do_not_specialize=["rows", "TABLE"], do_not_specialize_on_alignment=["slots", "lengths"])
@@ -214,17 +214,47 @@ def _combine(part, weight, ends, out, HEADS: tl.constexpr, D: tl.constexpr, BLOC
     tl.store(out + (row * HEADS + head).to(tl.int64) * D + d, (acc / total).to(out.dtype.element_ty))
 
 
-def attend_pieces(q: Tensor, keys: Tensor, values: Tensor, pieces: Pieces) -> Tensor:
-    """As `plain.attend_pieces`, by torch's FlashAttention for the types that it takes."""
-    if q.device.type != "cuda" or q.dtype == torch.float32:
-        return plain.attend_pieces(q, keys, values, pieces)
-    longest, longest_key = (max(sizes) for sizes in zip(*pieces.lengths, strict=True))
-    k, v = keys.index_select(0, pieces.places), values.index_select(0, pieces.places)
+def gather_pieces(pieces: Pieces, table: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor] | None:
+    """What FlashAttention 2 needs to know of a step's pieces, once for all layers; None where it is not used.
+
+    Places (tokens to attend to,) int64, then where each piece begins among the pieces' tokens and among the
+    places, int32 (pieces + 1,).
+    """
+    if table.device.type != "cuda" or dtype == torch.float32 or reads_pages(table.device, dtype):
+        return None
+    assert pieces.sizes is not None, "only steps that are not captured gather keys"
+    ends = pieces.lengths.cumsum(0)
+    key_starts = torch.cat((ends.new_zeros(1), ends))
+    total = sum(length for _, length in pieces.sizes)
+    piece = torch.repeat_interleave(torch.arange(len(ends), device=ends.device), pieces.lengths, output_size=total)
+    at = torch.arange(total, device=ends.device) - key_starts[piece]
+    places = table[pieces.slots[piece], at // PAGE_TOKENS].long() * PAGE_TOKENS + at % PAGE_TOKENS
+    return places, (pieces.starts - pieces.starts[0]).int(), key_starts.int()
+
+
+def attend_pieces(
+    q: Tensor, keys: Tensor, values: Tensor, table: Tensor, pieces: Pieces, gathered: Any, out: Tensor
+) -> None:
+    """As `plain.attend_pieces`; `gathered` is what `gather_pieces` gave for these pieces."""
+    if gathered is not None:
+        _flash_attend(q, keys, values, pieces, gathered, out)
+    elif reads_pages(q.device, q.dtype):
+        paged_pieces.attend(q, keys, values, table, pieces, out)
+    else:
+        plain.attend_pieces(q, keys, values, table, pieces, None, out)
+
+
+def _flash_attend(q: Tensor, keys: Tensor, values: Tensor, pieces: Pieces, gathered: Any, out: Tensor) -> None:
+    """Attention of pieces by torch's FlashAttention 2."""
+    assert pieces.sizes is not None
+    places, starts, key_starts = gathered
+    new, longest, longest_key = sum(n for n, _ in pieces.sizes), *(max(s) for s in zip(*pieces.sizes, strict=True))
+    rows = len(q) - new
+    k, v = keys.index_select(0, places), values.index_select(0, places)
     # What torch.nn.attention.varlen.varlen_attn calls; its own checks take 60 us of the host, 40 times a step.
     flash = torch.ops.aten._flash_attention_forward
-    starts, key_starts = pieces.starts, pieces.key_starts
-    out = flash(q, k, v, starts, key_starts, longest, longest_key, 0.0, True, False)[0]
-    return out.flatten(1)
+    attended = flash(q[rows:], k, v, starts, key_starts, longest, longest_key, 0.0, True, False)[0]
+    out[rows:].copy_(attended.flatten(1))
 
 
 @functools.cache

@@ -57,31 +57,53 @@ def split_rows(lengths: Tensor) -> None:
 
 
 def attend_rows(
-    q: Tensor, keys: Tensor, values: Tensor, table: Tensor, slots: Tensor, lengths: Tensor, splits: object = None
-) -> Tensor:
-    """Attention of one query token a row, q (rows, heads, dim), to the first `lengths` (rows,) tokens of its pages.
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    table: Tensor,
+    slots: Tensor,
+    lengths: Tensor,
+    splits: object,
+    out: Tensor,
+) -> None:
+    """Attention of the first tokens of q (tokens, heads, dim), one for each row, to the first `lengths` of its pages.
 
-    `table` (slots, pages) lists the pages of each slot, `slots` (rows,) names each row's. Returns (rows, heads * dim).
+    `table` (slots, pages) lists the pages of each slot, `slots` (rows,) names each row's, `lengths` is (rows,). The result is
+    written to the first rows of out (tokens, heads * dim).
     """
-    outputs = []
     for row, (slot, length) in enumerate(zip(slots.tolist(), lengths.tolist(), strict=True)):
-        pages = table[slot, : -(-length // PAGE_TOKENS)].long()
-        places = (pages[:, None] * PAGE_TOKENS + torch.arange(PAGE_TOKENS, device=q.device)).flatten()[:length]
-        outputs.append(_attend(q[row : row + 1], keys[places], values[places]))
-    return torch.cat(outputs)
+        places = _places(table, slot, length)
+        out[row : row + 1] = _attend(q[row : row + 1], keys[places], values[places])
 
 
-def attend_pieces(q: Tensor, keys: Tensor, values: Tensor, pieces: Pieces) -> Tensor:
+def gather_pieces(pieces: Pieces, table: Tensor, dtype: torch.dtype) -> None:
+    """What the fused attention needs to know of a step's pieces; nothing is needed here."""
+
+
+def attend_pieces(
+    q: Tensor, keys: Tensor, values: Tensor, table: Tensor, pieces: Pieces, gathered: object, out: Tensor
+) -> None:
     """Attention of the tokens of several prompts' pieces, q (tokens, heads, dim), each to its own prompt's so far.
 
-    Returns (tokens, heads * dim).
+    The result is written to the pieces' rows of out (tokens, heads * dim).
     """
-    outputs, first, first_key = [], 0, 0
-    for tokens, length in pieces.lengths:
-        places = pieces.places[first_key : first_key + length]
-        outputs.append(_attend(q[first : first + tokens], keys[places], values[places]))
-        first, first_key = first + tokens, first_key + length
-    return torch.cat(outputs)
+    starts = pieces.starts.tolist()
+    for index, (slot, length) in enumerate(zip(pieces.slots.tolist(), pieces.lengths.tolist(), strict=True)):
+        first, end = starts[index], starts[index + 1]
+        if first < end:
+            places = _places(table, slot, length)
+            out[first:end] = _attend(q[first:end], keys[places], values[places])
+
+
+def reads_pages(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether attention of pieces reads only tensors, so that a step with pieces can be captured."""
+    return False
+
+
+def _places(table: Tensor, slot: int, length: int) -> Tensor:
+    """Where the first tokens of a slot's sequence are in the cache."""
+    pages = table[slot, : -(-length // PAGE_TOKENS)].long()
+    return (pages[:, None] * PAGE_TOKENS + torch.arange(PAGE_TOKENS, device=table.device)).flatten()[:length]
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
