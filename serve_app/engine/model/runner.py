@@ -59,8 +59,7 @@ class Runner(ABC):
         """
         if self._device.type == "cpu":
             return 0
-        config: Any = self.model.model.config
-        text = config.get_text_config()
+        text: Any = self.model.text_layers.config
         itemsize = self.model.dtype.itemsize
         features: int = sequence.prompt.image_tokens * text.hidden_size * itemsize
         activations: int = piece_tokens * (4 * text.hidden_size + 3 * text.intermediate_size) * itemsize

@@ -83,6 +83,18 @@ def test_a_request_takes_its_pages_on_a_gpu_and_no_device_memory_on_a_cpu(adapte
     assert runner.device_bytes(sequence, 64) == 0
 
 
+def test_on_a_gpu_the_memory_of_a_request_is_counted_for_each_family(adapter: Glm4vAdapter, tmp_path: Path) -> None:
+    folder = write_folder(tmp_path)
+    for model in (adapter, load_model(folder, ModelSettings(path=str(folder), device="cpu"))):
+        loop = Paged(model, context_tokens=64).loop
+        runner: PagedRunner = loop._model  # type: ignore[assignment]
+        runner._device = torch.device("cuda")  # the bug: `config` was read from a module that has none
+        sequence = loop.admission.admit(model.probe(), lambda event: None)
+        sequence.pages = [1, 2]
+        pages = 2 * PAGE_TOKENS * model.cache_shape.bytes_per_token
+        assert runner.device_bytes(sequence, 64) > pages + sequence.prompt.image_tokens * 4
+
+
 @pytest.mark.parametrize("prefill_tokens", [5, 64, 1000])
 def test_answers_are_those_over_slots(adapter: Glm4vAdapter, prefill_tokens: int) -> None:
     prompts = mixed_prompts(Sampling(max_tokens=20, temperature=0.0))
