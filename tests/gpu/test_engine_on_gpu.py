@@ -55,8 +55,8 @@ def test_quantized_weights_load_and_answer(folder: Path, quantization: str) -> N
 def test_fp8_weights_load_and_answer(folder: Path) -> None:
     loaded = load(folder, ModelSettings(path=str(folder), device="cuda", dtype="bfloat16", quantization="fp8"))
     assert loaded.quantization == "fp8"
-    found = answers(loaded.model, mixed_prompts(Sampling(max_tokens=6, temperature=0.0)))
-    assert [len(answer) for answer in found] == [6] * len(found), found
+    rule = Sampling(max_tokens=6, temperature=0.0, ignore_eos=True)  # the random model may choose a stop token
+    assert all(len(answer) == 6 for answer in answers(loaded.model, mixed_prompts(rule)))
 
 
 async def test_memory_does_not_creep_over_many_requests(folder: Path) -> None:
