@@ -6,6 +6,7 @@ from ray.serve import Application
 
 from serve_app.bots.deployment import BotsDeployment
 from serve_app.engine.deployment import EngineDeployment
+from serve_app.engine.request_router import request_routing
 from serve_app.errors import InvalidRequest
 from serve_app.ingress.deployment import IngressDeployment
 from serve_app.preprocess.deployment import PreprocessDeployment
@@ -25,9 +26,10 @@ def build(settings: Settings) -> Application:
     preprocess = PreprocessDeployment.options(max_queued_requests=max(1, settings.engine.max_waiting)).bind(
         settings.model, settings.preprocess, settings.scan
     )
-    engine = EngineDeployment.options(ray_actor_options={"num_cpus": 1, "num_gpus": gpus}).bind(
-        settings.model, settings.engine, settings.metrics
-    )
+    engine = EngineDeployment.options(
+        ray_actor_options={"num_cpus": 1, "num_gpus": gpus},
+        request_router_config=request_routing(settings.engine.max_slots),
+    ).bind(settings.model, settings.engine, settings.metrics)
     if not settings.bots.enabled:
         return IngressDeployment.bind(settings, preprocess, engine)
     return IngressDeployment.bind(settings, preprocess, engine, BotsDeployment.bind(settings, preprocess, engine))

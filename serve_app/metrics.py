@@ -124,6 +124,9 @@ PICTURE_TOKENS = Metric("glm_picture_tokens", "histogram", "Tokens of one pictur
 
 # -- engine
 PROMPT_TOKENS = Metric("glm_prompt_tokens_total", "counter", "Prompt tokens read, pictures included.")
+PREFIX_TOKENS = Metric(
+    "glm_prefix_tokens_total", "counter", "Prompt tokens that were not computed: an earlier prompt's pages hold them."
+)
 IMAGE_TOKENS = Metric("glm_image_tokens_total", "counter", "Prompt tokens of pictures.")
 OUTPUT_TOKENS = Metric("glm_output_tokens_total", "counter", "Tokens generated.")
 BATCH_SIZE = Metric("glm_batch_size", "histogram", "Sequences in one decode step.", (), _BATCH)

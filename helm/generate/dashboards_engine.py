@@ -109,9 +109,11 @@ def engine() -> str:
                 [
                     lines(
                         "Tokens per second",
-                        "Prompt tokens, those of them that represent pictures, and answer tokens.",
+                        "Prompt tokens, those of them that represent pictures or were in pages of an earlier prompt,"
+                        " and answer tokens.",
                         "short",
                         Query(rate(metrics.PROMPT_TOKENS, REPLICA), "prompt"),
+                        Query(rate(metrics.PREFIX_TOKENS, REPLICA), "prompt, from pages"),
                         Query(rate(metrics.IMAGE_TOKENS, REPLICA), "prompt, pictures only"),
                         Query(rate(metrics.OUTPUT_TOKENS, REPLICA), "answer"),
                     ),

@@ -1,4 +1,4 @@
-"""Ray Serve deployment of the engine; the only file of this stage that imports Ray."""
+"""Ray Serve deployment of the engine; besides request_router.py the only file of this stage that imports Ray."""
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing

@@ -201,6 +201,7 @@ class EngineLoop:
         waited = self._clock() - sequence.arrived
         sequence.stages_ms["queue"] = waited * 1e3
         self._meter.observe(metrics.STAGE_SECONDS, waited, stage="queue")
+        self._meter.count(metrics.PREFIX_TOKENS, sequence.prefilled)
         try:
             self._executor.prepare(sequence)
         except ServiceError as error:
