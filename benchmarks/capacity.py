@@ -7,6 +7,11 @@ Servers get the same weights, pictures and questions, one after the other.
 
     python -m benchmarks.capacity --url http://127.0.0.1:8000 --callers 1 8 32 64       # a running service
     python -m benchmarks.capacity --model DIR --peer vllm                               # starts ours, then vLLM
+    python -m benchmarks.capacity --model DIR --callers 64 --gpus 1 2                   # 64 callers for each GPU
+
+With `--gpus` our service is started with that many engine replicas, one after the other, and `--parts` are measured
+(several_gpus.py): a closed loop of new pictures, follow-ups in conversations, an engine replica killed under load.
+`--model DIR --device cpu` with a small model is a dry run on a machine without GPUs.
 
 `benchmarks.random_model` writes a DIR in the 9B shape. Our server takes `GLM_*` variables from the environment. The
 last line on stdout is one JSON object.
@@ -26,6 +31,7 @@ from typing import Any
 
 import httpx
 
+from benchmarks import several_gpus
 from benchmarks.endpoint import NOT_FROM_CACHE, EndpointError, StreamedAnswer, closed_loop, served_model, stream
 from benchmarks.evaluation_set import data_url
 from benchmarks.peers import server as peers
@@ -33,7 +39,6 @@ from benchmarks.photograph import photograph
 from benchmarks.report import header, percentile, save
 
 TIMEOUT_S = 300
-QUESTION = "What is written on this label, and who is it for? "
 FOLLOW_UPS = 5
 CONTEXT_TOKENS = 4096
 
@@ -74,7 +79,7 @@ def prepare(options: argparse.Namespace) -> Load:
         files = list(
             pool.map(photograph, *zip(*[(int(width), int(height), seed) for seed in range(count)], strict=True))
         )
-    text = (QUESTION * 50)[: options.text_characters]
+    text = (several_gpus.QUESTION * 50)[: options.text_characters]
     return Load(options.callers, [data_url(file) for file in files], requests, text, options.answer_tokens)
 
 
@@ -132,11 +137,7 @@ async def measure(url: str, model: str, load: Load, ignore_eos: bool = True) -> 
 
 def started_servers(options: argparse.Namespace, most_callers: int) -> list[peers.Server]:
     """Our server and its peers, as they are started."""
-    settings = {
-        "GLM_MODEL__CONTEXT_TOKENS": str(CONTEXT_TOKENS),
-        "GLM_MODEL__QUANTIZATION": options.quantization,
-        "GLM_ENGINE__MAX_SLOTS": str(most_callers),
-    }
+    settings = our_settings(options) | {"GLM_ENGINE__MAX_SLOTS": str(most_callers)}
     makers = {
         "ours": lambda: peers.ours(options.model, options.port, settings),
         "vllm": lambda: peers.vllm(
@@ -145,6 +146,19 @@ def started_servers(options: argparse.Namespace, most_callers: int) -> list[peer
         "transformers": lambda: peers.transformers(options.model, options.port),
     }
     return [makers[name]() for name in (*([] if options.only_peers else ["ours"]), *options.peer)]
+
+
+def report_header(options: argparse.Namespace) -> dict[str, Any]:
+    return header("capacity", ["httpx", "torch", "ray", "vllm", "transformers"]) | {
+        "quantization": options.quantization,
+        "picture": options.picture,
+        "text_characters": options.text_characters,
+        "answer_tokens": options.answer_tokens,
+    }
+
+
+def our_settings(options: argparse.Namespace) -> dict[str, str]:
+    return {"GLM_MODEL__CONTEXT_TOKENS": str(CONTEXT_TOKENS), "GLM_MODEL__QUANTIZATION": options.quantization}
 
 
 def main() -> None:
@@ -162,11 +176,32 @@ def main() -> None:
     parser.add_argument("--picture", default="1120x1120", help="pixels of the pictures (default: 1120x1120)")
     parser.add_argument("--text-characters", type=int, default=190, help="length of the question (default: 190)")
     parser.add_argument("--answer-tokens", type=int, default=128, help="length of an answer (default: 128)")
+    several = parser.add_argument_group("several GPUs")
+    several.add_argument(
+        "--gpus", nargs="+", type=int, default=[], help="numbers of engine replicas, one after the other"
+    )
+    several.add_argument("--parts", nargs="+", choices=several_gpus.PARTS, default=list(several_gpus.PARTS))
+    several.add_argument(
+        "--ways", nargs="+", choices=several_gpus.WAYS, default=["direct"], help="the ingress's own port, or HAProxy"
+    )
+    several.add_argument("--clients", type=int, default=1, help="client processes for each GPU (default: 1)")
+    several.add_argument("--slots", type=int, default=0, help="of each engine (default: the callers of a GPU)")
+    several.add_argument("--conversation-tokens", type=int, default=32, help="length of an answer in a conversation")
+    several.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    several.add_argument("--pictures", help="folder in which pictures are drawn (default: that of temporary files)")
     parser.add_argument("--save", action="store_true", help="write the report to benchmarks/results/")
     options = parser.parse_args()
 
     if options.peer and options.model is None:
         raise SystemExit("--peer starts servers, which need a model folder: --model DIR.")
+    if options.gpus and options.model is None:
+        raise SystemExit("--gpus starts our service, which needs a model folder: --model DIR.")
+    if options.gpus:
+        report = report_header(options) | several_gpus.measure(options, our_settings(options))
+        if options.save:
+            save(report, f"-{max(options.gpus)}-gpus")
+        print(json.dumps(report))
+        return
     started = started_servers(options, max(options.callers)) if options.model else []
     load = prepare(options)
     servers: dict[str, Any] = {}
@@ -177,13 +212,7 @@ def main() -> None:
             print(f"{server.name} is ready after {start_s:.1f} s", file=sys.stderr, flush=True)
             figures = asyncio.run(measure(url, server.model, load, server.ignores_eos))
             servers[server.name] = {"start_s": round(start_s, 1)} | figures
-    report = header("capacity", ["httpx", "torch", "ray", "vllm", "transformers"]) | {
-        "quantization": options.quantization,
-        "picture": options.picture,
-        "text_characters": options.text_characters,
-        "answer_tokens": options.answer_tokens,
-        "servers": servers,
-    }
+    report = report_header(options) | {"servers": servers}
     if options.save:
         save(report, "" if options.quantization == "none" else f"-{options.quantization}")
     print(json.dumps(report))

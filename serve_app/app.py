@@ -2,6 +2,8 @@
 
 # No `from __future__ import annotations` here: Ray reads the builder's annotation to validate its
 # arguments, and passes an unchecked dict if that annotation is a string.
+from typing import Any
+
 from ray.serve import Application
 
 from serve_app.bots.deployment import BotsDeployment
@@ -22,17 +24,25 @@ def build(settings: Settings) -> Application:
     if unknown := unknown_variables():
         raise InvalidRequest(f"These environment variables are not settings (docs/settings.md): {', '.join(unknown)}.")
     gpus = 1 if settings.model.device == "cuda" else 0
+    replicas = settings.replicas
     # Each waiting request holds its pictures in memory, so this queue has a bound too.
-    preprocess = PreprocessDeployment.options(max_queued_requests=max(1, settings.engine.max_waiting)).bind(
-        settings.model, settings.preprocess, settings.scan
-    )
+    preprocess = PreprocessDeployment.options(
+        max_queued_requests=max(1, settings.engine.max_waiting), **_replicas(replicas.preprocess)
+    ).bind(settings.model, settings.preprocess, settings.scan)
     engine = EngineDeployment.options(
         ray_actor_options={"num_cpus": 1, "num_gpus": gpus},
         request_router_config=request_routing(settings.engine.max_slots),
+        **_replicas(replicas.engine),
     ).bind(settings.model, settings.engine, settings.metrics)
+    ingress = IngressDeployment.options(**_replicas(replicas.ingress))
     if not settings.bots.enabled:
-        return IngressDeployment.bind(settings, preprocess, engine)
-    return IngressDeployment.bind(settings, preprocess, engine, BotsDeployment.bind(settings, preprocess, engine))
+        return ingress.bind(settings, preprocess, engine)
+    return ingress.bind(settings, preprocess, engine, BotsDeployment.bind(settings, preprocess, engine))
+
+
+def _replicas(number: int) -> dict[str, Any]:
+    """Options for several replicas; with one, or with the chart's autoscaling, the number stays Serve's."""
+    return {"num_replicas": number} if number > 1 else {}
 
 
 app = build(Settings())

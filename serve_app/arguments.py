@@ -82,6 +82,7 @@ UP_OPTIONS = (
     ("--device", "model.device", "DEVICE", "auto, cpu or cuda (default: a GPU if there is one)"),
     ("--context", "model.context_tokens", "TOKENS", "longest prompt plus answer (default: 8192)"),
     ("--slots", "engine.max_slots", "N", "requests that are decoded at the same time (default: 16)"),
+    ("--engines", "replicas.engine", "N", "engine replicas, each on a GPU of its own if there are GPUs (default: 1)"),
     ("--host", "http.host", "ADDRESS", "address to listen on (default: 127.0.0.1; 0.0.0.0 listens on all networks)"),
     ("--keys", "access.keys_file", "FILE", "file of API keys, made by `glm-serve keys` (default: no authentication)"),
     (

@@ -13,7 +13,9 @@ from serve_app.settings_http import HttpSettings
 
 LARGEST_MESSAGE: Final = 2**30  # between replicas; Ray's own 4 MiB is less than one picture
 LARGEST_KEPT_BLOCK: Final = 2**28
-OBJECT_STORE_BYTES: Final = 2**30  # of `glm-serve up`; Ray's own default is 30 % of the machine's memory
+OBJECT_STORE_BYTES: Final = (
+    2**30
+)  # of `glm-serve up`, for each engine replica; Ray's own default is 30 % of the machine's memory
 LONGEST_ANSWER_S: Final = int(HttpSettings().request_timeout_s)  # the chart computes it from the setting
 
 EVERYWHERE: Final[Mapping[str, str]] = MappingProxyType(

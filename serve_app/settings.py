@@ -192,7 +192,29 @@ class EngineSettings(Section):
         description="Maximum number of schemas, patterns and tools that wait to be compiled; further ones are"
         " refused (503).",
     )
-    threads: int = Field(0, ge=0, description="CPU threads of the model; 0: all cores of the machine.")
+    threads: int = Field(
+        0, ge=0, description="CPU threads of the model; 0: all cores of the machine, divided among engine replicas."
+    )
+
+
+class ReplicaSettings(Section):
+    """Processes of each stage that `glm-serve up` starts on one machine; the chart has `stages` instead."""
+
+    engine: int = Field(1, ge=1, le=64, description="Engine replicas; on GPUs each has one of its own.")
+    preprocess: int = Field(
+        0,
+        ge=0,
+        le=256,
+        description="Preprocess replicas; 0: one, and with several engine replicas one for each, or two where there are"
+        " four CPU cores for each of them.",
+    )
+    ingress: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="Ingress replicas, which share one port; 0: one for each engine replica, or one if callers are"
+        " counted in its memory (keys or limits without `limits.redis_url`).",
+    )
 
 
 class MetricsSettings(Section):
@@ -239,6 +261,7 @@ class Settings(BaseSettings):
     model: ModelSettings = ModelSettings()
     preprocess: PreprocessSettings = PreprocessSettings()
     engine: EngineSettings = EngineSettings()
+    replicas: ReplicaSettings = ReplicaSettings()
     http: HttpSettings = HttpSettings()
     cache: CacheSettings = CacheSettings()
     audit: AuditSettings = AuditSettings()

@@ -7,13 +7,15 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from serve_app.settings import Settings
-from serve_app.standalone.deploy import failure_reason
+from serve_app.standalone.deploy import StartFailed, failure_reason, require_gpus
 from serve_app.standalone.exposure import exposure_warning
 from serve_app.standalone.private_ray import ray_environment
+from serve_app.standalone.replicas import with_replicas
 from serve_app.standalone.up import up
 
 TRACEBACK = """A replica failed to start with exception. Retrying 1 more time(s). Error:
@@ -133,3 +135,57 @@ def test_a_missing_file_of_keys_is_reported_before_ray_starts(tmp_path: Path):
     assert said == [
         f"glm-serve: The file of keys {file} does not exist. Make it with `glm-serve keys add NAME --file {file}`."
     ]
+
+
+def numbers(cores: int = 16, **sections: Any) -> tuple[int, int, int]:
+    """Engine, preprocess and ingress replicas."""
+    settings, _ = with_replicas(Settings.model_validate(sections), cores)
+    return settings.replicas.engine, settings.replicas.preprocess, settings.replicas.ingress
+
+
+def test_one_engine_replica_has_one_of_the_other_stages_on_any_machine():
+    assert numbers(cores=2) == numbers(cores=128) == (1, 1, 1)
+
+
+def test_several_engine_replicas_have_others_to_match():
+    assert numbers(replicas={"engine": 2}) == (2, 4, 2)
+    assert numbers(replicas={"engine": 8}, cores=128) == (8, 16, 8)
+    assert numbers(replicas={"engine": 2}, cores=2) == (2, 2, 2)
+    assert numbers(replicas={"engine": 2, "preprocess": 3, "ingress": 1}) == (2, 3, 1)
+
+
+def test_cpu_threads_are_divided_among_engine_replicas():
+    for given, threads in ((0, 8), (3, 3)):
+        settings = Settings.model_validate({"replicas": {"engine": 2}, "engine": {"threads": given}})
+        assert with_replicas(settings, 16)[0].engine.threads == threads
+
+
+@pytest.mark.parametrize(
+    "counted", [{"limits": {"requests_per_second": 2}}, {"access": {"keys_file": "keys.json"}}, {"jwt": {"keys": "k"}}]
+)
+def test_where_callers_are_counted_in_memory_there_is_one_ingress_and_a_warning(counted: dict[str, Any]):
+    several = {"replicas": {"engine": 4}, **counted}
+    settings, warning = with_replicas(Settings.model_validate(several), 16)
+    assert settings.replicas.ingress == 1
+    assert "limits.redis_url" in warning
+    given = {"replicas": {"engine": 4, "ingress": 3}, **counted}
+    settings, warning = with_replicas(Settings.model_validate(given), 16)
+    assert settings.replicas.ingress == 3
+    assert "3 times" in warning
+    redis = {**several, "limits": {**counted.get("limits", {}), "redis_url": "redis://one:6379/0"}}
+    settings, warning = with_replicas(Settings.model_validate(redis), 16)
+    assert (settings.replicas.ingress, warning) == (4, "")
+
+
+def test_serve_can_count_a_port_for_each_ingress_replica():
+    settings, _ = with_replicas(Settings.model_validate({"http": {"port": 9000}, "replicas": {"engine": 4}}), 16)
+    environment = ray_environment(settings)
+    assert environment["RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT"] == "9000"
+    assert environment["RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT"] == "9004"
+
+
+def test_more_engine_replicas_than_gpus_are_refused_before_serve_waits_for_them():
+    settings = Settings.model_validate({"model": {"device": "cuda"}, "replicas": {"engine": 4}})
+    require_gpus(settings, 4)
+    with pytest.raises(StartFailed, match="4 GPUs, and 2 can be used here"):
+        require_gpus(settings, 2)

@@ -38,13 +38,23 @@ class Server:
 
 def ours(folder: Path, port: int, settings: Mapping[str, str] | None = None) -> Server:
     """This service; `settings` are `GLM_*` variables."""
-    env = {
+    command = (sys.executable, "-m", "serve_app", "up", "--port", str(port))
+    return Server("ours", command, "/readyz", "glm", _our_environment(folder, port, settings or {}))
+
+
+def ours_behind_haproxy(folder: Path, port: int, settings: Mapping[str, str] | None = None) -> Server:
+    """This service with Serve's HAProxy in front."""
+    command = (sys.executable, "-m", "benchmarks.peers.behind_haproxy", str(port))
+    return Server("ours_behind_haproxy", command, "/readyz", "glm", _our_environment(folder, port, settings or {}))
+
+
+def _our_environment(folder: Path, port: int, settings: Mapping[str, str]) -> dict[str, str]:
+    return {
         "GLM_MODEL__PATH": str(folder),
         "GLM_MODEL__NAME": "glm",
         "GLM_METRICS__PORT": str(port + 1),
-        **(settings or {}),
+        **settings,
     }
-    return Server("ours", (sys.executable, "-m", "serve_app", "up", "--port", str(port)), "/readyz", "glm", env)
 
 
 def vllm(folder: Path, port: int, context_tokens: int, packages: str = "", quantization: str = "none") -> Server:

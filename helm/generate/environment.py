@@ -19,11 +19,11 @@ def files() -> dict[Path, str]:
 
 
 def default_settings() -> dict[str, dict[str, Any]]:
-    """The package's tree without environment, and without http.host: a pod listens on its own address."""
+    """The package's tree without environment, and without what the chart decides: http.host and replicas."""
     defaults = {
         name: section.model_dump(mode="json")
         for name, field in Settings.model_fields.items()
         if (section := field.get_default(call_default_factory=True)) is not None
     }
-    del defaults["http"]["host"]
+    del defaults["http"]["host"], defaults["replicas"]
     return defaults

@@ -146,7 +146,10 @@ def settings_schema() -> tuple[Schema, Schema]:
     tree = Settings.model_json_schema(ref_template="#/definitions/{model}")
     definitions = {name: without_titles(section) for name, section in tree["$defs"].items()}
     del definitions["HttpSettings"]["properties"]["host"]  # a pod listens on its own address
-    for field in Settings.model_fields.values():
+    del definitions["ReplicaSettings"], tree["properties"]["replicas"]  # `stages` has them
+    for name, field in Settings.model_fields.items():
+        if name not in tree["properties"]:
+            continue
         section = field.annotation
         assert isinstance(section, type)
         assert issubclass(section, Section)

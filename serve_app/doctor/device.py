@@ -15,10 +15,10 @@ _OWN_BYTES = 3 * 2**29  # of the driver and this process
 _CONTAINER = "Give a container the GPU: docker run --gpus all, or nvidia.com/gpu in the pod's limits."
 
 
-def check_gpu(driver: Driver, torch: Torch, wanted: str) -> Iterator[Finding]:
-    """Whether torch can use a GPU; `wanted` is cuda or auto."""
+def check_gpu(driver: Driver, torch: Torch, wanted: str, engines: int = 1) -> Iterator[Finding]:
+    """Whether torch can use a GPU for each of `engines` replicas; `wanted` is cuda or auto."""
     if torch.gpus:
-        yield from _usable(driver, torch)
+        yield from _usable(driver, torch, engines)
     elif driver.hangs:
         yield problem(
             "driver",
@@ -37,11 +37,21 @@ def check_gpu(driver: Driver, torch: Torch, wanted: str) -> Iterator[Finding]:
         yield ok("GPU", "none; the model runs on the CPU")
 
 
-def _usable(driver: Driver, torch: Torch) -> Iterator[Finding]:
+def _usable(driver: Driver, torch: Torch, engines: int) -> Iterator[Finding]:
     version = driver.version or "(of unknown version)"
     yield ok("driver", f"NVIDIA {version}; torch {torch.version} is built for CUDA {torch.cuda}")
     what = f"{torch.name}, compute capability {_dotted(torch.capability)}, {sized(torch.total_bytes)}"
-    yield ok("GPU", what if torch.gpus == 1 else f"{what}; the first of {torch.gpus}, only one is used")
+    if engines > torch.gpus:
+        yield problem(
+            "GPU",
+            f"{engines} engine replicas need {engines} GPUs, and {torch.gpus} can be used.",
+            f"{_CONTAINER} Or use --engines {torch.gpus} (replicas.engine).",
+        )
+    elif torch.gpus > engines:
+        used = "only one is used" if engines == 1 else f"{engines} are used"
+        yield ok("GPU", f"{what}; the first of {torch.gpus}, {used} (--engines)")
+    else:
+        yield ok("GPU", what if torch.gpus == 1 else f"{what}; the first of {torch.gpus}, all are used")
     if not has_kernels(torch.capability, torch.architectures):
         older = all(torch.capability < _capability(name) for name in torch.architectures)
         yield problem(

@@ -13,8 +13,8 @@ _OPEN_FILES = 4096  # Ray warns below
 _FULL = 0.95  # of a file system; above, Ray refuses to write objects to it
 
 
-def check_host(host: Host) -> Iterator[Finding]:
-    """Check what Ray and the stages need for any model."""
+def check_host(host: Host, engines: int = 1) -> Iterator[Finding]:
+    """Check what Ray and the stages need for any model, with so many engine replicas."""
     free = f"{host.cores} CPU cores, {sized(host.ram_free_bytes)} of {sized(host.ram_bytes)} RAM free"
     if host.ram_free_bytes < _RAY_BYTES:
         yield warning(
@@ -25,7 +25,7 @@ def check_host(host: Host) -> Iterator[Finding]:
     else:
         yield ok("CPU and RAM", free)
     if host.shared_memory_bytes is not None:
-        yield _shared_memory(host.shared_memory_bytes)
+        yield _shared_memory(host.shared_memory_bytes, OBJECT_STORE_BYTES * engines)
     if host.temporary_share > _FULL:
         yield warning(
             "temporary files",
@@ -44,13 +44,14 @@ def check_host(host: Host) -> Iterator[Finding]:
         yield _port(port)
 
 
-def _shared_memory(free_bytes: int) -> Finding:
+def _shared_memory(free_bytes: int, needed_bytes: int) -> Finding:
     seen = f"/dev/shm has {sized(free_bytes)} free"
-    if free_bytes < OBJECT_STORE_BYTES:
+    if free_bytes < needed_bytes:
         return warning(
             "shared memory",
-            f"{seen}; Ray's object store of {sized(OBJECT_STORE_BYTES)} is on disk, which is slow.",
-            "In Docker start with --shm-size=2g; in Kubernetes mount an emptyDir with medium: Memory at /dev/shm.",
+            f"{seen}; Ray's object store of {sized(needed_bytes)} is on disk, which is slow.",
+            f"In Docker start with --shm-size={needed_bytes // 2**30 + 1}g; in Kubernetes mount an emptyDir with"
+            " medium: Memory at /dev/shm.",
         )
     return ok("shared memory", seen)
 

@@ -76,7 +76,7 @@ def _software(context: CheckContext) -> Iterator[Finding]:
 def _machine(context: CheckContext) -> Iterator[Finding]:
     host = facts.collect_host(context.settings)
     context.ram_free_bytes = host.ram_free_bytes
-    yield from check_host(host)
+    yield from check_host(host, context.settings.replicas.engine)
 
 
 def _gpu(context: CheckContext) -> Iterator[Finding]:
@@ -86,7 +86,7 @@ def _gpu(context: CheckContext) -> Iterator[Finding]:
         driver = facts.collect_driver()
         torch = facts.collect_torch(driver)
         context.gpu_free_bytes = torch.free_bytes
-        findings = list(check_gpu(driver, torch, wanted))
+        findings = list(check_gpu(driver, torch, wanted, context.settings.replicas.engine))
     yield from findings
     if all(finding.status != Status.PROBLEM for finding in findings):
         from serve_app.engine.model.weights import find_device

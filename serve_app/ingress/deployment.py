@@ -97,7 +97,8 @@ class IngressDeployment:
             )
             return self._counted(wrap(serve_app, middlewares))
 
-        customize_server(bounded_protocol(connection_limits(self._settings.http)), outer)
+        http = self._settings.http
+        customize_server(bounded_protocol(connection_limits(http)), outer, http.port)
         return app
 
     def _counted(self, app: ASGIApp) -> ASGIApp:

@@ -58,12 +58,13 @@ def outer_middlewares(
     respond_to_callback: RespondToCallback | None = None,
 ) -> list[Middleware]:
     """Outermost first; `paths` are those of the application's routes, `host` is the address that is listened on."""
-    http, engine = settings.http, settings.engine
+    http, engine, replicas = settings.http, settings.engine, settings.replicas
+    engines = -(-replicas.engine // max(1, replicas.ingress))  # for each ingress replica
     load = LoadLimit(
         LoadLimits(
             max_wait_s=http.max_wait_s,
-            min_in_flight=engine.max_slots,
-            max_in_flight=max(engine.max_slots + engine.max_waiting, 1),
+            min_in_flight=engines * engine.max_slots,
+            max_in_flight=max(engines * (engine.max_slots + engine.max_waiting), 1),
         ),
         clock,
     )

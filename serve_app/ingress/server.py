@@ -21,17 +21,20 @@ from serve_app.ingress.http_protocol import BoundedHttpProtocol
 ERRORS_BEFORE_KILL_S: Final = 2.0  # a stream's last events have this long to reach its client
 
 
-def customize_server(protocol: type[BoundedHttpProtocol], outer: Callable[[ASGIApp, str], ASGIApp]) -> None:
+def customize_server(protocol: type[BoundedHttpProtocol], outer: Callable[[ASGIApp, str], ASGIApp], port: int) -> None:
     """Makes every HTTP server that this process starts from now on use `protocol` and `outer(application, host)`.
 
-    Without HAProxy, the one port is opened with SO_REUSEPORT: Serve binds it without SO_REUSEADDR, so for a minute
-    after a stop, or after the death of the ingress replica, the kernel would refuse it while old connections end. With
-    HAProxy each replica looks for a free port, and must not share one with another replica.
+    Without HAProxy, all ingress replicas open the same `port` with SO_REUSEPORT, and the kernel distributes
+    connections; the number that Serve gives to each of them is not used. SO_REUSEPORT is needed for one replica too:
+    Serve binds its port without SO_REUSEADDR, so for a minute after a stop, or after the death of the replica, the
+    kernel would refuse it while old connections end. With HAProxy each replica must have a port of its own.
     """
     reuse_port = not RAY_SERVE_ENABLE_HA_PROXY
     start_server = replica.start_asgi_http_server
 
     async def start_customized_server(app: ASGIApp, http_options: Any, **options: Any) -> Any:
+        if reuse_port:
+            http_options = http_options.model_copy(update={"port": port})
         task, server = await start_server(app, http_options, **{**options, "enable_so_reuseport": reuse_port})
         make_app = server.config.app  # not called before the task's first step
         server.config.app = lambda: outer(make_app(), http_options.host)

@@ -33,6 +33,7 @@ def deploy(settings: Settings, stop: StopSignal, write_line: WriteLine) -> bool:
         device = "cuda" if ray.cluster_resources().get("GPU", 0) else "cpu"
         model = settings.model.model_copy(update={"device": device})
         settings = settings.model_copy(update={"model": model})
+    require_gpus(settings, int(ray.cluster_resources().get("GPU", 0)))
 
     from serve_app.app import build
 
@@ -59,6 +60,16 @@ def deploy(settings: Settings, stop: StopSignal, write_line: WriteLine) -> bool:
             return True
         stop.wait(0.2)
     return False
+
+
+def require_gpus(settings: Settings, gpus: int) -> None:
+    """Raises StartFailed if there are fewer GPUs than engine replicas: Serve would wait for one without an end."""
+    wanted = settings.replicas.engine
+    if settings.model.device == "cuda" and 0 < gpus < wanted:
+        raise StartFailed(
+            f"{wanted} engine replicas need {wanted} GPUs, and {gpus} can be used here. Give --engines {gpus}"
+            " (replicas.engine), or make more GPUs visible (CUDA_VISIBLE_DEVICES)."
+        )
 
 
 def failure_reason(message: str) -> str:

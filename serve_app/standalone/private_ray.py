@@ -61,7 +61,8 @@ def ray_environment(settings: Settings) -> dict[str, str]:
         "RAY_SERVE_ENABLE_HA_PROXY": "0",
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve_app.standalone.serve_proxy.middlewares",
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(port),
-        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(port + 1),
+        # Serve counts a port for each ingress replica; all of them listen on the first (ingress/server.py).
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(port + max(1, settings.replicas.ingress)),
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",  # there is no load balancer to wait for
         "RAY_ROTATION_MAX_BYTES": str(MAX_FILE_BYTES),
         "RAY_ROTATION_BACKUP_COUNT": str(ROTATED_FILES),
@@ -72,13 +73,15 @@ def ray_environment(settings: Settings) -> dict[str, str]:
 def _start(settings: Settings, folder: Path) -> None:
     import ray  # reads its environment when it is imported
 
+    replicas = settings.replicas
     ray.init(
         address="local",
-        num_cpus=max(8, os.cpu_count() or 1),  # logical: the replicas share the cores of the machine
+        # Logical: the replicas share the cores of the machine. The bots and a replacement of each stage need one too.
+        num_cpus=max(8, os.cpu_count() or 1, replicas.engine + replicas.preprocess + 4),
         include_dashboard=False,  # metrics come from the node's agent, which runs without it
         log_to_driver=False,
         logging_level="ERROR",
-        object_store_memory=OBJECT_STORE_BYTES,
+        object_store_memory=OBJECT_STORE_BYTES * replicas.engine,
         _node_ip_address=LOOPBACK,
         _metrics_export_port=settings.metrics.port,
         _temp_dir=str(folder),

@@ -7,6 +7,7 @@ logs are in the log folder.
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 from pathlib import Path
@@ -21,6 +22,7 @@ from serve_app.standalone.deploy import StartFailed, deploy
 from serve_app.standalone.exposure import check_exposure, exposure_warning
 from serve_app.standalone.log_folder import create_run_folder, keep_ray_logs
 from serve_app.standalone.private_ray import LOOPBACK, private_folder, private_ray
+from serve_app.standalone.replicas import with_replicas
 from serve_app.standalone.shutdown import DRAIN_S, StopSignal
 
 
@@ -30,8 +32,10 @@ def up(settings: Settings, write_line: WriteLine, *, json_logs: bool = False) ->
     `write_line` writes a line to the terminal. It must not use this process's standard output, which goes to a file
     while Ray runs.
     """
-    if warning := exposure_warning(settings):
-        write_line(f"warning: {warning}")
+    settings, replicas_warning = with_replicas(settings, os.cpu_count() or 1)
+    for warning in (exposure_warning(settings), replicas_warning):
+        if warning:
+            write_line(f"warning: {warning}")
     try:
         check_access_settings(settings)
         check_exposure(settings)

@@ -141,6 +141,7 @@ OUT_OF_BOUNDS = [
     ({"stages.decode": {}}, "decode"),
     ({"stages.ingress.replicas.min": 0}, "stages/ingress/replicas/min"),
     ({"settings.http.host": "127.0.0.1"}, "host"),
+    ({"settings.replicas.engine": 2}, "replicas"),
     ({"settings.engine.max_slots": 0}, "settings/engine/max_slots"),
     ({"settings.engine.slots": 4}, "slots"),
     ({"settings.model.quantization": "int2"}, "settings/model/quantization"),

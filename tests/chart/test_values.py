@@ -237,8 +237,12 @@ def part_of_tree(section: str) -> type[BaseModel]:
     return model
 
 
-FIELDS = [(section, name) for section in Settings.model_fields for name in part_of_tree(section).model_fields]
-FIELDS.remove(("http", "host"))
+FIELDS = [
+    (section, name)
+    for section in Settings.model_fields
+    for name in part_of_tree(section).model_fields
+    if (section, name) != ("http", "host") and section != "replicas"  # the chart decides them
+]
 # No whole floats: 3.0 is an integer in JSON Schema and none to a strict pydantic.
 FLOATS = st.floats(allow_nan=False, allow_infinity=False).filter(lambda number: not number.is_integer())
 NUMBERS = st.integers(-2, 600) | st.integers(0, 2**40) | FLOATS
