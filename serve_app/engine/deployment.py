@@ -1,4 +1,4 @@
-"""Ray Serve deployment of the engine; besides request_router.py the only file of this stage that imports Ray."""
+"""Ray Serve deployment of the engine; only this file and request_router.py of this stage import Ray."""
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing

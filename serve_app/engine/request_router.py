@@ -1,4 +1,4 @@
-"""Request router of the engine for Ray Serve: follow-ups go to the replica that holds their picture's pages.
+"""Ray Serve's request router of the engine: follow-ups go to the replica with their picture's pages.
 
 Ray Serve runs a router in every process that calls the engine, and pickles this module's class by value. The decisions
 are in affinity.py. This file and deployment.py are the only ones of this stage that import Ray.

@@ -55,6 +55,11 @@ REQUEST_CPU_S: Final = 2 / 515.3
 EVENT_CPU_S: Final = 2 * (0.01933 - 0.00338) / 100
 
 
+# (GPUs of one host, requests per second over those of one GPU), from `benchmarks.capacity --gpus`. docs/capacity_table.py
+# writes a table of the results into docs/capacity.md. Empty: several GPUs were not measured yet.
+GPUS_MEASURED: Final[tuple[tuple[int, float], ...]] = ()
+
+
 def is_measured(card: str, family: str, quantization: Quantization) -> bool:
     """Whether requests per second were measured on this card with such a model in this weight format."""
     return not quantization.vision and (card, family, quantization.kind) in _REQUESTS_MEASURED

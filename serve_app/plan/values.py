@@ -12,7 +12,7 @@ from pathlib import Path
 from serve_app import __version__
 from serve_app.plan.capacity_plan import DRIVER_BYTES, FIRST_TOKEN_S, GPU_USE, PEAK, CapacityPlan, format_name
 from serve_app.plan.cpu_stages import CPU_USE, POD_CPUS, Range
-from serve_app.plan.measured import FITTED, is_measured
+from serve_app.plan.measured import FITTED, GPUS_MEASURED, is_measured
 from serve_app.settings import EngineSettings, PreprocessSettings
 
 MOST_GPU_PODS = 200  # of a release (docs/capacity.md, Growth)
@@ -92,6 +92,12 @@ def _header(plan: CapacityPlan, model: str, command: str) -> Iterator[str]:
         f" With {plan.slots} requests in flight it takes {plan.request_s:.3g} s of GPU time for each. {GPU_USE:.0%} of"
         f" that rate is planned: {plan.requests_per_s:.2f} requests a second."
     )
+    if plan.replicas_at_peak > 1:
+        measured = ", ".join(f"{gpus} gave {times:g} times one" for gpus, times in GPUS_MEASURED)
+        yield from _comment(
+            "Replicas are counted as independent of each other. GPUs of one host: "
+            + (f"{measured} (measured)." if measured else "not measured yet.")
+        )
     if not card.bfloat16:
         yield from _comment(
             f"{card.name} has no bfloat16: the model computes in float16, and a request whose numbers overflow fails."

@@ -9,7 +9,7 @@ import pytest
 from serve_app.engine.model.quantization import Quantization
 from serve_app.plan.cards import card_named
 from serve_app.plan.gpu_time import GpuTime, RequestShape
-from serve_app.plan.measured import EVENT_CPU_S, PICTURE_MS, REQUEST_CPU_S
+from serve_app.plan.measured import EVENT_CPU_S, GPUS_MEASURED, PICTURE_MS, REQUEST_CPU_S
 from tests.plan.conftest import CHECKPOINTS
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
@@ -91,3 +91,13 @@ def test_the_cost_of_a_request_and_of_an_event_is_that_of_the_result():
     events = direct["transports"]["all by value"]
     longer_s = (events["100 events"]["p50_ms"] - events["0 bytes"]["p50_ms"]) / 1e3
     assert pytest.approx(2 * longer_s / 100) == EVENT_CPU_S
+
+
+def test_the_rates_of_several_gpus_are_those_of_the_results():
+    ratios = [
+        (ratio["gpus"], ratio["requests_per_s"])
+        for file in sorted(RESULTS.glob("capacity-*-gpus*.json"))
+        for ratio in json.loads(file.read_text())["ratios"]
+        if ratio["over"] == 1 and ratio["way"] == "direct" and "requests_per_s" in ratio
+    ]
+    assert [(gpus, pytest.approx(times, abs=0.01)) for gpus, times in GPUS_MEASURED] == ratios
