@@ -17,7 +17,7 @@ KINDS: Final = {  # kind -> what the command line contains; the first that fits
     "engine": "glm:engine",
     "decoders": "decoder_worker",
     "grammar": "sandbox_process",
-    "haproxy": "haproxy",
+    "haproxy": "/haproxy ",
     "serve controller": "ServeController",
     "serve proxy": "ProxyActor",
     "raylet": "raylet/raylet",
