@@ -44,6 +44,17 @@ EXPOSED_HEADERS = (
 )
 
 
+def load_limits(settings: Settings) -> LoadLimits:
+    """What one ingress replica accepts: the slots and queues of its share of the engine replicas."""
+    engine, replicas = settings.engine, settings.replicas
+    engines = -(-replicas.engine // max(1, replicas.ingress))
+    return LoadLimits(
+        max_wait_s=settings.http.max_wait_s,
+        min_in_flight=engines * engine.max_slots,
+        max_in_flight=max(engines * (engine.max_slots + engine.max_waiting), 1),
+    )
+
+
 def outer_middlewares(
     settings: Settings,
     meter: Meter,
@@ -58,16 +69,8 @@ def outer_middlewares(
     respond_to_callback: RespondToCallback | None = None,
 ) -> list[Middleware]:
     """Outermost first; `paths` are those of the application's routes, `host` is the address that is listened on."""
-    http, engine, replicas = settings.http, settings.engine, settings.replicas
-    engines = -(-replicas.engine // max(1, replicas.ingress))  # for each ingress replica
-    load = LoadLimit(
-        LoadLimits(
-            max_wait_s=http.max_wait_s,
-            min_in_flight=engines * engine.max_slots,
-            max_in_flight=max(engines * (engine.max_slots + engine.max_waiting), 1),
-        ),
-        clock,
-    )
+    http = settings.http
+    load = LoadLimit(load_limits(settings), clock)
     tokens = jwt_verifier(settings.jwt, clock=clock, meter=meter)
     identity = Identity(settings, host=host, clock=clock, now=now, tokens=tokens)
     limits = RateLimits(

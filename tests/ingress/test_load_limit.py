@@ -11,6 +11,8 @@ from starlette.types import Receive, Scope, Send
 
 from serve_app.errors import Overloaded
 from serve_app.ingress.load_limit import LoadCheckMiddleware, LoadLimit, LoadLimitMiddleware, LoadLimits
+from serve_app.ingress.outer_middlewares import load_limits
+from serve_app.settings import Settings
 from tests.fakes import FakeMeter
 
 LIMITS = LoadLimits(max_wait_s=10.0, min_in_flight=4, max_in_flight=100)
@@ -162,3 +164,13 @@ def test_a_few_requests_that_take_long_do_not_make_the_service_seem_slow() -> No
     clock.now += 9  # nothing has been completed, and then one is
     load.leave(completed=True)
     assert load.rate is None
+
+
+@pytest.mark.parametrize(("engines", "ingresses", "share"), [(1, 0, 1), (1, 1, 1), (4, 4, 1), (4, 1, 4), (4, 3, 2)])
+def test_an_ingress_accepts_what_its_share_of_the_engines_can_hold(engines: int, ingresses: int, share: int) -> None:
+    sections = {
+        "engine": {"max_slots": 64, "max_waiting": 100},
+        "replicas": {"engine": engines, "ingress": ingresses},
+    }
+    limits = load_limits(Settings.model_validate(sections))
+    assert (limits.min_in_flight, limits.max_in_flight) == (share * 64, share * 164)
