@@ -201,7 +201,6 @@ class EngineLoop:
         waited = self._clock() - sequence.arrived
         sequence.stages_ms["queue"] = waited * 1e3
         self._meter.observe(metrics.STAGE_SECONDS, waited, stage="queue")
-        self._meter.count(metrics.PREFIX_TOKENS, sequence.prefilled)
         try:
             self._executor.prepare(sequence)
         except ServiceError as error:
@@ -222,6 +221,7 @@ class EngineLoop:
         started = Started(
             sequence.prompt_tokens, prompt.image_tokens, stages, seen, prompt.ignored_fields, prompt.clipped_max_tokens
         )
+        self._meter.count(metrics.PREFIX_TOKENS, sequence.prefilled)
         self._emit(sequence, started)
 
     def _append_token(self, sequence: Sequence, sampled: SampledToken | ServiceError) -> None:

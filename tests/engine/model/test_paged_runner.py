@@ -21,12 +21,13 @@ from serve_app.engine.model.trunk import Trunk
 from serve_app.engine.model.weights import load_model
 from serve_app.engine.output.detokenizer import Vocabulary
 from serve_app.engine.scheduler import Scheduler
-from serve_app.metrics import SilentMeter
+from serve_app.metrics import PREFIX_TOKENS
 from serve_app.settings import ModelSettings
 from tests.engine.model import test_slot_runner
 from tests.engine.model.original_glm4v_9b import SMALL, write_folder
 from tests.engine.model.test_glm4v_9b import questions
 from tests.engine.model.test_slot_runner import mixed_prompts
+from tests.fakes import FakeMeter
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +49,11 @@ class Paged:
     ) -> None:
         pages = pages or slots * pages_for(context_tokens) + 1
         self.pool = PagePool(pages)
+        self.meter = FakeMeter()
         self.scheduler = Scheduler(slots, prefill_tokens, 100, self.pool)
         runner = PagedRunner(adapter, Trunk(adapter.text_layers, adapter.device), slots, pages, context_tokens)
         vocabulary = Vocabulary([b"x"] * adapter.vocab_size)
-        self.loop = EngineLoop(runner, vocabulary, self.scheduler, FeatureCache(2**20), SilentMeter())
+        self.loop = EngineLoop(runner, vocabulary, self.scheduler, FeatureCache(2**20), self.meter)
         self.reused: list[int] = []
 
     def answers(self, prompts: list[Prompt]) -> list[list[int]]:
@@ -146,6 +148,7 @@ def test_another_tenant_shares_no_page(adapter: Glm4vAdapter) -> None:
         paged.answers([dataclasses.replace(one, id=f"{index}", tenant=tenant)])
     assert paged.reused[:2] == [0, 0]
     assert paged.reused[2] > 0
+    assert paged.meter.counts[PREFIX_TOKENS.name,] == paged.reused[2], "prompt tokens from pages are counted"
 
 
 def test_the_probe_of_a_sound_model_gives_finite_numbers(adapter: Glm4vAdapter) -> None:
