@@ -139,7 +139,7 @@ class _Service:
 
     def kill(self) -> dict[str, Any]:
         """One engine process is killed under load; throughput before, until the replica is back, and after."""
-        known = replicas(self._metrics_url)
+        known = self._replicas()
         victim = engines()[0]
         pictures = self._new_pictures(KILL_PICTURES * self._gpus)
         self._load.start(until_stopped, self._shares(pictures, self._ask), stoppable=True)
@@ -150,7 +150,7 @@ class _Service:
         back: float | None = None
         while back is None and time.time() < killed + RESTART_LIMIT_S:
             time.sleep(1)
-            if replicas(self._metrics_url) - known:
+            if replicas(self._metrics_url) - known and len(engines()) == self._gpus:
                 back = time.time()
         time.sleep(AFTER_RESTART_S)
         stopped = time.time()
@@ -174,6 +174,14 @@ class _Service:
                 for start in range(0, int(stopped - began), 5)
             ],
         }
+
+    def _replicas(self) -> set[str]:
+        """The names of all engine replicas."""
+        limit, found = time.monotonic() + EXPORT_LIMIT_S, set[str]()
+        while len(found) < self._gpus and time.monotonic() < limit:
+            found |= replicas(self._metrics_url)
+            time.sleep(1)
+        return found
 
     def _shares(self, pictures: Sequence[int], ask: Questions) -> list[tuple[str, Questions, Sequence[int], int]]:
         """The arguments of each client process: its pictures and its callers."""
@@ -240,6 +248,7 @@ def _server(options: argparse.Namespace, way: str, gpus: int, callers: int, sett
         "GLM_REPLICAS__ENGINE": str(gpus),
         "GLM_MODEL__DEVICE": options.device,
         "RAY_metrics_report_interval_ms": METRICS_MS,
+        "GLM_METRICS__REFRESH_S": "1",  # Ray drops a gauge that is not set again for two intervals
     }
     return (peers.ours if way == "direct" else peers.ours_behind_haproxy)(options.model, options.port, settings)
 
