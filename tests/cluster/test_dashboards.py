@@ -47,6 +47,7 @@ NO_DATA = {
 }
 NEVER_HERE = {
     "ray_glm_out_of_memory_total": "no GPU, no such error",
+    "ray_glm_prefix_tokens_total": "on a CPU the cache has slots, no pages",
     "ray_glm_audit_lines_total": "the audit log is off",
     "ray_glm_audit_failures_total": "the audit log is off",
     "ray_glm_limit_store_down": "limits are counted in process",
