@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import shlex
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -197,9 +198,13 @@ def main() -> None:
     if options.gpus and options.model is None:
         raise SystemExit("--gpus starts our service, which needs a model folder: --model DIR.")
     if options.gpus:
-        report = report_header(options) | several_gpus.measure(options, our_settings(options))
+        command = {"command": f"python -m benchmarks.capacity {shlex.join(sys.argv[1:])}"}
+        report = report_header(options) | command | several_gpus.measure(options, our_settings(options))
         if options.save:
-            save(report, f"-{max(options.gpus)}-gpus")
+            save(
+                report,
+                "-".join(["", str(max(options.gpus)), "gpus", *(way for way in options.ways if way != "direct")]),
+            )
         print(json.dumps(report))
         return
     started = started_servers(options, max(options.callers)) if options.model else []

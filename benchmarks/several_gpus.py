@@ -7,7 +7,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -94,15 +94,19 @@ class _Service:
         self._next_picture = 0
 
     def run(self, options: argparse.Namespace) -> dict[str, Any]:
+        """The figures of each part; written to standard error as soon as there are any."""
+        parts: dict[str, Callable[[], dict[str, Any]]] = {
+            "load": partial(self.load, options.each),
+            "follow-ups": partial(self.follow_ups, options.conversation_tokens),
+        }
+        if self._gpus > 1:
+            parts["kill"] = self.kill
         figures: dict[str, Any] = {}
-        if "load" in options.parts:
-            figures["load"] = self.load(options.each)
-        if "follow-ups" in options.parts:
-            figures["follow_ups"] = self.follow_ups(options.conversation_tokens)
-        if "kill" in options.parts and self._gpus > 1:
-            figures["kill"] = self.kill()
-        for name, part in figures.items():
-            print(json.dumps({name: part}), file=sys.stderr, flush=True)
+        for part in options.parts:
+            if part in parts:
+                name = part.replace("-", "_")
+                figures[name] = parts[part]()
+                print(json.dumps({name: figures[name]}), file=sys.stderr, flush=True)
         return figures
 
     def load(self, each: int) -> dict[str, Any]:
