@@ -43,6 +43,18 @@ LINES: Final[Mapping[str, str]] = {
     "The log folder can't be created: {}. Choose another one with log.folder.": (
         "无法创建日志目录：{0}。请用 log.folder 换一个目录。"
     ),
+    "One ingress replica serves {} engine replicas, because callers are counted in its memory. If it needs a full CPU"
+    " core, give limits.redis_url, so that several can count together.": (
+        "一个 ingress 副本服务 {0} 个 engine 副本，因为调用者在它的内存里计数。如果它占满一个 CPU 核，请设置 limits.redis_url，让多个副本共同计数。"
+    ),
+    "Each of the {} ingress replicas counts callers for itself: limits are up to {} times as high, and /v1/usage shows a"
+    " part. Give limits.redis_url, or set replicas.ingress to 1.": (
+        "{0} 个 ingress 副本各自计数：限额最多会放宽到 {1} 倍，/v1/usage 只显示一部分。请设置 limits.redis_url，或把 replicas.ingress 设为 1。"
+    ),
+    "{} engine replicas need {} GPUs, and {} can be used here. Give --engines {} (replicas.engine), or make more GPUs"
+    " visible (CUDA_VISIBLE_DEVICES).": (
+        "{0} 个 engine 副本需要 {1} 块 GPU，这里只有 {2} 块可用。请用 --engines {3}（replicas.engine），或让更多 GPU 可见（CUDA_VISIBLE_DEVICES）。"
+    ),
     "The logs are in {}.": "日志在 {0}。",
     "The model folder {} does not exist.": "模型目录 {0} 不存在。",
     "The model folder {} has no config.json.": "模型目录 {0} 里没有 config.json。",

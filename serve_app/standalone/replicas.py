@@ -22,13 +22,13 @@ def with_replicas(settings: Settings, cores: int) -> tuple[Settings, str]:
         ingress = 1 if counts_in_memory(settings) else engines
         if ingress < engines:
             warning = (
-                f"one ingress replica serves {engines} engine replicas, because callers are counted in its memory. If"
-                " it needs a full CPU core, give limits.redis_url, so that several can count together"
+                f"One ingress replica serves {engines} engine replicas, because callers are counted in its memory. If"
+                " it needs a full CPU core, give limits.redis_url, so that several can count together."
             )
     elif ingress > 1 and counts_in_memory(settings):
         warning = (
-            f"each of the {ingress} ingress replicas counts callers for itself, so limits are up to {ingress} times as"
-            " high and /v1/usage shows a part. Give limits.redis_url, or set replicas.ingress to 1"
+            f"Each of the {ingress} ingress replicas counts callers for itself: limits are up to {ingress} times as"
+            " high, and /v1/usage shows a part. Give limits.redis_url, or set replicas.ingress to 1."
         )
     changed: dict[str, Section] = {"replicas": ReplicaSettings(engine=engines, preprocess=preprocess, ingress=ingress)}
     if engines > 1 and not settings.engine.threads:
