@@ -27,10 +27,29 @@ def product(*linears: nn.Module) -> Product:
     if all(type(module) is nn.Linear for module in linears):
         weight = _joined(linears, "weight")
         bias = _joined(linears, "bias") if linears[0].bias is not None else None
-        return lambda x: linear(x, weight, bias)
+        return _WideProduct(weight, bias)
     if len(linears) == 1:
         return linears[0]
     return lambda x: torch.cat([module(x) for module in linears], dim=-1)
+
+
+class _WideProduct:
+    """The product with weights (outputs, inputs) in 16 or 32 bits, of a few rows by a kernel of our own."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        self._weight, self._bias = weight, bias
+        self._most_rows = 0
+        if weight.is_cuda and weight.dtype in (torch.bfloat16, torch.float16):
+            from serve_app.engine.model.kernels import bf16, few_rows, pdl  # imported late: Triton is for GPUs
+
+            if pdl.supported(weight.device):
+                self._kernels, self._most_rows = bf16, bf16.MOST_ROWS
+                self._split = few_rows.Split(len(weight), weight.device)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        if len(x) <= self._most_rows:
+            return self._kernels.multiply(x, self._weight, self._bias, self._split)
+        return linear(x, self._weight, self._bias)
 
 
 def _joined(linears: tuple[nn.Module, ...], name: str) -> torch.Tensor:

@@ -14,8 +14,8 @@ import triton.language as tl
 from torch import Tensor
 
 from serve_app.engine.model.batch import Pieces
+from serve_app.engine.model.kernels import pdl, plain
 from serve_app.engine.model.kernels import pieces as paged_pieces
-from serve_app.engine.model.kernels import plain
 from serve_app.engine.model.kernels.pieces import reads_pages
 from serve_app.engine.model.pages import PAGE_TOKENS
 
@@ -39,7 +39,8 @@ def add_norm(x: Tensor | None, residual: Tensor, post: Tensor | None, weight: Te
 
 
 @triton.jit
-def _add_norm(x, residual, post, weight, y, eps, H: tl.constexpr, BLOCK: tl.constexpr, ADD: tl.constexpr, POST: tl.constexpr):  # fmt: skip
+def _add_norm(x, residual, post, weight, y, eps, H: tl.constexpr, BLOCK: tl.constexpr, ADD: tl.constexpr, POST: tl.constexpr, PDL: tl.constexpr):  # fmt: skip
+    pdl.wait(PDL)
     at = tl.program_id(0).to(tl.int64) * H
     c = tl.arange(0, BLOCK)
     m = c < H
@@ -65,7 +66,8 @@ def silu_mul(gate_up: Tensor) -> Tensor:
 
 
 @triton.jit
-def _silu_mul(gate_up, y, SIZE: tl.constexpr, BLOCK: tl.constexpr):
+def _silu_mul(gate_up, y, SIZE: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr):
+    pdl.wait(PDL)
     row = tl.program_id(0).to(tl.int64)
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     m = c < SIZE
@@ -88,7 +90,8 @@ def rope_store(qkv: Tensor, cos: Tensor, sin: Tensor, places: Tensor, keys: Tens
 
 
 @triton.jit(do_not_specialize_on_alignment=["places"])
-def _rope_store(qkv, cos, sin, places, q, keys, values, HEADS: tl.constexpr, KV: tl.constexpr, D: tl.constexpr, PAIRS: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
+def _rope_store(qkv, cos, sin, places, q, keys, values, HEADS: tl.constexpr, KV: tl.constexpr, D: tl.constexpr, PAIRS: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr):  # fmt: skip
+    pdl.wait(PDL)
     token = tl.program_id(0).to(tl.int64)
     h = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     d, p = tl.arange(0, D), tl.arange(0, D // 2)
@@ -129,7 +132,8 @@ def _span(length, CHUNK: tl.constexpr, PAGE: tl.constexpr, SPLITS: tl.constexpr)
 
 
 @triton.jit(do_not_specialize=["rows"], do_not_specialize_on_alignment=["lengths", "ends"])
-def _split_rows(lengths, ends, rows, ROWS: tl.constexpr, CHUNK: tl.constexpr, PAGE: tl.constexpr, SPLITS: tl.constexpr):  # fmt: skip
+def _split_rows(lengths, ends, rows, ROWS: tl.constexpr, CHUNK: tl.constexpr, PAGE: tl.constexpr, SPLITS: tl.constexpr, PDL: tl.constexpr):  # fmt: skip
+    pdl.wait(PDL)
     r = tl.arange(0, ROWS)
     pages, span = _span(tl.load(lengths + r, mask=r < rows, other=0), CHUNK, PAGE, SPLITS)
     tl.store(ends + r, tl.cumsum((pages + span - 1) // span, 0), mask=r < rows)
@@ -157,8 +161,9 @@ def attend_rows(
 
 
 @triton.jit(do_not_specialize=["rows", "TABLE"], do_not_specialize_on_alignment=["slots", "lengths"])
-def _attend_rows(q, keys, values, table, slots, lengths, ends, part, weight, rows, TABLE, scale, KV: tl.constexpr, GROUP: tl.constexpr, G: tl.constexpr, D: tl.constexpr, PAGE: tl.constexpr, CHUNK: tl.constexpr, SPLITS: tl.constexpr, ROWS: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
+def _attend_rows(q, keys, values, table, slots, lengths, ends, part, weight, rows, TABLE, scale, KV: tl.constexpr, GROUP: tl.constexpr, G: tl.constexpr, D: tl.constexpr, PAGE: tl.constexpr, CHUNK: tl.constexpr, SPLITS: tl.constexpr, ROWS: tl.constexpr, PRECISION: tl.constexpr, PDL: tl.constexpr):  # fmt: skip
     """Each program takes parts in turn: the keys of some pages, for the query heads that share them."""
+    pdl.wait(PDL)
     kv = tl.program_id(1)
     r, g, d, t = tl.arange(0, ROWS), tl.arange(0, G), tl.arange(0, D), tl.arange(0, PAGE)
     all_ends = tl.load(ends + r, mask=r < rows, other=2147483647)
@@ -192,8 +197,9 @@ def _attend_rows(q, keys, values, table, slots, lengths, ends, part, weight, row
 
 
 @triton.jit
-def _combine(part, weight, ends, out, HEADS: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr):
+def _combine(part, weight, ends, out, HEADS: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr):
     """The weighted sum of a row's parts."""
+    pdl.wait(PDL)
     row, head = tl.program_id(0), tl.program_id(1)
     d, b = tl.arange(0, D), tl.arange(0, BLOCK)
     first = tl.load(ends + row - 1, mask=row > 0, other=0)
@@ -270,10 +276,14 @@ def _launch(
     That is safe since no kernel is compiled for properties of its arguments other than those in the key: tensors
     are aligned as torch allocates them, or named in `do_not_specialize_on_alignment`.
     """
+    device = next(arg.device for arg in args if isinstance(arg, Tensor))
+    constants = *constants, pdl.supported(device)
     key = (id(kernel), constants, *(arg.dtype for arg in args if isinstance(arg, Tensor)))
     compiled = _compiled.get(key)
     if compiled is None:
-        _compiled[key] = kernel[grid](*args, *constants, **options)  # None in Triton's interpreter
+        _compiled[key] = kernel[grid](
+            *args, *constants, **options, **pdl.options(device)
+        )  # None in Triton's interpreter
     else:
         compiled[(*grid, 1, 1)[:3]](*args, *constants)
 
