@@ -49,7 +49,7 @@ class Recording(PagedRunner):
 
 def recorded(model: ModelAdapter, prompts: list[Prompt], captured: bool) -> tuple[list[list[int]], list[torch.Tensor]]:
     paged = Paged(model)
-    runner = Recording(model, Trunk(model.text_layers, CUDA), 8, paged.pool.pages, 1024)
+    runner = Recording(model, Trunk(model.text_layers, CUDA), 8, paged.pool.pages + 1, 1024)
     if captured:
         runner.capture_graphs()
         runner._chunk_graphs = None  # padded: cuBLAS chooses other kernels for other numbers of tokens

@@ -7,7 +7,6 @@ Attention of pieces depends on no length (kernels/pieces.py), so a graph serves 
 
 from __future__ import annotations
 
-import bisect
 from collections.abc import Callable
 from typing import Any
 
@@ -28,32 +27,22 @@ class ChunkGraphs:
     """Runs the layers over a step with chunks by replaying the smallest captured graph that holds it."""
 
     def __init__(
-        self, forward: Forward, axes: int, rows: int, most_tokens: int, hidden: Tensor, idle_slot: int
+        self, forward: Forward, axes: int, rows: int, most_tokens: int, hidden: Tensor, idle_slot: int, pool: Any
     ) -> None:
         """Capture steps of up to `most_tokens` tokens, of no rows and of `rows`.
 
-        `hidden` (any, hidden size) has the type and the device of the embeddings.
+        `hidden` (any, hidden size) has the type and the device of the embeddings; `pool` is the graphs' memory.
         """
-        self._sizes = {
-            bool(number): [BatchSize(axes, tokens, number, PIECES) for tokens in sizes if tokens >= number]
-            for number, sizes in ((0, _up_to(_SHORT_TOKENS, most_tokens)), (rows, _steps(rows, most_tokens)))
-        }
-        self._embeddings = hidden.new_zeros(max(size.tokens for size in self._all), hidden.shape[1])
+        self._sizes = chunk_sizes(axes, rows, most_tokens)
+        self._embeddings = hidden.new_zeros(max(size.tokens for size in self._sizes), hidden.shape[1])
         self._graphs: dict[BatchSize, tuple[torch.cuda.CUDAGraph, Tensor, Tensor]] = {}
-        pool = torch.cuda.graph_pool_handle()
         # The largest first: the others then find their memory in the pool.
-        for size in sorted(self._all, key=lambda size: -size.tokens):
+        for size in sorted(self._sizes, key=lambda size: -size.tokens):
             self._graphs[size] = self._capture(forward, size, idle_slot, pool)
-
-    @property
-    def _all(self) -> list[BatchSize]:
-        return [size for sizes in self._sizes.values() for size in sizes]
 
     def fitting(self, size: BatchSize) -> BatchSize | None:
         """The size of the smallest captured step that holds one of `size`; None if there is none."""
-        sizes = self._sizes[size.rows > 0]
-        index = bisect.bisect_left([one.tokens for one in sizes], size.tokens)
-        return None if index == len(sizes) or size.pieces >= PIECES else sizes[index]
+        return fitting(self._sizes, size)
 
     def replay(self, size: BatchSize, array: Tensor, embeddings: Tensor) -> Tensor:
         """Hidden states (tokens of `size`, hidden) of a batch that was packed to a captured size.
@@ -88,10 +77,15 @@ class ChunkGraphs:
         return graph, array, hidden
 
 
-def _up_to(sizes: list[int], most: int) -> list[int]:
-    return [size for size in sizes if size <= most]
+def chunk_sizes(axes: int, rows: int, most_tokens: int) -> list[BatchSize]:
+    """The sizes that are captured: without rows, and with `rows`, each for several numbers of tokens."""
+    most = min(most_tokens, MOST_TOKENS)
+    without = [BatchSize(axes, tokens, 0, PIECES) for tokens in _SHORT_TOKENS if tokens <= most]
+    tokens_with = range(_STEP_TOKENS, most + 1, _STEP_TOKENS)
+    return without + [BatchSize(axes, tokens, rows, PIECES) for tokens in tokens_with if tokens >= rows]
 
 
-def _steps(rows: int, most: int) -> list[int]:
-    """Numbers of tokens of steps with rows, which are at most the tokens."""
-    return [tokens for tokens in range(_STEP_TOKENS, most + 1, _STEP_TOKENS) if tokens > rows]
+def fitting(sizes: list[BatchSize], size: BatchSize) -> BatchSize | None:
+    """The smallest of `sizes` that holds a step of `size`, padded by one piece at least; None if there is none."""
+    holding = (one for one in sizes if bool(one.rows) == bool(size.rows) and one.tokens >= size.tokens)
+    return None if size.pieces >= PIECES else min(holding, key=lambda one: one.tokens, default=None)

@@ -24,12 +24,23 @@ Step = Callable[[torch.Tensor, int], torch.Tensor]  # inputs (any, rows) and len
 class DecodeGraphs:
     """Runs a decode step by replaying the smallest captured graph that holds it."""
 
-    def __init__(self, step: Step, rows: list[int], lengths: list[int], idle: list[int], device: torch.device) -> None:
-        """Capture all buckets of `rows` and `lengths`; `idle` are the inputs of a row without a sequence."""
+    def __init__(
+        self,
+        step: Step,
+        rows: list[int],
+        lengths: list[int],
+        idle: list[int],
+        device: torch.device,
+        pool: Any = None,
+    ) -> None:
+        """Capture all buckets of `rows` and `lengths`; `idle` are the inputs of a row without a sequence.
+
+        `pool` is the memory of the graphs, one of their own by default.
+        """
         self._rows, self._lengths = rows, lengths
         self._idle = np.array(idle, dtype=np.int64)[:, None]
         self._graphs: dict[tuple[int, int], tuple[torch.cuda.CUDAGraph, torch.Tensor, torch.Tensor]] = {}
-        pool = torch.cuda.graph_pool_handle()
+        pool = pool or torch.cuda.graph_pool_handle()
         # The largest first: the others then find their memory in the pool.
         for bucket in sorted(itertools.product(rows, lengths), reverse=True):
             inputs = torch.from_numpy(np.repeat(self._idle, bucket[0], axis=1)).to(device)

@@ -6,6 +6,8 @@ can be launched before the host has read the tokens of the previous one.
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +19,7 @@ from serve_app.contracts import Prompt
 from serve_app.engine.memory import is_out_of_memory
 from serve_app.engine.model import trunk
 from serve_app.engine.model.batch import Batch, HostBatch, Ints, Rows, unpack
-from serve_app.engine.model.chunk_graphs import MOST_TOKENS, ChunkGraphs
+from serve_app.engine.model.chunk_graphs import ChunkGraphs
 from serve_app.engine.model.families.adapter import ModelAdapter
 from serve_app.engine.model.graphs import DecodeGraphs, row_buckets
 from serve_app.engine.model.kernels import available
@@ -54,13 +56,14 @@ class PagedRunner(Runner):
         """On a GPU, record the decode step once for each number of rows, and the layers for steps with chunks."""
         if self._device.type != "cuda":
             return
-        idle = [self._slots, 1, 0, 0]
-        rows = row_buckets(self._slots)
-        self._graphs = DecodeGraphs(lambda steps, _: self._decode(steps), rows, [0], idle, self._device)
+        pool = torch.cuda.graph_pool_handle()  # of all graphs, since only one runs at a time; the largest come first
         if self._trunk.captures_chunks(self._cache):
             hidden = self.model.embed(torch.zeros(1, 1, dtype=torch.int64, device=self._device))[0]
-            axes, most = self.model.position_axes, min(MOST_TOKENS, (self._pages - 1) * PAGE_TOKENS)
-            self._chunk_graphs = ChunkGraphs(self._layers, axes, self._slots, most, hidden, self._slots)
+            axes, most = self.model.position_axes, (self._pages - 1) * PAGE_TOKENS
+            self._chunk_graphs = ChunkGraphs(self._layers, axes, self._slots, most, hidden, self._slots, pool)
+        idle = [self._slots, 1, 0, 0]
+        rows = row_buckets(self._slots)
+        self._graphs = DecodeGraphs(lambda steps, _: self._decode(steps), rows, [0], idle, self._device, pool)
 
     def cache_bytes(self, sequence: Sequence) -> int:
         """The size of its pages; those that it shares count too."""
@@ -75,19 +78,16 @@ class PagedRunner(Runner):
         if self._device.type != "cuda":
             return
         for picture in self.model.sample_pictures(self.context_tokens):
-            try:
+            with _enough_memory():
                 for _ in self.encode_slices([picture]):
                     pass
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
-                    raise
-                error.__traceback__ = None
-                torch.cuda.empty_cache()  # a request with such a picture will fail; others need not
+        torch.cuda.empty_cache()  # what pictures took is in pieces of other sizes than chunks need
         tokens = min(prefill_tokens + self._slots, (self._pages - 1) * PAGE_TOKENS)
         while tokens >= _SHORTEST_CHUNK:
-            embeddings = self.model.embed(torch.zeros(1, tokens, dtype=torch.int64, device=self._device))[0]
-            positions = torch.zeros(self.model.position_axes, tokens, dtype=torch.int64, device=self._device)
-            self.model.head(self._in_first_pages(embeddings, positions)[-1:])
+            with _enough_memory():
+                embeddings = self.model.embed(torch.zeros(1, tokens, dtype=torch.int64, device=self._device))[0]
+                positions = torch.zeros(self.model.position_axes, tokens, dtype=torch.int64, device=self._device)
+                self.model.head(self._in_first_pages(embeddings, positions)[-1:])
             tokens = tokens * 7 // 8
         torch.cuda.synchronize(self._device)
         if torch.cuda.mem_get_info(self._device)[0] < _FREE_BYTES:  # cuBLAS allocates more in the loop's thread
@@ -155,7 +155,7 @@ class PagedRunner(Runner):
         """Rows, of which steps (4, rows) are as in `forward`, and chunks, as one batch."""
         slots, lengths, positions, _ = steps
         of_rows = np.broadcast_to(positions, (self.model.position_axes, len(rows)))
-        row_places = [one.pages[one.cached // PAGE_TOKENS] * PAGE_TOKENS + one.cached % PAGE_TOKENS for one in rows]
+        row_places = [_place(one.pages, one.cached) for one in rows]
         return HostBatch(
             positions=np.concatenate([of_rows, *(c.sequence.positions[:, c.start : c.stop] for c in chunks)], axis=1),
             places=np.concatenate([np.array(row_places, dtype=np.int64), *(_places(chunk) for chunk in chunks)]),
@@ -227,6 +227,24 @@ class PagedRunner(Runner):
         if self._device.type != "cuda":
             return on_host
         return on_host.pin_memory().to(self._device, non_blocking=True)
+
+
+@contextmanager
+def _enough_memory() -> Generator[None, None, None]:
+    """Runs out of memory without an error: a request of that size will fail; others need not."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        error.__traceback__ = None
+        torch.cuda.empty_cache()
+
+
+def _place(pages: list[int], index: int) -> int:
+    """Where the keys and values of a token go; beyond the pages of its sequence, which has ended then, to page 0."""
+    page = index // PAGE_TOKENS
+    return (pages[page] if page < len(pages) else 0) * PAGE_TOKENS + index % PAGE_TOKENS
 
 
 def _places(chunk: Chunk) -> Ints:

@@ -3,6 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serve_app.engine.model.batch import BatchSize
+from serve_app.engine.model.chunk_graphs import PIECES, chunk_sizes, fitting
 from serve_app.engine.model.graphs import length_buckets, row_buckets
 
 
@@ -22,3 +24,22 @@ def test_every_length_fits_a_bucket_that_is_at_most_half_as_long_again(context: 
     bucket = next(bucket for bucket in length_buckets(context) if bucket >= length)
     assert bucket <= max(length * 1.5 + 1, 512)
     assert length_buckets(context)[-1] == context
+
+
+@given(st.integers(1, 300), st.integers(64, 4096), st.data())
+def test_a_step_with_chunks_is_padded_to_a_captured_size_with_room_for_its_rows_and_one_piece_more(
+    slots: int, most: int, data: st.DataObject
+) -> None:
+    sizes = chunk_sizes(3, slots, most)
+    size = BatchSize(
+        3, data.draw(st.integers(1, 1200)), data.draw(st.integers(0, slots)), data.draw(st.integers(1, 20))
+    )
+    found = fitting(sizes, size)
+    if found is None:
+        largest = max((one.tokens for one in sizes if (one.rows > 0) == (size.rows > 0)), default=0)
+        assert size.tokens > largest or size.pieces >= PIECES
+    else:
+        assert found.tokens >= size.tokens
+        assert found.tokens >= found.rows >= size.rows
+        assert found.pieces > size.pieces
+        assert found.tokens < 128 + max(size.tokens, found.rows) or found.tokens <= 2 * size.tokens

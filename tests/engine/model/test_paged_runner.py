@@ -97,6 +97,18 @@ def test_on_a_gpu_the_memory_of_a_request_is_counted_for_each_family(adapter: Gl
         assert runner.device_bytes(sequence, 64) > pages + sequence.prompt.image_tokens * 4
 
 
+def test_a_row_that_ended_on_its_last_page_writes_to_the_page_of_no_sequence(
+    adapter: Glm4vAdapter, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The step of a row is launched before its last token is read, with the chunks of other prompts."""
+    rng = np.random.default_rng(2)
+    ids = [rng.integers(0, 90, length).astype(np.int32) for length in (60, 300)]
+    lengths = Sampling(max_tokens=4, temperature=0.0, ignore_eos=True)  # 60 and 4 are one page
+    prompts = [Prompt(f"p{n}", one, (), lengths, 60.0) for n, one in enumerate(ids)]
+    assert [len(answer) for answer in Paged(adapter, prefill_tokens=30).answers(prompts)] == [4, 4]
+    assert not caplog.records
+
+
 @pytest.mark.parametrize("prefill_tokens", [5, 64, 1000])
 def test_answers_are_those_over_slots(adapter: Glm4vAdapter, prefill_tokens: int) -> None:
     prompts = mixed_prompts(Sampling(max_tokens=20, temperature=0.0))

@@ -10,8 +10,8 @@ from serve_app.engine.model.kernels import pdl
 from serve_app.engine.model.kernels.few_rows import Split, finish, row_tile
 
 MOST_ROWS = 8  # beyond, cuBLAS is faster
-_TILE = 32  # outputs of a program
-_BLOCK, _STAGES = 256, 4  # inputs of a turn, turns in flight
+_TILE = 64  # outputs of a program
+_BLOCK, _STAGES = 128, 5  # inputs of a turn, turns in flight
 _PROGRAMS = 1.5  # of a multiprocessor, at least
 _AHEAD = 2  # turns whose weights are asked for before the inputs are there
 
