@@ -174,15 +174,38 @@ class PictureSource:
     page: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class UnsentPixels:
+    """In place of pixels that are not sent, because the engine probably has the picture's features or pages."""
+
+    shape: tuple[int, ...]  # (height, width, 3)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Picture:
     """A decoded picture at the size that the model sees, with its digest."""
 
-    pixels: NDArray[np.uint8]  # (height, width, 3), RGB
+    pixels: NDArray[np.uint8] | UnsentPixels  # (height, width, 3), RGB
     digest: str  # SHA-256 over size and pixels: key of the feature cache
     tokens: int  # placeholder tokens in the prompt
     original_size: tuple[int, int]  # (width, height) as uploaded, after EXIF rotation; of a page: as rendered
     source: PictureSource | None = None
+
+    @property
+    def is_sent(self) -> bool:
+        """Whether its pixels are here."""
+        return not isinstance(self.pixels, UnsentPixels)
+
+    def sent_pixels(self) -> NDArray[np.uint8]:
+        """Its pixels (height, width, 3); raises ValueError if they were not sent."""
+        if isinstance(self.pixels, UnsentPixels):
+            raise ValueError(f"The pixels of the picture {self.digest} were not sent.")
+        return self.pixels
+
+    @property
+    def seen_size(self) -> tuple[int, int]:
+        """(width, height) as the model sees it."""
+        return self.pixels.shape[1], self.pixels.shape[0]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -210,6 +233,10 @@ class Prompt:
     @property
     def image_tokens(self) -> int:
         return sum(picture.tokens for picture in self.pictures)
+
+    @property
+    def has_all_pixels(self) -> bool:
+        return all(picture.is_sent for picture in self.pictures)
 
     @property
     def is_constrained(self) -> bool:
@@ -318,7 +345,18 @@ class Finished:
     device_ms: float = 0.0  # time of the GPU or CPU: its share of encode, prefill and decode steps
 
 
+@dataclass(frozen=True, slots=True)
+class PixelsNeeded:
+    """The only reply of the engine to a prompt without the pixels of these pictures, which it does not know either.
+
+    The pipeline then sends the prompt with all pixels; no caller sees it.
+    """
+
+    digests: tuple[str, ...]
+
+
 Event: TypeAlias = Started | Delta | ToolCallDelta | Finished
+EngineEvent: TypeAlias = Event | PixelsNeeded
 Events: TypeAlias = AsyncGenerator[Event, None]
 Answer: TypeAlias = Callable[[ChatRequest], Events]
 

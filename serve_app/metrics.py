@@ -137,6 +137,12 @@ KV_TOKENS = Metric("glm_kv_tokens", "gauge", "Tokens that the KV cache can hold.
 KV_TOKENS_USED = Metric("glm_kv_tokens_used", "gauge", "Tokens that the KV cache holds now.")
 FEATURE_CACHE_HITS = Metric("glm_feature_cache_hits_total", "counter", "Pictures whose features were in the cache.")
 FEATURE_CACHE_MISSES = Metric("glm_feature_cache_misses_total", "counter", "Pictures that had to be encoded.")
+PICTURES_WITHOUT_PIXELS = Metric(
+    "glm_pictures_without_pixels_total",
+    "counter",
+    "Pictures whose pixels the engine was not sent: known, or needed after all.",
+    ("result",),
+)
 FEATURE_CACHE_BYTES = Metric("glm_feature_cache_bytes", "gauge", "Memory held by cached image features.")
 OUT_OF_MEMORY = Metric("glm_out_of_memory_total", "counter", "Out-of-memory errors caught by the engine.")
 VRAM_ALLOCATED = Metric("glm_vram_allocated_bytes", "gauge", "Device memory held by tensors of this replica.")

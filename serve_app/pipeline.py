@@ -1,14 +1,15 @@
 """One request through both stages, preprocess and engine; returns the events as they are generated.
 
-It enforces the deadline, cancels both stages when the caller closes the answer, frees the pixels at the first event,
-and raises errors of `errors.py` only. Ray's own errors are mapped here and nowhere else.
+It enforces the deadline, cancels both stages when the caller closes the answer, sends pixels only where the engine
+needs them, frees them at the first event, and raises errors of `errors.py` only. Ray's own errors are mapped here and
+nowhere else.
 """
 
 from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,12 +22,24 @@ from ray.serve.handle import DeploymentHandle
 
 from serve_app.cache.answer_cache import AnswerCache
 from serve_app.cache.feedback import Feedback
-from serve_app.contracts import ChatRequest, Event, Events, Finished, ModelCard, Prompt, Started, Tokenized
+from serve_app.contracts import (
+    ChatRequest,
+    Event,
+    Events,
+    Finished,
+    ModelCard,
+    PixelsNeeded,
+    Prompt,
+    Started,
+    Tokenized,
+)
 from serve_app.errors import DeadlineExceeded, EngineFailed, Overloaded, ReplicaLost, ServiceError
-from serve_app.request_size import has_addresses, upload_bytes
+from serve_app.request_size import has_addresses
+from serve_app.seen_pictures import SeenPictures
 
 DESCRIBE_TIMEOUT_S = 5.0
-SMALL_BYTES = 100_000  # encoded; pixels of such pictures are faster as a message than through the object store
+
+PrepareAgain = Callable[[], Awaitable[Prompt]]  # the same prompt with all pixels
 
 
 class Pipeline:
@@ -42,7 +55,8 @@ class Pipeline:
         self._tokenize = preprocess.options(method_name="tokenize")
         self._abilities = preprocess.options(method_name="abilities")
         self._describe = engine.options(method_name="describe")
-        self._shared: dict[str, _SharedPrompt] = {}
+        self._shared: dict[tuple[str, bool], _SharedPrompt] = {}
+        self._seen = SeenPictures()
         self._cache = cache
 
     async def answer(self, request: ChatRequest) -> Events:
@@ -53,12 +67,20 @@ class Pipeline:
             async with asyncio.timeout_at(deadline):
                 return await self._shared_prompt(request)
 
+        async def prepare_again() -> Prompt:
+            left_s = max(0.0, deadline - asyncio.get_running_loop().time())
+            async with asyncio.timeout_at(deadline):
+                return await self._shared_prompt(replace(request, deadline_s=left_s), again=True)
+
+        def generate_for_all(prompt: Prompt) -> Events:
+            return self._generate_for_all(prompt, prepare_again)
+
         event: Event | None = None
         try:
             if self._cache is not None and self._cache.applies_to(request):
-                events = self._cache.answer(request, prepare, self._generate_for_all)
+                events = self._cache.answer(request, prepare, generate_for_all)
             else:
-                events = self._generate(await prepare())
+                events = self._generate(await prepare(), prepare_again)
             async with aclosing(events), aclosing(_until(deadline, events)) as received:
                 async for event in received:
                     yield event
@@ -75,11 +97,11 @@ class Pipeline:
         if not isinstance(event, Finished):
             raise EngineFailed("The engine ended this answer without its final event.")
 
-    async def _generate_for_all(self, prompt: Prompt) -> AsyncGenerator[Event, None]:
+    async def _generate_for_all(self, prompt: Prompt, prepare_again: PrepareAgain) -> AsyncGenerator[Event, None]:
         """`_generate` in a task of its own, whose events other requests may read too; raises errors of ours."""
         _leave_request()
-        events = self._generate(prompt)
-        del prompt
+        events = self._generate(prompt, prepare_again)
+        del prompt, prepare_again
         try:
             async with aclosing(events):
                 async for event in events:
@@ -87,69 +109,89 @@ class Pipeline:
         except Exception as error:
             raise as_service_error(error) from error
 
-    async def _generate(self, given: Prompt) -> AsyncGenerator[Event, None]:
+    async def _generate(self, given: Prompt, prepare_again: PrepareAgain) -> AsyncGenerator[Event, None]:
         """Events of the engine.
 
+        The prompt goes without pixels that the engine has seen; if it needs them, the prompt is sent again with all.
         If a replica dies before the first text, the request is repeated once on another one. For that, `Started` is
         kept back until there is text, because the HTTP response begins with it.
         """
         prompt: Prompt | None = given
-        del given
-        for last in (False, True):
-            events: Any = self._engine_call.remote(prompt)
-            started: Event | None = None
-            event: Event | None = None
+        sent: Prompt | None = self._seen.without_sent_pixels(given)
+        again: PrepareAgain | None = prepare_again
+        del given, prepare_again
+        lost = False
+        while sent is not None:
+            events: Any = self._engine_call.remote(sent)
+            started: Started | None = None
+            event: Event | PixelsNeeded | None = None
             try:
                 async for event in events:
                     if isinstance(event, Started):
                         started = event
-                        continue
-                    prompt = None  # frees its pixels while the answer is generated
-                    if started is not None:
-                        yield started
-                        started = None
-                    yield event
-                break
+                        if sent is not None:
+                            self._seen.add_sent(sent)
+                    elif not isinstance(event, PixelsNeeded):
+                        prompt = sent = again = None  # frees pixels and request while the answer is generated
+                        if started is not None:
+                            yield started
+                            started = None
+                        yield event
             except Exception as error:
-                if last or prompt is None or not isinstance(as_service_error(error), ReplicaLost):
+                if lost or sent is None or not isinstance(as_service_error(error), ReplicaLost):
                     raise
+                lost = True
+                continue
             finally:
-                if not isinstance(event, Finished):
+                if not isinstance(event, Finished | PixelsNeeded):
                     _cancel(events)
+            if not isinstance(event, PixelsNeeded):
+                return
+            if sent is None or again is None or sent.has_all_pixels:
+                raise EngineFailed("The engine asked for pixels that it was sent.")
+            if prompt is None or not prompt.has_all_pixels:
+                prompt = await again()
+            sent = prompt
 
-    async def _shared_prompt(self, request: ChatRequest) -> Prompt:
-        """The request's prompt; requests of one group wait for the same one."""
+    async def _shared_prompt(self, request: ChatRequest, *, again: bool = False) -> Prompt:
+        """The request's prompt; requests of one group wait for the same one. `again`: with all pixels."""
         if not request.group:
-            return await self._prompt(request)
-        shared = self._shared.get(request.group)
+            return await self._prompt(request, again)
+        key = (request.group, again)
+        shared = self._shared.get(key)
         if shared is None:
-            shared = self._shared[request.group] = _SharedPrompt(asyncio.create_task(self._prompt(request)))
+            shared = self._shared[key] = _SharedPrompt(asyncio.create_task(self._prompt(request, again)))
         shared.waiting += 1
         try:
             prompt = await asyncio.shield(shared.task)
         finally:
             shared.waiting -= 1
             if not shared.waiting:
-                del self._shared[request.group]
+                del self._shared[key]
                 shared.task.cancel()
         return replace(prompt, id=request.id, sampling=replace(prompt.sampling, seed=request.sampling.seed))
 
-    async def _prompt(self, request: ChatRequest) -> Prompt:
+    async def _prompt(self, request: ChatRequest, again: bool) -> Prompt:
         """The prompt from preprocess; the call is repeated once if the replica dies."""
-        prepare = self._prepare_small if _is_small(request) else self._prepare_large
+        has_pixels = again or self._seen.returns_pixels(request)
+        prepare = self._prepare_large if has_pixels else self._prepare_small
+        # A picture at an address is fetched only once, so its pixels always come with the prompt.
+        unsent = not again and not has_addresses(request)
         for last in (False, True):
             # Awaited here, not by the engine's router, which runs in this process too: if preprocess dies, Serve 2.60's
             # router reads the result of the lost call again and again, without a pause and for ever.
-            call = prepare.remote(request)
+            call = prepare.remote(request, unsent, again)
             try:
                 prompt: Prompt = await call
-                return prompt
             except asyncio.CancelledError:
                 _cancel(call)
                 raise
             except Exception as error:
                 if last or not isinstance(as_service_error(error), ReplicaLost):
                     raise
+            else:
+                self._seen.add_uploads(request)
+                return prompt
         raise AssertionError
 
     async def tokenize(self, request: ChatRequest) -> Tokenized:
@@ -199,11 +241,6 @@ async def _within(seconds: float, response: Any, late: ServiceError) -> Any:
         raise late from error
     except Exception as error:
         raise as_service_error(error) from error
-
-
-def _is_small(request: ChatRequest) -> bool:
-    """Whether pictures and files are small; the size of one at an address is not known yet."""
-    return not has_addresses(request) and upload_bytes(request) <= SMALL_BYTES
 
 
 def as_service_error(error: Exception) -> Exception:

@@ -10,11 +10,24 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 from ray.exceptions import ActorDiedError, ActorUnavailableError, OutOfMemoryError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RequestCancelledError
 
-from serve_app.contracts import ChatRequest, Delta, Event, Events, Finished, ImagePart, Message, Started, TextPart
+from serve_app.contracts import (
+    ChatRequest,
+    Delta,
+    Event,
+    Events,
+    Finished,
+    ImagePart,
+    Message,
+    Prompt,
+    Sampling,
+    Started,
+    TextPart,
+)
 from serve_app.errors import DeadlineExceeded, EngineFailed, ImageRejected, Overloaded, ServiceError
 from serve_app.pipeline import Pipeline, as_service_error
 from tests.fakes import CARD, FakeAnswer, FakeDescribe, FakeTokenize
@@ -73,15 +86,18 @@ async def abilities() -> tuple[str, ...]:
     return ("vision", "tools")
 
 
-async def prepared() -> str:
-    return "the prompt"
+PROMPT = Prompt("q1", np.array([1, 2], dtype=np.int32), (), Sampling(max_tokens=4), deadline_s=60.0)
+
+
+async def prepared() -> Prompt:
+    return PROMPT
 
 
 def pipeline_over(
     answer: Any, describe: Any = None, *, prepare: Any = prepared, tokenize: Any = None, abilities: Any = abilities
 ) -> tuple[Pipeline, FakeHandle, FakeHandle]:
     preprocess = FakeHandle(
-        prepare=lambda request: prepare,
+        prepare=lambda request, unsent, again: prepare,
         tokenize=lambda request: partial(tokenize or FakeTokenize(), request),
         abilities=lambda: abilities,
     )
@@ -109,7 +125,7 @@ async def test_the_engine_gets_the_prompt():
     pipeline, _, engine = pipeline_over(fake_answer("x"))
     await collect(pipeline.answer(QUESTION))
     ((_, arguments, _),) = engine.calls
-    assert arguments == ("the prompt",)
+    assert arguments == (PROMPT,)
 
 
 async def test_a_preprocess_replica_that_dies_fails_its_request_and_calls_no_engine():
@@ -224,7 +240,7 @@ async def test_an_answer_without_a_last_event_is_an_error():
 
 async def test_cancelling_a_call_that_failed_does_not_hide_the_failure():
     refusal = ImageRejected("image 1 is broken", param="messages[0]")
-    preprocess = FakeHandle(prepare=lambda request: prepared, cancel_error=refusal)
+    preprocess = FakeHandle(prepare=lambda request, unsent, again: prepared, cancel_error=refusal)
     engine = FakeHandle(generate=fake_answer(error=EngineFailed("out of memory")), cancel_error=refusal)
     with pytest.raises(EngineFailed, match="out of memory"):
         await collect(Pipeline(preprocess, engine).answer(QUESTION))

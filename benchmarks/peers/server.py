@@ -34,12 +34,14 @@ class Server:
     model: str  # its name for the model
     env: Mapping[str, str] = field(default_factory=dict)
     ignores_eos: bool = True  # accepts `ignore_eos`
+    folder: Path = ROOT  # in which it runs
 
 
-def ours(folder: Path, port: int, settings: Mapping[str, str] | None = None) -> Server:
-    """This service; `settings` are `GLM_*` variables."""
+def ours(folder: Path, port: int, settings: Mapping[str, str] | None = None, checkout: Path = ROOT) -> Server:
+    """This service, or that of another checkout of this repository; `settings` are `GLM_*` variables."""
     command = (sys.executable, "-m", "serve_app", "up", "--port", str(port))
-    return Server("ours", command, "/readyz", "glm", _our_environment(folder, port, settings or {}))
+    env = _our_environment(folder, port, settings or {}) | {"PYTHONPATH": str(checkout)}
+    return Server("ours", command, "/readyz", "glm", env, folder=checkout)
 
 
 def ours_behind_haproxy(folder: Path, port: int, settings: Mapping[str, str] | None = None) -> Server:
@@ -104,7 +106,7 @@ def running(server: Server, port: int) -> Iterator[tuple[str, float]]:
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
             server.command,
-            cwd=ROOT,
+            cwd=server.folder,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,

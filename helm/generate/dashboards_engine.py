@@ -240,6 +240,13 @@ def engine() -> str:
                         Query(total(metrics.FEATURE_CACHE_BYTES, REPLICA, by="replica"), "{{replica}}"),
                     ),
                     lines(
+                        "Pictures without pixels",
+                        "Pictures a second whose pixels were not sent to the engine: known there, or needed after all. "
+                        "Many needed ones mean that features and pages are evicted before follow-ups come.",
+                        "short",
+                        Query(rate(metrics.PICTURES_WITHOUT_PIXELS, REPLICA, by="result"), "{{result}}"),
+                    ),
+                    lines(
                         "Memory of replicas",
                         "Resident memory of each stage's processes, by pod. A line that only rises is a leak.",
                         "bytes",

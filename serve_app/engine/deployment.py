@@ -7,7 +7,7 @@ from typing import Any, Final
 from ray import serve
 from ray.serve._private import replica as serve_replica
 
-from serve_app.contracts import Event, ModelCard, Prompt
+from serve_app.contracts import EngineEvent, ModelCard, Prompt
 from serve_app.engine.replica import EngineReplica
 from serve_app.in_flight import InFlight, folder_of_pod
 from serve_app.logs import join_serve_log
@@ -44,8 +44,8 @@ class EngineDeployment:
         self._in_flight = InFlight(folder_of_pod())
         self._replica = EngineReplica(model, engine, metrics, RayMeter())
 
-    async def generate(self, prompt: Prompt) -> AsyncGenerator[Event, None]:
-        """Events of one answer."""
+    async def generate(self, prompt: Prompt) -> AsyncGenerator[EngineEvent, None]:
+        """Events of one answer, or that pixels are needed."""
         with self._in_flight:
             async with aclosing(self._replica.generate(prompt)) as events:  # a disconnect closes the inner one at once
                 async for event in events:

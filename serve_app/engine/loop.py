@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 
 from serve_app import metrics
-from serve_app.contracts import Event, Finished, FinishReason, PictureSeen, Started
+from serve_app.contracts import EngineEvent, Finished, FinishReason, PictureSeen, PixelsNeeded, Started
 from serve_app.engine.admission import Admission
 from serve_app.engine.model.feature_cache import FeatureCache
 from serve_app.engine.output.detokenizer import Vocabulary
@@ -25,6 +25,7 @@ from serve_app.engine.scheduler import Chunk, Scheduler
 from serve_app.engine.sequence import Sequence, Sink
 from serve_app.engine.step_executor import Launch, ModelBackend, StepExecutor
 from serve_app.engine.structured.grammar_sandbox import DEFAULT_LIMITS
+from serve_app.engine.unsent_pixels import ask_for_pixels, find_unsent
 from serve_app.errors import DeadlineExceeded, EngineFailed, ServiceError
 from serve_app.settings import EngineSettings
 
@@ -35,7 +36,7 @@ _BUDGETS_WITHOUT_DECODING = 4  # prefill budgets of a step while no interactive 
 # of those that decode. Short prompts are read in larger steps, which take 5 to 10 % less CPU.
 _BUDGETS_OF_LONG_PROMPTS, _BUDGETS_OF_LONG_PROMPTS_DECODING = 0.5, 0.25
 
-Outbox = list[tuple[Sink, Event | ServiceError]]
+Outbox = list[tuple[Sink, EngineEvent | ServiceError]]
 
 
 class EngineLoop:
@@ -116,10 +117,14 @@ class EngineLoop:
 
     def step(self) -> bool:
         """Run one step; False if there was nothing to do."""
-        self._read_inbox()
+        added = self._read_inbox()
         self._expire()
         for sequence in self._scheduler.admit():
             self._start(sequence)
+        for sequence in added:
+            waits = self._active.get(sequence.id) is sequence and sequence.slot < 0
+            if waits and not sequence.prompt.has_all_pixels:
+                self._ask_for_pixels(sequence, ask_for_pixels(sequence, self._meter))
         busy = self._launched is not None or not self._scheduler.idle
         if busy:
             if self._model.mixes_prefill_and_decode:
@@ -178,7 +183,9 @@ class EngineLoop:
             if sequence.slot >= 0:  # else it was cancelled meanwhile
                 self._append_token(sequence, result)
 
-    def _read_inbox(self) -> None:
+    def _read_inbox(self) -> list[Sequence]:
+        """Cancel and add what the inbox says; returns the sequences that were added."""
+        added = []
         while self._inbox:
             message = self._inbox.popleft()
             if isinstance(message, str):
@@ -188,8 +195,10 @@ class EngineLoop:
             try:
                 self._scheduler.add(message)
                 self._active[message.id] = message
+                added.append(message)
             except ServiceError as error:
                 self._emit(message, error)
+        return added
 
     def _expire(self) -> None:
         now = self._clock()
@@ -206,15 +215,13 @@ class EngineLoop:
         except ServiceError as error:
             self._fail(sequence, error)
             return
+        others = (other for other in self._active.values() if other is not sequence)
+        if (needed := find_unsent(sequence, self._features, others, self._meter)) is not None:
+            self._ask_for_pixels(sequence, needed)
+            return
         prompt = sequence.prompt
         seen = tuple(
-            PictureSeen(
-                picture.original_size,
-                (picture.pixels.shape[1], picture.pixels.shape[0]),
-                picture.tokens,
-                picture.source,
-                picture.digest,
-            )
+            PictureSeen(picture.original_size, picture.seen_size, picture.tokens, picture.source, picture.digest)
             for picture in prompt.pictures
         )
         stages = {**prompt.stages_ms, **sequence.stages_ms}
@@ -259,6 +266,11 @@ class EngineLoop:
         self._emit(sequence, error)
         self._retire(sequence)
 
+    def _ask_for_pixels(self, sequence: Sequence, needed: PixelsNeeded) -> None:
+        """End a sequence before its first event; the pipeline sends the prompt again, with all pixels."""
+        self._emit(sequence, needed)
+        self._retire(sequence)
+
     def _fail_all(self, why: str) -> None:
         waiting = [message for message in self._inbox if isinstance(message, Sequence)]
         self._inbox.clear()
@@ -285,7 +297,7 @@ class EngineLoop:
             self._emit(sequence, delta)
             sequence.emitted, sequence.emitted_at = True, self._clock()
 
-    def _emit(self, sequence: Sequence, event: Event | ServiceError) -> None:
+    def _emit(self, sequence: Sequence, event: EngineEvent | ServiceError) -> None:
         self._outbox.append((sequence.sink, event))
 
     def _flush(self) -> None:

@@ -128,7 +128,7 @@ class PictureEncoder:
         chosen: dict[str, Picture] = {}
         tokens = 0
         for sequence in self._in_order([s for s in waiting if s.needs_features and s not in self._failures]):
-            for picture in sequence.prompt.pictures:
+            for picture in sequence.needed:
                 if picture.digest in sequence.encoded or picture.digest in chosen:
                     continue
                 if chosen and tokens + picture.tokens > self._job_tokens:
@@ -146,7 +146,7 @@ class PictureEncoder:
     def _job_of(self, pictures: dict[str, Picture], waiting: list[Sequence]) -> _Job:
         self._jobs += 1
         needed_by = [s for s in waiting if s.needs_features and s not in self._failures]
-        return self._new_job(pictures, [s for s in needed_by if any(p.digest in pictures for p in s.prompt.pictures)])
+        return self._new_job(pictures, [s for s in needed_by if any(p.digest in pictures for p in s.needed)])
 
     def _new_job(self, pictures: dict[str, Picture], sequences: list[Sequence]) -> _Job:
         images = list(pictures.values())
@@ -161,8 +161,10 @@ class PictureEncoder:
         if sequence.looked_up:
             return
         sequence.looked_up = True
-        for picture in sequence.prompt.pictures:
-            found = self._features.get(picture.digest)
+        for picture in sequence.needed:
+            found = sequence.encoded.get(picture.digest)
+            if found is None:
+                found = self._features.get(picture.digest)
             self._meter.count(metrics.FEATURE_CACHE_MISSES if found is None else metrics.FEATURE_CACHE_HITS)
             if found is not None:
                 sequence.encoded[picture.digest] = found
@@ -171,17 +173,17 @@ class PictureEncoder:
     def _add(self, job: _Job, features: list[torch.Tensor]) -> None:
         known = dict(zip(job.pictures, features, strict=True))
         charge_device_time(
-            ((s, sum(p.tokens for p in s.prompt.pictures if p.digest in known)) for s in job.sequences), job.seconds
+            ((s, sum(p.tokens for p in s.needed if p.digest in known)) for s in job.sequences), job.seconds
         )
         for sequence in job.waiting:
             sequence.stages_ms["encode"] = sequence.stages_ms.get("encode", 0.0) + job.seconds * 1e3
-            sequence.encoded |= {p.digest: known[p.digest] for p in sequence.prompt.pictures if p.digest in known}
+            sequence.encoded |= {p.digest: known[p.digest] for p in sequence.needed if p.digest in known}
             self._complete(sequence)
         for digest, computed in known.items():  # last: without memory for the copy, the sequences have their features
             self._features.put(digest, computed)
 
     def _complete(self, sequence: Sequence) -> None:
-        pictures = sequence.prompt.pictures
+        pictures = sequence.needed
         if not all(picture.digest in sequence.encoded for picture in pictures):
             return
         try:
@@ -207,9 +209,9 @@ class PictureEncoder:
 
 
 def _has(sequence: Sequence, digest: str) -> bool:
-    return any(picture.digest == digest for picture in sequence.prompt.pictures)
+    return any(picture.digest == digest for picture in sequence.needed)
 
 
 def _by_lane_and_size(sequence: Sequence) -> tuple[bool, int]:
-    left = sum(picture.tokens for picture in sequence.prompt.pictures if picture.digest not in sequence.encoded)
+    left = sum(picture.tokens for picture in sequence.needed if picture.digest not in sequence.encoded)
     return sequence.prompt.lane == "batch", left

@@ -14,7 +14,7 @@ import torch
 
 from serve_app import metrics
 from serve_app.checkpoint import checkpoint_folder
-from serve_app.contracts import Event, Finished, ModelCard, Prompt
+from serve_app.contracts import EngineEvent, Finished, ModelCard, PixelsNeeded, Prompt
 from serve_app.engine.loop import EngineLoop, Outbox
 from serve_app.engine.memory import measure_memory, plan_pages, plan_slots
 from serve_app.engine.model import paged_runner
@@ -38,14 +38,14 @@ class EventBuffer:
     """Events of one request that wait for their reader, in order; deltas are joined. Used in one event loop."""
 
     def __init__(self) -> None:
-        self._events: list[Event | ServiceError] = []
+        self._events: list[EngineEvent | ServiceError] = []
         self._filled = asyncio.Event()
 
-    def put(self, event: Event | ServiceError) -> None:
+    def put(self, event: EngineEvent | ServiceError) -> None:
         append_delta(self._events, event)
         self._filled.set()
 
-    async def take(self) -> list[Event | ServiceError]:
+    async def take(self) -> list[EngineEvent | ServiceError]:
         """All events that wait; at least one."""
         await self._filled.wait()
         self._filled.clear()
@@ -142,8 +142,8 @@ class EngineReplica:
             phases,
         )
 
-    async def generate(self, prompt: Prompt) -> AsyncGenerator[Event, None]:
-        """Events of one answer; deltas that wait for a slow reader are joined.
+    async def generate(self, prompt: Prompt) -> AsyncGenerator[EngineEvent, None]:
+        """Events of one answer, or `PixelsNeeded` alone; deltas that wait for a slow reader are joined.
 
         Closing or cancelling the generator frees the slot within one step.
         """
@@ -161,7 +161,7 @@ class EngineReplica:
         try:
             while not ended:
                 for event in await buffer.take():
-                    ended = isinstance(event, (Finished, ServiceError))
+                    ended = isinstance(event, (Finished, ServiceError, PixelsNeeded))
                     if isinstance(event, ServiceError):
                         raise event
                     yield event
@@ -196,7 +196,7 @@ class EngineReplica:
         ended = threading.Event()
         failures: list[ServiceError] = []
 
-        def sink(event: Event | ServiceError) -> None:
+        def sink(event: EngineEvent | ServiceError) -> None:
             if isinstance(event, ServiceError):
                 failures.append(event)
             if isinstance(event, (Finished, ServiceError)):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.contracts import Event, FinishReason, Prompt, TokenLogprob, Usage
+from serve_app.contracts import EngineEvent, FinishReason, Picture, Prompt, TokenLogprob, Usage
 from serve_app.engine.output.parser import OutputParser
 from serve_app.engine.structured.compiler import constraint_failure
 from serve_app.engine.structured.grammar_completion import GrammarCompletion
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
     from llguidance import LLMatcher
 
-Sink = Callable[[Event | ServiceError], None]
+Sink = Callable[[EngineEvent | ServiceError], None]
 
 
 @dataclass(eq=False, slots=True)
@@ -49,10 +49,11 @@ class Sequence:
     in_flight: int = 0  # tokens being computed that have not been read
     stale: bool = False  # the token in flight follows a token that was not accepted
     generated: list[int] = field(default_factory=list)
-    needs_features: bool = False  # of pictures whose tokens are still to be computed
-    encoded: dict[str, torch.Tensor] = field(default_factory=dict)  # features of its pictures so far, by digest
+    needs_features: bool = False  # of its last `needed_pictures`
+    needed_pictures: int = 0  # of the prompt, from the first one with a token that pages do not hold
+    encoded: dict[str, torch.Tensor] = field(default_factory=dict)  # features of needed pictures so far, by digest
     looked_up: bool = False  # whether the cache was asked for them
-    features: torch.Tensor | None = None  # (image tokens, hidden), in prompt order
+    features: torch.Tensor | None = None  # (image tokens, hidden) of needed pictures, in prompt order
     stages_ms: dict[str, float] = field(default_factory=dict)
     device_ms: float = 0.0  # its share of the model's time so far
     first_token_at: float = 0.0
@@ -70,6 +71,16 @@ class Sequence:
     @property
     def prompt_tokens(self) -> int:
         return len(self.prompt.token_ids)
+
+    @property
+    def needed(self) -> tuple[Picture, ...]:
+        """The pictures whose features it needs, the last ones of the prompt."""
+        pictures = self.prompt.pictures
+        return pictures[len(pictures) - self.needed_pictures :]
+
+    def need_pictures(self, count: int) -> None:
+        """Need the features of the last `count` pictures of the prompt."""
+        self.needed_pictures, self.needs_features = count, count > 0
 
     @property
     def unread_tokens(self) -> int:

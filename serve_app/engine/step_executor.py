@@ -51,7 +51,7 @@ class ModelBackend(Protocol):
         ...
 
     def prepare(self, sequence: Sequence) -> None:
-        """Prepare for a newly admitted sequence, and set whether it needs image features."""
+        """Prepare for a newly admitted sequence, and set which pictures' features it needs."""
         ...
 
     def device_bytes(self, sequence: Sequence, piece_tokens: int) -> int:

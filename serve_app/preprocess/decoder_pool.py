@@ -20,7 +20,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.contracts import Pages
+from serve_app.contracts import Pages, UnsentPixels
 from serve_app.errors import ImageRejected, Overloaded, ServiceError
 from serve_app.preprocess.decode import Header
 from serve_app.preprocess.decode_cost import AT_ONCE_S, SMALL_S, cpu_budget_s, decode_cost_s, header_cost_s
@@ -41,7 +41,7 @@ _log: Final = logging.getLogger("glm.preprocess")
 class DecodedPicture:
     """The pixels at the size that the model sees, and what they cost."""
 
-    pixels: NDArray[np.uint8]  # (height, width, 3), RGB
+    pixels: NDArray[np.uint8] | UnsentPixels  # (height, width, 3), RGB
     digest: str
     decode_ms: float
     resize_ms: float
@@ -54,6 +54,7 @@ class ReadPicture:
 
     header: Header
     decoded: DecodedPicture | ImageRejected | None = None
+    key: bytes = b""  # of the cache of decoded pictures
 
 
 @dataclass(slots=True, eq=False)

@@ -28,10 +28,10 @@ class PreprocessDeployment:
         scanner = Scanner(scan, meter) if scan.address else None
         self._preprocessor = Preprocessor(model, settings, meter, scanner=scanner)
 
-    async def prepare(self, request: ChatRequest) -> Prompt:
+    async def prepare(self, request: ChatRequest, unsent: bool = False, again: bool = False) -> Prompt:
         try:
             with self._in_flight:
-                return await self._preprocessor.prepare(request)
+                return await self._preprocessor.prepare(request, unsent=unsent, again=again)
         finally:
             self._collector.released(upload_bytes(request))
 

@@ -8,51 +8,30 @@ never blocked. What depends on the model is in its family's processor.
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from serve_app.checkpoint import checkpoint_digest, checkpoint_folder
-from serve_app.contracts import ChatRequest, ImagePart, Picture, PictureSource, Prompt, Sampling, Tokenized
-from serve_app.errors import ContextTooLong, DeadlineExceeded, ImageRejected
+from serve_app.contracts import ChatRequest, ImagePart, Prompt, Sampling, Tokenized
+from serve_app.errors import ContextTooLong, DeadlineExceeded
 from serve_app.metrics import PICTURE_TOKENS, PICTURES, STAGE_SECONDS, Meter
-from serve_app.preprocess.decode import Header
-from serve_app.preprocess.decoded_cache import DecodedCache, picture_key
-from serve_app.preprocess.decoder_pool import DecodedPicture, DecoderPool, ReadPicture
-from serve_app.preprocess.documents import PDF, POINTS_PER_INCH, is_pdf, repeat_pictures
+from serve_app.preprocess.decoder_pool import DecoderPool
+from serve_app.preprocess.documents import repeat_pictures
 from serve_app.preprocess.family_processor import ContextLimit, TokenizedPrompt, load_processor
 from serve_app.preprocess.fetch import Fetcher
 from serve_app.preprocess.max_tokens import context_too_long, resolve_max_tokens
 from serve_app.preprocess.memory_budget import MemoryBudget, Reservation
 from serve_app.preprocess.message_checks import check_request
-from serve_app.preprocess.picture_limits import (
-    ImageLabel,
-    PictureLimits,
-    check_bytes,
-    check_number,
-    check_pixels,
-    check_request_pixels,
-    label_of,
-)
+from serve_app.preprocess.picture_limits import check_number, label_of
 from serve_app.preprocess.picture_source import PictureSources
+from serve_app.preprocess.read_pictures import Decoding, MeasuredPicture, PictureReader
 from serve_app.preprocess.scan import Scanner
+from serve_app.preprocess.stage_times import timed
 from serve_app.settings import ModelSettings, PreprocessSettings
 
 STUCK_S = 300.0  # no request's text takes this long to tokenize
-
-
-@dataclass(frozen=True, slots=True)
-class _MeasuredPicture:
-    """A picture's file and the sizes that follow from its header."""
-
-    file: bytes
-    label: ImageLabel
-    header: Header
-    size: tuple[int, int]  # (width, height) to which it is resized
-    tokens: int
-    source: PictureSource
-    decoded: DecodedPicture | ImageRejected | None = None  # of a small picture
 
 
 class Preprocessor:
@@ -69,7 +48,6 @@ class Preprocessor:
     ) -> None:
         self._scanner = scanner
         self._decoders = decoders or DecoderPool(settings)
-        self._limits = PictureLimits.of_settings(settings)
         folder = checkpoint_folder(model)
         self._processor = load_processor(folder, model, settings)
         self._checkpoint = checkpoint_digest(folder)
@@ -77,7 +55,7 @@ class Preprocessor:
         self._meter = meter
         self._sources = PictureSources(fetcher or Fetcher(settings), settings.max_image_bytes)
         self._memory = MemoryBudget(settings.max_bytes_in_flight)
-        self._decoded = DecodedCache(settings.decoded_cache_mib * 2**20)
+        self._pictures = PictureReader(self._processor, settings, self._decoders)
         self._busy_since: float | None = None  # monotonic seconds
         self._cpu = ThreadPoolExecutor(max_workers=1, thread_name_prefix="preprocess")
 
@@ -86,8 +64,11 @@ class Preprocessor:
         """What the served model's template and tokenizer can express."""
         return self._processor.abilities
 
-    async def prepare(self, request: ChatRequest) -> Prompt:
+    async def prepare(self, request: ChatRequest, *, unsent: bool = False, again: bool = False) -> Prompt:
         """Check, fetch, measure, tokenize, decode, resize.
+
+        With `unsent`, pictures that were prepared before have `UnsentPixels`. `again`: this request was prepared before
+        with `unsent`, so it is not counted.
 
         Raises InvalidRequest, ContextTooLong, ImageRejected, Overloaded or DeadlineExceeded. The prompt's deadline
         is the rest of the request's.
@@ -96,10 +77,11 @@ class Preprocessor:
         request, ignored = self._without_unsupported_tools(request)
         stages_ms = {"fetch": 0.0, "decode": 0.0, "resize": 0.0, "tokenize": 0.0}
         async with self._limits_of(request) as held:
-            measured, tokenized, sampling = await self._measure_and_tokenize(request, stages_ms, held, decode=True)
+            decoding = Decoding(held, request.caller.tenant, unsent)
+            measured, tokenized, sampling = await self._measure_and_tokenize(request, stages_ms, held, decoding)
             sizes = [picture.size for picture in measured if picture.decoded is None]
             held.add(sum(3 * width * height for width, height in sizes))
-            pictures = await self._decode(measured, stages_ms)
+            pictures = await self._pictures.decode(measured, stages_ms)
         prompt = Prompt(
             request.id,
             tokenized.token_ids,
@@ -119,7 +101,8 @@ class Preprocessor:
             clipped_max_tokens=_clipped(request.sampling, sampling),
             checkpoint=self._checkpoint,
         )
-        self._count(prompt, [picture.header.format.lower() for picture in measured])
+        if not again:
+            self._count(prompt, [picture.header.format.lower() for picture in measured])
         return prompt
 
     async def tokenize(self, request: ChatRequest) -> Tokenized:
@@ -127,7 +110,7 @@ class Preprocessor:
         request, _ = self._without_unsupported_tools(request)
         stages_ms = {"fetch": 0.0, "decode": 0.0, "tokenize": 0.0}
         async with self._limits_of(request) as held:
-            measured, tokenized, _ = await self._measure_and_tokenize(request, stages_ms, held, decode=False)
+            measured, tokenized, _ = await self._measure_and_tokenize(request, stages_ms, held, None)
         image_tokens = sum(picture.tokens for picture in measured)
         limit = self._processor.context_limit(len(measured))
         return Tokenized(tuple(tokenized.token_ids.tolist()), image_tokens, limit.tokens)
@@ -158,21 +141,21 @@ class Preprocessor:
             ) from error
 
     async def _measure_and_tokenize(
-        self, request: ChatRequest, stages_ms: dict[str, float], held: Reservation, *, decode: bool
-    ) -> tuple[list[_MeasuredPicture], TokenizedPrompt, Sampling]:
-        """Finds every reason to refuse a request except damaged pixels; with `decode`, small pictures are decoded."""
+        self, request: ChatRequest, stages_ms: dict[str, float], held: Reservation, decoding: Decoding | None
+    ) -> tuple[list[MeasuredPicture], TokenizedPrompt, Sampling]:
+        """Finds every reason to refuse a request except damaged pixels; with `decoding`, small pictures are decoded."""
         parts = [part for message in request.messages for part in message.parts if isinstance(part, ImagePart)]
         check_number(parts, self._processor.max_pictures, self._settings.max_images)
         limit = self._processor.context_limit(len(parts))
         check_request(request, self._processor.abilities, limit.tokens)
-        with _timed(stages_ms, "fetch"):
+        with timed(stages_ms, "fetch"):
             files = await self._sources.read_all(parts, held)
         if self._scanner is not None and files:
             stages_ms["scan"] = 0.0
-            with _timed(stages_ms, "scan"):
+            with timed(stages_ms, "scan"):
                 await self._scanner.scan_all(files, [label_of(part, index) for index, part in enumerate(parts)])
-        with _timed(stages_ms, "decode"):
-            measured = await self._measure(files, parts, held if decode else None, request.caller.tenant)
+        with timed(stages_ms, "decode"):
+            measured = await self._pictures.measure(files, parts, decoding)
         pictures = Counter(picture.source.upload for picture in measured)
         shown = replace(request, messages=repeat_pictures(request.messages, [pictures[n] for n in range(len(parts))]))
 
@@ -183,7 +166,7 @@ class Preprocessor:
             finally:
                 self._busy_since = None
 
-        with _timed(stages_ms, "tokenize"):
+        with timed(stages_ms, "tokenize"):
             tokenized, sampling = await asyncio.get_running_loop().run_in_executor(self._cpu, work)
         return measured, tokenized, sampling
 
@@ -214,96 +197,6 @@ class Preprocessor:
             return request, ()
         return replace(request, tools=None), ("tools",)
 
-    async def _measure(
-        self, files: Sequence[bytes], parts: Sequence[ImagePart], held: Reservation | None, tenant: str
-    ) -> list[_MeasuredPicture]:
-        """The pictures in their order; with `held`, small ones are decoded and their pixels added to it."""
-        measured: list[_MeasuredPicture] = []
-        pixels = 0
-        for index, (file, part) in enumerate(zip(files, parts, strict=True)):
-            label = label_of(part, index)
-            cpu_left_s = self._cpu_left_s(measured)
-            for read in await self._read(file, part, label, held if cpu_left_s > 0 else None, cpu_left_s, tenant):
-                header = read.header
-                label = replace(label, page=header.page)
-                pixels += header.width * header.height
-                check_request_pixels(pixels, self._settings.max_request_pixels, label)
-                size = self._processor.target_size(header.width, header.height, part.detail, label)
-                tokens = self._processor.picture_tokens(*size)
-                source = PictureSource(index, header.page)
-                measured.append(_MeasuredPicture(file, label, header, size, tokens, source, read.decoded))
-            shown = [parts[picture.source.upload] for picture in measured]
-            check_number(shown, self._processor.max_pictures, self._settings.max_images)
-        return measured
-
-    async def _read(
-        self,
-        file: bytes,
-        part: ImagePart,
-        label: ImageLabel,
-        held: Reservation | None,
-        max_cpu_s: float,
-        tenant: str,
-    ) -> list[ReadPicture]:
-        """A picture, decoded if `held` is given and it is small; or the header of each page of a document."""
-        if not is_pdf(file):
-            if part.pages is not None:
-                reason = "is no PDF, and only a PDF has pages. Leave them out"
-                raise replace(label, param=part.pages.param).rejected(reason)
-            if held is None:
-                return [ReadPicture(await self._decoders.measure(file, label, self._limits))]
-            rule = self._processor.size_rule(part.detail)
-            key = picture_key(tenant, file, rule)
-            if (known := self._decoded.get(key)) is not None:
-                assert isinstance(known.decoded, DecodedPicture)
-                held.add(known.decoded.pixels.nbytes)
-                return [known]
-            read = await self._decoders.read(file, rule, label, self._limits, held, max_cpu_s)
-            self._decoded.put(key, read)
-            return [read]
-        check_bytes(len(file), self._limits.max_bytes, label)
-        most = self._settings.max_pdf_pages
-        pages = await self._decoders.measure_pages(file, part.pages, most, label, self._limits)
-        scale = self._settings.pdf_dpi / POINTS_PER_INCH
-        headers = [
-            Header(PDF, max(1, round(width * scale)), max(1, round(height * scale)), orientation=1, page=page)
-            for page, width, height in pages
-        ]
-        for header in headers:
-            check_pixels(header.width, header.height, self._limits.max_pixels, replace(label, page=header.page))
-        return [ReadPicture(header) for header in headers]
-
-    def _cpu_left_s(self, pictures: Sequence[_MeasuredPicture]) -> float:
-        decoded = (picture.decoded for picture in pictures)
-        return self._settings.max_decode_cpu_s - sum(
-            picture.cpu_s for picture in decoded if isinstance(picture, DecodedPicture)
-        )
-
-    async def _decode(self, measured: Sequence[_MeasuredPicture], stages_ms: dict[str, float]) -> tuple[Picture, ...]:
-        """Decodes those that are not small, one after the other, so that each request has one job in the queue."""
-        pictures: list[Picture] = []
-        cpu_left_s = self._cpu_left_s(measured)
-        for picture in measured:
-            header, label, decoded = picture.header, picture.label, picture.decoded
-            if isinstance(decoded, ImageRejected):
-                raise decoded
-            if decoded is None:
-                if cpu_left_s <= 0:
-                    raise label.rejected(
-                        f"is not decoded: the pictures before it took the {self._settings.max_decode_cpu_s:g} seconds"
-                        " of CPU time of a request. Send fewer or smaller pictures"
-                    )
-                with _timed(stages_ms, "decode"):  # with the time in the queue
-                    decoded = await self._decoders.decode(
-                        picture.file, header, picture.size, label, self._limits, max_cpu_s=cpu_left_s
-                    )
-                cpu_left_s -= decoded.cpu_s
-            stages_ms["resize"] += decoded.resize_ms
-            stages_ms["decode"] -= decoded.resize_ms
-            original_size = (header.width, header.height)
-            pictures.append(Picture(decoded.pixels, decoded.digest, picture.tokens, original_size, picture.source))
-        return tuple(pictures)
-
     def _count(self, prompt: Prompt, formats: list[str]) -> None:
         for file_format in formats:
             self._meter.count(PICTURES, format=file_format)
@@ -317,12 +210,3 @@ class Preprocessor:
 def _clipped(requested: Sampling, resolved: Sampling) -> int | None:
     """The token limit in force, where it is not the request's."""
     return resolved.max_tokens if requested.max_tokens not in (None, resolved.max_tokens) else None
-
-
-@contextmanager
-def _timed(stages_ms: dict[str, float], stage: str) -> Iterator[None]:
-    began = time.perf_counter()
-    try:
-        yield
-    finally:
-        stages_ms[stage] += (time.perf_counter() - began) * 1000

@@ -185,7 +185,7 @@ class CountingModel:
         return 1000 * sequence.reserved + piece_tokens
 
     def prepare(self, sequence: Sequence) -> None:
-        sequence.needs_features = bool(sequence.prompt.pictures)
+        sequence.need_pictures(len(sequence.prompt.pictures))
 
     def encode_slices(self, pictures: list[Picture]) -> Generator[int, None, list[torch.Tensor]]:
         if self.refuse_encoding is not None:

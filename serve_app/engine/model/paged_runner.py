@@ -103,7 +103,7 @@ class PagedRunner(Runner):
         pages = np.zeros(self._cache.table.shape[1], dtype=np.int32)
         pages[: len(sequence.pages)] = sequence.pages
         self._cache.table[sequence.slot].copy_(self._upload(pages), non_blocking=True)
-        sequence.needs_features = bool(self.model.image_mask(sequence.prompt)[sequence.prefilled :].any())
+        sequence.need_pictures(_pictures_after(sequence, self.model.image_mask(sequence.prompt)))
 
     @torch.inference_mode()
     def keep(self, slots: torch.Tensor, token_ids: torch.Tensor) -> None:
@@ -206,6 +206,7 @@ class PagedRunner(Runner):
             return np.empty(0, dtype=np.int64), None
         places = self.model.image_mask(one.prompt)
         before, here = int(places[: chunk.start].sum()), np.flatnonzero(places[chunk.start : chunk.stop])
+        before -= one.prompt.image_tokens - sum(picture.tokens for picture in one.needed)
         return first + here, one.features[before : before + len(here)]
 
     def _decode(self, steps: torch.Tensor) -> torch.Tensor:
@@ -245,6 +246,13 @@ def _place(pages: list[int], index: int) -> int:
     """Where the keys and values of a token go; beyond the pages of its sequence, which has ended then, to page 0."""
     page = index // PAGE_TOKENS
     return (pages[page] if page < len(pages) else 0) * PAGE_TOKENS + index % PAGE_TOKENS
+
+
+def _pictures_after(sequence: Sequence, image_mask: NDArray[np.bool_]) -> int:
+    """The number of pictures with a token that the pages of a newly admitted sequence do not hold."""
+    held = int(image_mask[: sequence.prefilled].sum())  # image tokens
+    ends = np.cumsum([picture.tokens for picture in sequence.prompt.pictures])
+    return int((ends > held).sum())
 
 
 def _places(chunk: Chunk) -> Ints:

@@ -48,8 +48,8 @@ class Runner(ABC):
         return []
 
     def prepare(self, sequence: Sequence) -> None:
-        """Prepare for a newly admitted sequence, and say whether it needs image features."""
-        sequence.needs_features = bool(sequence.prompt.pictures)
+        """Prepare for a newly admitted sequence, and say which pictures' features it needs."""
+        sequence.need_pictures(len(sequence.prompt.pictures))
 
     def device_bytes(self, sequence: Sequence, piece_tokens: int) -> int:
         """Device memory of a sequence at its peak, when a piece of its prompt is computed; 0 on a CPU.

@@ -100,13 +100,13 @@ class Glm4vAdapter:
     def _pixels(self, picture: Picture) -> torch.Tensor:
         """A picture's pixels on the device, copied without waiting for it."""
         pinned = torch.empty(picture.pixels.shape, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
-        pinned.numpy()[:] = picture.pixels
+        pinned.numpy()[:] = picture.sent_pixels()
         return pinned.to(self.device, non_blocking=True)
 
     def encode(self, picture: Picture) -> torch.Tensor:
         height, width = picture.pixels.shape[:2]
         grid = torch.tensor([[1, height // self._patch, width // self._patch]], device=self.device)
-        pixels = torch.tensor(picture.pixels, device=self.device)  # a copy: what came through Ray is read-only
+        pixels = torch.tensor(picture.sent_pixels(), device=self.device)  # a copy: what came through Ray is read-only
         features = self.model.model.get_image_features(self._patchify(pixels), grid, return_dict=True).pooler_output
         return torch.cat(list(features)) if isinstance(features, (tuple, list)) else features
 

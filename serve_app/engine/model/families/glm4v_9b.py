@@ -147,7 +147,7 @@ class Glm4v9bAdapter:
     def encode(self, picture: Picture) -> torch.Tensor:
         if picture.pixels.shape != (self._side, self._side, 3):
             raise EngineFailed(f"A picture has to be {self._side}x{self._side} pixels, not {picture.pixels.shape}.")
-        pixels = torch.tensor(picture.pixels, device=self.device)  # a copy: what came through Ray is read-only
+        pixels = torch.tensor(picture.sent_pixels(), device=self.device)  # a copy: what came through Ray is read-only
         planes = pixels.permute(2, 0, 1).float() / 255
         return self.encode_normalized(((planes - self._mean) / self._std)[None])[0]
 

@@ -1,0 +1,60 @@
+"""Prompts without the pixels of some pictures: their features, or that the pixels have to be sent.
+
+Used in the loop's thread only, when a sequence has just been admitted: its pages are its own by then, and features that
+are found here are kept in the sequence, so nothing can be evicted between this check and their use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from serve_app import metrics
+from serve_app.contracts import Picture, PixelsNeeded
+from serve_app.engine.model.feature_cache import FeatureCache
+from serve_app.engine.sequence import Sequence
+
+
+def find_unsent(
+    sequence: Sequence, features: FeatureCache, others: Iterable[Sequence], meter: metrics.Meter
+) -> PixelsNeeded | None:
+    """Find what replaces the pixels that were not sent with an admitted sequence; returns which have to be sent.
+
+    A picture needs none if pages hold all its tokens, if the cache has its features, or if another sequence in the
+    engine came with the same picture's pixels.
+    """
+    if sequence.prompt.has_all_pixels:
+        return None
+    unsent = [picture.digest for picture in sequence.prompt.pictures if not picture.is_sent]
+    sent: dict[str, Picture] | None = None
+    missing: list[str] = []
+    for digest in dict.fromkeys(picture.digest for picture in sequence.needed if not picture.is_sent):
+        found = features.get(digest)
+        if found is not None:
+            sequence.encoded[digest] = found
+            continue
+        if sent is None:
+            sent = {p.digest: p for s in (sequence, *others) for p in s.prompt.pictures if p.is_sent}
+        if digest in sent:
+            _take_pixels(sequence, sent[digest])
+        else:
+            missing.append(digest)
+    for digest in unsent:
+        meter.count(metrics.PICTURES_WITHOUT_PIXELS, result="needed" if digest in missing else "known")
+    return PixelsNeeded(tuple(missing)) if missing else None
+
+
+def ask_for_pixels(sequence: Sequence, meter: metrics.Meter) -> PixelsNeeded:
+    """The reply to a sequence that has to wait: what replaces its pixels could be evicted meanwhile."""
+    unsent = [picture.digest for picture in sequence.prompt.pictures if not picture.is_sent]
+    meter.count(metrics.PICTURES_WITHOUT_PIXELS, len(unsent), result="needed")
+    return PixelsNeeded(tuple(dict.fromkeys(unsent)))
+
+
+def _take_pixels(sequence: Sequence, sent: Picture) -> None:
+    """Use the pixels of another prompt's picture with the same digest, which covers its pixels and their size."""
+    pictures = tuple(
+        replace(picture, pixels=sent.pixels) if picture.digest == sent.digest else picture
+        for picture in sequence.prompt.pictures
+    )
+    sequence.prompt = replace(sequence.prompt, pictures=pictures)

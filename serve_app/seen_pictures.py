@@ -1,0 +1,74 @@
+"""What this process has sent lately: uploads to preprocess, pictures to the engine. Decides how a prompt travels."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable, Iterable
+from dataclasses import replace
+from typing import Final
+
+from serve_app.contracts import ChatRequest, Prompt, UnsentPixels
+from serve_app.request_size import has_addresses, upload_bytes
+
+_MOST: Final = 8192  # uploads, and pictures
+SMALL_BYTES: Final = 100_000  # encoded; pixels of such pictures are faster as a message than through the object store
+
+
+class SeenPictures:
+    """Bounded memories of a process; a wrong guess costs time only, since the engine asks for pixels that it needs."""
+
+    def __init__(self, most: int = _MOST) -> None:
+        self._uploads = _Recent(most)
+        self._sent = _Recent(most)
+
+    def returns_pixels(self, request: ChatRequest) -> bool:
+        """Whether preprocess will probably return large pictures with pixels: those of an address always have them."""
+        if has_addresses(request):
+            return True
+        return upload_bytes(request) > SMALL_BYTES and not self._uploads.have_all(_uploads_of(request))
+
+    def add_uploads(self, request: ChatRequest) -> None:
+        """Preprocess has prepared this request."""
+        self._uploads.add_all(_uploads_of(request))
+
+    def without_sent_pixels(self, prompt: Prompt) -> Prompt:
+        """The prompt without pixels that its tenant has sent to the engine before."""
+        if not any(picture.is_sent and (prompt.tenant, picture.digest) in self._sent for picture in prompt.pictures):
+            return prompt
+        pictures = tuple(
+            replace(picture, pixels=UnsentPixels(picture.pixels.shape))
+            if (prompt.tenant, picture.digest) in self._sent
+            else picture
+            for picture in prompt.pictures
+        )
+        return replace(prompt, pictures=pictures)
+
+    def add_sent(self, prompt: Prompt) -> None:
+        """The engine has accepted this prompt."""
+        self._sent.add_all((prompt.tenant, picture.digest) for picture in prompt.pictures)
+
+
+class _Recent:
+    """The most recent of what was added."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._values: OrderedDict[Hashable, None] = OrderedDict()
+
+    def __contains__(self, value: Hashable) -> bool:
+        return value in self._values
+
+    def have_all(self, values: Iterable[Hashable]) -> bool:
+        return all(value in self._values for value in values)
+
+    def add_all(self, values: Iterable[Hashable]) -> None:
+        for value in values:
+            self._values[value] = None
+            self._values.move_to_end(value)
+        while len(self._values) > self._most:
+            self._values.popitem(last=False)
+
+
+def _uploads_of(request: ChatRequest) -> list[int]:
+    """Hashes of the uploads of a tenant; equal ones of different uploads cost time only."""
+    return [hash((request.caller.tenant, upload)) for upload in request.uploads]
