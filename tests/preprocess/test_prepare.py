@@ -397,7 +397,7 @@ async def test_the_pixels_of_a_request_have_a_limit_together(checkpoint: Path) -
 async def test_the_cpu_time_of_a_request_has_a_limit(checkpoint: Path) -> None:
     parts = [ImagePart(flat_webp(2000, 2000), detail="low")] * 3
     with pytest.raises(ImageRejected, match=r"CPU time"):
-        await preprocessor(checkpoint, max_decode_cpu_s=0.04).prepare(asking(*parts, "?"))
+        await preprocessor(checkpoint, max_decode_cpu_s=0.02).prepare(asking(*parts, "?"))
 
 
 async def test_pictures_are_fetched_at_the_same_time(checkpoint: Path) -> None:
