@@ -25,7 +25,7 @@ from serve_app.engine.scheduler import Chunk, Scheduler
 from serve_app.engine.sequence import Sequence, Sink
 from serve_app.engine.step_executor import Launch, ModelBackend, StepExecutor
 from serve_app.engine.structured.grammar_sandbox import DEFAULT_LIMITS
-from serve_app.engine.unsent_pixels import ask_for_pixels, find_unsent
+from serve_app.engine.unsent_pixels import ask_for_pixels, find_unsent, surely_missing
 from serve_app.errors import DeadlineExceeded, EngineFailed, ServiceError
 from serve_app.settings import EngineSettings
 
@@ -80,10 +80,15 @@ class EngineLoop:
     def submit(self, sequence: Sequence) -> None:
         """Queue a sequence of `admission`; its sink gets the events, from the loop's thread or from `dispatch`.
 
+        If pixels are surely missing, the sink gets that at once, and the sequence is not queued.
         Raises EngineFailed if the loop has ended.
         """
         sequence.arrived = self._clock()
         sequence.page_keys = self._model.page_keys(sequence.prompt)
+        others = [*self._active.values(), *(one for one in list(self._inbox) if isinstance(one, Sequence))]
+        if needed := surely_missing(sequence, self._features, self._scheduler, others, self._meter):
+            sequence.sink(needed)
+            return
         self._inbox.append(sequence)
         self._wake.set()
         if self._stopping or self.failure is not None:  # checked last: either the loop reads the inbox or we raise

@@ -75,6 +75,10 @@ class Scheduler:
     def cached_tokens(self) -> int:
         return sum(sequence.cached for sequence in self.running)
 
+    def knows_page(self, keys: list[bytes]) -> bool:
+        """Whether the first page of a prompt with these keys is there (from any thread)."""
+        return self._pool is not None and bool(keys) and keys[0] in self._pool
+
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence; raises `Overloaded` if there is neither a free slot nor a place in the queue of its lane.
 

@@ -1,7 +1,7 @@
 """Prompts without the pixels of some pictures: their features, or that the pixels have to be sent.
 
-Used in the loop's thread only, when a sequence has just been admitted: its pages are its own by then, and features that
-are found here are kept in the sequence, so nothing can be evicted between this check and their use.
+What counts is `find_unsent`, in the loop's thread, when a sequence has just been admitted: its pages are its own by
+then, and features that are found are kept in the sequence, so nothing can be evicted between the check and their use.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import replace
 from serve_app import metrics
 from serve_app.contracts import Picture, PixelsNeeded
 from serve_app.engine.model.feature_cache import FeatureCache
+from serve_app.engine.scheduler import Scheduler
 from serve_app.engine.sequence import Sequence
 
 
@@ -42,6 +43,25 @@ def find_unsent(
     for digest in unsent:
         meter.count(metrics.PICTURES_WITHOUT_PIXELS, result="needed" if digest in missing else "known")
     return PixelsNeeded(tuple(missing)) if missing else None
+
+
+def surely_missing(
+    sequence: Sequence, features: FeatureCache, scheduler: Scheduler, others: Iterable[Sequence], meter: metrics.Meter
+) -> PixelsNeeded | None:
+    """Which pixels have to be sent, as far as it can be seen from any thread, without a wait for the loop's next step.
+
+    None if the first page of the prompt is there: the others may be too.
+    """
+    if sequence.prompt.has_all_pixels or scheduler.knows_page(sequence.page_keys):
+        return None
+    unsent = [picture.digest for picture in sequence.prompt.pictures if not picture.is_sent]
+    sent = {p.digest for s in (sequence, *others) for p in s.prompt.pictures if p.is_sent}
+    missing = tuple(digest for digest in dict.fromkeys(unsent) if digest not in features and digest not in sent)
+    if not missing:
+        return None
+    for digest in unsent:
+        meter.count(metrics.PICTURES_WITHOUT_PIXELS, result="needed" if digest in missing else "known")
+    return PixelsNeeded(missing)
 
 
 def ask_for_pixels(sequence: Sequence, meter: metrics.Meter) -> PixelsNeeded:

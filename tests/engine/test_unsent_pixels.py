@@ -66,6 +66,14 @@ def test_an_unknown_picture_is_asked_for_before_any_other_event_and_its_slot_is_
     assert isinstance(b.terminals("second")[0], Finished)
 
 
+def test_pixels_that_are_surely_missing_are_asked_for_without_a_wait_for_the_next_step(ahead: bool) -> None:
+    b = Bench(CountingModel(ahead), cache=2**20)
+    (one,) = pictures(1)
+    b.ask("first", pictures=unsent(one))
+    assert b.events["first"] == [PixelsNeeded((one.digest,))]
+    assert not b.loop.step()
+
+
 def test_features_that_were_evicted_are_asked_for(ahead: bool) -> None:
     b = Bench(CountingModel(ahead), cache=16)  # the features of one picture
     first, second = pictures(2)
@@ -77,6 +85,18 @@ def test_features_that_were_evicted_are_asked_for(ahead: bool) -> None:
     b.run()
     assert b.events["again"] == [PixelsNeeded((first.digest,))]
     assert isinstance(b.terminals("known")[0], Finished)
+
+
+def test_features_that_are_evicted_before_admission_are_asked_for(ahead: bool) -> None:
+    b = Bench(CountingModel(ahead), cache=2**20)
+    shown = pictures(1)
+    b.ask("first", pictures=shown)
+    b.run()
+    b.ask("second", pictures=unsent(*shown))
+    b.loop._features.clear()
+    b.run()
+    assert b.events["second"] == [PixelsNeeded((shown[0].digest,))]
+    assert b.loop.slots_used() == 0
 
 
 def test_features_that_are_evicted_after_admission_are_kept_for_the_prompt(ahead: bool) -> None:
@@ -114,6 +134,8 @@ def test_a_prompt_that_waits_for_a_slot_is_asked_for_its_pixels_at_once(ahead: b
 
 def test_a_full_queue_refuses_a_prompt_without_pixels_as_any_other(ahead: bool) -> None:
     b = Bench(CountingModel(ahead), slots=1, max_waiting=0, cache=2**20)
+    b.ask("first", pictures=pictures(1))
+    b.run()
     b.ask("streams", max_tokens=30)
     b.loop.step()
     b.ask("second", pictures=unsent(*pictures(1)))
@@ -166,13 +188,15 @@ def test_pictures_without_pixels_are_counted_by_their_result(ahead: bool) -> Non
     known, unknown = pictures(2)
     b.ask("first", pictures=(known,))
     b.run()
-    b.ask("second", pictures=unsent(known, unknown))
+    b.ask("second", pictures=unsent(known, unknown))  # one is surely missing
+    b.ask("third", pictures=unsent(known))
     b.run()
     b.ask("streams", max_tokens=30)
     b.loop.step()
-    b.ask("waits", pictures=unsent(known, unknown))
+    b.ask("waits", pictures=unsent(known, known))
+    b.ask("evicted", pictures=unsent(known))
     b.run()
-    assert counted == [("known", 1.0), ("needed", 1.0), ("needed", 2)]
+    assert counted == [("known", 1.0), ("needed", 1.0), ("known", 1.0), ("needed", 2), ("needed", 1)]
 
 
 class ContentModel(CountingModel):

@@ -17,6 +17,9 @@ class FeatureCache:
         self._entries: OrderedDict[str, torch.Tensor] = OrderedDict()
         self.bytes = 0
 
+    def __contains__(self, digest: str) -> bool:
+        return digest in self._entries
+
     def get(self, digest: str) -> torch.Tensor | None:
         features = self._entries.get(digest)
         if features is not None:

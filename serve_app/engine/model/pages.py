@@ -50,6 +50,10 @@ class PagePool:
             self._users[page] += 1
         return known + [self._take() for _ in range(count - len(known))], len(known)
 
+    def __contains__(self, key: bytes) -> bool:
+        """Whether a page has this key (from any thread)."""
+        return key in self._page_of
+
     def publish(self, page: int, key: bytes) -> None:
         """Register the key of a page in use, so that `reserve` finds it; only the first of equal pages is."""
         if key not in self._page_of and page not in self._key_of:
