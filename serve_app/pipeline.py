@@ -173,8 +173,7 @@ class Pipeline:
 
     async def _prompt(self, request: ChatRequest, again: bool) -> Prompt:
         """The prompt from preprocess; the call is repeated once if the replica dies."""
-        has_pixels = again or self._seen.returns_pixels(request)
-        prepare = self._prepare_large if has_pixels else self._prepare_small
+        prepare = self._prepare_large if self._seen.by_reference(request, again=again) else self._prepare_small
         # A picture at an address is fetched only once, so its pixels always come with the prompt.
         unsent = not again and not has_addresses(request)
         for last in (False, True):

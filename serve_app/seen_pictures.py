@@ -11,7 +11,10 @@ from serve_app.contracts import ChatRequest, Prompt, UnsentPixels
 from serve_app.request_size import has_addresses, upload_bytes
 
 _MOST: Final = 8192  # uploads, and pictures
-SMALL_BYTES: Final = 100_000  # encoded; pixels of such pictures are faster as a message than through the object store
+# Encoded bytes of uploads up to which calling preprocess by value is faster than through the object store: where pixels
+# come back, and where only the uploads are large.
+SMALL_BYTES: Final = 100_000
+SMALL_BYTES_KNOWN: Final = 600_000
 
 
 class SeenPictures:
@@ -21,11 +24,12 @@ class SeenPictures:
         self._uploads = _Recent(most)
         self._sent = _Recent(most)
 
-    def returns_pixels(self, request: ChatRequest) -> bool:
-        """Whether preprocess will probably return large pictures with pixels: those of an address always have them."""
+    def by_reference(self, request: ChatRequest, *, again: bool = False) -> bool:
+        """Whether uploads, or the pixels that preprocess will probably return, are large; `again`: with all pixels."""
         if has_addresses(request):
             return True
-        return upload_bytes(request) > SMALL_BYTES and not self._uploads.have_all(_uploads_of(request))
+        known = not again and self._uploads.have_all(_uploads_of(request))
+        return upload_bytes(request) > (SMALL_BYTES_KNOWN if known else SMALL_BYTES)
 
     def add_uploads(self, request: ChatRequest) -> None:
         """Preprocess has prepared this request."""

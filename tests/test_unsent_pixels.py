@@ -306,7 +306,8 @@ def test_memories_of_what_was_sent_are_bounded() -> None:
     requests = [asking(str(n), LARGE + str(n)) for n in range(3)]
     for request in requests:
         seen.add_uploads(request)
-    assert [seen.returns_pixels(request) for request in requests] == [True, False, False]
+    assert [seen.by_reference(request) for request in requests] == [True, False, False]
+    assert all(seen.by_reference(request, again=True) for request in requests)
     prompts = [
         Prompt("r", np.arange(3), (Picture(np.zeros((2, 2, 3), np.uint8), str(n), 1, (2, 2)),), Sampling(), 1.0)
         for n in range(3)
@@ -318,6 +319,13 @@ def test_memories_of_what_was_sent_are_bounded() -> None:
     assert all(prompt.has_all_pixels for prompt in prompts)
     other = replace(prompts[2], tenant="another")
     assert seen.without_sent_pixels(other) is other
+
+
+def test_known_uploads_that_are_large_still_go_by_reference() -> None:
+    seen = SeenPictures()
+    request = asking("r", LARGE * 4)
+    seen.add_uploads(request)
+    assert seen.by_reference(request)
 
 
 @settings(max_examples=60, deadline=None)
