@@ -238,6 +238,7 @@ def engine() -> str:
                         "Memory of the feature cache, at most engine.feature_cache_mib.",
                         "bytes",
                         Query(total(metrics.FEATURE_CACHE_BYTES, REPLICA, by="replica"), "{{replica}}"),
+                        width=6,
                     ),
                     lines(
                         "Pictures without pixels",
@@ -245,6 +246,7 @@ def engine() -> str:
                         "Many needed ones mean that features and pages are evicted before follow-ups come.",
                         "short",
                         Query(rate(metrics.PICTURES_WITHOUT_PIXELS, REPLICA, by="result"), "{{result}}"),
+                        width=6,
                     ),
                     lines(
                         "Memory of replicas",
@@ -254,12 +256,14 @@ def engine() -> str:
                             total("ray_component_rss_bytes", 'Component=~"ray::ServeReplica:.+"', by="pod, Component"),
                             "{{pod}} {{Component}}",
                         ),
+                        width=6,
                     ),
                     lines(
                         "Model load time",
                         "Time that each replica took to load its model, the minimum time of scaling up.",
                         "s",
                         Query(f"max by (replica) ({metric(metrics.MODEL_LOAD_SECONDS, REPLICA)})", "{{replica}}"),
+                        width=6,
                     ),
                 ],
             ),
