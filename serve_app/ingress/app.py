@@ -35,7 +35,8 @@ from serve_app.ingress.responses.routes import response_routes
 from serve_app.ingress.status.routes import READY_WITHIN_S, Describe, MetricsPage, status_routes
 from serve_app.ingress.tokenize.routes import tokenize_routes
 from serve_app.ingress.usage.routes import usage_routes
-from serve_app.ingress.web.routes import Page, files_address, web_routes
+from serve_app.ingress.web.page import Page, files_address
+from serve_app.ingress.web.routes import web_routes
 from serve_app.ingress.widget.routes import widget_routes
 from serve_app.metrics import Meter
 from serve_app.settings import Settings

@@ -61,7 +61,7 @@ async def test_a_flood_of_formulas_without_an_end_does_not_keep_the_page_busy(vi
     page = (await visit()).page
     busy_ms, characters = await page.evaluate(
         """async ([piece]) => {
-          const url = document.querySelector("script[type=module]").src.replace("page.js", "markdown.js");
+          const url = document.querySelector("script[type=module]").src.replace("start.js", "markdown.js");
           const {MarkdownView} = await import(url);
           const shown = document.createElement("div");
           const begun = performance.now();
@@ -162,7 +162,7 @@ async def test_every_text_is_there_in_both_languages(visit: Any) -> None:
     page = (await visit()).page
     keys, used = await page.evaluate(
         """async () => {
-          const url = document.querySelector("script[type=module]").src.replace("page.js", "language.js");
+          const url = document.querySelector("script[type=module]").src.replace("start.js", "language.js");
           const source = await (await fetch(url)).text();
           const keys = Object.fromEntries(["en", "zh"].map(name => [name,
             [...source.split(`  ${name}: {`)[1].split("\\n  },")[0].matchAll(/(\\w+): "/g)].map(match => match[1])]));

@@ -17,16 +17,17 @@ WORDS = ["The **number** ", "is `ZX1`. ", "运单号是 ", "| a | b |\n", "\n\n-
 
 
 async def test_the_first_paint_is_fast_and_the_page_is_light(visit: Any) -> None:
-    """100 ms on loopback is the promise on a free machine (docs/page.md has what was measured); tests share theirs."""
+    """100 ms is the promise on a machine with nothing else to do (`benchmarks.first_paint`); tests share theirs."""
     page = (await visit()).page
     await page.wait_for_selector("#samples:not([hidden])")
-    paint, sizes = await page.evaluate(
-        """() => [performance.getEntriesByName("first-contentful-paint")[0]?.startTime,
+    paint, ready, sizes = await page.evaluate(
+        """() => [...["first-contentful-paint", "ready"].map(name => performance.getEntriesByName(name)[0].startTime),
           performance.getEntriesByType("resource").concat(performance.getEntriesByType("navigation"))
             .map(each => each.transferSize)]"""
     )
-    _log.info(f"first contentful paint {paint} ms, {sum(sizes) / 1000:.0f} kB in {len(sizes)} requests")
-    assert paint < 2000
+    _log.info(f"first contentful paint {paint:.0f} ms, modules have run after {ready:.0f} ms")
+    _log.info(f"{sum(sizes) / 1000:.0f} kB in {len(sizes)} requests")
+    assert paint < ready < 4000
     assert sum(sizes) < 250_000
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 
 import pytest
 
+from serve_app.ingress.web.page import modules_of
 from serve_app.ingress.web.static_files import FOLDER, read_static_files
 from tests.ingress.client import MakeClient
 
@@ -41,13 +44,49 @@ async def test_the_policy_of_the_page_allows_no_inline_code_and_no_other_origin(
     policy = page.headers["content-security-policy"]
     assert "unsafe" not in policy
     assert "http" not in policy
-    assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self';")
-    assert not re.search(r"<script(?![^>]* src=)|<style| style=| on\w+=", page.text)
+    (style,) = re.findall(r"<style>(.*?)</style>", page.text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert policy.startswith(f"default-src 'none'; script-src 'self'; style-src 'sha256-{digest}';")
+    assert not re.search(r"<script(?![^>]* src=)|<style.*<style| style=| on\w+=", page.text, re.DOTALL)
+
+
+async def test_the_first_paint_needs_no_file_besides_the_html(make_client: MakeClient) -> None:
+    """Style sheets are waited for; modules were compiled before the first paint, which doubled its time."""
+    text = (await make_client().get("/", headers=HTML)).text
+    assert not re.search(r"stylesheet|preload|<img", text)
+    assert re.findall(r"<script[^>]*>", text) == [
+        f'<script type="module" src="web/{read_static_files().digest}/start.js">'
+    ]
+
+
+def test_the_page_names_all_modules_that_its_script_imports_at_its_start() -> None:
+    modules = set(modules_of("page.js"))
+    others = {"page.js", "start.js", "try_it.js", "widget.js", "widget_chat.js", "widget_token.js"}
+    assert modules == {path.name for path in FOLDER.glob("*.js")} - others | {"vendor/marked.js"}
+
+
+@pytest.mark.parametrize(
+    ("accepted", "tag", "title", "placeholder"),
+    [
+        ("zh-CN,zh;q=0.9,en;q=0.8", "zh-CN", "对图片提问", "输入关于图片的问题"),
+        ("en-US,en;q=0.9", "en", "Ask about a picture", "Ask about the picture"),
+        ("de", "en", "Ask about a picture", "Ask about the picture"),
+    ],
+)
+async def test_the_html_is_in_the_language_of_the_browser(
+    make_client: MakeClient, accepted: str, tag: str, title: str, placeholder: str
+) -> None:
+    """It was English until the modules had run."""
+    response = await make_client().get("/", headers={**HTML, "Accept-Language": accepted})
+    assert f'<html lang="{tag}">' in response.text
+    assert f'data-text="welcome">{title}</h2>' in response.text
+    assert f'placeholder="{placeholder}"' in response.text
+    assert "accept-language" in response.headers["vary"].lower()
 
 
 async def test_files_under_the_digest_never_change_and_others_are_checked_again(make_client: MakeClient) -> None:
     client, digest = make_client(), read_static_files().digest
-    assert f"web/{digest}/page.js" in (await client.get("/", headers=HTML)).text
+    assert f"web/{digest}/start.js" in (await client.get("/", headers=HTML)).text
     for path, cached in (
         (f"/web/{digest}/page.js", "public, max-age=31536000, immutable"),
         ("/web/0123456789abcdef/page.js", "no-cache"),  # of another version, during an upgrade

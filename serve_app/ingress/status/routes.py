@@ -17,7 +17,8 @@ from serve_app.ingress.context import ServingContext
 from serve_app.ingress.openapi import error_responses
 from serve_app.ingress.request_log import request_log_of
 from serve_app.ingress.status.response import ModelList, ModelReply, StatusReply
-from serve_app.ingress.web.routes import Page, prefers_html
+from serve_app.ingress.web.page import Page
+from serve_app.ingress.web.routes import prefers_html
 
 Describe: TypeAlias = Callable[[], Awaitable[ModelCard]]
 MetricsPage: TypeAlias = Callable[[], Awaitable[bytes]]
