@@ -111,7 +111,7 @@ SENTENCES: Final[Mapping[str, str]] = {
     "The model '{}' is not served here; this service has '{}'.": "本服务没有模型 '{0}'，只有 '{1}'。",
     "'{}' is not a field of this request.{}": "'{0}' 不是此请求的字段。{1:zh}",
     " The nearest field is '{}'.": "最接近的字段是 '{0}'。",
-    "'{}' is not supported by this service{}.": "本服务不支持 '{0}'{1}。",
+    "'{}' is not supported by this service{}.": "本服务不支持 '{0}'{1:zh}。",
     "{} is required.": "缺少 {0:zh}。",
     "{} must be an object.": "{0:zh} 必须是对象。",
     "{} must be a list.": "{0:zh} 必须是列表。",
@@ -194,6 +194,54 @@ REASONS: Final[Mapping[str, str]] = {
     "could not be fetched: no connection to {}": "下载失败：连接不上 {0}",
     "could not be fetched within {} seconds. Send the picture itself": "没有在 {0} 秒内下载完。请直接发送图片",
     "has the unknown host {}. Check the address": "的主机名 {0} 无法解析。请检查地址",
+    'is a data: URL without base64. It must begin like "data:image/png;base64,"': (
+        '是没有 base64 的 data: URL。开头应为 "data:image/png;base64,"'
+    ),
+    "is a grey HEIC file of more than 8 bits. Convert it to JPEG or PNG": "是 8 位以上的灰度 HEIC 文件。请转换成 JPEG 或 PNG",
+    "is a damaged {} file: its size differs between header and pixels. Save it again": (
+        "是损坏的 {0} 文件：文件头与像素的尺寸不一致。请重新保存"
+    ),
+    "has 32-bit pixels. Send 8 or 16 bits per channel": "的像素是 32 位。请发送每通道 8 位或 16 位的图片",
+    "has more pixels than the limit of {} megapixels": "的像素超过上限 {0} 百万",
+    "has no pixels ({} x {})": "没有像素（{0} x {1}）",
+    "cannot be decoded: it crashes the decoder. Save it again as PNG or JPEG": (
+        "无法解码：它会使解码程序崩溃。请另存为 PNG 或 JPEG"
+    ),
+    "needs more memory than a decoder has. Send a smaller file": "需要的内存超过解码程序所有。请发送更小的文件",
+    "is a progressive JPEG of {} scans; the limit is {}. Save it as a baseline JPEG": (
+        "是有 {0} 次扫描的渐进式 JPEG，上限是 {1} 次。请另存为基线 JPEG"
+    ),
+    "is a TIFF of {} strips or tiles; the limit is {}. Save it as PNG": (
+        "是有 {0} 个条带或图块的 TIFF，上限是 {1} 个。请另存为 PNG"
+    ),
+    "is a {} file of {} megapixels in a compression that is decoded slowly; the limit for it is {}. Save it as PNG or"
+    " JPEG": "是 {1} 百万像素的 {0} 文件，其压缩方式解码很慢，上限是 {2} 百万像素。请另存为 PNG 或 JPEG",
+    "is not decoded: the pictures before it took the {} seconds of CPU time of a request. Send fewer or smaller"
+    " pictures": "没有解码：它前面的图片已用完一个请求的 {0} 秒 CPU 时间。请减少图片，或发送更小的图片",
+    "is {} x {}; one side may be at most {} times the other. Crop it": (
+        "是 {0} x {1}；长边最多是短边的 {2} 倍。请裁剪图片"
+    ),
+    "takes {} tokens at its original size, {} x {}; the limit is {}. Send a smaller picture or another detail": (
+        "按原始尺寸 {1} x {2} 需要 {0} 个 token，上限是 {3} 个。请发送更小的图片，或改用其他 detail"
+    ),
+    "is {} x {}; this model sees every picture at {} x {} ({} tokens). Send another detail than original": (
+        "是 {0} x {1}；当前模型看到的图片都是 {2} x {3}（{4} 个 token）。请不要使用 detail original"
+    ),
+    "is no PDF, and only a PDF has pages. Leave them out": "不是 PDF，只有 PDF 才有页码。请去掉页码",
+    "has {}; '{}' asks for {}": "有 {0:zh}，而 '{1}' 要求{2:zh}",
+    "is behind more than {} redirects": "经过的重定向超过 {0} 次",
+    "has a {} address. Only http and https are fetched": "的地址是 {0} 协议；只下载 http 和 https 地址",
+    "has an address without a host or with a user name. Send a plain http(s) address": (
+        "的地址没有主机名，或带有用户名。请发送普通的 http(s) 地址"
+    ),
+    "has an address with port {}. Only ports 80 and 443 are fetched": "的地址使用端口 {0}；只下载端口 80 和 443 的地址",
+    "has an address that is not a valid URL": "的地址不是有效的 URL",
+    "is at {}, whose address was not found within {} seconds. Send the picture itself": (
+        "位于 {0}，没有在 {1} 秒内查到它的 IP 地址。请直接发送图片"
+    ),
+    "is redirected by {} to an address that is not a valid URL": "被 {0} 重定向到无效的 URL",
+    "could not be fetched from {}": "无法从 {0} 下载",
+    "could not be fetched completely from {}": "没有从 {0} 下载完整",
     "is more than {} MiB, the limit. Send a smaller file": "超过上限 {0} MiB。请发送更小的文件",
     "is refused: the virus scanner found {} in it": "被拒绝：病毒扫描程序在其中发现 {0}",
     "takes more than {} seconds of CPU time to decode, the limit. Save it as PNG or baseline JPEG": (
@@ -206,6 +254,11 @@ PHRASES: Final[Mapping[str, str]] = {
     "requests": "个请求",
     "tokens": "个 token",
     "pictures": "张图片",
+    "1 page": "1 页",
+    "the end": "最后一页",
+    "is the result of a tool": "是工具的结果",
+    "calls a tool": "调用了工具",
+    "it is the placeholder of a picture": "它是图片的占位符",
     "problem": "问题",
     "warning": "警告",
     "slot": "处理位置",

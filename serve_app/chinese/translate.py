@@ -8,6 +8,7 @@ from typing import Final
 
 from serve_app.chinese.codes import CODES
 from serve_app.chinese.language import Language, language_of_terminal
+from serve_app.chinese.request_sentences import REQUESTS, RULES
 from serve_app.chinese.sentences import PHRASES, REASONS, SENTENCES
 from serve_app.chinese.terminal import LINES
 
@@ -53,8 +54,15 @@ def in_terminal_language(line: str) -> str:
 
 
 def _sentence(text: str) -> str | None:
-    if found := _match(_SENTENCES, text):
-        return found
+    head, point, last = text.rpartition(". ")  # what may follow a sentence, such as a hint
+    translated = _match(_SENTENCES, f"{head}.") if point else None
+    after = _match(_SENTENCES, last) or _match(_SENTENCES, f" {last}") if translated else None
+    if after:
+        return f"{translated}{after}"
+    return _match(_SENTENCES, text) or _picture(text)
+
+
+def _picture(text: str) -> str | None:
     picture = _PICTURE.fullmatch(text)
     reason = _match(_REASONS, picture[5]) if picture else None
     if picture is None or reason is None:
@@ -108,6 +116,6 @@ def _split(catalogue: Mapping[str, str]) -> dict[tuple[str, ...], str]:
     return {tuple(english.split("{}")): chinese for english, chinese in catalogue.items()}
 
 
-_SENTENCES: Final = _split(SENTENCES)
+_SENTENCES: Final = _split({**SENTENCES, **REQUESTS, **RULES})
 _REASONS: Final = _split(REASONS)
 _LINES: Final = _split(LINES)

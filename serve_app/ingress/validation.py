@@ -58,7 +58,7 @@ def invalid_request(errors: Sequence[Any]) -> InvalidRequest:
             message += f", not {truncate(repr(value))}"
         message += "."
     if others := len(errors) - 1:
-        message += f" {others} more {'field is' if others == 1 else 'fields are'} invalid."
+        message += " 1 more field is invalid." if others == 1 else f" {others} more fields are invalid."
     return InvalidRequest(message, param or None)
 
 

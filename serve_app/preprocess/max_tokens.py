@@ -53,13 +53,13 @@ def context_too_long(
     length = f"{limit} tokens" if isinstance(limit, int) else limit
     count = f"{'at least ' if at_least else ''}{tokens} tokens"
     if tool_tokens:
-        parts = f" ({tokens - tool_tokens} in the messages, {tool_tokens} in the tools)"
+        count = f"{count} ({tokens - tool_tokens} in the messages, {tool_tokens} in the tools)"
         advice = "Please reduce the number or the length of the tools."
         param = "tools"
     else:
-        parts, advice = "", f"Please reduce the length of the {'messages' if param != 'prompt' else 'prompt'}."
+        advice = f"Please reduce the length of the {'messages' if param != 'prompt' else 'prompt'}."
     return ContextTooLong(
-        f"This model's maximum context length is {length}. However, your messages resulted in {count}{parts}:"
+        f"This model's maximum context length is {length}. However, your messages resulted in {count}:"
         f" the prompt is too long. {advice}",
         param,
     )

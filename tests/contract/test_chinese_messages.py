@@ -8,9 +8,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from pydantic_core._pydantic_core import list_all_errors
 
 from serve_app.chinese.codes import CODES
 from serve_app.chinese.language import language_of_header, language_of_terminal
+from serve_app.chinese.request_sentences import REQUESTS, RULES
 from serve_app.chinese.sentences import PHRASES, REASONS, SENTENCES
 from serve_app.chinese.terminal import LINES
 from serve_app.chinese.translate import line_in, message_in_chinese
@@ -18,7 +20,7 @@ from tests.contract.test_pages import generate
 
 PACKAGE = Path(__file__).parents[2] / "serve_app"
 PREFIX = "glm-serve: "
-CATALOGUES = {"SENTENCES": SENTENCES, "REASONS": REASONS, "PHRASES": PHRASES, "LINES": LINES}
+CATALOGUES = {"SENTENCES": SENTENCES, "REQUESTS": REQUESTS, "REASONS": REASONS, "PHRASES": PHRASES, "LINES": LINES}
 
 
 def texts_of_the_code() -> set[str]:
@@ -50,9 +52,17 @@ def test_what_is_translated_is_what_the_code_says(name: str) -> None:
     assert old == [], "change these in serve_app/chinese to the words of the code, or remove them"
 
 
-@pytest.mark.parametrize("name", CATALOGUES)
+def test_each_rule_of_a_value_is_one_of_pydantic_or_of_the_code() -> None:
+    pydantic = {re.sub(r"\{\w+\}", "{}", each["message_template_python"]) for each in list_all_errors()}
+    rules = {rule.removeprefix("Input should ") for rule in pydantic} | {rule.removeprefix("must ") for rule in TEXTS}
+    for english in RULES:
+        rule = english.removeprefix("{} must ").removesuffix(".")
+        assert {rule, rule.removesuffix(", not {}")} & rules, english
+
+
+@pytest.mark.parametrize("name", [*CATALOGUES, "RULES"])
 def test_no_value_is_lost_but_where_the_chinese_sentence_has_no_place_for_it(name: str) -> None:
-    for english, chinese in CATALOGUES[name].items():
+    for english, chinese in (CATALOGUES | {"RULES": RULES})[name].items():
         places = set(map(int, re.findall(r"\{(\d+)(?::zh)?\}", chinese)))
         assert places <= set(range(english.count("{}"))), english
         if english != "{} are taken and {} requests are waiting. Try again shortly.":  # says which slots
@@ -77,7 +87,9 @@ def expected(chinese: str) -> str:
     return re.sub(r"\{(\d+)(?::zh)?\}", r"<\1>", chinese)
 
 
-@pytest.mark.parametrize("catalogue", [SENTENCES, LINES], ids=["SENTENCES", "LINES"])
+@pytest.mark.parametrize(
+    "catalogue", [SENTENCES, REQUESTS, RULES, LINES], ids=["SENTENCES", "REQUESTS", "RULES", "LINES"]
+)
 def test_each_template_finds_its_own_translation(catalogue: Mapping[str, str]) -> None:
     for english, chinese in catalogue.items():
         assert line_in("zh", sample(english)) == expected(chinese)
@@ -98,6 +110,29 @@ def test_the_reason_why_a_picture_is_refused_is_translated_with_its_place() -> N
             "The caller 'shop' may use 5 requests in 1 seconds; 0 are left, and this request needs 1.",
             "调用方 'shop' 每 1 秒最多使用 5 个请求；还剩 0，本次请求需要 1。",
         ),
+        ("'temperature' must be less than or equal to 2, not 3.", "'temperature' 必须小于或等于 2，不能是 3。"),
+        (
+            "'messages' must have 1 or more entries, not 0. 2 more fields are invalid.",
+            "'messages' 至少要有 1 项，现在有 0 项。另有 2 个字段无效。",
+        ),
+        (
+            "'conversation' is not supported by this service. Send the whole conversation as 'input'.",
+            "本服务不支持 'conversation'。请用 'input' 发送完整的对话。",
+        ),
+        (
+            "'background' is not supported by this service; it may only be false.",
+            "本服务不支持 'background'，只能是 false。",
+        ),
+        (
+            "This model's maximum context length is 8192 tokens. However, your messages resulted in 9000 tokens (500 in"
+            " the messages, 8500 in the tools): the prompt is too long. Please reduce the length of the messages.",
+            "模型的上下文长度上限是 8192 tokens，而消息有 9000 tokens（消息 500 个，工具 8500 个），提示词太长。"
+            "请缩短 messages。",
+        ),
+        (
+            "File 1 has 3 pages; 'pages' asks for pages 2 to the end.",
+            "文件 1 有 3 页，而 'pages' 要求第 2 页至最后一页。",
+        ),
         (
             "Picture 1 is a video file. Send one frame of it as JPEG or PNG; accepted are JPEG, PNG.",
             "图片 1 是视频文件。请发送其中一帧，JPEG 或 PNG 格式；接受的格式有 JPEG, PNG。",
@@ -111,7 +146,7 @@ def test_a_message_without_a_translation_follows_what_its_code_means(english: st
 
 
 def test_a_hostile_message_takes_no_depth_and_little_time() -> None:
-    for english in (*SENTENCES, *LINES):
+    for english in (*SENTENCES, *REQUESTS, *RULES, *LINES):
         for literal in english.split("{}"):
             message_in_chinese((literal * 2000)[:100_000], "invalid_request")
             message_in_chinese((literal * 2000)[:2000], "invalid_request")

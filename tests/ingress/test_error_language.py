@@ -7,7 +7,7 @@ import json
 import httpx
 import pytest
 
-from serve_app.errors import EngineFailed, Overloaded
+from serve_app.errors import EngineFailed, InvalidRequest, Overloaded
 from tests.fakes import FakeAnswer
 from tests.ingress.client import MakeClient, chat, picture
 
@@ -34,6 +34,19 @@ def checked(response: httpx.Response, language: str) -> dict[str, str | None]:
             "'temprature' 不是此请求的字段。最接近的字段是 'temperature'。",
         ),
         ("POST", "/v1/chat/completions", {"model": "glm-vision-demo"}, "缺少 'messages'。"),
+        ("POST", "/v1/chat/completions", chat(temperature=9), "'temperature' 必须小于或等于 2，不能是 9。"),
+        (
+            "POST",
+            "/v1/chat/completions",
+            {"model": "glm-vision-demo", "messages": [], "top_p": 2},
+            "'top_p' 必须小于或等于 1，不能是 2。另有 1 个字段无效。",
+        ),
+        (
+            "POST",
+            "/v1/chat/completions",
+            chat(reasoning_effort="most"),
+            "'reasoning_effort' 必须是 'none', 'minimal', 'low', 'medium', 'high', 'xhigh' or 'max'，不能是 'most'。",
+        ),
         ("POST", "/v1/chat/completions", chat(model="gpt"), "本服务没有模型 'gpt'，只有 'glm-vision-demo'。"),
         ("POST", "/v1/messages", {"model": "glm-vision-demo", "max_tokens": 8}, "缺少 'messages'。"),
     ],
@@ -53,10 +66,10 @@ async def test_an_error_differs_by_its_message_only(
 
 
 async def test_an_error_without_a_translation_begins_with_what_its_code_means(make_client: MakeClient) -> None:
-    response = await make_client().post("/v1/chat/completions", json=chat(temperature=9), headers=ZH)
+    client = make_client(FakeAnswer(error=InvalidRequest("A message of the future.")))
+    response = await client.post("/v1/chat/completions", json=chat(), headers=ZH)
     message = checked(response, "zh")["message"]
-    assert message is not None
-    assert message.startswith("请求无效，或不受支持；param 是相应的字段。'temperature'")
+    assert message == "请求无效，或不受支持；param 是相应的字段。A message of the future."
 
 
 async def test_errors_of_middlewares_and_of_the_service_are_translated(make_client: MakeClient) -> None:
