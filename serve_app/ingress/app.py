@@ -119,7 +119,7 @@ def create_app(
     tokens = widget_tokens(settings.access.widget_secret_file, now)
     app.include_router(widget_routes(context, tokens, settings.http.allowed_origins))
     if settings.http.web_page:
-        app.include_router(web_routes())
+        app.include_router(web_routes(settings))
     usage = usage or usage_recorder(settings.limits, meter, now)
     app.include_router(usage_routes(usage))
     app.include_router(docs_routes(lambda: app.openapi(), files_address() if settings.http.web_page else None))

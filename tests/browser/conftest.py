@@ -80,6 +80,16 @@ async def running(app: Any) -> AsyncIterator[str]:
         yield f"{url}/"
 
 
+async def ready(page: Page) -> None:
+    """Waits until the modules have run; they are loaded after the first paint."""
+    await page.evaluate(
+        """() => new Promise(resolve => {
+          const look = () => performance.getEntriesByName("ready").length ? resolve() : setTimeout(look, 5);
+          look();
+        })"""
+    )
+
+
 @asynccontextmanager
 async def visiting(browser: Browser, url: str, **options: Any) -> AsyncIterator[Visit]:
     """The page in a browser profile of its own; at the end its console must be empty and no request have left."""
@@ -89,6 +99,7 @@ async def visiting(browser: Browser, url: str, **options: Any) -> AsyncIterator[
     visit.page.on("pageerror", lambda error: visit.messages.append(str(error)))
     visit.page.on("request", lambda request: visit.requests.append(request.url))
     await visit.page.goto(url)
+    await ready(visit.page)
     yield visit
     await context.close()
     visit.check()

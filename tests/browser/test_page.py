@@ -238,6 +238,21 @@ async def test_conversations_stay_in_the_browser_and_are_exported(visit: Any, tm
     await expect(page.locator("#conversations")).to_have_text("Nothing yet.")
 
 
+async def test_what_is_done_before_the_modules_have_run_is_not_lost(visit: Any) -> None:
+    page = (await visit()).page
+    held: list[Any] = []
+    await page.route("**/page.js", lambda route: held.append(route))
+    await page.reload()
+    await page.fill("#question", "Which number?")
+    await page.set_input_files("#files", LABEL)
+    await page.click("#history")
+    await expect(page.locator("#history-dialog")).to_be_hidden()
+    await held[0].continue_()
+    await expect(page.locator("#history-dialog")).to_be_visible()
+    await expect(page.locator("#attachments li")).to_have_count(1)
+    await expect(page.locator("#question")).to_have_value("Which number?")
+
+
 async def test_an_answer_is_rated(visit: Any) -> None:
     given = []
 

@@ -33,13 +33,20 @@ def load_site() -> Any:
 
 @asynccontextmanager
 async def visiting_site(
-    browser: Browser, folder: Path, answer: FakeAnswer, *, seconds: list[float] | None = None, allowed: bool = True
+    browser: Browser,
+    folder: Path,
+    answer: FakeAnswer,
+    *,
+    seconds: list[float] | None = None,
+    allowed: bool = True,
+    requests_per_second: float = 100,  # a test asks faster than a visitor
+    **app_options: Any,
 ) -> AsyncIterator[tuple[Page, list[str]]]:
     """The site in the browser, and the requests that its page makes."""
     key, entry = new_key("site", scopes=("widget",))
     add_key(folder / "keys.json", entry)
     module = load_site()
-    module.LIMITS["requests_per_second"] = 100  # a test asks faster than a visitor
+    module.LIMITS["requests_per_second"] = requests_per_second
     server = module.site("", key)
     origin = f"http://127.0.0.1:{server.server_port}"
     time = seconds or [1_700_000_000.0]
@@ -48,6 +55,7 @@ async def visiting_site(
         access={"keys_file": str(folder / "keys.json")},
         settings={"allowed_origins": [origin] if allowed else []},
         clock_now=lambda: time[0],
+        **app_options,
     )
     async with running(app) as url:
         server.server_close()
@@ -97,6 +105,42 @@ async def test_a_visitor_asks_about_a_picture_on_another_site(chromium: Browser,
     assert [len(request.uploads) for request in answer.requests] == [1, 1]
     assert {request.caller.id for request in answer.requests} == {"site"}
     assert len([url for url in requests if url.endswith("/glm-token")]) == 1
+
+
+async def test_the_limits_are_those_of_the_service_and_a_new_conversation_begins_below_them(
+    chromium: Browser, tmp_path: Path
+) -> None:
+    """They were four pictures in the widget's code, whatever the service accepted."""
+    answer = FakeAnswer("Yes")
+    async with visiting_site(chromium, tmp_path, answer, preprocess={"max_images": 1}) as (page, requests):
+        files, error = page.locator("glm-chat input[type=file]"), page.locator("glm-chat .composer .error")
+        await page.locator("glm-chat .launcher").click()
+        assert not [url for url in requests if "limits.json" in url], "before a picture or a question"
+        await files.set_input_files([LABEL, LABEL])
+        await expect(error).to_have_text("最多接受 1 张图片。")
+        await ask(page, "单号?")
+        await expect(page.locator("glm-chat .answer")).to_have_text("Yes")
+        await files.set_input_files(LABEL)
+        await ask(page, "收件人?")
+        await expect(error).to_contain_text("对话将有 2 个图片和文件，服务最多接受 1 个。请开始新对话")
+        await page.get_by_role("button", name="新对话").click()
+        await expect(page.locator("glm-chat .answer")).to_have_count(0)
+        await page.locator("glm-chat textarea").press("Enter")
+        await expect(page.locator("glm-chat .answer")).to_have_text("Yes")
+        assert len([url for url in requests if "limits.json" in url]) == 1
+    assert [len(request.messages) for request in answer.requests] == [1, 1]
+
+
+async def test_a_visitor_above_the_token_s_limit_sees_when_to_ask_again(chromium: Browser, tmp_path: Path) -> None:
+    async with visiting_site(chromium, tmp_path, FakeAnswer("Yes"), requests_per_second=0.5) as (page, _):
+        await ask(page, "One?")
+        await expect(page.locator("glm-chat .answer").first).to_have_text("Yes")
+        await ask(page, "Two?")
+        error = page.locator("glm-chat .log .error").last
+        await expect(error).to_contain_text("每 2 秒最多使用 1 个请求")
+        await error.get_by_role("button", name="重试", exact=True).click()  # once it can be used again
+        await expect(page.locator("glm-chat .answer").last).to_have_text("Yes")
+        await expect(page.locator("glm-chat .question")).to_have_count(2)
 
 
 async def test_an_expired_token_is_replaced(chromium: Browser, tmp_path: Path) -> None:

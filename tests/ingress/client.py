@@ -52,12 +52,19 @@ def make_app(
     model: Any = None,
     access: Any = None,
     limits: Any = None,
+    preprocess: Any = None,
     clock_now: Callable[[], float] = lambda: 1_700_000_000.9,
     **more: Any,
 ) -> FastAPI:
     ids = count(1)
     return create_app(
-        Settings(http=settings or {}, model=model or {}, access=access or {}, limits=limits or {}),
+        Settings(
+            http=settings or {},
+            model=model or {},
+            access=access or {},
+            limits=limits or {},
+            preprocess=preprocess or {},
+        ),
         answer or FakeAnswer("Two ", "cats"),
         describe or FakeDescribe(),
         tokenize or FakeTokenize(1, 2, 3),

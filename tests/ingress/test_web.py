@@ -34,9 +34,18 @@ async def test_the_page_can_be_switched_off(make_client: MakeClient) -> None:
 
 
 async def test_the_page_has_the_limits_of_the_service(make_client: MakeClient) -> None:
-    text = (await make_client().get("/", headers=HTML)).text
-    assert 'data-max-images="16"' in text
+    client = make_client(preprocess={"max_images": 3})
+    text = (await client.get("/", headers=HTML)).text
+    assert 'data-limits="{&quot;maxImages&quot;: 3,' in text
     assert not re.search(r"%[A-Z_]+%", text)
+
+
+async def test_the_widget_reads_the_limits_of_the_service_from_any_site(make_client: MakeClient) -> None:
+    client = make_client(preprocess={"max_images": 3}, settings={"max_body_bytes": 2**20})
+    response = await client.get("/web/limits.json", headers={"Origin": "https://shop.example"})
+    limits = response.json()
+    assert (limits["maxImages"], limits["maxBodyBytes"]) == (3, 2**20)
+    assert (response.headers["access-control-allow-origin"], response.headers["cache-control"]) == ("*", "no-cache")
 
 
 async def test_the_policy_of_the_page_allows_no_inline_code_and_no_other_origin(make_client: MakeClient) -> None:
@@ -80,7 +89,7 @@ async def test_the_html_is_in_the_language_of_the_browser(
     response = await make_client().get("/", headers={**HTML, "Accept-Language": accepted})
     assert f'<html lang="{tag}">' in response.text
     assert f'data-text="welcome">{title}</h2>' in response.text
-    assert f'placeholder="{placeholder}"' in response.text
+    assert f' placeholder="{placeholder}' in response.text
     assert "accept-language" in response.headers["vary"].lower()
 
 

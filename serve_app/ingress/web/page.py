@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import re
 from collections.abc import Mapping
 from html import escape
@@ -43,22 +44,17 @@ class Page:
     """The page of one service. The first paint needs its HTML alone: the style is in it, and the caller's language."""
 
     def __init__(self, settings: Settings) -> None:
-        static, preprocess = read_static_files(), settings.preprocess
+        static = read_static_files()
         style = static.files[_STYLE].content.decode()
         digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
         self._headers = {"Content-Security-Policy": _POLICY.format(digest), **_HEADERS}
         html = static.files[PAGE].content.decode()
-        limits = {
-            "MAX_IMAGES": preprocess.max_images,
-            "MAX_IMAGE_BYTES": preprocess.max_image_bytes,
-            "MAX_IMAGE_TOKENS": preprocess.max_image_tokens,
-            "MAX_BODY_BYTES": settings.http.max_body_bytes,
-        }
         modules = " ".join(modules_of(_SCRIPT))
         icon = static.files[_ICON].content.decode()
-        values = {"MODULES": modules, "STYLE": style, "ICON": icon, "FILES": files_address(), **limits}
+        limits = escape(json.dumps(limits_of(settings)))
+        values = {"MODULES": modules, "STYLE": style, "ICON": icon, "FILES": files_address(), "LIMITS": limits}
         for name, value in values.items():
-            html = html.replace(f"%{name}%", str(value))
+            html = html.replace(f"%{name}%", value)
         self._files = {
             language: StaticFile.of(_in_language(html, language).encode(), "text/html") for language in _LANGUAGES
         }
@@ -66,6 +62,16 @@ class Page:
     def response(self, request: Request) -> Response:
         language = language_of_header(request.headers.get("accept-language", ""))
         return self._files[language].response(request, REVALIDATED, self._headers)
+
+
+def limits_of(settings: Settings) -> dict[str, int]:
+    """What the page and the widget check before they send a question."""
+    return {
+        "maxImages": settings.preprocess.max_images,
+        "maxImageBytes": settings.preprocess.max_image_bytes,
+        "maxImageTokens": settings.preprocess.max_image_tokens,
+        "maxBodyBytes": settings.http.max_body_bytes,
+    }
 
 
 def files_address() -> str:

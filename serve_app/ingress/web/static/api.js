@@ -1,6 +1,6 @@
 // Requests to the service: errors as objects, streams as events, and the caller's key of this tab.
 
-import { language } from "./language.js";
+import { language, text } from "./language.js";
 
 const here = import.meta.url;
 export const SERVICE = here.slice(0, here.lastIndexOf("/web/") + 1); // the service's address, ends with a slash
@@ -32,6 +32,17 @@ export function storeKey(key) {
   } catch { /* it is kept until the page is left */ }
 }
 
+const NO_LIMITS = { maxImages: Infinity, maxImageBytes: Infinity, maxImageTokens: Infinity, maxBodyBytes: Infinity };
+let limitsKnown = null;
+
+/** The service's limits of pictures and requests; where they can't be read, none: the service refuses what is too much. */
+export function serviceLimits() {
+  limitsKnown ??= fetch(new URL("web/limits.json", SERVICE), { credentials: "omit" })
+    .then((response) => (response.ok ? response.json() : Promise.reject(new Error(response.statusText))))
+    .catch(() => { limitsKnown = null; return NO_LIMITS; });
+  return limitsKnown;
+}
+
 /** The response to a request; throws RequestError, or AbortError if `signal` was aborted. */
 export async function send(path, { body, headers = {}, signal, key = storedKey(), unreachable = "" } = {}) {
   const authorization = key ? { Authorization: `Bearer ${key}` } : {};
@@ -59,7 +70,9 @@ function errorOf(content, response) {
     const { message, code } = JSON.parse(content).error;
     return new RequestError(message, { status: response.status, code, retryAfter });
   } catch { // a proxy's own page
-    return new RequestError(`HTTP ${response.status} ${response.statusText}`, { status: response.status, retryAfter });
+    const { status } = response;
+    const advice = status === 413 || status === 504 ? text(`proxy${status}`) : "";
+    return new RequestError(text("proxy", status, advice), { status, retryAfter });
   }
 }
 

@@ -64,10 +64,10 @@ export async function messagePart(attached) {
   return { type: "file", file: { filename: attached.name, file_data: url, ...(attached.pages ? { pages: attached.pages } : {}) } };
 }
 
-/** The attachments of the next question; `changed` is called after each change. */
+/** The attachments of the next question, within the limits that `limits()` returns or promises; `changed` is called after each change. */
 export class AttachmentList {
   constructor(list, error, limits, changed = () => {}) {
-    Object.assign(this, { list, error, limits, changed, items: [], refused: 0, pending: Promise.resolve() });
+    Object.assign(this, { list, error, limits, changed, items: [], reading: "", refused: 0, pending: Promise.resolve() });
   }
 
   /** Adds files after those of earlier calls. */
@@ -85,13 +85,17 @@ export class AttachmentList {
 
   async read(files) {
     this.say("");
+    const limits = await this.limits();
     for (const file of files) {
-      if (this.items.length >= this.limits.maxImages) return this.refuse(text("tooMany", this.limits.maxImages));
+      if (this.items.length >= limits.maxImages) return this.refuse(text("tooMany", limits.maxImages));
+      this.reading = file.name;
+      this.show(); // a photograph of a phone takes up to a second
       try {
-        this.items.push(await attachment(file, this.limits));
+        this.items.push(await attachment(file, limits));
       } catch (error) {
         this.refuse(error.message);
       }
+      this.reading = "";
       this.show();
     }
   }
@@ -119,7 +123,8 @@ export class AttachmentList {
   }
 
   show() {
-    this.list.replaceChildren(...this.items.map((each) => this.entry(each)));
+    const reading = this.reading ? [element("li", { className: "reading" }, text("reading", this.reading))] : [];
+    this.list.replaceChildren(...this.items.map((each) => this.entry(each)), ...reading);
     this.changed();
   }
 

@@ -28,12 +28,13 @@ export function turnsSent(turns, index) {
   return turns.slice(0, index + 1).filter(({ answer }, place) => place === index || answer.text || !answer.error);
 }
 
-/** Why the service would refuse these attachments in one request, by its limits; empty if it accepts them. */
-export function excess(attachments, { maxImages, maxBodyBytes }) {
+/** Why the service would refuse a question with these attachments after these turns; empty if it accepts them. */
+export function excess(turns, attached, { maxImages, maxBodyBytes }) {
+  const attachments = turnsSent([...turns, newTurn("", attached)], turns.length).flatMap((turn) => turn.attachments);
   if (attachments.length > maxImages) return text("tooManyInAll", attachments.length, maxImages);
   const bytes = attachments.reduce((total, { blob }) => total + Math.ceil(blob.size / 3) * 4, 0); // as base64
   const [size, most] = [bytes, maxBodyBytes].map((each) => (each / 2 ** 20).toFixed(1));
-  return bytes + TEXT_BYTES > maxBodyBytes ? text("tooLargeInAll", size, most) : "";
+  return bytes && bytes + TEXT_BYTES > maxBodyBytes ? text("tooLargeInAll", size, most) : "";
 }
 
 async function questionContent({ question, attachments, template }) {

@@ -3,7 +3,7 @@
 import { RequestError, send, storeKey, storedKey } from "./api.js";
 import { AttachmentList, revokeObjectUrls } from "./attachments.js";
 import { openCamera } from "./camera.js";
-import { ask, excess, newConversation, newTurn, turnsSent } from "./conversation.js";
+import { ask, excess, newConversation, newTurn } from "./conversation.js";
 import { button, copyText, element, isComposing } from "./dom.js";
 import * as history from "./history.js";
 import { language, setLanguage, text, translate } from "./language.js";
@@ -13,12 +13,8 @@ import { TEMPLATE_NAMES, Template } from "./templates.js";
 import { TurnView } from "./turn_view.js";
 
 const at = (id) => document.getElementById(id);
-const data = document.body.dataset;
-const limits = {
-  maxImages: Number(data.maxImages), maxImageBytes: Number(data.maxImageBytes), maxImageTokens: Number(data.maxImageTokens),
-  maxBodyBytes: Number(data.maxBodyBytes),
-};
-const attachments = new AttachmentList(at("attachments"), at("attachment-error"), limits);
+const limits = JSON.parse(document.body.dataset.limits);
+const attachments = new AttachmentList(at("attachments"), at("attachment-error"), () => limits);
 let conversation = newConversation();
 let views = [];
 let running = null; // the AbortController of the answer that streams
@@ -40,21 +36,16 @@ function options() {
   };
 }
 
-/** Why the service would refuse a turn with these attachments at this place; empty if it accepts them. */
-function refusal(place, attached) {
-  const turns = [...conversation.turns.slice(0, place), newTurn("", attached)];
-  return excess(turnsSent(turns, place).flatMap((turn) => turn.attachments), limits);
-}
-
 async function submit() {
   if (!await attachments.allRead()) return; // the question stays, with the reason
   const question = at("question").value.trim();
   const template = at("template").value ? new Template(at("template").value, Boolean(model?.description)) : null;
   if (running || !(question || (template && attachments.items.length))) return at("question").focus();
-  const refused = refusal(conversation.turns.length, attachments.items);
+  const refused = excess(conversation.turns, attachments.items, limits);
   if (refused) return attachments.say(refused);
   attachments.say("");
   at("question").value = "";
+  at("template").value = ""; // the next question is answered freely
   await askNew(newTurn(question, attachments.take(), template));
 }
 
@@ -117,7 +108,7 @@ const actions = {
   edit(turn, question, attached) {
     if (running || !(question || (turn.template && attached.length))) return "";
     const place = conversation.turns.indexOf(turn);
-    const refused = refusal(place, attached);
+    const refused = excess(conversation.turns.slice(0, place), attached, limits);
     if (refused) return refused;
     conversation.turns.splice(place);
     for (const view of views.splice(place)) view.element.remove();
@@ -133,6 +124,10 @@ const actions = {
   },
   proceed(turn) {
     if (!running) answer(turn, { continues: true });
+  },
+  /** Asks again with another key. */
+  login(turn) {
+    login(() => actions.regenerate(turn, { afterError: true }));
   },
   async rate(turn, rating) {
     const rated = conversation;
@@ -196,7 +191,7 @@ function show(shown) {
 async function findModel() {
   try {
     [model] = (await (await send("v1/models", { unreachable: text("unreachable") })).json()).data;
-    at("model").textContent = model.id;
+    at("model").textContent = model.description ? text("demoModel", model.id) : model.id;
     at("thinking-option").hidden = !model.abilities.includes("thinking");
     if (model.description) showSamples(at("samples"), (files, question) => {
       at("question").value = question;
@@ -236,7 +231,9 @@ at("question").addEventListener("keydown", (event) => {
 });
 at("attach").addEventListener("click", () => at("files").click());
 for (const id of ["files", "camera-files"]) {
-  at(id).addEventListener("change", ({ target }) => { attachments.add([...target.files]); target.value = ""; });
+  const take = () => { attachments.add([...at(id).files]); at(id).value = ""; };
+  at(id).addEventListener("change", take);
+  if (at(id).files.length) take(); // chosen before this module had run
 }
 at("camera").addEventListener("click", () => openCamera({
   dialog: at("camera-dialog"), video: at("video"), error: at("camera-error"), capture: at("capture"), close: at("camera-close"),

@@ -1,5 +1,14 @@
 // Loads the page's modules after its first paint, which would otherwise wait for them to be compiled.
 
+const early = []; // buttons that were used before the modules had run
+
+function keep(event) {
+  const used = event.target.closest("button");
+  if (!used) return;
+  event.preventDefault();
+  early.push(used);
+}
+
 async function load() {
   for (const name of document.body.dataset.modules.split(" ")) { // all at once, not each after the one that imports it
     const link = document.createElement("link");
@@ -7,8 +16,11 @@ async function load() {
     document.head.append(link);
   }
   await import("./page.js");
+  removeEventListener("click", keep, true);
+  for (const each of early) each.click();
   performance.mark("ready");
 }
 
+addEventListener("click", keep, true);
 if (document.hidden) load(); // a tab in the background paints nothing
 else requestAnimationFrame(() => setTimeout(load)); // the frame is painted before the next task

@@ -1,5 +1,6 @@
 // One question and its answer on the page: texts, pictures with regions, errors, timings and actions.
 
+import { storedKey } from "./api.js";
 import { AttachmentList, objectUrl, thumbnail } from "./attachments.js";
 import { picturesSeen } from "./conversation.js";
 import { button, element } from "./dom.js";
@@ -7,11 +8,12 @@ import { FormView } from "./form_view.js";
 import { text } from "./language.js";
 import { MarkdownView } from "./markdown.js";
 import { regionButtons, regionsOn } from "./regions.js";
+import { retryButton } from "./retry.js";
 
 const REDRAW_MS = 50;
 const IDLE_SHARE = 4; // of the time of a redraw, before the next one
 
-/** `actions` has functions of a turn: edit, regenerate, proceed, rate, program, enlarge, copy. */
+/** `actions` has functions of a turn: edit, regenerate, proceed, login, rate, program, enlarge, copy. */
 export class TurnView {
   constructor(turn, turns, actions) {
     Object.assign(this, { turn, turns, actions, drawnAt: 0, drawMs: 0, timer: 0 });
@@ -84,7 +86,7 @@ export class TurnView {
     const field = element("textarea", { rows: 3, value: this.turn.question, "aria-label": text("question") });
     const error = element("p", { className: "error", role: "alert", hidden: true });
     const list = element("ul", { className: "attachments", "aria-label": text("attached") });
-    const kept = new AttachmentList(list, error, {});
+    const kept = new AttachmentList(list, error, () => ({}));
     kept.restore(this.turn.attachments.map((each) => ({ ...each }))); // the turn stays as it is if the edit is cancelled
     this.question.replaceChildren(list, field, error, element(
       "div", { className: "row" },
@@ -120,10 +122,10 @@ export class TurnView {
   }
 
   errorNote({ message, code, status, retryAfter }) {
-    const retry = button(text("retry"), () => this.actions.regenerate(this.turn, { afterError: true }));
-    if (retryAfter) waitFor(retry, retryAfter);
+    const retry = retryButton({ retryAfter }, () => this.actions.regenerate(this.turn, { afterError: true }));
     const words = [element("strong", {}, [status || "", code].filter(Boolean).join(" ")), " ", message];
-    return element("div", { className: "error", role: "alert" }, element("p", {}, ...words), retry);
+    const other = status === 403 && storedKey() ? button(text("otherKey"), () => this.actions.login(this.turn)) : null;
+    return element("div", { className: "error", role: "alert" }, element("p", {}, ...words), retry, " ", other);
   }
 
   regions(answer, seen) {
@@ -140,8 +142,9 @@ export class TurnView {
     return answer.images.flatMap((image, index) => {
       const { attachment, page } = seen[index] ?? {};
       const name = page ? text("page", page) : attachment?.name ?? text("pictureNumber", index + 1);
-      if (!image.scaled) return [];
-      return [element("p", { className: "figures" }, text("scaled", name, ...image.seen_size, ...image.original_size))];
+      const original = attachment?.original ?? image.original_size; // before the browser made it smaller
+      if (!image.scaled && !attachment?.original) return [];
+      return [element("p", { className: "figures" }, text("scaled", name, ...image.seen_size, ...original))];
     });
   }
 
@@ -151,18 +154,6 @@ export class TurnView {
       "aria-pressed": String(answer.rating === rating),
     }));
   }
-}
-
-/** The button can be used again after so many seconds; until then it shows them. */
-function waitFor(retry, seconds) {
-  retry.disabled = true;
-  const end = Date.now() + seconds * 1000;
-  const timer = setInterval(() => {
-    const left = Math.ceil((end - Date.now()) / 1000);
-    retry.disabled = left > 0;
-    retry.textContent = left > 0 ? text("retryIn", left) : text("retry");
-    if (left <= 0 || !retry.isConnected) clearInterval(timer);
-  }, 250);
 }
 
 function figures({ usage, totalMs, firstMs, cached }) {

@@ -1,15 +1,16 @@
 // The chat of the widget: a button that opens a panel, in a shadow tree, so that styles of the site do not meet its own.
 
+import { serviceLimits } from "./api.js";
 import { AttachmentList, objectUrl } from "./attachments.js";
-import { ask, newTurn } from "./conversation.js";
+import { ask, excess, newTurn } from "./conversation.js";
 import { button, element, isComposing } from "./dom.js";
 import { language, setLanguage, text } from "./language.js";
 import { MarkdownView } from "./markdown.js";
+import { retryButton } from "./retry.js";
 import { WidgetToken } from "./widget_token.js";
 
 const STYLES = new URL("./widget.css", import.meta.url);
 const REDRAW_MS = 50;
-const LIMITS = { maxImages: 4, maxImageBytes: 20 * 2 ** 20, maxImageTokens: 6144 };
 
 /** Adds the chat to the page. `settings` are the data attributes of the script. */
 export function start({ token = "", tokenUrl = "", language: chosen, title, greeting, open }) {
@@ -30,12 +31,13 @@ class Chat {
     this.turns = [];
     this.running = null;
     this.launcher = button(title, () => this.toggle(true), { className: "launcher", "aria-expanded": "false" });
-    this.log = element("div", { className: "log", tabIndex: 0, role: "group", "aria-label": title }, element("p", { className: "greeting" }, greeting));
+    this.greeting = element("p", { className: "greeting" }, greeting);
+    this.log = element("div", { className: "log", tabIndex: 0, role: "group", "aria-label": title }, this.greeting);
     this.status = element("p", { className: "status", role: "status" });
     this.ended = element("p", { className: "visually-hidden", role: "status" }); // the answer, for screen readers
     this.list = element("ul", { className: "files", "aria-label": text("attached") });
     this.error = element("p", { className: "error", role: "alert", hidden: true });
-    this.files = new AttachmentList(this.list, this.error, LIMITS);
+    this.files = new AttachmentList(this.list, this.error, serviceLimits);
     const input = element("input", { type: "file", multiple: true, accept: "image/*,.heic,.heif,application/pdf", hidden: true,
       change: () => { this.files.add([...input.files]); input.value = ""; } });
     this.question = element("textarea", { rows: 2, placeholder: text("placeholder"), "aria-label": text("question"),
@@ -44,12 +46,13 @@ class Chat {
       } });
     this.send = button(text("send"), () => this.submit(), { className: "primary" });
     this.stop = button(text("stop"), () => this.running?.abort(), { className: "primary", hidden: true });
+    this.restart = button(text("new"), () => this.begin(), { hidden: true });
     this.panel = element("section", { className: "panel", hidden: true, lang: language === "zh" ? "zh-CN" : "en", "aria-label": title,
       keydown: (event) => { if (event.key === "Escape" && !isComposing(event)) this.running ? this.running.abort() : this.toggle(false); },
       paste: ({ clipboardData }) => this.files.add([...clipboardData.files]),
       dragover: (event) => event.preventDefault(),
       drop: (event) => { event.preventDefault(); this.files.add([...event.dataTransfer.files]); } },
-    element("header", {}, element("h2", {}, title), button("×", () => this.toggle(false), { "aria-label": text("close") })),
+    element("header", {}, element("h2", {}, title), this.restart, button("×", () => this.toggle(false), { "aria-label": text("close") })),
     this.log, this.status, this.ended,
     element("div", { className: "composer" }, this.list, this.error, input, this.question,
       element("div", { className: "row" }, button(text("attach"), () => input.click()), this.send, this.stop)));
@@ -62,13 +65,30 @@ class Chat {
     (isOpen ? this.question : this.launcher).focus();
   }
 
+  /** Begins a new conversation: the service accepts so many pictures and so much text in one. */
+  begin() {
+    this.running?.abort();
+    this.running = null;
+    this.show(false);
+    this.turns = [];
+    this.log.replaceChildren(this.greeting);
+    this.files.say("");
+    this.restart.hidden = true;
+    this.question.focus();
+  }
+
   async submit() {
+    const limits = await serviceLimits();
     if (!await this.files.allRead()) return; // the question stays, with the reason
     const question = this.question.value.trim();
     if (this.running || !question) return this.question.focus();
+    const refused = excess(this.turns, this.files.items, limits);
+    if (refused) return this.files.say(refused);
+    this.files.say("");
     this.question.value = "";
     const turn = newTurn(question, this.files.take());
     this.turns.push(turn);
+    this.restart.hidden = false;
     const content = element("div", { className: "answer" });
     const error = element("div", { className: "error", role: "alert", hidden: true });
     const pictures = turn.attachments.map((each) => (each.width
@@ -78,8 +98,10 @@ class Chat {
   }
 
   async answer(turn, shown, isRetry = false) {
+    if (this.running) return;
     const { view, error } = shown;
-    this.running = new AbortController();
+    const { turns } = this; // another conversation may have begun when the answer ends
+    const controller = this.running = new AbortController();
     this.show(true);
     this.ended.textContent = "";
     error.hidden = true;
@@ -93,20 +115,21 @@ class Chat {
     };
     try {
       const key = await this.token.get();
-      await ask(this.turns, this.turns.indexOf(turn), {
-        options: { temperature: 0 }, key, signal: this.running.signal, changed: () => { timer ||= setTimeout(draw, wait); },
+      await ask(turns, turns.indexOf(turn), {
+        options: { temperature: 0 }, key, signal: controller.signal, changed: () => { timer ||= setTimeout(draw, wait); },
       });
     } catch (problem) { // the site gave no token
       turn.answer.error = { message: problem.message, status: 0, code: "" };
     }
+    clearTimeout(timer);
+    if (this.running !== controller) return;
     this.running = null;
     this.show(false);
-    clearTimeout(timer);
     draw();
     this.ended.textContent = { done: `${text("done")} ${turn.answer.text.slice(0, 300)}`, stopped: text("stopped") }[turn.answer.state] ?? "";
     if (!turn.answer.error) return;
     if (turn.answer.error.status === 401 && !isRetry && this.token.renew()) return this.answer(turn, shown, true);
-    error.replaceChildren(element("p", {}, turn.answer.error.message), button(text("retry"), () => this.answer(turn, shown)));
+    error.replaceChildren(element("p", {}, turn.answer.error.message), retryButton(turn.answer.error, () => this.answer(turn, shown)));
     error.hidden = false;
   }
 
