@@ -1,4 +1,4 @@
-"""Messages about a request's fields, its length and the form of its answer in Chinese, as in sentences.py."""
+"""Messages about fields, lengths and forms of answers in Chinese, beside those in sentences.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GET /web/…: the static files of the page, which the widget on other sites loads too; who gets the page at /."""
+"""GET /web/…: static files of the page, which the widget of other sites loads too; who gets the page."""
 
 from __future__ import annotations
 
