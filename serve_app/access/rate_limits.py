@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
 from collections.abc import Callable
@@ -92,22 +91,22 @@ class Admission:
                 raise error
             self._entered.append(place)
         await self._hit("requests", 1)
-        await self._refresh()
-        for window in self._windows:
-            if window.resource != "requests" and self._states[window].remaining < 1:
+        others = [window for window in self._windows if window.resource != "requests"]
+        if others:
+            states = await self._counters.states([(window.limit, window.key) for window in others])
+            self._states.update(zip(others, states, strict=True))
+        for window in others:
+            if self._states[window].remaining < 1:
                 raise self._refusal(window, 1)
 
     async def reserve(self, *, tokens: int, pictures: int) -> None:
         """Counts pictures, and tokens as an estimate, before work begins. Raises RateLimited."""
         for window in self._of("tokens"):
             estimate = min(tokens, window.limit.amount)
-            if not await self._counters.hit(window.limit, window.key, estimate):
-                await self._refresh()
-                raise self._refusal(window, estimate)
+            await self._hit_window(window, estimate)
             self._reserved[window] = estimate, time.monotonic()
         if pictures:  # last: `close` gives back tokens of a refused request, not pictures
             await self._hit("images", pictures)
-        await self._refresh()
 
     async def close(self, *, tokens: int) -> None:
         """Ends the request, which has used so many tokens."""
@@ -136,13 +135,13 @@ class Admission:
 
     async def _hit(self, resource: Resource, amount: int) -> None:
         for window in self._of(resource):
-            if not await self._counters.hit(window.limit, window.key, amount):
-                await self._refresh()
-                raise self._refusal(window, amount)
+            await self._hit_window(window, amount)
 
-    async def _refresh(self) -> None:
-        states = await asyncio.gather(*(self._counters.state(each.limit, each.key) for each in self._windows))
-        self._states = dict(zip(self._windows, states, strict=True))
+    async def _hit_window(self, window: Window, amount: int) -> None:
+        """Counts `amount`. Raises RateLimited."""
+        allowed, self._states[window] = await self._counters.hit(window.limit, window.key, amount)
+        if not allowed:
+            raise self._refusal(window, amount)
 
     def _of(self, resource: Resource) -> list[Window]:
         return [window for window in self._windows if window.resource == resource]

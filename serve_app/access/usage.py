@@ -13,7 +13,7 @@ from typing import Final, Protocol, cast
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from serve_app.access.counters import redis_client
+from serve_app.access.shared_counters import redis_client
 from serve_app.caller import Caller
 from serve_app.metrics import CALLER_DEVICE_SECONDS, CALLER_TOKENS, Meter
 from serve_app.settings_access import LimitSettings

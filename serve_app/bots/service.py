@@ -11,9 +11,9 @@ from typing import Any
 
 import httpx
 
-from serve_app.access.counters import counters_of
 from serve_app.access.identity import Identity, caller_limits
 from serve_app.access.rate_limits import RateLimits
+from serve_app.access.shared_counters import counters_of
 from serve_app.access.usage import usage_recorder
 from serve_app.audit.request_audit import AuditLog
 from serve_app.bots.conversation.adapter import Adapter

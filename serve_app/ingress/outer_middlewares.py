@@ -12,10 +12,10 @@ from collections.abc import Callable, Container
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serve_app.access.counters import counters_of
 from serve_app.access.identity import Identity
 from serve_app.access.jwt_tokens import jwt_verifier
 from serve_app.access.rate_limits import WORDS, RateLimits
+from serve_app.access.shared_counters import counters_of
 from serve_app.access.usage import UsageRecorder, usage_recorder
 from serve_app.answers import Clock
 from serve_app.audit.request_audit import AuditLog

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from serve_app.access import counters as counters_module
-from serve_app.access.counters import SharedCounters
+from serve_app.access import shared_counters as counters_module
+from serve_app.access.shared_counters import SharedCounters
 from tests.fakes import FakeMeter
 from tests.ingress.client import soon
 

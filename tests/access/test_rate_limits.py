@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import suppress
 from dataclasses import replace
 
 import pytest
+from limits import RateLimitItemPerSecond
+from limits.aio.storage import MemoryStorage
+from limits.aio.strategies import SlidingWindowCounterRateLimiter
 
-from serve_app.access.counters import LocalCounters
+from serve_app.access.counters import LocalCounters, window_state
 from serve_app.access.rate_limits import RateLimits
 from serve_app.caller import ANONYMOUS, Caller, CallerLimits
 from serve_app.errors import RateLimited
@@ -192,3 +196,20 @@ async def test_over_some_seconds_no_more_requests_are_admitted_than_the_limit() 
             admitted += 1
         await asyncio.sleep(0.004)
     assert 180 <= admitted <= 204  # a machine that pauses asks for less
+
+
+@pytest.mark.parametrize(
+    "counted", [(0, 0.0, 0, 0.0), (7, 1.3, 2, 3.3), (0, 0.0, 4, 3.1), (10, 0.4, 0, 2.4), (9, 2, 9, 4)]
+)
+async def test_what_is_left_is_what_the_library_says_of_the_same_counts(
+    counted: tuple[int, float, int, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def counts(*_: object) -> tuple[int, float, int, float]:
+        return counted
+
+    storage, limit = MemoryStorage(), RateLimitItemPerSecond(10, 2)
+    monkeypatch.setattr(storage, "get_sliding_window", counts)
+    reset_at, remaining = await SlidingWindowCounterRateLimiter(storage).get_window_stats(limit, "shop")
+    state = window_state(limit, counted)
+    assert state.remaining == remaining
+    assert state.reset_s == pytest.approx(reset_at - time.time(), abs=0.05)

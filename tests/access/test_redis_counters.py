@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 from limits import RateLimitItemPerSecond
+from redis.asyncio import Redis
 
-from serve_app.access.counters import RETRY_S, Counters, counters_of
+from serve_app.access.counters import Counters
 from serve_app.access.rate_limits import Admission, RateLimits
+from serve_app.access.shared_counters import RETRY_S, counters_of
 from serve_app.access.usage import Used, usage_recorder
 from serve_app.caller import ANONYMOUS, Caller, CallerLimits
 from serve_app.errors import InvalidRequest, RateLimited
@@ -44,6 +46,14 @@ async def entered(limits: RateLimits, shop: Caller) -> Admission | None:
         return admission
     await admission.close(tokens=0)
     return None
+
+
+async def admitted(limits: RateLimits, shop: Caller) -> Admission:
+    """A request whose tokens are reserved."""
+    admission = await entered(limits, shop)
+    assert admission is not None
+    await admission.reserve(tokens=20, pictures=0)
+    return admission
 
 
 async def test_two_replicas_together_admit_no_more_than_the_limit(redis: RedisServer) -> None:
@@ -135,28 +145,49 @@ async def test_without_redis_a_replica_counts_for_itself_and_no_request_waits_lo
 
 async def test_a_replica_that_counts_for_itself_remembers_what_redis_allowed_and_refused(redis: RedisServer) -> None:
     counted, other, limit = counters(redis), counters(redis), RateLimitItemPerSecond(10, 60)
-    assert await counted.hit(limit, "allowed", 6)
+    assert (await counted.hit(limit, "allowed", 6)).allowed
     await counted.give_back(limit, "allowed", 2, 0.0)
     await counted.record(limit, "allowed", 4)
     await other.record(limit, "refused", 9)
-    assert not await counted.hit(limit, "refused", 2)
+    assert not (await counted.hit(limit, "refused", 2)).allowed
     redis.kill()
-    assert not await counted.hit(limit, "allowed", 3)
-    assert await counted.hit(limit, "allowed", 2)
-    assert not await counted.hit(limit, "refused", 2)
-    assert await counted.hit(limit, "refused", 1)
+    assert not (await counted.hit(limit, "allowed", 3)).allowed
+    assert (await counted.hit(limit, "allowed", 2)).allowed
+    assert not (await counted.hit(limit, "refused", 2)).allowed
+    assert (await counted.hit(limit, "refused", 1)).allowed
 
 
 async def test_a_response_that_waits_while_this_process_is_busy_is_no_failure_of_redis(redis: RedisServer) -> None:
     meter = FakeMeter()
     counted, limit = counters(redis, meter), RateLimitItemPerSecond(10)
-    assert await counted.hit(limit, "connects", 1)
+    assert (await counted.hit(limit, "connects", 1)).allowed
     hit = asyncio.create_task(counted.hit(limit, "waits", 1))
     await asyncio.sleep(0)
     await asyncio.sleep(0)  # the request is sent
     time.sleep(1.3 * LONG_MS / 1000)  # noqa: ASYNC251 - this process is busy
-    assert await hit
+    assert (await hit).allowed
     assert not meter.counts
+
+
+async def test_an_amount_is_counted_once_when_redis_has_lost_its_scripts(redis: RedisServer) -> None:
+    counted, limit = counters(redis), RateLimitItemPerSecond(10, 60)
+    for number in range(1, 4):
+        async with Redis.from_url(redis.url) as client:
+            await client.script_flush()
+        allowed, state = await counted.hit(limit, "shop", 2)
+        assert (allowed, state.remaining) == (True, 10 - 2 * number)
+
+
+async def test_a_request_with_two_limits_sends_redis_one_message_for_each_step(redis: RedisServer) -> None:
+    shop = caller(requests_per_second=100, tokens_per_minute=10_000)
+    limits = limits_of(redis)
+    await (await admitted(limits, shop)).close(tokens=5)  # the scripts are loaded
+    async with Redis.from_url(redis.url) as client:
+        before = await client.info("stats")
+        await (await admitted(limits, shop)).close(tokens=5)
+        after = await client.info("stats")
+    reads = after["total_reads_processed"] - before["total_reads_processed"]
+    assert reads == 4 + 1, "request, tokens left, estimate, what was not used; and the second look at the numbers"
 
 
 async def test_a_service_starts_without_its_redis(tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ from dataclasses import replace
 import pytest
 from limits import RateLimitItemPerSecond
 
-from serve_app.access.counters import Counters, counters_of
+from serve_app.access.counters import Counters
 from serve_app.access.rate_limits import RateLimits
+from serve_app.access.shared_counters import counters_of
 from serve_app.caller import ANONYMOUS, CallerLimits
 from serve_app.errors import RateLimited
 from serve_app.settings_access import LimitSettings
@@ -34,7 +35,8 @@ async def a_window_begins() -> None:
 
 
 async def remaining(counters: Counters) -> int:
-    return (await counters.state(LIMIT, "shop")).remaining
+    (state,) = await counters.states([(LIMIT, "shop")])
+    return state.remaining
 
 
 async def test_tokens_are_given_back_at_once(counters: Counters) -> None:
