@@ -14,7 +14,7 @@ _MOST: Final = 8192  # uploads, and pictures
 # Encoded bytes of uploads up to which calling preprocess by value is faster than through the object store: where pixels
 # come back, and where only the uploads are large.
 SMALL_BYTES: Final = 100_000
-SMALL_BYTES_KNOWN: Final = 600_000
+SMALL_BYTES_KNOWN: Final = 2_000_000
 
 
 class SeenPictures:

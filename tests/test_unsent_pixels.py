@@ -323,7 +323,7 @@ def test_memories_of_what_was_sent_are_bounded() -> None:
 
 def test_known_uploads_that_are_large_still_go_by_reference() -> None:
     seen = SeenPictures()
-    request = asking("r", LARGE * 4)
+    request = asking("r", LARGE * 12)
     seen.add_uploads(request)
     assert seen.by_reference(request)
 
