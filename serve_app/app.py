@@ -21,23 +21,30 @@ def build(settings: Settings) -> Application:
     With the device `auto` the engine gets no GPU here: `glm-serve up` looks for one and sets the device, the Helm
     chart sets `num_gpus`. Raises InvalidRequest if a `GLM_` variable of the environment is no setting.
     """
+    return bind(settings)
+
+
+def bind(settings: Settings, **options: Any) -> Application:
+    """The same with options of Serve for all deployments."""
     if unknown := unknown_variables():
         raise InvalidRequest(f"These environment variables are not settings (docs/settings.md): {', '.join(unknown)}.")
     gpus = 1 if settings.model.device == "cuda" else 0
     replicas = settings.replicas
     # Each waiting request holds its pictures in memory, so this queue has a bound too.
     preprocess = PreprocessDeployment.options(
-        max_queued_requests=max(1, settings.engine.max_waiting), **_replicas(replicas.preprocess)
+        max_queued_requests=max(1, settings.engine.max_waiting), **_replicas(replicas.preprocess), **options
     ).bind(settings.model, settings.preprocess, settings.scan)
     engine = EngineDeployment.options(
         ray_actor_options={"num_cpus": 1, "num_gpus": gpus},
         request_router_config=request_routing(settings.engine.max_slots),
         **_replicas(replicas.engine),
+        **options,
     ).bind(settings.model, settings.engine, settings.metrics)
-    ingress = IngressDeployment.options(**_replicas(replicas.ingress))
+    ingress = IngressDeployment.options(**_replicas(replicas.ingress), **options)
     if not settings.bots.enabled:
         return ingress.bind(settings, preprocess, engine)
-    return ingress.bind(settings, preprocess, engine, BotsDeployment.bind(settings, preprocess, engine))
+    bots = BotsDeployment.options(**options).bind(settings, preprocess, engine)
+    return ingress.bind(settings, preprocess, engine, bots)
 
 
 def _replicas(number: int) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from ray import serve
 from ray.serve._private import replica as serve_replica
 
 from serve_app.contracts import EngineEvent, ModelCard, Prompt
-from serve_app.engine.replica import EngineReplica
 from serve_app.in_flight import InFlight, folder_of_pod
 from serve_app.logs import join_serve_log
 from serve_app.metrics import RayMeter
@@ -40,6 +39,8 @@ class EngineDeployment:
     """Model replicas; each batches continuously over its own slots."""
 
     def __init__(self, model: ModelSettings, engine: EngineSettings, metrics: MetricsSettings) -> None:
+        from serve_app.engine.replica import EngineReplica  # torch: only this process needs it
+
         join_serve_log()
         self._in_flight = InFlight(folder_of_pod())
         self._replica = EngineReplica(model, engine, metrics, RayMeter())

@@ -6,8 +6,6 @@ from serve_app.contracts import ChatRequest, Prompt, Tokenized
 from serve_app.in_flight import InFlight, folder_of_pod
 from serve_app.logs import join_serve_log
 from serve_app.metrics import RayMeter
-from serve_app.preprocess.prepare import Preprocessor
-from serve_app.preprocess.scan import Scanner
 from serve_app.process_memory import Collector, return_memory
 from serve_app.request_size import upload_bytes
 from serve_app.settings import ModelSettings, PreprocessSettings
@@ -20,6 +18,9 @@ class PreprocessDeployment:
     """One CPU process that prepares requests; throughput grows with the replicas."""
 
     def __init__(self, model: ModelSettings, settings: PreprocessSettings, scan: ScanSettings) -> None:
+        from serve_app.preprocess.prepare import Preprocessor  # slow, and only this process needs it
+        from serve_app.preprocess.scan import Scanner
+
         join_serve_log()
         return_memory()
         self._collector = Collector()

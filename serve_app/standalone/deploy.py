@@ -8,6 +8,7 @@ import socket
 import time
 import urllib.error
 import urllib.request
+from typing import Final
 
 from serve_app.logs import WriteLine, serve_logging
 from serve_app.settings import Settings
@@ -15,6 +16,8 @@ from serve_app.standalone.private_ray import LOOPBACK
 from serve_app.standalone.shutdown import StopSignal
 
 APP_NAME = "glm"
+# A replica that stops looks for running requests after this time; Serve's own 2 s are for several nodes.
+STOP_CHECK_S: Final = 0.2
 LONGEST_REASON = 500  # characters of a failure that the terminal shows; the logs have the complete text
 _FAILED_MARK = "failed to start with exception"  # from Serve, which would try twice more
 
@@ -35,7 +38,7 @@ def deploy(settings: Settings, stop: StopSignal, write_line: WriteLine) -> bool:
         settings = settings.model_copy(update={"model": model})
     require_gpus(settings, int(ray.cluster_resources().get("GPU", 0)))
 
-    from serve_app.app import build
+    from serve_app.app import bind
 
     started = time.monotonic()
     serve.start(
@@ -43,20 +46,21 @@ def deploy(settings: Settings, stop: StopSignal, write_line: WriteLine) -> bool:
         http_options={"host": settings.http.host, "port": _free_port()},
         logging_config=serve_logging(settings.log),
     )
-    target = serve.RunTarget(build(settings), name=APP_NAME, logging_config=serve_logging(settings.log))
+    application = bind(settings, graceful_shutdown_wait_loop_s=STOP_CHECK_S)
+    target = serve.RunTarget(application, name=APP_NAME, logging_config=serve_logging(settings.log))
     serve.run_many([target], wait_for_applications_running=False)
     ready: set[str] = set()
     while not stop.is_set():
-        application = serve.status().applications[APP_NAME]
-        for name, deployment in application.deployments.items():
+        status = serve.status().applications[APP_NAME]
+        for name, deployment in status.deployments.items():
             if deployment.status == "HEALTHY" and name not in ready:
                 ready.add(name)
                 write_line(f"{name} ready after {time.monotonic() - started:.1f} s")
             if deployment.status == "DEPLOY_FAILED" or _FAILED_MARK in deployment.message:
                 raise StartFailed(f"{name} could not start: {failure_reason(deployment.message)}")
-        if application.status == "DEPLOY_FAILED":
-            raise StartFailed(failure_reason(application.message))
-        if application.status == "RUNNING" and _answers(settings):
+        if status.status == "DEPLOY_FAILED":
+            raise StartFailed(failure_reason(status.message))
+        if status.status == "RUNNING" and _answers(settings):
             return True
         stop.wait(0.2)
     return False

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import secrets
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from serve_app.ray_flags import EVERYWHERE, OBJECT_STORE_BYTES
 from serve_app.settings import Settings
@@ -17,6 +20,10 @@ from serve_app.standalone.shutdown import StopSignal, shut_down
 
 LOOPBACK = "127.0.0.1"
 PACKAGE_PARENT = str(Path(__file__).parents[2])
+OTHER_PROCESSES: Final = 3  # than replicas of the stages: Serve's controller and proxy, and the bots
+# Methods of Ray's Node, each of which starts a Python process: Ray's dashboard (started even with
+# `include_dashboard=False`; `ray.init` waits for it), its autoscaler and its collector of workers' output.
+UNUSED_PROCESSES: Final = ("start_api_server", "start_monitor", "start_log_monitor")
 
 
 @contextmanager
@@ -72,13 +79,20 @@ def ray_environment(settings: Settings) -> dict[str, str]:
 
 def _start(settings: Settings, folder: Path) -> None:
     import ray  # reads its environment when it is imported
+    import ray.dashboard.optional_deps  # `ray.init` does so too; imported here, no other thread imports the same
+    from ray._private.node import Node
 
+    for name in UNUSED_PROCESSES:  # Ray 2.60 has no option for it
+        setattr(Node, name, lambda node, **options: None)
+    # Serve and our own modules take a second or more to import, while Ray's processes start. If it fails, `deploy`,
+    # which imports the same, raises the error.
+    threading.Thread(target=importlib.import_module, args=("serve_app.app",), name="imports", daemon=True).start()
     replicas = settings.replicas
     ray.init(
         address="local",
-        # Logical: the replicas share the cores of the machine. The bots and a replacement of each stage need one too.
-        num_cpus=max(8, os.cpu_count() or 1, replicas.engine + replicas.preprocess + 4),
-        include_dashboard=False,  # metrics come from the node's agent, which runs without it
+        # Logical: the replicas share the cores of the machine. Ray starts an idle process for each.
+        num_cpus=OTHER_PROCESSES + replicas.ingress + replicas.preprocess + replicas.engine,
+        include_dashboard=False,
         log_to_driver=False,
         logging_level="ERROR",
         object_store_memory=OBJECT_STORE_BYTES * replicas.engine,

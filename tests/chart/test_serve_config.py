@@ -19,7 +19,7 @@ from ray.serve.schema import (
     ServeDeploySchema,
 )
 
-from serve_app.app import build
+from serve_app.app import bind, build
 from serve_app.ingress.header_filter import allowed_hosts
 from serve_app.logs import serve_logging
 from serve_app.settings import LogSettings, Settings
@@ -100,6 +100,14 @@ def test_the_bots_are_one_replica_in_a_pod_of_the_ingress() -> None:
     settings = Settings.model_validate(app["args"])
     graph = build(settings)._bound_deployment.init_args
     assert [part._bound_deployment.name for part in graph if hasattr(part, "_bound_deployment")][-1] == "bots"
+
+
+def test_options_of_the_graph_are_those_of_every_deployment() -> None:
+    settings = Settings.model_validate({"bots": {"enabled": True}})
+    graph = bind(settings, graceful_shutdown_wait_loop_s=0.2)._bound_deployment
+    parts = [graph, *(part._bound_deployment for part in graph.init_args if hasattr(part, "_bound_deployment"))]
+    assert {part.name for part in parts} == {*STAGES, "bots"}
+    assert {part._deployment_config.graceful_shutdown_wait_loop_s for part in parts} == {0.2}
 
 
 def test_what_the_builder_derives_from_settings_is_left_to_it() -> None:

@@ -32,13 +32,14 @@ def log_folder(service: Service) -> Path:
 
 
 def ray_folder(service: Service) -> Path:
-    (folder,) = {
+    (logs,) = {
         argument.partition("=")[2]
         for process in children(service)
-        for argument in process.cmdline()
-        if argument.startswith("--temp-dir=")
+        if (arguments := process.cmdline()) and arguments[0].endswith("/gcs_server")
+        for argument in arguments
+        if argument.startswith("--log_dir=")
     }
-    return Path(folder)
+    return Path(logs).parents[1]  # <folder>/session_…/logs
 
 
 def still_running(processes: list[psutil.Process]) -> list[str]:
@@ -56,6 +57,14 @@ def test_the_ready_lines_name_what_can_be_opened(service: Service):
         assert client.get("/healthz").status_code == 200
         assert client.get("/readyz").status_code == 200
         assert client.get(service.metrics_url).status_code == 200
+
+
+def test_only_processes_that_the_service_needs_run(service: Service):
+    """Ray started its dashboard, autoscaler and log monitor too; `ray.init` waited 1.5 s for the first."""
+    running = [" ".join(process.cmdline()) for process in children(service)]
+    unused = ("dashboard/dashboard.py", "monitor.py")
+    assert [line for line in running if any(name in line for name in unused)] == []
+    assert any("dashboard/agent.py" in line or "DashboardAgent" in line for line in running)  # it has the metrics page
 
 
 def test_http_is_answered_on_loopback_only(service: Service):
