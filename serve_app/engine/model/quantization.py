@@ -125,16 +125,23 @@ class Quantization:
         return layer
 
 
-def materialize(module: nn.Module, name: str, values: torch.Tensor, device: torch.device) -> None:
-    """Give a parameter of a module its values (on the CPU, in the compute type), on `device` and quantized.
+def device_to_read(network: nn.Module, name: str, device: torch.device) -> torch.device:
+    """Where the values of a parameter are read to; bitsandbytes quantizes INT8 weights on their way from the CPU."""
+    module, _, attribute = name.rpartition(".")
+    bitsandbytes_own = type(getattr(network.get_submodule(module), attribute)) is not nn.Parameter
+    return torch.device("cpu") if bitsandbytes_own else device
 
-    No other tensor needs to be on the device unquantized meanwhile.
+
+def materialize(module: nn.Module, name: str, values: torch.Tensor, device: torch.device) -> None:
+    """Give a parameter of a module its values (in the compute type, where `device_to_read` says), quantized.
+
+    A plain parameter is `values` itself, without a copy.
     """
     parameter = getattr(module, name)
     if isinstance(module, Fp8Linear) and name == "weight":
         module.quantize(values.to(device))
     elif type(parameter) is nn.Parameter:
-        setattr(module, name, nn.Parameter(values.to(device, copy=True), requires_grad=False))
+        setattr(module, name, nn.Parameter(values.to(device), requires_grad=False))
     else:  # bitsandbytes' own classes keep their options as attributes, and quantize on the way to a device
         quantizing: Any = type(parameter)(values, requires_grad=False, **vars(parameter))
         setattr(module, name, quantizing.to(device))

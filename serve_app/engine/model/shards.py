@@ -1,10 +1,10 @@
-"""Reads safetensors shards: checks names and shapes, then loads tensor by tensor onto the device."""
+"""Loads safetensors shards into a network: checks names and shapes, then gives each parameter its values."""
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from serve_app.engine.model.quantization import materialize
+from serve_app.engine.model.quantization import device_to_read, materialize
+from serve_app.engine.model.shard_reader import StoredTensor, read_tensors, stored_tensors
 from serve_app.errors import InvalidRequest
 
 Shapes = dict[str, tuple[int, ...]]
@@ -29,20 +30,22 @@ def fill_weights(
     """Load the weights in `folder` into a meta-device network, on `device` and in `dtype`.
 
     `original_name` maps a parameter to its tensor in the checkpoint; parameters of one tensor are its rows, in
-    the order of the network. One tensor at a time is in host memory. Raises `InvalidRequest`, before any weight
-    is read, if names or shapes differ from those of the network.
+    the order of the network. Raises `InvalidRequest`, before any weight is read, if names or shapes differ from
+    those of the network.
     """
     parameters, parts = dict(network.named_parameters()), _parts(network, original_name)
-    files = shard_files(folder)
-    found = {key: shape for file in files for key, shape in _shapes(file).items() if key not in ignored}
+    stored = [tensor for file in shard_files(folder) for tensor in checked_tensors(file) if tensor.name not in ignored]
+    found = {tensor.name: tensor.shape for tensor in stored}
     _compare(folder.name, original_shapes(network, original_name), found)
-    for key, tensor in _tensors(files):
-        if key in ignored:
-            continue
-        names = parts[key]
-        for name, rows in zip(names, tensor.split([parameters[name].shape[0] for name in names]), strict=True):
-            module, _, attribute = name.rpartition(".")
-            materialize(network.get_submodule(module), attribute, rows.to(dtype), device)
+    wanted = [(tensor, device_to_read(network, parts[tensor.name][0], device)) for tensor in stored]
+    try:
+        for key, tensor in read_tensors(wanted, dtype):
+            names = parts[key]
+            for name, rows in zip(names, tensor.split([parameters[name].shape[0] for name in names]), strict=True):
+                module, _, attribute = name.rpartition(".")
+                materialize(network.get_submodule(module), attribute, rows, device)
+    except OSError as error:
+        raise InvalidRequest(f"{folder.name} could not be read: {error}.", param="model.path") from error
 
 
 def original_shapes(network: nn.Module, original_name: Callable[[str], str]) -> Shapes:
@@ -104,22 +107,11 @@ def _compare(where: str, expected: Shapes, found: Shapes) -> None:
             )
 
 
-def _shapes(file: Path) -> Shapes:
-    """Names and shapes from a file's header."""
-    with _open(file) as tensors:
-        return {key: tuple(tensors.get_slice(key).get_shape()) for key in list(tensors.keys())}
-
-
-def _tensors(files: list[Path]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Names and tensors on the CPU; the bytes are read from disk when they are used."""
-    for file in files:
-        with _open(file) as tensors:
-            for key in list(tensors.keys()):
-                yield key, tensors.get_tensor(key)
-
-
-def _open(file: Path) -> safe_open:
+def checked_tensors(file: Path) -> list[StoredTensor]:
+    """The tensors of a file whose header is correct and which has all their bytes."""
     try:
-        return safe_open(file, framework="pt")
-    except (OSError, SafetensorError) as error:
+        with safe_open(file, framework="pt"):
+            pass
+        return stored_tensors(file)
+    except (OSError, SafetensorError, ValueError) as error:
         raise InvalidRequest(f"{file.name} could not be read: {error}.", param="model.path") from error

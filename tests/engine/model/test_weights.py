@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageTextToText
 
 from serve_app.contracts import Picture, Sampling
 from serve_app.engine.model.families.glm4v import Glm4vAdapter
@@ -32,6 +33,41 @@ def test_a_sharded_checkpoint_answers_as_a_whole_one(tiny_model: Path, tmp_path:
     sharded = write_tiny_model(tmp_path, shard_size="300KB")
     assert len(list(sharded.glob("*.safetensors"))) > 2
     assert one_answer(sharded) == one_answer(tiny_model)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])  # stored are float32
+def test_weights_and_frequencies_are_those_that_the_library_loads(tiny_model: Path, dtype: torch.dtype) -> None:
+    ours = Glm4vAdapter.load(tiny_model, {}, dtype, CPU, Quantization()).model
+    theirs = AutoModelForImageTextToText.from_pretrained(tiny_model, dtype=dtype, local_files_only=True).eval()
+    assert ours.generation_config.to_dict() == theirs.generation_config.to_dict()
+    assert not any(module.training for module in ours.modules())
+    expected = {**theirs.state_dict(), **dict(theirs.named_buffers())}
+    found = {**ours.state_dict(), **dict(ours.named_buffers())}
+    assert found.keys() == expected.keys()
+    assert any("inv_freq" in name for name in found)
+    for name, values in found.items():
+        assert values.dtype == expected[name].dtype, name
+        assert torch.equal(values, expected[name]), name
+
+
+def test_tensors_that_are_not_the_models_are_ignored(tiny_model: Path, tmp_path: Path) -> None:
+    more = Path(shutil.copytree(tiny_model, tmp_path / "more"))
+    weights = load_file(more / "model.safetensors")
+    weights["model.language_model.layers.9.eh_proj.weight"] = torch.zeros(4, 4)
+    save_file(weights, more / "model.safetensors", metadata={"format": "pt"})
+    assert one_answer(more, dtype="bfloat16") == one_answer(tiny_model, dtype="bfloat16")
+
+
+def test_a_head_that_shares_the_embeddings_tensor_is_loaded(tiny_model: Path, tmp_path: Path) -> None:
+    tied = Path(shutil.copytree(tiny_model, tmp_path / "tied"))
+    config = json.loads((tied / "config.json").read_text())
+    config["tie_word_embeddings"] = config["text_config"]["tie_word_embeddings"] = True
+    (tied / "config.json").write_text(json.dumps(config))
+    weights = load_file(tied / "model.safetensors")
+    del weights["lm_head.weight"]
+    save_file(weights, tied / "model.safetensors", metadata={"format": "pt"})
+    model = Glm4vAdapter.load(tied, config, torch.bfloat16, CPU, Quantization()).model
+    assert torch.equal(model.lm_head.weight, weights["model.language_model.embed_tokens.weight"].bfloat16())
 
 
 @pytest.mark.parametrize("quantization", ["nf4", "int8"])

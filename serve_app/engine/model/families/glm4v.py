@@ -7,7 +7,7 @@ the rules: transformers models/glm4v (`get_rope_index`, image processor), models
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Set
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from serve_app.engine.model import tower
 from serve_app.engine.model.attention import SLOT_ATTENTION
 from serve_app.engine.model.families.adapter import encode_one_by_one
 from serve_app.engine.model.quantization import Quantization
-from serve_app.engine.model.shards import fill_weights
+from serve_app.engine.model.shards import checked_tensors, fill_weights, shard_files
 from serve_app.engine.model.slots import CacheShape
 from serve_app.engine.output.detokenizer import Vocabulary
 from serve_app.errors import EngineFailed, InvalidRequest
@@ -75,11 +75,18 @@ class Glm4vAdapter:
                 "The checkpoint is quantized already. Set model.quantization to none.", param="model.quantization"
             )
         unquantized_modules = quantization.unquantized_modules("lm_head", "model.visual")
-        if quantization.kind == "fp8":
-            model = _fill(folder, dtype, device, quantization, unquantized_modules)
+        stored = [tensor for file in shard_files(folder) for tensor in checked_tensors(file)]
+        stored_names = {tensor.name for tensor in stored}
+        model = _empty(folder)
+        # On a CPU the library maps files whose weights need no conversion, which reads nothing and takes no memory.
+        copied = device.type != "cpu" or any(tensor.dtype != dtype for tensor in stored)
+        unquantized = quantization.kind == "none" and "quantization_config" not in config
+        if quantization.kind == "fp8" or (unquantized and copied and _is_complete(model, stored_names)):
+            quantization.replace_linears(model, dtype, unquantized_modules)
+            _fill(model, folder, stored_names, dtype, device)
         else:
             model = _read(folder, dtype, device, quantization.for_transformers(dtype, unquantized_modules))
-        return cls(model, folder, dtype, device)
+        return cls(model.eval(), folder, dtype, device)
 
     @staticmethod
     def vocabulary(folder: Path, size: int) -> Vocabulary:
@@ -220,26 +227,36 @@ def _read(folder: Path, dtype: torch.dtype, device: torch.device, quantization_c
                 f"{folder.name} {what} {len(keys)} weights, first {keys[0]}. Is it complete and of one revision?",
                 param="model.path",
             )
-    return model.eval()
+    return model
 
 
-def _fill(
-    folder: Path, dtype: torch.dtype, device: torch.device, quantization: Quantization, unquantized_modules: list[str]
-) -> Any:
-    """The model with its linear layers quantized by us, tensor by tensor."""
-    from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig
+def _empty(folder: Path) -> Any:
+    """The model on the meta device, without values."""
+    from transformers import AutoConfig, AutoModelForImageTextToText
 
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(config)
-    quantization.replace_linears(model, dtype, unquantized_modules)
-    fill_weights(model, folder, original_name=lambda name: name, ignored=(), dtype=dtype, device=device)
+        return AutoModelForImageTextToText.from_config(config)
+
+
+def _is_complete(model: Any, stored_names: Set[str]) -> bool:
+    """Whether each parameter is a stored tensor. Else names may be of an older release, or two share one tensor."""
+    parameters = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    return stored_names >= set(parameters) and len(parameters) == len(list(model.parameters()))
+
+
+def _fill(model: Any, folder: Path, stored_names: Set[str], dtype: torch.dtype, device: torch.device) -> None:
+    """Load the weights of an empty model; stored tensors that are not its own are ignored, as the library does."""
+    from transformers import GenerationConfig
+
+    unknown = stored_names - {name for name, _ in model.named_parameters()}
+    fill_weights(model, folder, original_name=lambda name: name, ignored=unknown, dtype=dtype, device=device)
     # Frequencies are no weights, and on the meta device they had no values.
-    model.model.language_model.rotary_emb = type(model.model.language_model.rotary_emb)(config.text_config).to(device)
-    model.model.visual.rotary_pos_emb = type(model.model.visual.rotary_pos_emb)(config.vision_config).to(device)
+    text, vision = model.config.text_config, model.config.vision_config
+    model.model.language_model.rotary_emb = type(model.model.language_model.rotary_emb)(text).to(device)
+    model.model.visual.rotary_pos_emb = type(model.model.visual.rotary_pos_emb)(vision).to(device)
     if (folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
-    return model.eval()
 
 
 def _image_starts(image_mask: NDArray[np.bool_], pictures: tuple[Picture, ...]) -> list[int]:
