@@ -96,6 +96,8 @@ RUN apt-get update -qq \
  && apt-get clean && rm -rf /var/lib/apt/lists/* /var/cache/ldconfig/aux-cache /var/log/* \
  && find / -xdev -type f -perm /6000 -exec chmod a-s {} +
 USER 10001:10001
+# Compiled kernels are kept beside the models. Where that is read-only, they are compiled at each start.
+ENV TRITON_CACHE_DIR=/models/triton
 # The CUDA runtime comes with torch's own wheels; the driver's libraries come from the node, by these two names.
 ENV NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility

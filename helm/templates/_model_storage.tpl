@@ -38,6 +38,11 @@ emptyDir: { sizeLimit: {{ $storage.emptyDirSizeLimit }} }
 {{- ternary "/tmp" .Values.modelStorage.mountPath .Values.modelStorage.readOnly -}}/huggingface
 {{- end -}}
 
+{{/* Where compiled GPU kernels are kept: as the hub's cache, so that a new pod of the same image and GPU compiles nothing. */}}
+{{- define "glm.kernelCache" -}}
+{{- ternary "/tmp" .Values.modelStorage.mountPath .Values.modelStorage.readOnly -}}/triton
+{{- end -}}
+
 {{/* The storage class of a claim; the argument is the value: null is the cluster's default, "" and "-" are no class. */}}
 {{- define "glm.storageClass" -}}
 {{- if kindIs "string" . -}}

@@ -216,6 +216,7 @@ def test_a_read_only_claim_is_mounted_read_only_and_the_hub_s_cache_lies_elsewhe
         (worker,) = spec["containers"]
         assert {"name": "models", "mountPath": "/models", "readOnly": True} in worker["volumeMounts"]
         assert environment(worker)["HF_HOME"] == "/tmp/huggingface"
+        assert environment(worker).get("TRITON_CACHE_DIR") == ("/tmp/triton" if name == "gpu" else None)
 
 
 def test_a_parent_chart_renders_two_copies_whose_objects_and_pods_differ(helm: str, tmp_path: Path) -> None:

@@ -124,6 +124,7 @@ def test_weights_are_mounted_where_they_are_read_and_nowhere_else() -> None:
         assert claims == [{"claimName": "glm-glm-vision-serve-models"}] * reads
         environment = {each["name"]: each.get("value") for each in pod(mounted[name])["containers"][0]["env"]}
         assert environment.get("HF_HOME") == ("/models/huggingface" if reads else None)
+        assert environment.get("TRITON_CACHE_DIR") == ("/models/triton" if name == "gpu" else None)
 
 
 def small_group(stages: list[str]) -> dict[str, Any]:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
+import tempfile
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -31,6 +35,9 @@ def available(device: torch.device) -> bool:
     if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0):
         return False
     try:
+        from triton import knobs  # imported late: a CPU installation has no Triton
+
+        choose_cache(knobs.cache)
         kernels_for(device).silu_mul(torch.ones(1, 16, device=device))
     except Exception as error:
         log.warning(
@@ -38,3 +45,16 @@ def available(device: torch.device) -> bool:
         )
         return False
     return True
+
+
+def choose_cache(cache: Any) -> None:
+    """Replace `cache.dir`, Triton's folder of compiled kernels, if it can't be written: Triton would fail."""
+    folder = Path(cache.dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        cache.dir = tempfile.mkdtemp(prefix="triton-")
+        log.warning("%s can't be written (TRITON_CACHE_DIR). Kernels are compiled again at each start.", folder)
