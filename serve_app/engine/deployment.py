@@ -7,10 +7,12 @@ from typing import Any, Final
 from ray import serve
 from ray.serve._private import replica as serve_replica
 
+from serve_app.checkpoint import checkpoint_folder
 from serve_app.contracts import EngineEvent, ModelCard, Prompt
 from serve_app.in_flight import InFlight, folder_of_pod
 from serve_app.logs import join_serve_log
 from serve_app.metrics import RayMeter
+from serve_app.read_ahead import read_ahead
 from serve_app.settings import EngineSettings, MetricsSettings, ModelSettings
 
 # Prompts have megabytes of pixels. By default gRPC begins each message with a small window and measures the bandwidth,
@@ -39,7 +41,8 @@ class EngineDeployment:
     """Model replicas; each batches continuously over its own slots."""
 
     def __init__(self, model: ModelSettings, engine: EngineSettings, metrics: MetricsSettings) -> None:
-        from serve_app.engine.replica import EngineReplica  # torch: only this process needs it
+        read_ahead(checkpoint_folder(model))  # while the next line imports torch, which only this process needs
+        from serve_app.engine.replica import EngineReplica
 
         join_serve_log()
         self._in_flight = InFlight(folder_of_pod())

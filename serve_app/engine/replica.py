@@ -24,7 +24,7 @@ from serve_app.engine.model.pages import PagePool
 from serve_app.engine.model.runner import Runner
 from serve_app.engine.model.slot_runner import SlotRunner
 from serve_app.engine.model.trunk import Trunk
-from serve_app.engine.model.weights import load
+from serve_app.engine.model.weights import import_family, load
 from serve_app.engine.output.deltas import append_delta
 from serve_app.engine.scheduler import Scheduler
 from serve_app.errors import EngineFailed, ServiceError
@@ -81,7 +81,10 @@ class EngineReplica:
         phases = _Phases()
         # Ray gives an actor one OpenMP thread per logical CPU that it requests; the model uses all real ones.
         torch.set_num_threads(engine.threads or len(os.sched_getaffinity(0)))
-        loaded = load(checkpoint_folder(model), model)
+        folder = checkpoint_folder(model)
+        import_family(folder)
+        phases.end("imports")
+        loaded = load(folder, model)
         phases.end("weights")
         adapter = loaded.model
         context_tokens = min(model.context_tokens, adapter.max_context_tokens)

@@ -17,6 +17,7 @@ from serve_app.access.check_settings import check_access_settings
 from serve_app.checkpoint import checkpoint_folder
 from serve_app.errors import ServiceError
 from serve_app.logs import WriteLine, follow_logs
+from serve_app.read_ahead import read_ahead
 from serve_app.settings import Settings
 from serve_app.standalone.deploy import StartFailed, deploy
 from serve_app.standalone.exposure import check_exposure, exposure_warning
@@ -87,6 +88,7 @@ def _with_local_checkpoint(settings: Settings, write_line: WriteLine) -> Setting
     """Download the checkpoint here, in the foreground, where its progress can be seen."""
     write_line(f"glm-serve {__version__}: model {settings.model.served_name} ({settings.model.source})")
     folder = checkpoint_folder(settings.model)
+    read_ahead(folder)
     model = settings.model.model_copy(update={"path": str(folder.resolve()), "name": settings.model.served_name})
     return settings.model_copy(update={"model": model})
 

@@ -29,6 +29,11 @@ class LoadedModel:
     parameters: int
 
 
+def import_family(folder: Path) -> None:
+    """Import the adapter of the checkpoint's family and the library's modules for it, which take a second or more."""
+    model_family(read_json(folder / "config.json"), folder).adapter_class()
+
+
 def load(folder: Path, settings: ModelSettings) -> LoadedModel:
     """Load the checkpoint in `folder`; raises `InvalidRequest` for a damaged checkpoint or wrong settings."""
     config = read_json(folder / "config.json")
