@@ -170,7 +170,8 @@ async def test_an_error_stands_under_its_question_and_the_question_can_be_asked_
     page = (session := await visit(answer)).page
     session.failures_expected = True
     await session.ask("Which?")
-    await expect(page.locator("article .error")).to_contain_text("invalid_image Picture 1 can't be read.")
+    await expect(page.locator("article .error")).to_contain_text("Picture 1 can't be read.")
+    await expect(page.locator("article .error small")).to_contain_text("invalid_image")
     await page.get_by_role("button", name="Try again").click()
     await expect(page.locator(".content")).to_have_text("Better")
     await expect(page.locator("article .error")).to_have_count(0)

@@ -123,7 +123,7 @@ export class TurnView {
 
   errorNote({ message, code, status, retryAfter }) {
     const retry = retryButton({ retryAfter }, () => this.actions.regenerate(this.turn, { afterError: true }));
-    const words = [element("strong", {}, [status || "", code].filter(Boolean).join(" ")), " ", message];
+    const words = [message, " ", element("small", {}, [status || "", code].filter(Boolean).join(" "))];
     const other = status === 403 && storedKey() ? button(text("otherKey"), () => this.actions.login(this.turn)) : null;
     return element("div", { className: "error", role: "alert" }, element("p", {}, ...words), retry, " ", other);
   }
@@ -156,10 +156,10 @@ export class TurnView {
   }
 }
 
-function figures({ usage, totalMs, firstMs, cached }) {
+function figures({ state, usage, totalMs, firstMs, cached }) {
   const seconds = (ms) => (ms / 1000).toFixed(ms < 9950 ? 1 : 0);
   const parts = [];
-  if (totalMs) parts.push(text("seconds", seconds(totalMs)));
+  if (totalMs && (state !== "failed" || firstMs)) parts.push(text("seconds", seconds(totalMs)));
   if (firstMs) parts.push(text("firstWord", seconds(firstMs)));
   if (usage) parts.push(text("tokens", usage.prompt_tokens, usage.prompt_tokens_details.image_tokens, usage.completion_tokens));
   if (cached) parts.push(text("cached"));
