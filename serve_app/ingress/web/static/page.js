@@ -309,16 +309,13 @@ at("language").addEventListener("click", () => {
   if (model?.description) findModel();
 });
 
-const theme = {
-  get: () => { try { return localStorage.getItem("glm-theme"); } catch { return null; } },
-  set: (name) => { try { localStorage.setItem("glm-theme", name); } catch { /* until the page is left */ } },
-};
-if (theme.get()) document.documentElement.dataset.theme = theme.get();
 at("theme").addEventListener("click", () => {
   const root = document.documentElement;
   const isDark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
   root.dataset.theme = isDark ? "light" : "dark";
-  theme.set(root.dataset.theme);
+  try {
+    localStorage.setItem("glm-theme", root.dataset.theme); // start.js reads it
+  } catch { /* it is kept until the page is left */ }
 });
 
 showLanguage();

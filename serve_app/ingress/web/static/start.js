@@ -1,4 +1,9 @@
-// Loads the page's modules after its first paint, which would otherwise wait for them to be compiled.
+// Sets the chosen theme, and loads the page's modules after its first paint, which would otherwise wait for them.
+
+try {
+  const theme = localStorage.getItem("glm-theme");
+  if (theme) document.documentElement.dataset.theme = theme;
+} catch { /* storage is off: the system's theme is used */ }
 
 const early = []; // buttons that were used before the modules had run
 
