@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from serve_app.engine.model.kernels import pdl
-from serve_app.engine.model.kernels.few_rows import Split, finish, row_tile
+from serve_app.engine.model.kernels.few_rows import Split, ask_for, finish, row_tile
 
 MOST_ROWS = 8  # beyond, cuBLAS is faster
 _TILE = 64  # outputs of a program
@@ -36,9 +36,7 @@ def _multiply(x, weight, bias, y, partial, finished, ROWS, OUTPUTS: tl.constexpr
     row, output = tl.arange(0, ROW_TILE), tl.program_id(0) * TILE + tl.arange(0, TILE)
     first = tl.program_id(1) * TURNS * BLOCK
     of_output = weight + tl.minimum(output, OUTPUTS - 1)[:, None].to(tl.int64) * INPUTS
-    if PDL:  # weights do not depend on the step
-        line = first + tl.arange(0, AHEAD * BLOCK // 64) * 64
-        _ask_for(of_output + tl.minimum(line, INPUTS - 1)[None, :])
+    ask_for(weight, output, first, AHEAD * BLOCK, OUTPUTS, INPUTS, 64, PDL)
     pdl.wait(PDL)
     sums = tl.zeros((ROW_TILE, TILE), tl.float32)
     for turn in range(TURNS):
@@ -47,11 +45,3 @@ def _multiply(x, weight, bias, y, partial, finished, ROWS, OUTPUTS: tl.constexpr
         a = tl.load(x + row[:, None] * INPUTS + k[None, :], mask=(row < ROWS)[:, None] & (k < INPUTS)[None, :], other=0.0)  # fmt: skip
         sums = tl.dot(a, tl.trans(w), sums)
     finish(sums, y, bias, partial, finished, row, output, ROWS, OUTPUTS, PARTS, BIAS)
-
-
-@triton.jit
-def _ask_for(lines):
-    """Have the lines of 128 bytes at these addresses brought into the L2 cache."""
-    tl.inline_asm_elementwise(
-        "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [lines], dtype=tl.int32, is_pure=False, pack=1
-    )

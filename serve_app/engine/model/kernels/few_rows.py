@@ -47,6 +47,20 @@ def row_tile(rows: int) -> int:
 
 
 @triton.jit
+def ask_for(weight, output, first, SPAN: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr, LINE: tl.constexpr, PDL: tl.constexpr):  # fmt: skip
+    """Have the first SPAN weights of a program's outputs brought into the L2 cache, LINE (128 bytes) at a time.
+
+    Weights do not depend on the step, so a dependent launch asks for them before it waits for its input.
+    """
+    if PDL:
+        line = tl.minimum(first + tl.arange(0, SPAN // LINE) * LINE, INPUTS - 1)
+        at = weight + tl.minimum(output, OUTPUTS - 1)[:, None].to(tl.int64) * INPUTS + line[None, :]
+        tl.inline_asm_elementwise(
+            "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [at], dtype=tl.int32, is_pure=False, pack=1
+        )
+
+
+@triton.jit
 def finish(sums, y, bias, partial, finished, row, output, ROWS, OUTPUTS: tl.constexpr, PARTS: tl.constexpr, BIAS: tl.constexpr):  # fmt: skip
     """Store the sums of a tile (row, output) to y, once all parts of it are there, with the bias."""
     inside = (row[:, None] < ROWS) & (output[None, :] < OUTPUTS)

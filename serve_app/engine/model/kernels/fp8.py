@@ -6,7 +6,8 @@ import torch
 import triton
 import triton.language as tl
 
-from serve_app.engine.model.kernels.few_rows import TILE, Split, finish, row_tile
+from serve_app.engine.model.kernels import pdl
+from serve_app.engine.model.kernels.few_rows import TILE, Split, ask_for, finish, row_tile
 
 # FP8 matrix units of compute capability 9.0 add with 14 bits: this many products, then their sum in float32.
 _IMPRECISE = tl.constexpr(128)
@@ -17,7 +18,9 @@ def quantize_rows(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     rows, columns = values.shape
     rounded = torch.empty(rows, columns, dtype=torch.float8_e4m3fn, device=values.device)
     scales = torch.empty(rows, 1, dtype=torch.float32, device=values.device)
-    _quantize_rows[(rows,)](values, rounded, scales, columns, triton.next_power_of_2(columns), num_warps=8)
+    device = values.device
+    sizes = columns, triton.next_power_of_2(columns), pdl.supported(device)
+    _quantize_rows[(rows,)](values, rounded, scales, *sizes, num_warps=8, **pdl.options(device))
     return rounded, scales
 
 
@@ -39,13 +42,14 @@ def multiply(
     tile = row_tile(rows)
     block, stages = (128, 6) if tile == 64 else (256, 4)  # two programs of this size fit a multiprocessor's memory
     pointers = x, x_scales, weight, scales, y if bias is None else bias, y, partial, finished
-    sizes = rows, outputs, inputs, tile, TILE, block, grid[1], bias is not None
-    _multiply[grid](*pointers, *sizes, num_warps=4, num_stages=stages)
+    sizes = rows, outputs, inputs, tile, TILE, block, grid[1], bias is not None, pdl.supported(x.device)
+    _multiply[grid](*pointers, *sizes, num_warps=4, num_stages=stages, **pdl.options(x.device))
     return y
 
 
 @triton.jit
-def _quantize_rows(values, rounded, scales, COLUMNS: tl.constexpr, BLOCK: tl.constexpr):
+def _quantize_rows(values, rounded, scales, COLUMNS: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr):
+    pdl.wait(PDL)
     row, column = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
     inside = column < COLUMNS
     value = tl.load(values + row * COLUMNS + column, mask=inside, other=0.0).to(tl.float32)
@@ -55,9 +59,11 @@ def _quantize_rows(values, rounded, scales, COLUMNS: tl.constexpr, BLOCK: tl.con
 
 
 @triton.jit(do_not_specialize=["ROWS"])
-def _multiply(x, x_scales, weight, scales, bias, y, partial, finished, ROWS, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr, ROW_TILE: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr, PARTS: tl.constexpr, BIAS: tl.constexpr):  # fmt: skip
+def _multiply(x, x_scales, weight, scales, bias, y, partial, finished, ROWS, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr, ROW_TILE: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr, PARTS: tl.constexpr, BIAS: tl.constexpr, PDL: tl.constexpr):  # fmt: skip
     TURNS: tl.constexpr = (INPUTS + BLOCK * PARTS - 1) // (BLOCK * PARTS)
     row, output = tl.arange(0, ROW_TILE), tl.program_id(0) * TILE + tl.arange(0, TILE)
+    ask_for(weight, output, tl.program_id(1) * TURNS * BLOCK, 2 * BLOCK, OUTPUTS, INPUTS, 128, PDL)
+    pdl.wait(PDL)
     sums = tl.zeros((TILE, ROW_TILE), tl.float32)  # outputs first: a matrix unit takes 64 of them at least
     for turn in range(TURNS):
         k = (tl.program_id(1) * TURNS + turn) * BLOCK + tl.arange(0, BLOCK)

@@ -10,7 +10,8 @@ import torch
 import triton
 import triton.language as tl
 
-from serve_app.engine.model.kernels.few_rows import TILE, Split, finish, row_tile
+from serve_app.engine.model.kernels import pdl
+from serve_app.engine.model.kernels.few_rows import TILE, Split, ask_for, finish, row_tile
 
 # Four bytes to the table's 16-bit values of their high ($0, $1) and their low nibbles ($2, $3).
 # $4: the bytes; $5, $9 … $33: the table in eight registers, the upper bytes of its entries, then the lower
@@ -52,21 +53,12 @@ def multiply(
     grid = split.grid(programs=5, tile=16) if rows == 1 else split.grid(programs=3.5 if rows <= 32 else 1.75)
     partial, finished = split.buffers(rows, grid[1])
     arguments = x, packed, scales, table, registers, y if bias is None else bias, y, partial, finished
+    last = grid[1], bias is not None, pdl.supported(x.device)
     if rows == 1:
-        _multiply_one[grid](*arguments, outputs, inputs, 16, 8, grid[1], bias is not None, num_warps=4)
+        _multiply_one[grid](*arguments, outputs, inputs, 16, 8, *last, num_warps=4, **pdl.options(x.device))
     else:
-        _multiply[grid](
-            *arguments,
-            rows,
-            outputs,
-            inputs,
-            row_tile(rows),
-            TILE,
-            grid[1],
-            bias is not None,
-            num_warps=4,
-            num_stages=5,
-        )
+        sizes = rows, outputs, inputs, row_tile(rows), TILE
+        _multiply[grid](*arguments, *sizes, *last, num_warps=4, num_stages=5, **pdl.options(x.device))
     return y
 
 
@@ -105,12 +97,14 @@ def _load(registers):
 
 
 @triton.jit(do_not_specialize=["ROWS"])
-def _multiply(x, packed, scales, table, registers, bias, y, partial, finished, ROWS, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr, ROW_TILE: tl.constexpr, TILE: tl.constexpr, PARTS: tl.constexpr, BIAS: tl.constexpr):  # fmt: skip
+def _multiply(x, packed, scales, table, registers, bias, y, partial, finished, ROWS, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr, ROW_TILE: tl.constexpr, TILE: tl.constexpr, PARTS: tl.constexpr, BIAS: tl.constexpr, PDL: tl.constexpr):  # fmt: skip
     """The sum of each 64 products is multiplied by its scale in float32, so nothing but the table is rounded."""
     GROUPS: tl.constexpr = INPUTS // 64
     TURNS: tl.constexpr = (GROUPS + PARTS - 1) // PARTS
     row, output = tl.arange(0, ROW_TILE), tl.program_id(0) * TILE + tl.arange(0, TILE)
     byte, k, entries = tl.arange(0, 32), tl.arange(0, 64), _load(registers)
+    ask_for(packed, output, tl.program_id(1) * TURNS * 32, 256, OUTPUTS, INPUTS // 2, 128, PDL)
+    pdl.wait(PDL)
     sums = tl.zeros((TILE, ROW_TILE), tl.float32)  # outputs first: a matrix unit takes 64 of them at least
     for turn in range(TURNS):
         group = tl.program_id(1) * TURNS + turn
@@ -125,11 +119,13 @@ def _multiply(x, packed, scales, table, registers, bias, y, partial, finished, R
 
 
 @triton.jit
-def _multiply_one(x, packed, scales, table, registers, bias, y, partial, finished, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr, PARTS: tl.constexpr, BIAS: tl.constexpr):  # fmt: skip
+def _multiply_one(x, packed, scales, table, registers, bias, y, partial, finished, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr, PARTS: tl.constexpr, BIAS: tl.constexpr, PDL: tl.constexpr):  # fmt: skip
     """One row needs no matrix unit: BLOCK groups of 64 a turn, summed at the end."""
     GROUPS: tl.constexpr = INPUTS // 64
     TURNS: tl.constexpr = (GROUPS + BLOCK * PARTS - 1) // (BLOCK * PARTS)
     output, byte, entries = tl.program_id(0) * TILE + tl.arange(0, TILE), tl.arange(0, 32), _load(registers)
+    ask_for(packed, output, tl.program_id(1) * TURNS * BLOCK * 32, 256, OUTPUTS, INPUTS // 2, 128, PDL)
+    pdl.wait(PDL)
     sums = tl.zeros((TILE, BLOCK, 32), tl.float32)
     for turn in range(TURNS):
         group = (tl.program_id(1) * TURNS + turn) * BLOCK + tl.arange(0, BLOCK)
