@@ -40,7 +40,8 @@ class Server:
 def ours(folder: Path, port: int, settings: Mapping[str, str] | None = None, checkout: Path = ROOT) -> Server:
     """This service, or that of another checkout of this repository; `settings` are `GLM_*` variables."""
     command = (sys.executable, "-m", "serve_app", "up", "--port", str(port))
-    env = _our_environment(folder, port, settings or {}) | {"PYTHONPATH": str(checkout)}
+    paths = [str(checkout), *filter(None, [os.environ.get("PYTHONPATH")])]  # packages may be in the second
+    env = _our_environment(folder, port, settings or {}) | {"PYTHONPATH": os.pathsep.join(paths)}
     return Server("ours", command, "/readyz", "glm", env, folder=checkout)
 
 

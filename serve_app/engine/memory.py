@@ -13,7 +13,7 @@ from serve_app.errors import InvalidRequest
 
 log = logging.getLogger("glm.engine")
 
-WORKSPACE_BYTES = 3 * 2**29  # graphs, and the activations of the largest picture and of one chunk: 1.5 GiB
+WORKSPACE_BYTES = 2**31  # graphs, cuBLAS, sampling, and the activations of a large picture and of one chunk: 2 GiB
 # cuBLAS says "not initialized" when there is no memory for its handle.
 _OUT_OF_MEMORY_WORDS = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED")
 

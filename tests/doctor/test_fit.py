@@ -66,22 +66,22 @@ def test_the_finding_of_a_model_that_fits_lists_the_parts():
     finding = fit(demand(23.5, NF4))
     assert finding.status == Status.OK
     assert finding.seen == (
-        "needs 15.0 GiB of 23.5 GiB free GPU memory: weights 8.3 GiB, 16 slots of 8,192 tokens 5.0 GiB,"
-        " workspace and picture cache 1.8 GiB"
+        "needs 15.5 GiB of 23.5 GiB free GPU memory: weights 8.3 GiB, 16 slots of 8,192 tokens 5.0 GiB,"
+        " workspace and picture cache 2.2 GiB"
     )
 
 
 def test_fewer_slots_than_wanted_are_a_warning_with_ways_to_have_all():
     finding = fit(demand(23.5))
     assert finding.status == Status.WARNING
-    assert finding.seen.startswith("Only 8 slots of 16 fit")
-    assert "For all 16 slots: --context 4096; or --quantization nf4." in finding.remedy
+    assert finding.seen.startswith("Only 6 slots of 16 fit")
+    assert "For all 16 slots: --context 3328; or --quantization nf4." in finding.remedy
 
 
 def test_a_model_too_large_unquantized_gets_the_quantization_that_fits():
     finding = fit(demand(15.5))
     assert finding.status == Status.PROBLEM
-    assert finding.remedy == "These options would fit: --quantization nf4, with 16 slots."
+    assert finding.remedy == "These options would fit: --quantization nf4, with 15 slots."
 
 
 def test_a_small_card_gets_the_advice_to_quantize_the_tower():
@@ -100,7 +100,7 @@ def test_a_context_too_long_for_one_slot_gets_one_that_fits():
 def test_a_card_too_small_for_anything_gets_the_least_that_is_needed():
     finding = fit(demand(7.5))
     assert finding.status == Status.PROBLEM
-    assert "even one slot of 2,048 tokens needs 8.9 GiB. Free memory, or use a larger GPU." in finding.remedy
+    assert "even one slot of 2,048 tokens needs 9.4 GiB. Free memory, or use a larger GPU." in finding.remedy
 
 
 def test_a_large_model_on_a_cpu_is_slow_and_that_is_said():

@@ -96,7 +96,7 @@ def test_the_refusal_of_a_model_that_does_not_fit_names_a_card_that_holds_it(ori
     with pytest.raises(InvalidRequest) as refused:
         plan_capacity(original, card_named("A10"), load(), quantization="none")
     assert str(refused.value) == (
-        "The model (unquantized weights) with one slot of 3,072 tokens needs 28.8 GiB; 94% of A10 are 21.0 GiB."
+        "The model (unquantized weights) with one slot of 3,072 tokens needs 29.3 GiB; 94% of A10 are 21.0 GiB."
         " The smallest known card that holds it is A100 40GB."
     )
 

@@ -33,7 +33,7 @@ def test_the_file_goes_to_the_output_option(tmp_path: Path, capsys: pytest.Captu
     file = tmp_path / "values.yaml"
     assert cli.main([*ASKED, "--gpu", "L4", "-o", str(file)]) == 0
     assert yaml.safe_load(file.read_text())["stages"]["engine"]["replicas"]["min"] >= 1
-    assert "; one GPU answers 0.32 requests/s, 4 of them 1.299 (estimated)" in standard_error(capsys)
+    assert "; one GPU answers 0.32 requests/s, 4 of them 1.295 (estimated)" in standard_error(capsys)
 
 
 def test_a_plan_is_not_changed_by_this_machines_own_settings(capsys: pytest.CaptureFixture[str]):

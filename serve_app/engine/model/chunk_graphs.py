@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from serve_app.engine.model.batch import Batch, BatchSize, unpack
+from serve_app.engine.model.graphs import capture
 
 MOST_TOKENS = 1024  # beyond, the GPU computes for longer than launching takes
 PIECES = 16  # of a captured step, one of them for padding
@@ -65,15 +66,7 @@ class ChunkGraphs:
         def step() -> Tensor:
             return forward(embeddings, unpack(array, size))
 
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            step()  # workspaces and handles of first use must not be created in the graph
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        # Other threads may call the driver meanwhile.
-        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-            hidden = step()
+        graph, hidden = capture(step, pool)
         return graph, array, hidden
 
 

@@ -10,6 +10,7 @@ stream first, static inputs, and outputs that live until the next replay.
 from __future__ import annotations
 
 import bisect
+import functools
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -44,7 +45,7 @@ class DecodeGraphs:
         # The largest first: the others then find their memory in the pool.
         for bucket in sorted(itertools.product(rows, lengths), reverse=True):
             inputs = torch.from_numpy(np.repeat(self._idle, bucket[0], axis=1)).to(device)
-            self._graphs[bucket] = (*_capture(step, inputs, bucket[1], pool), inputs)
+            self._graphs[bucket] = (*capture(functools.partial(step, inputs, bucket[1]), pool), inputs)
 
     def replay(self, steps: NDArray[np.int64], length: int) -> torch.Tensor:
         """Logits (rows of the bucket, vocab) for steps (inputs, rows).
@@ -79,14 +80,21 @@ def length_buckets(context_tokens: int) -> list[int]:
     return sorted({min(bucket, context_tokens) for bucket in buckets})
 
 
-def _capture(step: Step, inputs: torch.Tensor, length: int, pool: Any) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
-    stream = torch.cuda.Stream()
+def capture(step: Callable[[], torch.Tensor], pool: Any) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
+    """The graph of what `step` launches, in memory of `pool`, and its result, which the next replay overwrites."""
+    stream = _warm_up_stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        step(inputs, length)  # workspaces and handles of first use must not be created in the graph
+        step()  # workspaces and handles of first use must not be created in the graph
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     # Other threads may call the driver meanwhile.
     with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-        logits = step(inputs, length)
-    return graph, logits
+        result = step()
+    return graph, result
+
+
+@functools.cache
+def _warm_up_stream() -> torch.cuda.Stream:
+    """One for all graphs: cuBLAS keeps 32 MiB for each stream that it has seen."""
+    return torch.cuda.Stream()

@@ -11,6 +11,7 @@ from transformers.models.glm4v.modeling_glm4v import Glm4vVisionModel
 
 pytest.importorskip("triton")
 
+from serve_app.engine.model import tower
 from serve_app.engine.model.tower import Tower
 
 MEAN, STD = torch.tensor([0.48, 0.46, 0.41]), torch.tensor([0.27, 0.26, 0.28])
@@ -54,7 +55,11 @@ def expected(module: Any, picture: torch.Tensor) -> torch.Tensor:
     return module(patches, grid).pooler_output  # type: ignore[no-any-return]
 
 
-def test_pictures_of_any_size_packed_together_give_what_the_module_gives_for_each() -> None:
+@pytest.mark.parametrize("patches_of_a_product", [8192, 5])
+def test_pictures_of_any_size_packed_together_give_what_the_module_gives_for_each(
+    patches_of_a_product: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tower, "_MLP_PATCHES", patches_of_a_product)
     library = module()
     pictures = [picture(56, 28, 1), picture(28, 28, 2), picture(28, 140, 3)]  # a side above and below its own grid
     reference = [expected(library, one) for one in pictures]
