@@ -7,7 +7,7 @@ Nothing here knows HTTP, Ray, PIL or torch.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias
 
@@ -345,43 +345,6 @@ class Finished:
     device_ms: float = 0.0  # time of the GPU or CPU: its share of encode, prefill and decode steps
 
 
-@dataclass(frozen=True, slots=True)
-class PixelsNeeded:
-    """The only reply of the engine to a prompt without the pixels of these pictures, which it does not know either.
-
-    The pipeline then sends the prompt with all pixels; no caller sees it.
-    """
-
-    digests: tuple[str, ...]
-
-
 Event: TypeAlias = Started | Delta | ToolCallDelta | Finished
-EngineEvent: TypeAlias = Event | PixelsNeeded
 Events: TypeAlias = AsyncGenerator[Event, None]
 Answer: TypeAlias = Callable[[ChatRequest], Events]
-
-
-@dataclass(frozen=True, slots=True)
-class Tokenized:
-    """A request's token ids."""
-
-    token_ids: tuple[int, ...]
-    image_tokens: int
-    context_tokens: int
-
-
-Tokenize: TypeAlias = Callable[[ChatRequest], Coroutine[Any, Any, Tokenized]]
-
-
-@dataclass(frozen=True, slots=True)
-class ModelCard:
-    """The served model, as a ready engine replica describes it."""
-
-    name: str
-    model_type: str  # of the checkpoint's configuration
-    context_tokens: int
-    quantization: str
-    dtype: str
-    device: str
-    parameters: int
-    abilities: tuple[str, ...] = ()  # added by preprocess, which knows the template: vision, thinking, tools, …

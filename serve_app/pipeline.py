@@ -22,18 +22,9 @@ from ray.serve.handle import DeploymentHandle
 
 from serve_app.cache.answer_cache import AnswerCache
 from serve_app.cache.feedback import Feedback
-from serve_app.contracts import (
-    ChatRequest,
-    Event,
-    Events,
-    Finished,
-    ModelCard,
-    PixelsNeeded,
-    Prompt,
-    Started,
-    Tokenized,
-)
+from serve_app.contracts import ChatRequest, Event, Events, Finished, Prompt, Started
 from serve_app.errors import DeadlineExceeded, EngineFailed, Overloaded, ReplicaLost, ServiceError
+from serve_app.replies import ModelCard, PixelsNeeded, Tokenized
 from serve_app.request_size import has_addresses
 from serve_app.seen_pictures import SeenPictures
 

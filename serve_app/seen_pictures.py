@@ -1,4 +1,4 @@
-"""What this process has sent lately: uploads to preprocess, pictures to the engine. Decides how a prompt travels."""
+"""What this process has sent lately, uploads and pictures: it decides how a prompt travels."""
 
 from __future__ import annotations
 

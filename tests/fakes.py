@@ -14,14 +14,13 @@ from serve_app.contracts import (
     Events,
     Finished,
     FinishReason,
-    ModelCard,
     PictureSeen,
     Started,
-    Tokenized,
     ToolCallDelta,
     Usage,
 )
 from serve_app.metrics import Metric
+from serve_app.replies import ModelCard, Tokenized
 
 PREPARED_MS = {"fetch": 0.0, "decode": 2.0, "resize": 1.5, "tokenize": 0.5, "queue": 0.25}
 ALL_MS = {**PREPARED_MS, "encode": 3.0, "prefill": 4.0, "decode_steps": 8.0}

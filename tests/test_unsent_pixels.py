@@ -25,7 +25,6 @@ from serve_app.contracts import (
     ImagePart,
     Message,
     Picture,
-    PixelsNeeded,
     Prompt,
     Sampling,
     Started,
@@ -36,6 +35,7 @@ from serve_app.contracts import (
 from serve_app.errors import DeadlineExceeded, EngineFailed, Overloaded
 from serve_app.metrics import SilentMeter
 from serve_app.pipeline import Pipeline
+from serve_app.replies import PixelsNeeded
 from serve_app.seen_pictures import SeenPictures
 from serve_app.settings_cache import CacheSettings
 from tests.test_pipeline import FakeHandle

@@ -8,11 +8,12 @@ from ray import serve
 from ray.serve._private import replica as serve_replica
 
 from serve_app.checkpoint import checkpoint_folder
-from serve_app.contracts import EngineEvent, ModelCard, Prompt
+from serve_app.contracts import Prompt
 from serve_app.in_flight import InFlight, folder_of_pod
 from serve_app.logs import join_serve_log
 from serve_app.metrics import RayMeter
 from serve_app.read_ahead import read_ahead
+from serve_app.replies import EngineEvent, ModelCard
 from serve_app.settings import EngineSettings, MetricsSettings, ModelSettings
 
 # Prompts have megabytes of pixels. By default gRPC begins each message with a small window and measures the bandwidth,

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 
 from serve_app import metrics
-from serve_app.contracts import EngineEvent, Finished, FinishReason, PictureSeen, PixelsNeeded, Started
+from serve_app.contracts import Finished, FinishReason, PictureSeen, Started
 from serve_app.engine.admission import Admission
 from serve_app.engine.model.feature_cache import FeatureCache
 from serve_app.engine.output.detokenizer import Vocabulary
@@ -27,6 +27,7 @@ from serve_app.engine.step_executor import Launch, ModelBackend, StepExecutor
 from serve_app.engine.structured.grammar_sandbox import DEFAULT_LIMITS
 from serve_app.engine.unsent_pixels import ask_for_pixels, find_unsent, surely_missing
 from serve_app.errors import DeadlineExceeded, EngineFailed, ServiceError
+from serve_app.replies import EngineEvent, PixelsNeeded
 from serve_app.settings import EngineSettings
 
 log = logging.getLogger("glm.engine")

@@ -14,7 +14,7 @@ import torch
 
 from serve_app import metrics
 from serve_app.checkpoint import checkpoint_folder
-from serve_app.contracts import EngineEvent, Finished, ModelCard, PixelsNeeded, Prompt
+from serve_app.contracts import Finished, Prompt
 from serve_app.engine.loop import EngineLoop, Outbox
 from serve_app.engine.memory import measure_memory, plan_pages, plan_slots
 from serve_app.engine.model import paged_runner
@@ -29,6 +29,7 @@ from serve_app.engine.output.deltas import append_delta
 from serve_app.engine.scheduler import Scheduler
 from serve_app.errors import EngineFailed, ServiceError
 from serve_app.process_memory import collect
+from serve_app.replies import EngineEvent, ModelCard, PixelsNeeded
 from serve_app.settings import EngineSettings, MetricsSettings, ModelSettings
 
 log = logging.getLogger("glm.engine")

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.contracts import EngineEvent, FinishReason, Picture, Prompt, TokenLogprob, Usage
+from serve_app.contracts import FinishReason, Picture, Prompt, TokenLogprob, Usage
 from serve_app.engine.output.parser import OutputParser
 from serve_app.engine.structured.compiler import constraint_failure
 from serve_app.engine.structured.grammar_completion import GrammarCompletion
 from serve_app.errors import ServiceError
+from serve_app.replies import EngineEvent
 
 if TYPE_CHECKING:
     import torch

@@ -10,10 +10,11 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from serve_app import metrics
-from serve_app.contracts import Picture, PixelsNeeded
+from serve_app.contracts import Picture
 from serve_app.engine.model.feature_cache import FeatureCache
 from serve_app.engine.scheduler import Scheduler
 from serve_app.engine.sequence import Sequence
+from serve_app.replies import PixelsNeeded
 
 
 def find_unsent(

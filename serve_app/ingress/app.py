@@ -17,7 +17,7 @@ from serve_app.answers import Clock
 from serve_app.audit.request_audit import AuditLog
 from serve_app.cache.feedback import Feedback
 from serve_app.callbacks import RespondToCallback
-from serve_app.contracts import Answer, Tokenize
+from serve_app.contracts import Answer
 from serve_app.fingerprint import system_fingerprint
 from serve_app.ingress.access_check import HEALTH
 from serve_app.ingress.ask.routes import ask_routes
@@ -39,6 +39,7 @@ from serve_app.ingress.web.page import Page, files_address
 from serve_app.ingress.web.routes import web_routes
 from serve_app.ingress.widget.routes import widget_routes
 from serve_app.metrics import Meter
+from serve_app.replies import Tokenize
 from serve_app.settings import Settings
 
 TITLE = "GLM Vision Serve"

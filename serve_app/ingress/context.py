@@ -14,11 +14,12 @@ from functools import partial
 from typing import Any, Final, TypeAlias, TypeVar
 
 from serve_app.cache.feedback import Feedback
-from serve_app.contracts import Answer, ChatRequest, Tokenize
+from serve_app.contracts import Answer, ChatRequest
 from serve_app.errors import InvalidRequest, UnknownModel
 from serve_app.ingress.fields.strict_model import RequestBody
 from serve_app.ingress.json_limits import has_many_values
 from serve_app.ingress.validation import truncate
+from serve_app.replies import Tokenize
 from serve_app.settings import ModelSettings
 
 GiveFeedback: TypeAlias = Callable[[Feedback], Awaitable[int]]

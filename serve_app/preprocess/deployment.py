@@ -2,11 +2,12 @@
 
 from ray import serve
 
-from serve_app.contracts import ChatRequest, Prompt, Tokenized
+from serve_app.contracts import ChatRequest, Prompt
 from serve_app.in_flight import InFlight, folder_of_pod
 from serve_app.logs import join_serve_log
 from serve_app.metrics import RayMeter
 from serve_app.process_memory import Collector, return_memory
+from serve_app.replies import Tokenized
 from serve_app.request_size import upload_bytes
 from serve_app.settings import ModelSettings, PreprocessSettings
 from serve_app.settings_scan import ScanSettings

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from serve_app.checkpoint import checkpoint_digest, checkpoint_folder
-from serve_app.contracts import ChatRequest, ImagePart, Prompt, Sampling, Tokenized
+from serve_app.contracts import ChatRequest, ImagePart, Prompt, Sampling
 from serve_app.errors import ContextTooLong, DeadlineExceeded
 from serve_app.metrics import PICTURE_TOKENS, PICTURES, STAGE_SECONDS, Meter
 from serve_app.preprocess.decoder_pool import DecoderPool
@@ -29,6 +29,7 @@ from serve_app.preprocess.picture_source import PictureSources
 from serve_app.preprocess.read_pictures import Decoding, MeasuredPicture, PictureReader
 from serve_app.preprocess.scan import Scanner
 from serve_app.preprocess.stage_times import timed
+from serve_app.replies import Tokenized
 from serve_app.settings import ModelSettings, PreprocessSettings
 
 STUCK_S = 300.0  # no request's text takes this long to tokenize

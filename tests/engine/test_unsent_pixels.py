@@ -13,10 +13,11 @@ import torch
 from hypothesis import given, settings
 
 from serve_app import metrics
-from serve_app.contracts import Finished, Picture, PixelsNeeded, Started, UnsentPixels
+from serve_app.contracts import Finished, Picture, Started, UnsentPixels
 from serve_app.engine.sequence import Sequence
 from serve_app.errors import EngineFailed, Overloaded
 from serve_app.metrics import SilentMeter
+from serve_app.replies import PixelsNeeded
 from tests.engine.conftest import Bench, CountingModel, picture
 
 

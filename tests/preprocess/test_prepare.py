@@ -23,7 +23,6 @@ from serve_app.contracts import (
     Sampling,
     TextPart,
     Thinking,
-    Tokenized,
     Tool,
     ToolUse,
 )
@@ -31,6 +30,7 @@ from serve_app.errors import ContextTooLong, DeadlineExceeded, ImageRejected, In
 from serve_app.metrics import PICTURE_TOKENS, PICTURES, STAGE_SECONDS, Metric, SilentMeter
 from serve_app.preprocess.fetch import Fetcher
 from serve_app.preprocess.prepare import Preprocessor
+from serve_app.replies import Tokenized
 from serve_app.settings import DEMO_MODEL, ModelSettings, PreprocessSettings
 from tests.preprocess.conftest import WriteCheckpoint
 from tests.preprocess.decoders import shared_decoders

@@ -11,7 +11,6 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serve_app.contracts import ModelCard
 from serve_app.errors import Overloaded
 from serve_app.ingress.context import ServingContext
 from serve_app.ingress.openapi import error_responses
@@ -19,6 +18,7 @@ from serve_app.ingress.request_log import request_log_of
 from serve_app.ingress.status.response import ModelList, ModelReply, StatusReply
 from serve_app.ingress.web.page import Page
 from serve_app.ingress.web.routes import prefers_html
+from serve_app.replies import ModelCard
 
 Describe: TypeAlias = Callable[[], Awaitable[ModelCard]]
 MetricsPage: TypeAlias = Callable[[], Awaitable[bytes]]

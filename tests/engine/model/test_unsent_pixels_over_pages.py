@@ -12,9 +12,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from transformers import Glm4vForConditionalGeneration
 
-from serve_app.contracts import Finished, Picture, PixelsNeeded, Prompt, Sampling, UnsentPixels
+from serve_app.contracts import Finished, Picture, Prompt, Sampling, UnsentPixels
 from serve_app.engine.model.families.glm4v import Glm4vAdapter
 from serve_app.engine.model.pages import PAGE_TOKENS
+from serve_app.replies import PixelsNeeded
 from tests.engine.conftest import IMAGE, IMAGE_END, IMAGE_START, picture
 from tests.engine.model.test_paged_runner import Paged
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from pydantic import TypeAdapter
 
-from serve_app.contracts import ModelCard
 from serve_app.errors import EngineFailed
 from serve_app.ingress.status.response import ModelList
+from serve_app.replies import ModelCard
 from tests.fakes import CARD, FakeDescribe
 from tests.ingress.client import MakeClient
 

@@ -1,4 +1,4 @@
-"""The product of up to eight rows with 16-bit weights in Triton, which overlaps its start with the kernel before it."""
+"""The product of up to eight rows with 16-bit weights in Triton, which starts while the last kernel ends."""
 
 from __future__ import annotations
 

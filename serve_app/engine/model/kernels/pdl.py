@@ -1,4 +1,4 @@
-"""Programmatic dependent launch: a kernel starts while the one before it ends, and waits before it reads or writes.
+"""Programmatic dependent launch: a kernel starts while the one before it ends, and waits for it.
 
 For compute capability 9.0 and newer. Every program of a kernel that is launched so must call `wait` before it touches
 what an earlier kernel wrote or reads: a kernel is complete for the next one only if all its programs have waited.
