@@ -14,6 +14,7 @@ from serve_app.engine.output.detokenizer import Vocabulary
 from serve_app.engine.output.parser import OutputParser
 from serve_app.engine.sequence import Sequence, Sink
 from serve_app.engine.structured.compiler import GrammarCompiler
+from serve_app.engine.structured.draft import Drafter
 from serve_app.engine.structured.grammar_completion import CompletionTable, GrammarCompletion
 from serve_app.engine.structured.grammar_sandbox import DEFAULT_LIMITS
 from serve_app.errors import ContextTooLong, InvalidRequest
@@ -65,6 +66,7 @@ class Admission:
             stop_ids=self._stop_ids,
             matcher=matcher,
             completion=GrammarCompletion(self._completion_table) if matcher is not None else None,
+            drafter=Drafter(self.grammars.tokenizer(), self._completion_table) if matcher is not None else None,
             thinking_end_ids=self._thinking_end_ids,
         )
 

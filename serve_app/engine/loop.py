@@ -147,8 +147,12 @@ class EngineLoop:
         budget = self._scheduler.prefill_tokens * (1 if interactive else _BUDGETS_WITHOUT_DECODING)
         self._encode(budget * 3 // 4)
         # Rows are part of the budget: products of 1,024 rows take less time for each than those of 1,088.
-        prompt_tokens = max(budget - len(rows), budget // 2)
-        chunks = self._scheduler.chunks(lambda sequence: not sequence.needs_features, prompt_tokens)
+        with_prompts = any(sequence.in_prefill and not sequence.needs_features for sequence in self._scheduler.running)
+        rows, drafts = self._draft(rows, with_prompts)
+        begun = len(rows) + sum(len(draft.drafted) for draft in drafts)
+        prompt_tokens = max(budget - begun, budget // 2)
+        prompts = self._scheduler.chunks(lambda sequence: not sequence.needs_features, prompt_tokens)
+        chunks = [*drafts, *prompts]
         launch = self._executor.launch(rows, chunks)
         if self._launched is not None:
             self._collect(self._launched)
@@ -171,8 +175,16 @@ class EngineLoop:
             for chunk in self._scheduler.chunks(lambda sequence: not sequence.needs_features, budget):
                 self._run_part([], [chunk])
         self._flush()  # first tokens do not wait for the decode step
-        if rows := self._scheduler.decoding():
-            self._run_part(rows, [])
+        if decoding_now := self._scheduler.decoding():
+            self._run_part(*self._draft(decoding_now, with_prompts=False))
+
+    def _draft(self, decoding: list[Sequence], with_prompts: bool) -> tuple[list[Sequence], list[Chunk]]:
+        """Sequences that decode one token, and the drafts of the others."""
+        drafts = self._scheduler.drafts(decoding)
+        if not drafts or not self._model.pays(len(decoding), drafts, with_prompts):
+            return decoding, []
+        drafted = {draft.sequence for draft in drafts}
+        return [sequence for sequence in decoding if sequence not in drafted], drafts
 
     def _encode(self, image_tokens: int | None) -> None:
         for sequence, error in self._executor.encode(self._scheduler.by_lane, image_tokens):
@@ -185,9 +197,9 @@ class EngineLoop:
         self._collect(launch)
 
     def _collect(self, launch: Launch) -> None:
-        for sequence, result in self._executor.collect(launch):
-            if sequence.slot >= 0:  # else it was cancelled meanwhile
-                self._append_token(sequence, result)
+        for draw, result in self._executor.collect(launch):
+            if draw.is_next:  # else it was cancelled meanwhile, or follows a drafted token that was not sampled
+                self._append_token(draw.sequence, result)
 
     def _read_inbox(self) -> list[Sequence]:
         """Cancel and add what the inbox says; returns the sequences that were added."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from serve_app.contracts import FinishReason, Picture, Prompt, TokenLogprob, Usage
 from serve_app.engine.output.parser import OutputParser
 from serve_app.engine.structured.compiler import constraint_failure
+from serve_app.engine.structured.draft import Drafter
 from serve_app.engine.structured.grammar_completion import GrammarCompletion
 from serve_app.errors import ServiceError
 from serve_app.replies import EngineEvent
@@ -42,6 +43,7 @@ class Sequence:
     stop_ids: frozenset[int] = frozenset()
     matcher: LLMatcher | None = None  # of a constrained answer: the tokens that may come next
     completion: GrammarCompletion | None = None  # of a constrained answer
+    drafter: Drafter | None = None  # of a constrained answer
     thinking_end_ids: tuple[int, ...] = ()  # forced when the thinking budget is used up
     slot: int = -1
     page_keys: list[bytes] = field(default_factory=list)  # of the pages that the prompt fills
@@ -125,6 +127,20 @@ class Sequence:
         """The next token if it is not sampled: the end of reasoning after the thinking budget."""
         return self._forced_tokens[0] if self._forced_tokens else None
 
+    def draft(self) -> tuple[int, ...]:
+        """The next inputs of the model if they are more than one: the newest token, then drafted ones.
+
+        While the newest token has not been read, the first drafted one stands for it.
+        """
+        if self.drafter is None or self.matcher is None or self.completion is None or self.in_flight > 1:
+            return ()
+        if self.completion.started or self._forced_tokens or self.parser.in_reasoning:
+            return ()
+        most = self.max_tokens - len(self.generated) - 1
+        drafted = self.drafter.draft(self.matcher, self.completion.scanner, self.generated, most)
+        inputs = (*drafted,) if self.in_flight else (self.generated[-1], *drafted)
+        return inputs if len(inputs) > 1 else ()
+
     def _ends_with(self, token_id: int) -> bool:
         """Whether the answer ends with this token, which has no text."""
         sampling = self.prompt.sampling
@@ -182,6 +198,24 @@ class Sequence:
             return
         if self.parser.thinking_tokens >= budget:
             self._forced_tokens.extend(self.thinking_end_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """A token that a step samples: the one of a sequence that follows the accepted tokens and drafted ones."""
+
+    sequence: Sequence
+    index: int  # in the answer, from 0
+    drafted: tuple[int, ...] = ()  # the tokens before it that are a guess
+    newest: int | None = None  # the token before it; None: the one that the step before sampled
+
+    @property
+    def is_next(self) -> bool:
+        """Whether the sequence continues with this token: all before it were accepted, and no other."""
+        generated = self.sequence.generated
+        if self.sequence.slot < 0 or len(generated) != self.index:
+            return False
+        return self.newest is None or generated[-1] == self.newest
 
 
 def charge_device_time(tokens: Iterable[tuple[Sequence, int]], seconds: float) -> None:

@@ -21,7 +21,7 @@ from serve_app.engine.picture_encoder import PictureEncoder
 from serve_app.engine.sampling.sampler import PendingTokens, SampledToken, Sampler
 from serve_app.engine.sampling.transfer import to_device
 from serve_app.engine.scheduler import Chunk, Scheduler
-from serve_app.engine.sequence import Sequence, charge_device_time
+from serve_app.engine.sequence import Draw, Sequence, charge_device_time
 from serve_app.engine.structured.masks import MaskFiller
 from serve_app.errors import EngineFailed, ServiceError
 
@@ -61,25 +61,29 @@ class ModelBackend(Protocol):
     def encode_slices(self, pictures: list[Picture]) -> Generator[int, None, list[torch.Tensor]]: ...
 
     def forward(self, rows: list[Sequence], chunks: list[Chunk]) -> torch.Tensor:
-        """Logits (sequences, vocab) after the newest token of `rows`, then after the prompts that `chunks` complete."""
+        """Logits (draws, vocab) after the newest token of `rows`, then after the last `logits` tokens of each chunk."""
         ...
 
     def keep(self, slots: torch.Tensor, token_ids: torch.Tensor) -> None:
         """Remember the tokens (rows,) sampled for slots (rows,): the next step of a row in flight begins with them."""
         ...
 
+    def pays(self, rows: int, drafts: list[Chunk], with_prompts: bool) -> bool:
+        """Whether a step of so many sequences is worth its time with these drafts; it may have prompt chunks too."""
+        ...
+
 
 @dataclass(slots=True)
 class Launch:
-    """A step that was launched: its sequences, their logits and later their sampled tokens."""
+    """A step that was launched: its draws, their logits and later their sampled tokens."""
 
     started: float
     rows: list[Sequence]
     chunks: list[Chunk]
-    sequences: list[Sequence] = field(default_factory=list)
+    draws: list[Draw] = field(default_factory=list)  # those of a sequence one after the other
     logits: list[torch.Tensor] = field(default_factory=list)
     tokens: PendingTokens | None = None
-    failed: list[tuple[Sequence, ServiceError]] = field(default_factory=list)
+    failed: list[tuple[Draw, ServiceError]] = field(default_factory=list)
 
 
 class StepExecutor:
@@ -122,7 +126,7 @@ class StepExecutor:
         return [(s, self._to_service_error(error)) for s, error in failures]
 
     def launch(self, rows: list[Sequence], chunks: list[Chunk]) -> Launch:
-        """Begin a step: the next logits of `rows`, and of the prompts that `chunks` complete."""
+        """Begin a step: the next logits of `rows`, and those of `chunks`."""
         launch = Launch(self._clock(), rows, chunks)
         if not rows and not chunks:
             return launch
@@ -135,48 +139,58 @@ class StepExecutor:
             if is_out_of_memory(error):
                 self._release_memory(error)
             elif len(parts) == 1:
-                self._fail(launch, [*rows, *(chunk.sequence for chunk in chunks)], error)
+                self._fail(launch, _next_draws(rows, chunks), error)
                 return launch
             # Repeated for each part alone, so that the error affects only its cause.
             for part in parts:
                 try:
                     self._forward(launch, *part)
                 except Exception as own:
-                    self._fail(launch, [*part[0], *(chunk.sequence for chunk in part[1])], own)
+                    self._fail(launch, _next_draws(*part), own)
         return launch
 
     def sample(self, launch: Launch) -> None:
         """Begin sampling from a launched step's logits, for the sequences that still need its result."""
-        wanted = [row for row, s in enumerate(launch.sequences) if s.slot >= 0 and not s.stale]
-        for sequence in launch.sequences:
-            if sequence.stale:  # its next step starts again from the token that was accepted
-                sequence.stale, sequence.in_flight = False, sequence.in_flight - 1
+        # The next step of these starts again from the token that was accepted.
+        dropped = {
+            draw.sequence for draw in launch.draws if not draw.drafted and (draw.sequence.stale or not draw.is_next)
+        }
+        wanted = [row for row, draw in enumerate(launch.draws) if draw.sequence not in dropped]
+        for draw in launch.draws:
+            if draw.sequence in dropped:
+                draw.sequence.stale, draw.sequence.in_flight = False, draw.sequence.in_flight - 1
         if not wanted:
-            launch.sequences = []
+            launch.draws = []
             return
         try:
             logits = launch.logits[0] if len(launch.logits) == 1 else torch.cat(launch.logits)
-            if len(wanted) < len(launch.sequences):
+            if len(wanted) < len(launch.draws):
                 logits = logits.index_select(0, to_device(wanted, self._model.device))
-                launch.sequences = [launch.sequences[row] for row in wanted]
-            sequences = launch.sequences
+                launch.draws = [launch.draws[row] for row in wanted]
             # A GPU is still computing the logits while the masks are filled.
-            launch.tokens = self._sampler.sample(logits, sequences, self._masks.fill(sequences))
-            self._model.keep(to_device([s.slot for s in sequences], self._model.device), launch.tokens.token_ids)
+            launch.tokens = self._sampler.sample(logits, launch.draws, self._masks.fill(launch.draws))
+            self._keep(launch.draws, launch.tokens.token_ids)
         except Exception as error:
-            self._fail(launch, launch.sequences, error)
-            launch.sequences = []
+            self._fail(launch, [draw for draw in launch.draws if not draw.drafted], error)
+            launch.draws = []
 
-    def collect(self, launch: Launch) -> list[tuple[Sequence, SampledToken | ServiceError]]:
-        """Wait for a step's tokens; returns the token of each sequence, or its error."""
-        results: list[tuple[Sequence, SampledToken | ServiceError]] = list(launch.failed)
+    def _keep(self, draws: list[Draw], token_ids: torch.Tensor) -> None:
+        """Keep the last token of each sequence for a step that is launched before the host has read it."""
+        last = {draw.sequence.slot: row for row, draw in enumerate(draws)}
+        if len(last) < len(draws):
+            token_ids = token_ids.index_select(0, to_device(list(last.values()), self._model.device))
+        self._model.keep(to_device(list(last), self._model.device), token_ids)
+
+    def collect(self, launch: Launch) -> list[tuple[Draw, SampledToken | ServiceError]]:
+        """Wait for a step's tokens; returns the token of each draw, or the error of its sequence."""
+        results: list[tuple[Draw, SampledToken | ServiceError]] = list(launch.failed)
         if launch.tokens is not None:
             try:
-                results += zip(launch.sequences, launch.tokens.read(), strict=True)
+                results += zip(launch.draws, launch.tokens.read(), strict=True)
             except Exception as error:
-                results += [(sequence, self._to_service_error(error)) for sequence in launch.sequences]
-        for sequence in launch.sequences:
-            sequence.in_flight -= 1
+                results += [(draw, self._to_service_error(error)) for draw in launch.draws]
+        for draw in launch.draws:
+            draw.sequence.in_flight -= 1
         now = self._clock()
         self._measure(launch, now - max(launch.started, self._collected))
         self._collected = now
@@ -185,33 +199,39 @@ class StepExecutor:
     def _forward(self, launch: Launch, rows: list[Sequence], chunks: list[Chunk]) -> None:
         with torch.inference_mode():
             logits = self._model.forward(rows, chunks)
+        draws = _next_draws(rows, [])
         for chunk in chunks:
+            if chunk.drafted:
+                draws += _drafted_draws(chunk)
+                continue
             self._scheduler.complete(chunk)
-        sequences = [*rows, *(chunk.sequence for chunk in chunks if chunk.completes)]
-        for sequence in sequences:
-            sequence.in_flight += 1
-            sequence.features = None  # the cache holds all that is needed of them now
-        launch.sequences += sequences
+            if chunk.completes:
+                draws += _next_draws([], [chunk])
+        for draw in draws:
+            draw.sequence.in_flight += 1
+            draw.sequence.features = None  # the cache holds all that is needed of them now
+        launch.draws += draws
         launch.logits.append(logits)
 
-    def _fail(self, launch: Launch, sequences: list[Sequence], error: Exception) -> None:
+    def _fail(self, launch: Launch, draws: list[Draw], error: Exception) -> None:
         explained = self._to_service_error(error)
-        launch.failed += [(sequence, explained) for sequence in sequences]
+        launch.failed += [(draw, explained) for draw in draws]
 
     def _measure(self, launch: Launch, seconds: float) -> None:
         rows = [(row, 1) for row in launch.rows]
         chunks = [(chunk.sequence, chunk.stop - chunk.start) for chunk in launch.chunks]
         charge_device_time([*rows, *chunks], seconds)
-        for chunk in launch.chunks:
+        prompts = [chunk for chunk in launch.chunks if not chunk.drafted]
+        for chunk in prompts:
             sequence = chunk.sequence
             sequence.stages_ms["prefill"] = sequence.stages_ms.get("prefill", 0.0) + seconds * 1e3
             self._meter.observe(metrics.STAGE_SECONDS, seconds, stage="prefill")
             if chunk.completes:
                 self._meter.count(metrics.PROMPT_TOKENS, sequence.prompt_tokens)
                 self._meter.count(metrics.IMAGE_TOKENS, sequence.prompt.image_tokens)
-        if launch.rows:
+        if decoding := len(launch.rows) + len(launch.chunks) - len(prompts):
             self._meter.observe(metrics.STAGE_SECONDS, seconds, stage="decode_step")
-            self._meter.observe(metrics.BATCH_SIZE, len(launch.rows))
+            self._meter.observe(metrics.BATCH_SIZE, decoding)
 
     def _to_service_error(self, error: Exception) -> ServiceError:
         if isinstance(error, ServiceError):
@@ -228,3 +248,17 @@ class StepExecutor:
         self._features.clear()
         if self._model.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def _next_draws(rows: list[Sequence], chunks: list[Chunk]) -> list[Draw]:
+    sequences = [*rows, *(chunk.sequence for chunk in chunks)]
+    return [Draw(sequence, len(sequence.generated) + sequence.in_flight) for sequence in sequences]
+
+
+def _drafted_draws(chunk: Chunk) -> list[Draw]:
+    """A draw after each token of a draft."""
+    first = chunk.start - chunk.sequence.prompt_tokens + 1
+    return [
+        Draw(chunk.sequence, first + place, chunk.drafted[1 : place + 1], newest)
+        for place, newest in enumerate(chunk.drafted)
+    ]

@@ -23,7 +23,7 @@ from serve_app.engine.output.control_tokens import ControlToken
 from serve_app.engine.output.detokenizer import Vocabulary
 from serve_app.engine.output.parser import OutputParser
 from serve_app.engine.scheduler import Chunk, Scheduler
-from serve_app.engine.sequence import Sequence
+from serve_app.engine.sequence import Draw, Sequence
 from serve_app.metrics import SilentMeter
 
 IMAGE, IMAGE_START, IMAGE_END, EOS, USER = 260, 258, 259, 256, 257
@@ -154,6 +154,11 @@ def new_sequence(
     )
 
 
+def next_draws(sequences: list[Sequence]) -> list[Draw]:
+    """What a step samples for sequences without drafts."""
+    return [Draw(sequence, len(sequence.generated)) for sequence in sequences]
+
+
 class CountingModel:
     """A model without arithmetic: after a token comes the next number, after the last one the end token."""
 
@@ -165,6 +170,7 @@ class CountingModel:
     def __init__(self, mixes_prefill_and_decode: bool = False) -> None:
         self.mixes_prefill_and_decode = mixes_prefill_and_decode
         self.newest: dict[int, int] = {}  # the token sampled last, by slot
+        self.drafted: dict[int, list[int]] = {}  # the answer with the last draft, by slot
         self.batches: list[list[str]] = []  # ids decoded together, step by step
         self.chunks: list[tuple[str, int, int]] = []
         self.encoded: list[str] = []
@@ -208,22 +214,33 @@ class CountingModel:
                 self.out_of_memory_steps -= 1
                 raise self.out_of_memory
         logits = [
-            torch.full((1, self.vocab_size), torch.nan) if sequence.id in self.not_numbers else self.logits(sequence)
+            torch.full((1, self.vocab_size), torch.nan)
+            if sequence.id in self.not_numbers
+            else self.logits(sequence, self.tokens(sequence))
             for sequence in rows
         ]
-        logits += [self.logits(chunk.sequence) for chunk in chunks if chunk.completes]
+        for chunk in chunks:
+            before = chunk.sequence.generated[: chunk.start - chunk.sequence.prompt_tokens] if chunk.drafted else []
+            self.drafted[chunk.sequence.slot] = [*before, *chunk.drafted]
+            for place in range(chunk.logits):
+                logits.append(self.logits(chunk.sequence, [*before, *chunk.drafted[: place + 1]]))
         return torch.cat(logits) if logits else torch.empty(0, self.vocab_size)
+
+    def pays(self, rows: int, drafts: list[Chunk], with_prompts: bool) -> bool:
+        return True
 
     def keep(self, slots: torch.Tensor, token_ids: torch.Tensor) -> None:
         self.newest |= dict(zip(slots.tolist(), token_ids.tolist(), strict=True))
 
     def tokens(self, sequence: Sequence) -> list[int]:
         """What was generated, with what is in flight."""
+        if sequence.in_flight > 1:  # a draft, as if all of it were accepted
+            return self.drafted[sequence.slot] + [self.newest[sequence.slot]]
         return sequence.generated + ([self.newest[sequence.slot]] if sequence.in_flight else [])
 
-    def logits(self, sequence: Sequence) -> torch.Tensor:
-        """Logits (1, vocab) of what comes next."""
-        last = (self.tokens(sequence) or sequence.prompt.token_ids.tolist())[-1]
+    def logits(self, sequence: Sequence, answer: list[int]) -> torch.Tensor:
+        """Logits (1, vocab) of what comes next after these tokens of the answer."""
+        last = (answer or sequence.prompt.token_ids.tolist())[-1]
         return self.favour(min(last + 1, EOS))
 
     def favour(self, token_id: int) -> torch.Tensor:
@@ -241,8 +258,8 @@ class ScriptedModel(CountingModel):
         super().__init__(mixes_prefill_and_decode)
         self.scripts: dict[str, list[int]] = {}
 
-    def logits(self, sequence: Sequence) -> torch.Tensor:
-        script, place = self.scripts[sequence.id], len(self.tokens(sequence))
+    def logits(self, sequence: Sequence, answer: list[int]) -> torch.Tensor:
+        script, place = self.scripts[sequence.id], len(answer)
         return self.favour(script[place] if place < len(script) else NAMES["<|user|>"])
 
 
@@ -263,8 +280,8 @@ class RandomModel(CountingModel):
         self._liked = torch.zeros(self.vocab_size)
         self._liked[[*closing, *self.stop_ids, *vocabulary.names.values()]] = 3.0
 
-    def logits(self, sequence: Sequence) -> torch.Tensor:
-        seed = zlib.crc32(f"{sequence.id}/{self.tokens(sequence)}".encode())
+    def logits(self, sequence: Sequence, answer: list[int]) -> torch.Tensor:
+        seed = zlib.crc32(f"{sequence.id}/{answer}".encode())
         generator = torch.Generator().manual_seed(seed)
         return torch.randn(1, self.vocab_size, generator=generator) + self._liked
 

@@ -31,6 +31,7 @@ from serve_app.engine.sequence import Sequence
 
 _SHORTEST_CHUNK = 16  # tokens; shorter ones use the kernels of a decode step
 _FREE_BYTES = 2**30  # of the device, after the warm-up
+_COST_OF_PIECES = 1.6  # a step with pieces, launched kernel by kernel, in steps of a graph: 9.5 and 5.8 to 7.0 ms
 _OF_DEVICE = -1  # in place of a row's token: the token that was sampled last, which is on the device
 
 
@@ -112,7 +113,7 @@ class PagedRunner(Runner):
 
     @torch.inference_mode()
     def forward(self, rows: list[Sequence], chunks: list[Chunk]) -> torch.Tensor:
-        """Logits (sequences, vocab) after the newest token of `rows`, then after the prompts that `chunks` complete."""
+        """Logits (draws, vocab) after the newest token of `rows`, then after the last `logits` tokens of each chunk."""
         steps = np.empty((4, len(rows)), dtype=np.int64)  # slot, tokens to look at, position, token
         for column, one in enumerate(rows):
             token = _OF_DEVICE if one.in_flight else one.generated[-1]
@@ -121,15 +122,21 @@ class PagedRunner(Runner):
             return self._graphs.replay(steps, 0)[: len(rows)]
         return self._mixed(rows, steps, chunks)
 
+    def pays(self, rows: int, drafts: list[Chunk], with_prompts: bool) -> bool:
+        """Drafts are pieces: they pay where a step has pieces anyway, or the tokens of a step grow as its time does."""
+        drafted = sum(len(draft.drafted) - 1 for draft in drafts)
+        return with_prompts or rows + drafted >= _COST_OF_PIECES * rows
+
     def _mixed(self, rows: list[Sequence], steps: Ints, chunks: list[Chunk]) -> torch.Tensor:
         batch = self._host_batch(rows, steps, chunks)
         starts = len(rows) + np.cumsum([0, *batch.piece_tokens])
-        logits_at = [*range(len(rows)), *(end - 1 for end, c in zip(starts[1:], chunks, strict=True) if c.completes)]
+        ends = zip(starts[1:], chunks, strict=True)
+        logits_at = [*range(len(rows)), *(at for end, c in ends for at in range(end - c.logits, end))]
         images = [self._images(chunk, first) for chunk, first in zip(chunks, starts, strict=False)]
         captured = None if self._chunk_graphs is None else self._chunk_graphs.fitting(batch.size)
         parts = [
             batch.pack(captured or batch.size, self._slots),
-            np.concatenate([steps[3], *(c.sequence.prompt.token_ids[c.start : c.stop] for c in chunks)]),
+            np.concatenate([steps[3], *(c.token_ids for c in chunks)]),
             np.concatenate([np.empty(0, dtype=np.int64), *(at for at, _ in images)]),
             np.array(logits_at, dtype=np.int64),
         ]
@@ -157,7 +164,7 @@ class PagedRunner(Runner):
         of_rows = np.broadcast_to(positions, (self.model.position_axes, len(rows)))
         row_places = [_place(one.pages, one.cached) for one in rows]
         return HostBatch(
-            positions=np.concatenate([of_rows, *(c.sequence.positions[:, c.start : c.stop] for c in chunks)], axis=1),
+            positions=np.concatenate([of_rows, *(c.positions for c in chunks)], axis=1),
             places=np.concatenate([np.array(row_places, dtype=np.int64), *(_places(chunk) for chunk in chunks)]),
             row_slots=slots,
             row_lengths=lengths,

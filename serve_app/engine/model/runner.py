@@ -88,7 +88,11 @@ class Runner(ABC):
 
     @abstractmethod
     def forward(self, rows: list[Sequence], chunks: list[Chunk]) -> torch.Tensor:
-        """Logits (sequences, vocab) after the newest token of `rows`, then after the prompts that `chunks` complete."""
+        """Logits (draws, vocab) after the newest token of `rows`, then after the last `logits` tokens of each chunk."""
+
+    @abstractmethod
+    def pays(self, rows: int, drafts: list[Chunk], with_prompts: bool) -> bool:
+        """Whether a step of so many sequences is worth its time with these drafts; it may have prompt chunks too."""
 
     @abstractmethod
     def keep(self, slots: torch.Tensor, token_ids: torch.Tensor) -> None:

@@ -1,4 +1,4 @@
-"""The model over slots, by the library's own module: a prompt chunk of one sequence, or a token for many."""
+"""The model over slots, by the library's own module: a prompt chunk of one sequence, or new tokens of many."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from serve_app.engine.scheduler import Chunk
 from serve_app.engine.sequence import Sequence
 
 _LENGTH_STEP = 128  # decode attends to a multiple of this many tokens, so that shapes repeat
+_COST_OF_DRAFTED = 0.03  # of a CPU's step, for each token more: the demo model on two cores
 
 
 class SlotRunner(Runner):
@@ -32,7 +33,10 @@ class SlotRunner(Runner):
         """On a GPU, record the decode step once a bucket, so that later steps are one launch."""
         if self._device.type == "cuda":
             rows, lengths = row_buckets(self._cache.keys[0].shape[0]), length_buckets(self.context_tokens)
-            self._graphs = DecodeGraphs(self._step, rows, lengths, [0, self._cache.dummy_index, 0], self._device)
+            idle = [0, self._cache.dummy_index, 0]
+            self._graphs = DecodeGraphs(
+                lambda steps, length: self._step(steps[:, :, None], length)[:, 0], rows, lengths, idle, self._device
+            )
 
     def cache_bytes(self, sequence: Sequence) -> int:
         """The size of its slot."""
@@ -40,8 +44,15 @@ class SlotRunner(Runner):
 
     @torch.inference_mode()
     def forward(self, rows: list[Sequence], chunks: list[Chunk]) -> torch.Tensor:
-        """Logits (sequences, vocab) of `rows` if there are any, else of the one chunk's sequence if it completes it."""
-        return self._decode(rows) if rows else self._prefill(*chunks)
+        """Logits (draws, vocab) of `rows` and drafts, or of one prompt chunk if it completes its prompt."""
+        return self._decode(rows, chunks) if rows or chunks[0].drafted else self._prefill(*chunks)
+
+    def pays(self, rows: int, drafts: list[Chunk], with_prompts: bool) -> bool:
+        """All rows are as wide as the longest draft, so a few drafts do not pay where many sequences decode."""
+        if self._device.type != "cpu":
+            return False  # the graphs are of one token a row
+        drafted = [len(draft.drafted) - 1 for draft in drafts]
+        return sum(drafted) >= rows * rows * max(drafted) * _COST_OF_DRAFTED
 
     def _prefill(self, chunk: Chunk) -> torch.Tensor:
         one = chunk.sequence
@@ -83,37 +94,42 @@ class SlotRunner(Runner):
         positions, _ = self.model.positions(prompt)
         return self.hidden(prompt, features, positions, slot=0, start=0, stop=len(prompt.token_ids))
 
-    def _decode(self, sequences: list[Sequence]) -> torch.Tensor:
-        """Feed each sequence its newest token; logits (sequences, vocab) in the given order.
+    def _decode(self, sequences: list[Sequence], drafts: list[Chunk]) -> torch.Tensor:
+        """Feed each sequence its newest token, or the tokens of its draft; logits (draws, vocab) in the given order.
 
-        Rows up to the highest slot in use are computed; idle ones among them write to the dummy token.
+        Rows up to the highest slot in use are computed, as wide as the longest draft; what is unused among them is
+        written to the dummy token.
         """
-        rows = max(sequence.slot for sequence in sequences) + 1
-        steps = np.zeros((3, rows), dtype=np.int64)  # token id, index in the cache, position
+        inputs: list[tuple[Sequence, int, tuple[int, ...]]]
+        inputs = [(one, one.cached, (one.generated[-1],)) for one in sequences]
+        inputs += [(draft.sequence, draft.start, draft.drafted) for draft in drafts]
+        rows = max(one.slot for one, _, _ in inputs) + 1
+        width = max(len(tokens) for _, _, tokens in inputs)
+        steps = np.zeros((3, rows, width), dtype=np.int64)  # token id, index in the cache, position
         steps[1] = self._cache.dummy_index
-        for sequence in sequences:
-            at = sequence.cached
-            steps[:, sequence.slot] = sequence.generated[-1], at, at + sequence.position_delta
-        longest = max(sequence.cached for sequence in sequences) + 1
-        if self._graphs is not None:
-            logits = self._graphs.replay(steps, longest)
+        for one, start, tokens in inputs:
+            at = np.arange(start, start + len(tokens))
+            steps[:, one.slot, : len(tokens)] = tokens, at, at + one.position_delta
+        longest = max(start + len(tokens) for _, start, tokens in inputs)
+        if self._graphs is not None and width == 1:
+            logits = self._graphs.replay(steps[:, :, 0], longest)
         else:
             length = min(-(-longest // _LENGTH_STEP) * _LENGTH_STEP, self.context_tokens)
-            logits = self._step(torch.from_numpy(steps).to(self._device), length)
-        used = [sequence.slot for sequence in sequences]
+            logits = self._step(torch.from_numpy(steps).to(self._device), length).flatten(0, 1)
+        used = [one.slot * width + place for one, _, tokens in inputs for place in range(len(tokens))]
         return logits if used == list(range(len(logits))) else logits[used]
 
     def _step(self, steps: torch.Tensor, length: int) -> torch.Tensor:
-        """Logits (rows, vocab) after one token a row; steps (3, rows) on the device, attending to `length` tokens."""
+        """Logits (rows, width, vocab) after tokens of rows; steps (3, rows, width), attending to `length` tokens."""
         token_ids, at, position = steps
-        mask = torch.arange(length, device=self._device)[None, :] <= at[:, None]  # (rows, length)
+        mask = torch.arange(length, device=self._device) <= at[:, :, None]  # (rows, width, length)
         hidden = self.model.trunk(
-            self.model.embed(token_ids[:, None]),
-            position[None, :, None].expand(self.model.position_axes, -1, 1),
+            self.model.embed(token_ids),
+            position.expand(self.model.position_axes, -1, -1),
             DecodeView(self._cache, at, length),
-            mask[:, None, None],
+            mask[:, None],
         )
-        return self.model.head(hidden[:, -1])
+        return self.model.head(hidden)
 
 
 def _chunk_mask(start: int, stop: int, device: torch.device) -> torch.Tensor | None:

@@ -2,7 +2,7 @@
 
 The text trunk of `transformers` takes any `Cache` and calls its `update` with the new keys and values of a
 layer, which returns all that this step attends to: `PrefillView` for a chunk of one sequence, `DecodeView` for
-one new token of many. Shapes are those of the trunk: (rows, kv_heads, tokens, head_dim).
+the same number of new tokens of many. Shapes are those of the trunk: (rows, kv_heads, tokens, head_dim).
 """
 
 from __future__ import annotations
@@ -65,12 +65,12 @@ class PrefillView(Cache):  # type: ignore[misc]
 
 
 class DecodeView(Cache):  # type: ignore[misc]
-    """One new token for each of the first rows: writes it at `at` (rows,), returns `length` tokens."""
+    """New tokens of each of the first rows: writes them at `at` (rows, new tokens), returns `length` tokens."""
 
     def __init__(self, cache: SlotCache, at: torch.Tensor, length: int) -> None:
         super().__init__(layers=[])
         self._cache, self._at, self._length = cache, at, length
-        self._rows = torch.arange(at.shape[0], device=at.device)
+        self._rows = torch.arange(at.shape[0], device=at.device)[:, None]
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *_: object, **__: object
@@ -78,6 +78,6 @@ class DecodeView(Cache):  # type: ignore[misc]
         shown = []
         for blocks, states in ((self._cache.keys, key_states), (self._cache.values, value_states)):
             block = blocks[layer_idx]
-            block[self._rows, :, self._at] = states[:, :, 0]
+            block[self._rows, :, self._at] = states.transpose(1, 2)
             shown.append(block[: self._at.shape[0], :, : self._length])
         return shown[0], shown[1]

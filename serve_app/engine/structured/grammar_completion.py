@@ -131,7 +131,7 @@ class GrammarCompletion:
 
     def __init__(self, table: CompletionTable) -> None:
         self._table = table
-        self._scanner = StringScanner()
+        self.scanner = StringScanner()  # has read the answer so far
         self._last_completion: list[int] | None = []  # the completion found last; None: none was found
         self._tokens: deque[int] = deque()  # the rest of the completion that is being written
         self.started = False  # from now on the completion is written, whatever is sampled
@@ -147,11 +147,11 @@ class GrammarCompletion:
         the sampled token, which `matcher` has not consumed.
         """
         if not self.started and self._must_check(tokens_left) and not self._fits(matcher, sampled, tokens_left):
-            tokens = self._table.find_completion(matcher, self._scanner, tokens_left)
+            tokens = self._table.find_completion(matcher, self.scanner, tokens_left)
             if tokens:
                 self.started, self._tokens = True, deque(tokens)
         token_id = self._tokens.popleft() if self._tokens else sampled
-        self._scanner.read(self._table.text(token_id))
+        self.scanner.read(self._table.text(token_id))
         return token_id
 
     def _must_check(self, tokens_left: int) -> bool:
@@ -166,7 +166,7 @@ class GrammarCompletion:
         after = matcher.deep_copy()
         if not after.consume_token(sampled):
             return True  # the caller reports this error
-        scanner = replace(self._scanner)
+        scanner = replace(self.scanner)
         scanner.read(self._table.text(sampled))
         known = self._last_completion or []
         # The completion mostly stays the same: a quotation mark and two brackets, however long the string grows.

@@ -15,7 +15,8 @@ from llguidance import LLExecutor, LLMatcher
 from llguidance.numpy import fill_next_token_bitmask, fill_next_token_bitmask_par
 from numpy.typing import NDArray
 
-from serve_app.engine.sequence import Sequence
+from serve_app.engine.scheduler import MOST_DRAFTED
+from serve_app.engine.sequence import Draw
 from serve_app.engine.structured.compiler import constraint_failure
 from serve_app.errors import InvalidRequest
 
@@ -42,20 +43,29 @@ class MaskFiller:
 
     def __init__(self, slots: int, vocab_size: int, device: torch.device) -> None:
         # Page-locked, so that the copy to a GPU is asynchronous.
-        words = torch.zeros((slots, -(-(vocab_size + 1) // 32)), dtype=torch.int32, pin_memory=device.type == "cuda")
+        shape = slots + MOST_DRAFTED, -(-(vocab_size + 1) // 32)
+        words = torch.zeros(shape, dtype=torch.int32, pin_memory=device.type == "cuda")
         self._words: NDArray[np.int32] = words.numpy()
         self._executor = LLExecutor()
 
-    def fill(self, sequences: list[Sequence]) -> TokenMasks | None:
+    def fill(self, draws: list[Draw]) -> TokenMasks | None:
         """The masks of a batch, valid until the next call; None if no row is constrained."""
-        rows = [row for row, sequence in enumerate(sequences) if sequence.matcher is not None]
+        rows: list[int] = []
+        matchers: list[LLMatcher] = []
+        for row, draw in enumerate(draws):
+            if (matcher := draw.sequence.matcher) is None:
+                continue
+            if draw.drafted:
+                matcher = matchers[-1].deep_copy()  # that of the draw before, which has one drafted token less
+                matcher.consume_token(draw.drafted[-1])
+            rows.append(row)
+            matchers.append(matcher)
         if not rows:
             return None
-        matchers = [matcher for sequence in sequences if (matcher := sequence.matcher) is not None]
         bits = self._words[: len(rows)]
         self._fill(matchers, bits)
         failed = {
-            row: constraint_failure(sequences[row].prompt, matcher)
+            row: constraint_failure(draws[row].sequence.prompt, matcher)
             for row, matcher in zip(rows, matchers, strict=True)
             if matcher.is_error()
         }

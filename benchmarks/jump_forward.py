@@ -1,0 +1,208 @@
+"""How many model steps, and how much time, do drafted tokens save in answers with a JSON schema?
+
+The demo model answers questions of the evaluation set on a CPU, held to the schemas of the page's three templates (in
+the form for the demo model and in the complete one) and to one schema for each job. Each round answers them without
+drafts and with drafts, in turns; the answers have to be equal. Times are from the first to the last token of an
+answer, medians over rounds of the mean over answers.
+
+    python -m benchmarks.jump_forward
+    python -m benchmarks.jump_forward --at-once 4 --rounds 5
+
+The last line on stdout is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from benchmarks.evaluation_set import EVALUATION, one_question_per_picture
+from benchmarks.report import header
+from serve_app.checkpoint import checkpoint_folder
+from serve_app.contracts import ChatRequest, Constraint, ImagePart, Message, Prompt, Sampling, TextPart
+from serve_app.engine.loop import EngineLoop
+from serve_app.engine.model.feature_cache import FeatureCache
+from serve_app.engine.model.slot_runner import SlotRunner
+from serve_app.engine.model.weights import load
+from serve_app.engine.scheduler import Chunk, Scheduler
+from serve_app.engine.sequence import Sequence
+from serve_app.metrics import SilentMeter
+from serve_app.preprocess.prepare import Preprocessor
+from serve_app.settings import ModelSettings, PreprocessSettings
+
+_CONTEXT_TOKENS = 2048
+_MAX_TOKENS = 200
+_AS_JSON = "请用JSON格式输出。"
+_TEXT: dict[str, Any] = {"type": "string"}
+
+
+def schema(properties: dict[str, Any], optional: tuple[str, ...] = ()) -> dict[str, Any]:
+    """An object of these properties, all required but the optional ones."""
+    required = [name for name in properties if name not in optional]
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+
+
+def template(required: str, optional: str = "") -> dict[str, Any]:
+    """The schema of a template of the page (templates.js)."""
+    return schema(dict.fromkeys([*required.split(), *optional.split()], _TEXT), tuple(optional.split()))
+
+
+_BOX = {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 1000}, "minItems": 4, "maxItems": 4}
+SCHEMAS: dict[str, tuple[str, dict[str, Any]]] = {  # name: (job, schema)
+    "waybill, required fields": ("labels", template("tracking recipient phone address")),
+    "waybill": ("labels", template("tracking recipient phone address", "carrier sender")),
+    "report, required fields": ("documents", template("title number date party")),
+    "report": ("documents", template("title number date party", "stamp result")),
+    "invoice, required fields": ("documents", template("title number date party total")),
+    "invoice": (
+        "documents",
+        template("title number date party total", "seller_code buyer buyer_code net tax total_in_words"),
+    ),
+    "label": (
+        "labels",
+        schema(
+            {
+                "waybill": {"type": "string", "pattern": "^[A-Z]{2}[0-9]{12}$"},
+                "recipient": {"type": "string", "maxLength": 12},
+                "weight_kg": {"type": "number", "minimum": 0, "maximum": 100},
+                "fragile": {"type": "boolean"},
+            }
+        ),
+    ),
+    "board": (
+        "boards",
+        schema({"verdict": {"enum": ["合格", "不合格", "复检"]}, "defect": schema({"kind": _TEXT, "box": _BOX})}),
+    ),
+    "document": (
+        "documents",
+        schema(
+            {
+                "title": _TEXT,
+                "total": {"type": "integer", "minimum": 0, "maximum": 99999},
+                "stamped": {"type": "boolean"},
+            }
+        ),
+    ),
+}
+
+
+class CountingRunner(SlotRunner):
+    """Counts the forward passes of decoding."""
+
+    steps = 0
+
+    def forward(self, rows: list[Sequence], chunks: list[Chunk]) -> torch.Tensor:
+        self.steps += bool(rows) or bool(chunks[0].drafted)
+        return super().forward(rows, chunks)
+
+
+@dataclass
+class Turn:
+    """What the answers to the prompts of one schema took, and the answers."""
+
+    steps: int = 0
+    seconds: list[float] = field(default_factory=list)  # decoding, of each answer
+    answers: list[list[int]] = field(default_factory=list)
+
+
+def answer(loop: EngineLoop, runner: CountingRunner, prompts: list[Prompt], at_once: int, drafts: bool) -> Turn:
+    """Answer prompts, so many at once."""
+    turn, before = Turn(), runner.steps
+    for first in range(0, len(prompts), at_once):
+        sequences: list[Sequence] = []
+        for prompt in prompts[first : first + at_once]:
+            ended: list[Any] = []
+            sequence = loop.admission.admit(prompt, ended.append)
+            if not drafts:
+                sequence.drafter = None
+            loop.submit(sequence)
+            sequences.append(sequence)
+        while loop.step():
+            pass
+        for sequence in sequences:
+            turn.answers.append(sequence.generated)
+            turn.seconds.append(sequence.stages_ms["decode_steps"] / 1e3)
+    turn.steps = runner.steps - before
+    return turn
+
+
+async def prepare(model: ModelSettings, per_schema: int) -> dict[str, list[Prompt]]:
+    """Prompts by schema, greedy ones and seeded ones in turn."""
+    preprocessor = Preprocessor(model, PreprocessSettings(), SilentMeter())
+    prompts: dict[str, list[Prompt]] = {}
+    for name, (job, form) in SCHEMAS.items():
+        constraint = Constraint("json_schema", json.dumps(form))
+        questions = [question for question in one_question_per_picture() if question.job == job][:per_schema]
+        prompts[name] = []
+        for index, question in enumerate(questions):
+            parts = ImagePart((EVALUATION / question.picture).read_bytes()), TextPart(_AS_JSON)
+            sampling = Sampling(max_tokens=_MAX_TOKENS, temperature=float(index % 2), seed=index)
+            request = ChatRequest(f"{name}-{index}", (Message("user", parts),), sampling, constraint=constraint)
+            prompts[name].append(await preprocessor.prepare(request))
+    return prompts
+
+
+def measure(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """A row for each schema."""
+    settings = ModelSettings(device="cpu")
+    prompts = asyncio.run(prepare(settings, options.answers))
+    loaded = load(checkpoint_folder(settings), settings)
+    runner = CountingRunner(loaded.model, options.at_once, _CONTEXT_TOKENS)
+    features = FeatureCache(2**28)  # pictures are encoded once
+    scheduler = Scheduler(options.at_once, 1024, options.at_once)
+    loop = EngineLoop(runner, loaded.vocabulary, scheduler, features, SilentMeter())
+    try:
+        for name, asked in prompts.items():
+            without, with_drafts = [], []
+            for turn in range(options.rounds + 1):  # the first one is a warm-up
+                again = [replace(prompt, id=f"{prompt.id}-{turn}") for prompt in asked]
+                pair = [answer(loop, runner, again, options.at_once, drafts) for drafts in (False, True)]
+                assert pair[0].answers == pair[1].answers, f"The answers of {name} differ."
+                if turn:
+                    without.append(pair[0])
+                    with_drafts.append(pair[1])
+            tokens = sum(map(len, without[0].answers))
+            ms = [
+                statistics.median(statistics.mean(t.seconds) for t in turns) * 1e3 for turns in (without, with_drafts)
+            ]
+            yield {
+                "schema": name,
+                "tokens": round(tokens / len(asked), 1),
+                "steps": [round(turns[0].steps / len(asked), 1) for turns in (without, with_drafts)],
+                "decode_ms": [round(each, 1) for each in ms],
+                "faster": round(ms[0] / ms[1], 3),
+            }
+    finally:
+        loop.admission.grammars.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="python -m benchmarks.jump_forward",
+    )
+    parser.add_argument("--answers", type=int, default=8, help="answers of each schema and round (default: 8)")
+    parser.add_argument("--at-once", type=int, default=1, help="answers that decode at once (default: 1)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds after the warm-up (default: 3)")
+    options = parser.parse_args()
+    started, rows = time.perf_counter(), []
+    for row in measure(options):
+        rows.append(row)
+        print(
+            f"{row['schema']:26} tokens {row['tokens']}, steps {row['steps']}, ms {row['decode_ms']}, {row['faster']}"
+        )
+    result = header("jump_forward", ["torch", "llguidance"]) | {"settings": vars(options), "schemas": rows}
+    print(json.dumps(result | {"seconds": round(time.perf_counter() - started, 1)}, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main()
