@@ -4,7 +4,7 @@ import pytest
 
 from serve_app.caller import Lane
 from serve_app.contracts import Sampling
-from serve_app.engine.scheduler import Scheduler
+from serve_app.engine.scheduler import MOST_DRAFTED, Chunk, Scheduler
 from serve_app.engine.sequence import Sequence
 from serve_app.errors import Overloaded
 from tests.engine.conftest import new_sequence
@@ -88,3 +88,20 @@ def test_the_cache_counts_every_token_but_the_newest() -> None:
     assert one.cached == 10
     one.generated.extend([1, 2, 3])
     assert one.cached == 12
+
+
+def test_drafts_of_a_step_are_limited_and_the_last_one_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Sequence, "draft", lambda self: (0,) * 17)
+    scheduler = Scheduler(slots=9, prefill_tokens=100, max_waiting=9)
+    drafts = scheduler.drafts([sequence(str(index)) for index in range(9)])
+    assert [len(draft.drafted) - 1 for draft in drafts] == [16] * (MOST_DRAFTED // 16)
+
+
+def test_a_draft_has_its_own_tokens_and_the_positions_after_the_prompt() -> None:
+    one = sequence("a", tokens=10)
+    one.position_delta = 5
+    draft = Chunk(one, 12, 15, (3, 1, 4))
+    assert draft.token_ids.tolist() == [3, 1, 4]
+    assert draft.positions.tolist() == [[17, 18, 19]] * 3
+    assert (draft.logits, draft.completes) == (3, False)
+    assert [Chunk(one, 0, stop).logits for stop in (9, 10)] == [0, 1]

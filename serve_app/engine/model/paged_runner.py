@@ -19,7 +19,7 @@ from serve_app.contracts import Prompt
 from serve_app.engine.memory import is_out_of_memory
 from serve_app.engine.model import trunk
 from serve_app.engine.model.batch import Batch, HostBatch, Ints, Rows, unpack
-from serve_app.engine.model.chunk_graphs import ChunkGraphs
+from serve_app.engine.model.chunk_graphs import PIECES, ChunkGraphs
 from serve_app.engine.model.families.adapter import ModelAdapter
 from serve_app.engine.model.graphs import DecodeGraphs, row_buckets
 from serve_app.engine.model.kernels import available
@@ -123,9 +123,12 @@ class PagedRunner(Runner):
         return self._mixed(rows, steps, chunks)
 
     def pays(self, rows: int, drafts: list[Chunk], with_prompts: bool) -> bool:
-        """Drafts are pieces: they pay where a step has pieces anyway, or the tokens of a step grow as its time does."""
+        """Drafts are pieces: a few pay where a step has pieces anyway, others if a step's tokens grow as its time does.
+
+        A captured step has room for 15 pieces, those of prompts included.
+        """
         drafted = sum(len(draft.drafted) - 1 for draft in drafts)
-        return with_prompts or rows + drafted >= _COST_OF_PIECES * rows
+        return (with_prompts and len(drafts) <= PIECES // 2) or rows + drafted >= _COST_OF_PIECES * rows
 
     def _mixed(self, rows: list[Sequence], steps: Ints, chunks: list[Chunk]) -> torch.Tensor:
         batch = self._host_batch(rows, steps, chunks)

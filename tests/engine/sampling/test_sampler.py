@@ -1,6 +1,7 @@
 """Sampling: each row by its own rules, the same alone and in company, and truly at random."""
 
 import math
+from dataclasses import replace
 
 import hypothesis.strategies as st
 import numpy as np
@@ -17,6 +18,7 @@ from transformers import (
 from serve_app.contracts import Sampling
 from serve_app.engine.sampling.noise import gumbel, noise_key
 from serve_app.engine.sampling.sampler import SampledToken, Sampler, filter_top, forbidden_tokens, unpacked
+from serve_app.engine.sequence import Draw
 from serve_app.errors import EngineFailed
 from tests.engine.conftest import new_sequence, next_draws
 
@@ -275,3 +277,27 @@ def test_logprobs_are_the_models_own_whatever_the_rules() -> None:
     assert second.logprob is None
     assert third.logprob.top == ()
     assert third.logprob.logprob == pytest.approx(float(expected[2].max()))
+
+
+@settings(max_examples=40, deadline=None)
+@given(rules, st.integers(0, 2**31), st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=5))
+def test_rows_of_a_draft_draw_what_one_row_after_the_other_draws(rule: Sampling, seed: int, likely: list[int]) -> None:
+    """Tokens, log probabilities and the counts of penalties, whether the draft is right or not."""
+    rule = replace(rule, min_tokens=0)
+    logits = torch.randn(len(likely) + 1, VOCAB, generator=torch.Generator().manual_seed(seed)) * 3
+    logits[torch.arange(len(likely)), torch.tensor(likely)] += 6.0
+    alone, drafting = sampler(), sampler()
+    for one in (alone, drafting):
+        one.prepare_row(sequence(0, rule))
+    row = sequence(0, rule, seed)
+    expected = []
+    for place in range(len(logits)):
+        expected += alone.sample(logits[place : place + 1], next_draws([row])).read()
+        row.generated.append(ids(expected)[-1])  # type: ignore[arg-type]
+        if place < len(likely) and row.generated[-1] != likely[place]:
+            break
+    row = sequence(0, rule, seed)
+    draws = [Draw(row, place, tuple(likely[:place])) for place in range(len(logits))]
+    assert drafting.sample(logits, draws).read()[: len(expected)] == expected
+    if drafting._counts is not None and alone._counts is not None:
+        assert torch.equal(drafting._counts, alone._counts)
