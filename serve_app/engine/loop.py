@@ -148,11 +148,9 @@ class EngineLoop:
         self._encode(budget * 3 // 4)
         # Rows are part of the budget: products of 1,024 rows take less time for each than those of 1,088.
         with_prompts = any(sequence.in_prefill and not sequence.needs_features for sequence in self._scheduler.running)
-        rows, drafts = self._draft(rows, with_prompts)
-        begun = len(rows) + sum(len(draft.drafted) for draft in drafts)
-        prompt_tokens = max(budget - begun, budget // 2)
-        prompts = self._scheduler.chunks(lambda sequence: not sequence.needs_features, prompt_tokens)
-        chunks = [*drafts, *prompts]
+        rows, drafts = self._executor.draft(rows, with_prompts)
+        prompt_tokens = max(budget - len(rows) - sum(len(draft.drafted) for draft in drafts), budget // 2)
+        chunks = drafts + self._scheduler.chunks(lambda sequence: not sequence.needs_features, prompt_tokens)
         launch = self._executor.launch(rows, chunks)
         if self._launched is not None:
             self._collect(self._launched)
@@ -175,16 +173,8 @@ class EngineLoop:
             for chunk in self._scheduler.chunks(lambda sequence: not sequence.needs_features, budget):
                 self._run_part([], [chunk])
         self._flush()  # first tokens do not wait for the decode step
-        if decoding_now := self._scheduler.decoding():
-            self._run_part(*self._draft(decoding_now, with_prompts=False))
-
-    def _draft(self, decoding: list[Sequence], with_prompts: bool) -> tuple[list[Sequence], list[Chunk]]:
-        """Sequences that decode one token, and the drafts of the others."""
-        drafts = self._scheduler.drafts(decoding)
-        if not drafts or not self._model.pays(len(decoding), drafts, with_prompts):
-            return decoding, []
-        drafted = {draft.sequence for draft in drafts}
-        return [sequence for sequence in decoding if sequence not in drafted], drafts
+        if any(decoding_now := self._executor.draft(self._scheduler.decoding(), with_prompts=False)):
+            self._run_part(*decoding_now)
 
     def _encode(self, image_tokens: int | None) -> None:
         for sequence, error in self._executor.encode(self._scheduler.by_lane, image_tokens):

@@ -125,6 +125,14 @@ class StepExecutor:
             failures = [(s, error) for s in sequences if s.needs_features and s.slot >= 0]
         return [(s, self._to_service_error(error)) for s, error in failures]
 
+    def draft(self, decoding: list[Sequence], with_prompts: bool) -> tuple[list[Sequence], list[Chunk]]:
+        """The sequences that decode one token in this step, and the drafts of the others if they pay."""
+        drafts = self._scheduler.drafts(decoding)
+        if not drafts or not self._model.pays(len(decoding), drafts, with_prompts):
+            return decoding, []
+        drafted = {draft.sequence for draft in drafts}
+        return [sequence for sequence in decoding if sequence not in drafted], drafts
+
     def launch(self, rows: list[Sequence], chunks: list[Chunk]) -> Launch:
         """Begin a step: the next logits of `rows`, and those of `chunks`."""
         launch = Launch(self._clock(), rows, chunks)
