@@ -187,9 +187,9 @@ class EngineLoop:
         self._collect(launch)
 
     def _collect(self, launch: Launch) -> None:
-        for draw, result in self._executor.collect(launch):
-            if draw.is_next:  # else it was cancelled meanwhile, or follows a drafted token that was not sampled
-                self._append_token(draw.sequence, result)
+        for sample, result in self._executor.collect(launch):
+            if sample.is_next:  # else it was cancelled meanwhile, or follows a drafted token that was not sampled
+                self._append_token(sample.sequence, result)
 
     def _read_inbox(self) -> list[Sequence]:
         """Cancel and add what the inbox says; returns the sequences that were added."""

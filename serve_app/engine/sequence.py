@@ -201,7 +201,7 @@ class Sequence:
 
 
 @dataclass(frozen=True, slots=True)
-class Draw:
+class Sample:
     """A token that a step samples: the one of a sequence that follows the accepted tokens and drafted ones."""
 
     sequence: Sequence

@@ -21,7 +21,7 @@ from serve_app.engine.picture_encoder import PictureEncoder
 from serve_app.engine.sampling.sampler import PendingTokens, SampledToken, Sampler
 from serve_app.engine.sampling.transfer import to_device
 from serve_app.engine.scheduler import Chunk, Scheduler
-from serve_app.engine.sequence import Draw, Sequence, charge_device_time
+from serve_app.engine.sequence import Sample, Sequence, charge_device_time
 from serve_app.engine.structured.masks import MaskFiller
 from serve_app.errors import EngineFailed, ServiceError
 
@@ -61,7 +61,7 @@ class ModelBackend(Protocol):
     def encode_slices(self, pictures: list[Picture]) -> Generator[int, None, list[torch.Tensor]]: ...
 
     def forward(self, rows: list[Sequence], chunks: list[Chunk]) -> torch.Tensor:
-        """Logits (draws, vocab) after the newest token of `rows`, then after the last `logits` tokens of each chunk."""
+        """Logits (samples, vocab) after the newest token of `rows`, then the last `logits` tokens of each chunk."""
         ...
 
     def keep(self, slots: torch.Tensor, token_ids: torch.Tensor) -> None:
@@ -75,15 +75,15 @@ class ModelBackend(Protocol):
 
 @dataclass(slots=True)
 class Launch:
-    """A step that was launched: its draws, their logits and later their sampled tokens."""
+    """A step that was launched: its samples, their logits and later their sampled tokens."""
 
     started: float
     rows: list[Sequence]
     chunks: list[Chunk]
-    draws: list[Draw] = field(default_factory=list)  # those of a sequence one after the other
+    samples: list[Sample] = field(default_factory=list)  # those of a sequence one after the other
     logits: list[torch.Tensor] = field(default_factory=list)
     tokens: PendingTokens | None = None
-    failed: list[tuple[Draw, ServiceError]] = field(default_factory=list)
+    failed: list[tuple[Sample, ServiceError]] = field(default_factory=list)
 
 
 class StepExecutor:
@@ -147,58 +147,60 @@ class StepExecutor:
             if is_out_of_memory(error):
                 self._release_memory(error)
             elif len(parts) == 1:
-                self._fail(launch, _next_draws(rows, chunks), error)
+                self._fail(launch, _next_samples(rows, chunks), error)
                 return launch
             # Repeated for each part alone, so that the error affects only its cause.
             for part in parts:
                 try:
                     self._forward(launch, *part)
                 except Exception as own:
-                    self._fail(launch, _next_draws(*part), own)
+                    self._fail(launch, _next_samples(*part), own)
         return launch
 
     def sample(self, launch: Launch) -> None:
         """Begin sampling from a launched step's logits, for the sequences that still need its result."""
         # The next step of these starts again from the token that was accepted.
         dropped = {
-            draw.sequence for draw in launch.draws if not draw.drafted and (draw.sequence.stale or not draw.is_next)
+            sample.sequence
+            for sample in launch.samples
+            if not sample.drafted and (sample.sequence.stale or not sample.is_next)
         }
-        wanted = [row for row, draw in enumerate(launch.draws) if draw.sequence not in dropped]
-        for draw in launch.draws:
-            if draw.sequence in dropped:
-                draw.sequence.stale, draw.sequence.in_flight = False, draw.sequence.in_flight - 1
+        wanted = [row for row, sample in enumerate(launch.samples) if sample.sequence not in dropped]
+        for sample in launch.samples:
+            if sample.sequence in dropped:
+                sample.sequence.stale, sample.sequence.in_flight = False, sample.sequence.in_flight - 1
         if not wanted:
-            launch.draws = []
+            launch.samples = []
             return
         try:
             logits = launch.logits[0] if len(launch.logits) == 1 else torch.cat(launch.logits)
-            if len(wanted) < len(launch.draws):
+            if len(wanted) < len(launch.samples):
                 logits = logits.index_select(0, to_device(wanted, self._model.device))
-                launch.draws = [launch.draws[row] for row in wanted]
+                launch.samples = [launch.samples[row] for row in wanted]
             # A GPU is still computing the logits while the masks are filled.
-            launch.tokens = self._sampler.sample(logits, launch.draws, self._masks.fill(launch.draws))
-            self._keep(launch.draws, launch.tokens.token_ids)
+            launch.tokens = self._sampler.sample(logits, launch.samples, self._masks.fill(launch.samples))
+            self._keep(launch.samples, launch.tokens.token_ids)
         except Exception as error:
-            self._fail(launch, [draw for draw in launch.draws if not draw.drafted], error)
-            launch.draws = []
+            self._fail(launch, [sample for sample in launch.samples if not sample.drafted], error)
+            launch.samples = []
 
-    def _keep(self, draws: list[Draw], token_ids: torch.Tensor) -> None:
+    def _keep(self, samples: list[Sample], token_ids: torch.Tensor) -> None:
         """Keep the last token of each sequence for a step that is launched before the host has read it."""
-        last = {draw.sequence.slot: row for row, draw in enumerate(draws)}
-        if len(last) < len(draws):
+        last = {sample.sequence.slot: row for row, sample in enumerate(samples)}
+        if len(last) < len(samples):
             token_ids = token_ids.index_select(0, to_device(list(last.values()), self._model.device))
         self._model.keep(to_device(list(last), self._model.device), token_ids)
 
-    def collect(self, launch: Launch) -> list[tuple[Draw, SampledToken | ServiceError]]:
-        """Wait for a step's tokens; returns the token of each draw, or the error of its sequence."""
-        results: list[tuple[Draw, SampledToken | ServiceError]] = list(launch.failed)
+    def collect(self, launch: Launch) -> list[tuple[Sample, SampledToken | ServiceError]]:
+        """Wait for a step's tokens; returns the token of each sample, or the error of its sequence."""
+        results: list[tuple[Sample, SampledToken | ServiceError]] = list(launch.failed)
         if launch.tokens is not None:
             try:
-                results += zip(launch.draws, launch.tokens.read(), strict=True)
+                results += zip(launch.samples, launch.tokens.read(), strict=True)
             except Exception as error:
-                results += [(draw, self._to_service_error(error)) for draw in launch.draws]
-        for draw in launch.draws:
-            draw.sequence.in_flight -= 1
+                results += [(sample, self._to_service_error(error)) for sample in launch.samples]
+        for sample in launch.samples:
+            sample.sequence.in_flight -= 1
         now = self._clock()
         self._measure(launch, now - max(launch.started, self._collected))
         self._collected = now
@@ -207,23 +209,23 @@ class StepExecutor:
     def _forward(self, launch: Launch, rows: list[Sequence], chunks: list[Chunk]) -> None:
         with torch.inference_mode():
             logits = self._model.forward(rows, chunks)
-        draws = _next_draws(rows, [])
+        samples = _next_samples(rows, [])
         for chunk in chunks:
             if chunk.drafted:
-                draws += _drafted_draws(chunk)
+                samples += _drafted_samples(chunk)
                 continue
             self._scheduler.complete(chunk)
             if chunk.completes:
-                draws += _next_draws([], [chunk])
-        for draw in draws:
-            draw.sequence.in_flight += 1
-            draw.sequence.features = None  # the cache holds all that is needed of them now
-        launch.draws += draws
+                samples += _next_samples([], [chunk])
+        for sample in samples:
+            sample.sequence.in_flight += 1
+            sample.sequence.features = None  # the cache holds all that is needed of them now
+        launch.samples += samples
         launch.logits.append(logits)
 
-    def _fail(self, launch: Launch, draws: list[Draw], error: Exception) -> None:
+    def _fail(self, launch: Launch, samples: list[Sample], error: Exception) -> None:
         explained = self._to_service_error(error)
-        launch.failed += [(draw, explained) for draw in draws]
+        launch.failed += [(sample, explained) for sample in samples]
 
     def _measure(self, launch: Launch, seconds: float) -> None:
         rows = [(row, 1) for row in launch.rows]
@@ -258,15 +260,15 @@ class StepExecutor:
             torch.cuda.empty_cache()
 
 
-def _next_draws(rows: list[Sequence], chunks: list[Chunk]) -> list[Draw]:
+def _next_samples(rows: list[Sequence], chunks: list[Chunk]) -> list[Sample]:
     sequences = [*rows, *(chunk.sequence for chunk in chunks)]
-    return [Draw(sequence, len(sequence.generated) + sequence.in_flight) for sequence in sequences]
+    return [Sample(sequence, len(sequence.generated) + sequence.in_flight) for sequence in sequences]
 
 
-def _drafted_draws(chunk: Chunk) -> list[Draw]:
-    """A draw after each token of a draft."""
+def _drafted_samples(chunk: Chunk) -> list[Sample]:
+    """A sample after each token of a draft."""
     first = chunk.start - chunk.sequence.prompt_tokens + 1
     return [
-        Draw(chunk.sequence, first + place, chunk.drafted[1 : place + 1], newest)
+        Sample(chunk.sequence, first + place, chunk.drafted[1 : place + 1], newest)
         for place, newest in enumerate(chunk.drafted)
     ]

@@ -23,7 +23,7 @@ from serve_app.engine.output.control_tokens import ControlToken
 from serve_app.engine.output.detokenizer import Vocabulary
 from serve_app.engine.output.parser import OutputParser
 from serve_app.engine.scheduler import Chunk, Scheduler
-from serve_app.engine.sequence import Draw, Sequence
+from serve_app.engine.sequence import Sample, Sequence
 from serve_app.metrics import SilentMeter
 
 IMAGE, IMAGE_START, IMAGE_END, EOS, USER = 260, 258, 259, 256, 257
@@ -154,9 +154,9 @@ def new_sequence(
     )
 
 
-def next_draws(sequences: list[Sequence]) -> list[Draw]:
+def next_samples(sequences: list[Sequence]) -> list[Sample]:
     """What a step samples for sequences without drafts."""
-    return [Draw(sequence, len(sequence.generated)) for sequence in sequences]
+    return [Sample(sequence, len(sequence.generated)) for sequence in sequences]
 
 
 class CountingModel:

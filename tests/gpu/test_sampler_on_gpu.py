@@ -7,7 +7,7 @@ import torch
 
 from serve_app.contracts import Sampling
 from serve_app.engine.sampling.sampler import Sampler
-from tests.engine.conftest import VOCAB, new_sequence, next_draws
+from tests.engine.conftest import VOCAB, new_sequence, next_samples
 
 pytestmark = pytest.mark.gpu
 
@@ -35,8 +35,8 @@ def test_sampling_does_not_wait_for_the_device(rule: str, waiting_is_an_error: N
     logits = torch.randn(4, VOCAB, device=device)
     for row in rows:
         sampler.prepare_row(row)
-    sampler.sample(logits, next_draws(rows)).read()  # what is allocated at first use
+    sampler.sample(logits, next_samples(rows)).read()  # what is allocated at first use
     torch.cuda.set_sync_debug_mode("error")
-    pending = sampler.sample(logits, next_draws(rows))
+    pending = sampler.sample(logits, next_samples(rows))
     torch.cuda.set_sync_debug_mode("default")
     assert len(pending.read()) == 4

@@ -113,7 +113,7 @@ class PagedRunner(Runner):
 
     @torch.inference_mode()
     def forward(self, rows: list[Sequence], chunks: list[Chunk]) -> torch.Tensor:
-        """Logits (draws, vocab) after the newest token of `rows`, then after the last `logits` tokens of each chunk."""
+        """Logits (samples, vocab) after the newest token of `rows`, then the last `logits` tokens of each chunk."""
         steps = np.empty((4, len(rows)), dtype=np.int64)  # slot, tokens to look at, position, token
         for column, one in enumerate(rows):
             token = _OF_DEVICE if one.in_flight else one.generated[-1]

@@ -88,7 +88,7 @@ class Runner(ABC):
 
     @abstractmethod
     def forward(self, rows: list[Sequence], chunks: list[Chunk]) -> torch.Tensor:
-        """Logits (draws, vocab) after the newest token of `rows`, then after the last `logits` tokens of each chunk."""
+        """Logits (samples, vocab) after the newest token of `rows`, then the last `logits` tokens of each chunk."""
 
     @abstractmethod
     def pays(self, rows: int, drafts: list[Chunk], with_prompts: bool) -> bool:

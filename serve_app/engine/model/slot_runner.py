@@ -1,4 +1,4 @@
-"""The model over slots, by the library's own module: a prompt chunk of one sequence, or new tokens of many."""
+"""The model over slots, by the library's own module: a prompt chunk of one sequence, or tokens of many."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class SlotRunner(Runner):
 
     @torch.inference_mode()
     def forward(self, rows: list[Sequence], chunks: list[Chunk]) -> torch.Tensor:
-        """Logits (draws, vocab) of `rows` and drafts, or of one prompt chunk if it completes its prompt."""
+        """Logits (samples, vocab) of `rows` and drafts, or of one prompt chunk if it completes its prompt."""
         return self._decode(rows, chunks) if rows or chunks[0].drafted else self._prefill(*chunks)
 
     def pays(self, rows: int, drafts: list[Chunk], with_prompts: bool) -> bool:
@@ -95,7 +95,7 @@ class SlotRunner(Runner):
         return self.hidden(prompt, features, positions, slot=0, start=0, stop=len(prompt.token_ids))
 
     def _decode(self, sequences: list[Sequence], drafts: list[Chunk]) -> torch.Tensor:
-        """Feed each sequence its newest token, or the tokens of its draft; logits (draws, vocab) in the given order.
+        """Feed each sequence its newest token, or the tokens of its draft; logits (samples, vocab) in the given order.
 
         Rows up to the highest slot in use are computed, as wide as the longest draft; what is unused among them is
         written to the dummy token.

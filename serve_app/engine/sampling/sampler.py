@@ -21,7 +21,7 @@ from serve_app.contracts import Sampling, TokenLogprob
 from serve_app.engine.output.detokenizer import Vocabulary
 from serve_app.engine.sampling.noise import gumbel, noise_key
 from serve_app.engine.sampling.transfer import HostCopy, to_device
-from serve_app.engine.sequence import Draw, Sequence
+from serve_app.engine.sequence import Sample, Sequence
 from serve_app.engine.structured.masks import TokenMasks
 from serve_app.errors import EngineFailed, ServiceError
 
@@ -75,21 +75,21 @@ class Sampler:
         seen[sequence.slot].index_fill_(0, self._tensor(sequence.prompt.token_ids.tolist()), True)
         counts[sequence.slot] = 0
 
-    def sample(self, logits: torch.Tensor, draws: list[Draw], masks: TokenMasks | None = None) -> PendingTokens:
+    def sample(self, logits: torch.Tensor, samples: list[Sample], masks: TokenMasks | None = None) -> PendingTokens:
         """One token for each row of `logits` (rows, vocab), which stay as they are; does not wait for the device.
 
         The result of a row is an error if its logits are not finite or its constraint failed.
         """
         finite = torch.isfinite(logits.amax(dim=-1))
-        sequences = [draw.sequence for draw in draws]
+        sequences = [sample.sequence for sample in samples]
         forced_tokens = _forced_token_ids(sequences, masks)
         if masks is None and not forced_tokens and all(_is_greedy(sequence) for sequence in sequences):
             token_ids = logits.argmax(dim=-1)
         else:
-            token_ids = self._sample_by_rules(logits, draws, masks)
+            token_ids = self._sample_by_rules(logits, samples, masks)
             if forced_tokens:
                 token_ids.index_copy_(0, self._tensor(list(forced_tokens)), self._tensor(list(forced_tokens.values())))
-        self._count(token_ids, draws)
+        self._count(token_ids, samples)
         logprobs = self._logprobs(logits, token_ids, sequences)
         copied = HostCopy(torch.where(finite, token_ids, -1))
         failed = {} if masks is None else masks.failed
@@ -104,15 +104,15 @@ class Sampler:
 
         return PendingTokens(token_ids, read)
 
-    def _sample_by_rules(self, logits: torch.Tensor, draws: list[Draw], masks: TokenMasks | None) -> torch.Tensor:
-        sequences = [draw.sequence for draw in draws]
+    def _sample_by_rules(self, logits: torch.Tensor, samples: list[Sample], masks: TokenMasks | None) -> torch.Tensor:
+        sequences = [sample.sequence for sample in samples]
         rules = [sequence.prompt.sampling for sequence in sequences]
         logits = logits.to(torch.float32, copy=True)
         for row, sequence in enumerate(sequences):
             if sequence.slot in self._biases:
                 ids, added = self._biases[sequence.slot]
                 logits[row].index_add_(0, ids, added)
-        self._penalize(logits, draws)
+        self._penalize(logits, samples)
         if (early := [row for row, sequence in enumerate(sequences) if _below_min_tokens(sequence)]) and len(
             self._stop_ids
         ):
@@ -127,20 +127,20 @@ class Sampler:
             chosen_rules = [rules[row] for row in random_rows]
             chosen /= self._tensor([rule.temperature for rule in chosen_rules])[:, None]
             filter_top(chosen, chosen_rules)
-            keys = [noise_key(sequences[row].seed, draws[row].index) for row in random_rows]
+            keys = [noise_key(sequences[row].seed, samples[row].index) for row in random_rows]
             chosen += gumbel(self._tensor(keys), chosen.shape[1])
             token_ids.index_copy_(0, indices, chosen.argmax(dim=-1))
         return token_ids
 
-    def _penalize(self, logits: torch.Tensor, draws: list[Draw]) -> None:
-        rows = [row for row, draw in enumerate(draws) if _uses_penalties(draw.sequence.prompt.sampling)]
+    def _penalize(self, logits: torch.Tensor, samples: list[Sample]) -> None:
+        rows = [row for row, sample in enumerate(samples) if _uses_penalties(sample.sequence.prompt.sampling)]
         if not rows:
             return
-        rules = [draws[row].sequence.prompt.sampling for row in rows]
-        indices, slots = self._tensor(rows), self._tensor([draws[row].sequence.slot for row in rows])
+        rules = [samples[row].sequence.prompt.sampling for row in rows]
+        indices, slots = self._tensor(rows), self._tensor([samples[row].sequence.slot for row in rows])
         prompt_seen, all_counts = self._penalty_state()
         counts = all_counts.index_select(0, slots)  # (rows, vocab)
-        if drafted := [(place, token_id) for place, row in enumerate(rows) for token_id in draws[row].drafted]:
+        if drafted := [(place, token_id) for place, row in enumerate(rows) for token_id in samples[row].drafted]:
             places, token_ids = self._tensor(drafted).unbind(1)
             counts.index_put_((places, token_ids), torch.ones_like(places, dtype=counts.dtype), accumulate=True)
         chosen = logits.index_select(0, indices)
@@ -167,22 +167,22 @@ class Sampler:
         )
         return lambda: dict(zip(wanted, token_logprobs(copied.read(), counts, self._token_bytes), strict=True))
 
-    def _count(self, token_ids: torch.Tensor, draws: list[Draw]) -> None:
-        rows = [row for row, draw in enumerate(draws) if _uses_penalties(draw.sequence.prompt.sampling)]
+    def _count(self, token_ids: torch.Tensor, samples: list[Sample]) -> None:
+        rows = [row for row, sample in enumerate(samples) if _uses_penalties(sample.sequence.prompt.sampling)]
         if rows:
-            slots = self._tensor([draws[row].sequence.slot for row in rows])
+            slots = self._tensor([samples[row].sequence.slot for row in rows])
             counts = self._penalty_state()[1]
             chosen = token_ids.index_select(0, self._tensor(rows))
-            accepted = self._accepted(token_ids, draws).index_select(0, self._tensor(rows)).to(counts.dtype)
+            accepted = self._accepted(token_ids, samples).index_select(0, self._tensor(rows)).to(counts.dtype)
             counts.index_put_((slots, chosen), accepted, accumulate=True)
 
-    def _accepted(self, token_ids: torch.Tensor, draws: list[Draw]) -> torch.Tensor:
+    def _accepted(self, token_ids: torch.Tensor, samples: list[Sample]) -> torch.Tensor:
         """Bool (rows,): whether the drafted tokens before each row are those that were sampled."""
-        if not any(draw.drafted for draw in draws):
-            return torch.ones(len(draws), dtype=torch.bool, device=self._device)
-        drafted = self._tensor([draw.drafted[-1] if draw.drafted else -1 for draw in draws])
+        if not any(sample.drafted for sample in samples):
+            return torch.ones(len(samples), dtype=torch.bool, device=self._device)
+        drafted = self._tensor([sample.drafted[-1] if sample.drafted else -1 for sample in samples])
         refused = ((token_ids.roll(1) != drafted) & (drafted >= 0)).cumsum(0)  # up to each row, of all sequences
-        firsts = self._tensor([row - len(draw.drafted) for row, draw in enumerate(draws)])
+        firsts = self._tensor([row - len(sample.drafted) for row, sample in enumerate(samples)])
         return refused == refused.index_select(0, firsts)
 
     def _penalty_state(self) -> tuple[torch.Tensor, torch.Tensor]:

@@ -16,7 +16,7 @@ from llguidance.numpy import fill_next_token_bitmask, fill_next_token_bitmask_pa
 from numpy.typing import NDArray
 
 from serve_app.engine.scheduler import MOST_DRAFTED
-from serve_app.engine.sequence import Draw
+from serve_app.engine.sequence import Sample
 from serve_app.engine.structured.compiler import constraint_failure
 from serve_app.errors import InvalidRequest
 
@@ -48,16 +48,16 @@ class MaskFiller:
         self._words: NDArray[np.int32] = words.numpy()
         self._executor = LLExecutor()
 
-    def fill(self, draws: list[Draw]) -> TokenMasks | None:
+    def fill(self, samples: list[Sample]) -> TokenMasks | None:
         """The masks of a batch, valid until the next call; None if no row is constrained."""
         rows: list[int] = []
         matchers: list[LLMatcher] = []
-        for row, draw in enumerate(draws):
-            if (matcher := draw.sequence.matcher) is None:
+        for row, sample in enumerate(samples):
+            if (matcher := sample.sequence.matcher) is None:
                 continue
-            if draw.drafted:
-                matcher = matchers[-1].deep_copy()  # that of the draw before, which has one drafted token less
-                matcher.consume_token(draw.drafted[-1])
+            if sample.drafted:
+                matcher = matchers[-1].deep_copy()  # that of the sample before, which has one drafted token less
+                matcher.consume_token(sample.drafted[-1])
             rows.append(row)
             matchers.append(matcher)
         if not rows:
@@ -65,7 +65,7 @@ class MaskFiller:
         bits = self._words[: len(rows)]
         self._fill(matchers, bits)
         failed = {
-            row: constraint_failure(draws[row].sequence.prompt, matcher)
+            row: constraint_failure(samples[row].sequence.prompt, matcher)
             for row, matcher in zip(rows, matchers, strict=True)
             if matcher.is_error()
         }

@@ -18,9 +18,9 @@ from transformers import (
 from serve_app.contracts import Sampling
 from serve_app.engine.sampling.noise import gumbel, noise_key
 from serve_app.engine.sampling.sampler import SampledToken, Sampler, filter_top, forbidden_tokens, unpacked
-from serve_app.engine.sequence import Draw
+from serve_app.engine.sequence import Sample
 from serve_app.errors import EngineFailed
-from tests.engine.conftest import new_sequence, next_draws
+from tests.engine.conftest import new_sequence, next_samples
 
 VOCAB = 50
 
@@ -61,12 +61,12 @@ def test_a_row_draws_the_same_alone_and_in_company(mixed: list[Sampling], seed: 
     rows = [sequence(slot, rule, seed + slot) for slot, rule in enumerate(mixed)]
     for row in rows:
         together.prepare_row(row)
-    sampled = together.sample(logits, next_draws(rows)).read()
+    sampled = together.sample(logits, next_samples(rows)).read()
     for slot, rule in enumerate(mixed):
         alone = sampler(stop_ids=frozenset([4, 9]))
         row = sequence(0, rule, seed + slot)
         alone.prepare_row(row)
-        (one,) = alone.sample(logits[slot : slot + 1], next_draws([row])).read()
+        (one,) = alone.sample(logits[slot : slot + 1], next_samples([row])).read()
         assert isinstance(one, SampledToken)
         assert one == sampled[slot]
 
@@ -74,7 +74,7 @@ def test_a_row_draws_the_same_alone_and_in_company(mixed: list[Sampling], seed: 
 def test_temperature_zero_takes_the_likeliest() -> None:
     logits = torch.randn(3, VOCAB)
     rows = [sequence(slot, Sampling(temperature=0.0)) for slot in range(3)]
-    assert ids(sampler().sample(logits, next_draws(rows)).read()) == logits.argmax(-1).tolist()
+    assert ids(sampler().sample(logits, next_samples(rows)).read()) == logits.argmax(-1).tolist()
 
 
 def test_draws_follow_the_distribution() -> None:
@@ -156,13 +156,13 @@ def test_the_repetition_penalty_counts_prompt_and_answer_as_transformers_does() 
     row = sequence(0, rule, ids=(3, 7))
     penalizing = sampler()
     penalizing.prepare_row(row)
-    (first,) = ids(penalizing.sample(logits, next_draws([row])).read())
+    (first,) = ids(penalizing.sample(logits, next_samples([row])).read())
     assert first is not None
     expected = RepetitionPenaltyLogitsProcessor(50.0)(torch.tensor([[3, 7]]), logits.clone())
     assert first == int(expected.argmax())
     row.generated.append(first)
     expected = RepetitionPenaltyLogitsProcessor(50.0)(torch.tensor([[3, 7, first]]), logits.clone())
-    assert ids(penalizing.sample(logits, next_draws([row])).read()) == [int(expected.argmax())]
+    assert ids(penalizing.sample(logits, next_samples([row])).read()) == [int(expected.argmax())]
 
 
 def test_presence_is_charged_once_and_frequency_every_time() -> None:
@@ -175,7 +175,7 @@ def test_presence_is_charged_once_and_frequency_every_time() -> None:
     for row in (presence, frequency):
         both.prepare_row(row)
     for _ in range(4):
-        sampled.append(ids(both.sample(logits.repeat(2, 1), next_draws([presence, frequency])).read()))
+        sampled.append(ids(both.sample(logits.repeat(2, 1), next_samples([presence, frequency])).read()))
     assert [step[0] for step in sampled] == [5, 5, 5, 5]
     assert [step[1] for step in sampled] == [5, 5, 9, 5]
 
@@ -188,14 +188,14 @@ def test_penalties_of_a_slots_former_owner_do_not_reach_the_next() -> None:
     for _ in range(2):
         row = sequence(0, rule)
         shared.prepare_row(row)
-        assert [ids(shared.sample(logits, next_draws([row])).read()) for _ in range(2)] == [[5], [9]]
+        assert [ids(shared.sample(logits, next_samples([row])).read()) for _ in range(2)] == [[5], [9]]
 
 
 def test_a_row_that_is_not_finite_draws_nothing_and_others_are_untouched() -> None:
     logits = torch.randn(3, VOCAB)
     logits[1, 4] = torch.nan
     rows = [sequence(slot, Sampling(temperature=temperature)) for slot, temperature in enumerate((0.0, 1.0, 1.0))]
-    sampled = ids(sampler().sample(logits, next_draws(rows)).read())
+    sampled = ids(sampler().sample(logits, next_samples(rows)).read())
     assert sampled[1] is None
     assert sampled[0] == int(logits[0].argmax())
     assert sampled[2] is not None
@@ -209,7 +209,7 @@ def test_a_bias_is_added_to_a_tokens_logit() -> None:
     biased = sampler()
     for row in (liked, plain):
         biased.prepare_row(row)
-    assert ids(biased.sample(logits, next_draws([liked, plain])).read()) == [9, 5]
+    assert ids(biased.sample(logits, next_samples([liked, plain])).read()) == [9, 5]
     assert logits[0, 9] == 0
 
 
@@ -220,7 +220,7 @@ def test_a_bias_of_a_slots_former_owner_does_not_reach_the_next() -> None:
     shared.prepare_row(sequence(0, Sampling(temperature=0.0, logit_bias=((9, 100.0),))))
     row = sequence(0, Sampling(temperature=0.0, min_tokens=1))
     shared.prepare_row(row)
-    assert ids(shared.sample(logits, next_draws([row])).read()) == [5]
+    assert ids(shared.sample(logits, next_samples([row])).read()) == [5]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -231,7 +231,7 @@ def test_no_end_token_is_drawn_before_min_tokens(temperature: float) -> None:
     early = sampler(stop_ids=frozenset([7, 8]))
     early.prepare_row(row)
     for expected in (9, 9, 7):
-        (token_id,) = ids(early.sample(logits, next_draws([row])).read())
+        (token_id,) = ids(early.sample(logits, next_samples([row])).read())
         assert token_id == expected
         row.generated.append(expected)
 
@@ -260,7 +260,7 @@ def test_logprobs_are_the_models_own_whatever_the_rules() -> None:
     asked = sampler()
     for row in rows:
         asked.prepare_row(row)
-    first, second, third = asked.sample(logits, next_draws(rows)).read()
+    first, second, third = asked.sample(logits, next_samples(rows)).read()
     assert isinstance(first, SampledToken)
     assert isinstance(second, SampledToken)
     assert isinstance(third, SampledToken)
@@ -292,12 +292,12 @@ def test_rows_of_a_draft_draw_what_one_row_after_the_other_draws(rule: Sampling,
     row = sequence(0, rule, seed)
     expected = []
     for place in range(len(logits)):
-        expected += alone.sample(logits[place : place + 1], next_draws([row])).read()
+        expected += alone.sample(logits[place : place + 1], next_samples([row])).read()
         row.generated.append(ids(expected)[-1])  # type: ignore[arg-type]
         if place < len(likely) and row.generated[-1] != likely[place]:
             break
     row = sequence(0, rule, seed)
-    draws = [Draw(row, place, tuple(likely[:place])) for place in range(len(logits))]
-    assert drafting.sample(logits, draws).read()[: len(expected)] == expected
+    samples = [Sample(row, place, tuple(likely[:place])) for place in range(len(logits))]
+    assert drafting.sample(logits, samples).read()[: len(expected)] == expected
     if drafting._counts is not None and alone._counts is not None:
         assert torch.equal(drafting._counts, alone._counts)
