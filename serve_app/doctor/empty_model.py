@@ -14,6 +14,8 @@ import torch
 
 from serve_app.doctor.files import Stored, natural
 from serve_app.doctor.report import CheckEnded, Finding, ok, problem, warning
+from serve_app.engine.model.compressed_tensors import CompressedTensors, stored_shapes
+from serve_app.engine.model.families import glm4v
 from serve_app.engine.model.families.adapter import ModelAdapter
 from serve_app.engine.model.families.glm4v import Glm4vAdapter
 from serve_app.engine.model.families.glm4v_9b import IGNORED, Glm4v9bAdapter, empty_network, original_name
@@ -55,7 +57,7 @@ def build(folder: Path, config: dict[str, Any], tensors: dict[str, Stored], dtyp
     """
     if model_family(config, folder).weight_layout == "original":
         return _original_layout(folder, config, tensors, dtype)
-    return _transformers_layout(folder, tensors, dtype)
+    return _transformers_layout(folder, config, tensors, dtype)
 
 
 def check_names(empty_model: EmptyModel, tensors: dict[str, Stored]) -> Iterator[Finding]:
@@ -97,8 +99,14 @@ def _original_layout(
     eos = read_json(generation).get("eos_token_id") if generation.is_file() else None
     if eos is not None:
         config = config | {"eos_token_id": eos}
+    return _compared(Glm4v9bAdapter(network, config, dtype), expected, stored, unknown_refused=True)
+
+
+def _compared(
+    family: ModelAdapter, expected: dict[str, Shape], stored: dict[str, Shape], *, unknown_refused: bool
+) -> EmptyModel:
     return EmptyModel(
-        Glm4v9bAdapter(network, config, dtype),
+        family,
         weights=len(expected),
         missing=_sorted(expected.keys() - stored.keys()),
         misshapen=tuple(
@@ -107,34 +115,31 @@ def _original_layout(
             if stored[name] != expected[name]
         ),
         unknown=_sorted(stored.keys() - expected.keys()),
-        unknown_refused=True,
+        unknown_refused=unknown_refused,
     )
 
 
-def _transformers_layout(folder: Path, tensors: dict[str, Stored], dtype: torch.dtype) -> EmptyModel:
+def _transformers_layout(
+    folder: Path, config: dict[str, Any], tensors: dict[str, Stored], dtype: torch.dtype
+) -> EmptyModel:
     """GLM-4.xV: `from_pretrained` with empty tensors, which renames and compares them."""
-    from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig
-
     if not (folder / "preprocessor_config.json").is_file():
         seen = "There is no preprocessor_config.json, which defines how pictures are resized and normalised."
         raise CheckEnded(problem("pictures", seen, "Download it from the model's page, at the same revision."))
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    quantized = getattr(config, "quantization_config", None) is not None
-    if quantized:
-        del config.quantization_config  # tensors on the meta device can't be unpacked
-    with torch.device("meta"):
-        kind = type(AutoModelForImageTextToText.from_config(config))
-    model, report = kind.from_pretrained(
+    quantized = config.get("quantization_config") is not None
+    empty = glm4v.empty_network(folder)
+    if (compression := CompressedTensors.of(config)) is not None:
+        return _compressed(folder, empty.to(dtype), compression, tensors)
+    model, report = type(empty).from_pretrained(
         None,
-        config=config,
+        config=empty.config,
         state_dict={name: torch.empty(tensor.shape, dtype=dtype, device="meta") for name, tensor in tensors.items()},
         dtype=dtype,
         device_map={"": "meta"},
         ignore_mismatched_sizes=True,  # in the report instead of an exception
         output_loading_info=True,
     )
-    if (folder / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
+    model.generation_config = empty.generation_config
     misshapen = [
         (name, tuple(stored), tuple(expected))
         for name, stored, expected in report["mismatched_keys"]
@@ -149,6 +154,21 @@ def _transformers_layout(folder: Path, tensors: dict[str, Stored], dtype: torch.
         unknown=_sorted(unknown),
         unknown_refused=False,
     )
+
+
+def _compressed(folder: Path, model: Any, compression: CompressedTensors, tensors: dict[str, Stored]) -> EmptyModel:
+    """GLM-4.xV in the compressed-tensors format: the names and shapes that engine/model/shards.py checks."""
+    weights = original_shapes(model, lambda name: name)
+    compressed = compression.find(weights, tensors)
+    modules = {name.removesuffix("weight") for name in compressed}  # with scales of inputs, which are not used
+    expected = stored_shapes(weights, compressed)
+    stored = {
+        name: tensor.shape
+        for name, tensor in tensors.items()
+        if name in expected or name[: name.rfind(".") + 1] not in modules
+    }
+    family = Glm4vAdapter(model, folder, model.dtype, torch.device("meta"))
+    return _compared(family, expected, stored, unknown_refused=False)
 
 
 def quantized_bytes(tensors: dict[str, Stored], dtype: torch.dtype) -> int:

@@ -16,8 +16,9 @@ from serve_app import __version__
 from serve_app.doctor import facts, files
 from serve_app.doctor.device import check_dtype, check_gpu
 from serve_app.doctor.host import check_host
-from serve_app.doctor.report import Finding, Group, MemoryFit, Report, Status, guarded, ok, problem, warning
+from serve_app.doctor.report import Finding, Group, MemoryFit, Report, Status, guarded, ok, problem
 from serve_app.doctor.software import check_bitsandbytes, check_software, measure_formats
+from serve_app.errors import InvalidRequest
 from serve_app.model_families import model_family
 from serve_app.settings import Settings
 
@@ -42,6 +43,7 @@ class CheckContext:
     config: dict[str, Any] | None = None
     dtype: torch.dtype | None = None
     quantization: Quantization | None = None
+    is_expanded: bool = False  # the weights are stored compressed, and expanded while loading
     tensors: dict[str, files.Stored] = field(default_factory=dict)
     weights_are_complete: bool = False
     empty_model: EmptyModel | None = None
@@ -110,24 +112,28 @@ def _folder(context: CheckContext) -> Iterator[Finding]:
 def _quantization(context: CheckContext) -> Iterator[Finding]:
     if context.config is None:
         return
+    from serve_app.engine.model.compressed_tensors import CompressedTensors
     from serve_app.engine.model.quantization import Quantization
 
     context.quantization = Quantization.of(context.settings.model)
     stored = context.config.get("quantization_config")
     if stored is None:
         return
+    try:
+        context.is_expanded = CompressedTensors.of(context.config) is not None
+    except InvalidRequest:
+        context.config = None  # the checks of the weights would only repeat it
+        raise
     method = stored.get("quant_method", "unknown")
-    if context.settings.model.quantization != "none":
+    if context.is_expanded:
+        kind = context.settings.model.quantization
+        then = "16 bits" if kind == "none" else f"16 bits, then quantized to {kind}"
+        yield ok("quantization", f"stored quantized by {method}, expanded to {then} while loading")
+    elif context.settings.model.quantization != "none":
         yield problem(
             "quantization",
             f"The weights are stored quantized ({method}) and can't be quantized again.",
             "Leave --quantization (GLM_MODEL__QUANTIZATION) at none.",
-        )
-    elif method != "bitsandbytes":
-        yield warning(
-            "quantization",
-            f"The weights are stored quantized by {method}; only bitsandbytes was tested.",
-            "If the model does not load, use the unquantized release and --quantization nf4.",
         )
     else:
         yield ok("quantization", "stored quantized by bitsandbytes")
@@ -198,7 +204,7 @@ def _memory(context: CheckContext) -> Iterator[Finding]:
     from serve_app.engine.model.footprint import Sizes
 
     family, settings = context.empty_model.family, context.settings
-    stored = (context.config or {}).get("quantization_config")
+    stored = None if context.is_expanded else (context.config or {}).get("quantization_config")
     stored_bytes = quantized_bytes(context.tensors, family.dtype) if stored else None
     sizes = Sizes.of(family.model, family.cache_shape, stored_bytes)
     demand = Demand(

@@ -13,6 +13,7 @@ from typing import Any, Final
 import torch
 from torch import nn
 
+from serve_app.engine.model.compressed_tensors import CompressedTensors
 from serve_app.engine.model.families.glm4v_9b import Glm4v9bAdapter, empty_network
 from serve_app.engine.model.footprint import Sizes
 from serve_app.engine.model.slots import CacheShape
@@ -86,7 +87,9 @@ def read_checkpoint(model: str) -> Checkpoint:
 def of_config(config: dict[str, Any], grid: Glm4vGrid | None) -> Checkpoint:
     """Count over the loader's own network, built without weights. Raises InvalidRequest."""
     family = model_family(config, "the plan", param="--model")
-    if config.get("quantization_config"):
+    if CompressedTensors.of(config, "--model") is not None:  # expanded while loading
+        config = {name: value for name, value in config.items() if name != "quantization_config"}
+    elif config.get("quantization_config"):
         raise InvalidRequest(
             "The checkpoint is stored quantized, and config.json does not give its sizes. Plan with the unquantized"
             " release and --quantization.",

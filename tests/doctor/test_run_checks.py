@@ -1,16 +1,19 @@
 """All checks together: a model that can be served, and models that can't."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from serve_app.doctor.report import Finding, Report, Status
 from serve_app.doctor.run_checks import run_checks
 from serve_app.settings import Settings
 from tests.doctor.conftest import change, named
+from tests.engine.model.compressed_checkpoint import FP8_BLOCK, INT4, compress
 from tests.engine.model.original_glm4v_9b import write_folder
 from tests.test_standalone import free_ports
 
@@ -118,11 +121,36 @@ def test_a_checkpoint_stored_quantized_is_not_to_be_quantized_again(demo: Path):
     assert "Leave --quantization" in refused.remedy
 
 
-def test_a_checkpoint_quantized_by_others_is_doubted(demo: Path):
-    change(demo / "config.json", lambda config: config.update(quantization_config={"quant_method": "fp8"}))
-    finding = named(findings(examined(demo)), "quantization")
-    assert finding.status == Status.WARNING
-    assert "by fp8; only bitsandbytes was tested" in finding.seen
+def test_a_checkpoint_quantized_by_a_method_that_is_not_read_is_refused_once(demo: Path):
+    change(demo / "config.json", lambda config: config.update(quantization_config={"quant_method": "gptq"}))
+    (finding,) = problems(examined(demo))
+    assert finding.name == "quantization"
+    assert "quant_method 'gptq'" in finding.seen
+
+
+@pytest.mark.parametrize("group", [FP8_BLOCK, INT4], ids=["fp8", "int4"])
+def test_a_compressed_checkpoint_needs_the_memory_of_its_expanded_weights(demo: Path, tmp_path: Path, group: Any):
+    compressed = Path(shutil.copytree(demo, tmp_path / "compressed"))
+    compress(compressed, demo, group)
+    for quantization in ("none", "nf4"):
+        report, plain = (examined(folder, quantization=quantization) for folder in (compressed, demo))
+        assert named(findings(report), "quantization").seen.startswith("stored quantized by compressed-tensors")
+        assert [(one.name, one.status) for one in problems(report)] == []
+        assert named(findings(report), "names").status == Status.OK
+        assert report.fit is not None
+        assert plain.fit is not None
+        assert (report.fit.weight_bytes, report.fit.quantization) == (plain.fit.weight_bytes, quantization)
+
+
+def test_a_missing_scale_of_a_compressed_checkpoint_is_named(demo: Path, tmp_path: Path):
+    compressed = Path(shutil.copytree(demo, tmp_path / "compressed"))
+    compress(compressed, demo, FP8_BLOCK)
+    weights = load_file(compressed / "model.safetensors")
+    scale = next(name for name in weights if name.endswith("down_proj.weight_scale"))
+    del weights[scale]
+    save_file(weights, compressed / "model.safetensors")
+    (finding,) = problems(examined(compressed))
+    assert f"are missing, {scale} first." in finding.seen
 
 
 def test_the_original_9b_is_examined_like_any_other(tmp_path: Path):

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from serve_app.errors import InvalidRequest
 from serve_app.plan.checkpoints import CONFIGS, Checkpoint, of_config, read_checkpoint
 from serve_app.settings import DEMO_MODEL
+from tests.engine.model.compressed_checkpoint import FP8_BLOCK, compressed_config
 from tests.plan.conftest import CHECKPOINTS
 
 ROOT = Path(__file__).parents[2]
@@ -108,6 +109,10 @@ def test_sizes_of_a_folder_come_from_its_config():
     )
 
 
+def test_a_compressed_checkpoint_is_planned_with_its_expanded_weights(flash: Checkpoint):
+    assert of_config({**FLASH, "quantization_config": compressed_config(FP8_BLOCK)}, None).sizes == flash.sizes
+
+
 def test_the_refusal_of_an_unknown_model_lists_the_known_ones():
     with pytest.raises(InvalidRequest, match=r"neither a folder with a config.json.*glm-4.6v-flash, .*glm-4v-9b"):
         read_checkpoint("zai-org/GLM-9")
@@ -119,6 +124,7 @@ def test_the_refusal_of_an_unknown_model_lists_the_known_ones():
         ({"model_type": "llama"}, "This type is not supported"),
         ({"model_type": "chatglm"}, "no vision_config"),
         ({**FLASH, "quantization_config": {"load_in_4bit": True}}, "stored quantized"),
+        ({**FLASH, "quantization_config": {"quant_method": "awq"}}, "quant_method 'awq'"),
     ],
 )
 def test_a_checkpoint_that_can_not_be_planned_is_refused(config: dict[str, Any], why: str):

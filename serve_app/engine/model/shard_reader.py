@@ -7,7 +7,7 @@ import os
 import struct
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
@@ -48,8 +48,12 @@ class StoredTensor:
     dtype: torch.dtype
 
     @property
+    def itemsize(self) -> int:
+        return self.dtype.itemsize
+
+    @property
     def nbytes(self) -> int:
-        return prod(self.shape) * self.dtype.itemsize
+        return prod(self.shape) * self.itemsize
 
 
 def stored_tensors(file: Path) -> list[StoredTensor]:
@@ -71,32 +75,35 @@ def stored_tensors(file: Path) -> list[StoredTensor]:
 
 
 def read_tensors(
-    wanted: Iterable[tuple[StoredTensor, torch.device]], dtype: torch.dtype
+    wanted: Iterable[tuple[StoredTensor, torch.device]], dtype: torch.dtype, unconverted: Collection[str] = ()
 ) -> Iterator[tuple[str, Tensor]]:
-    """Names and tensors in `dtype`, in the given order, each on its device. Raises OSError if a file can't be read.
+    """Names and tensors, in the given order, each on its device. Raises OSError if a file can't be read.
+
+    They are in `dtype`, but those named in `unconverted` as stored.
 
     A tensor for a GPU goes through a pinned buffer of each thread and is converted to `dtype` there: host memory is
     bounded by `THREADS * BLOCK_BYTES`. One for the CPU is read into its own memory, in blocks if it is converted.
     """
-    waiting: deque[tuple[StoredTensor, Tensor, list[Future[None]]]] = deque()
+    waiting: deque[tuple[StoredTensor, Tensor, list[Future[None]], torch.dtype]] = deque()
     pool = ThreadPoolExecutor(THREADS, "weights")
     files: dict[Path, int] = {}
     try:
         for stored, device in wanted:
-            while waiting and sum(one.nbytes for one, _, _ in waiting) + stored.nbytes > AHEAD_BYTES:
-                yield _finished(*waiting.popleft(), dtype)
+            while waiting and sum(one.nbytes for one, *_ in waiting) + stored.nbytes > AHEAD_BYTES:
+                yield _finished(*waiting.popleft())
             if stored.file not in files:
                 files[stored.file] = os.open(stored.file, os.O_RDONLY)
-            tensor = torch.empty(stored.shape, dtype=dtype if device.type == "cpu" else stored.dtype, device=device)
+            final = stored.dtype if stored.name in unconverted else dtype
+            tensor = torch.empty(stored.shape, dtype=final if device.type == "cpu" else stored.dtype, device=device)
             blocks = tensor.view(-1).split(BLOCK_BYTES // stored.dtype.itemsize)
             offsets = range(stored.offset, stored.offset + stored.nbytes, BLOCK_BYTES)
             futures = [
                 pool.submit(_read_block, files[stored.file], offset, block, stored.dtype)
                 for offset, block in zip(offsets, blocks, strict=False)  # an empty tensor is one empty block
             ]
-            waiting.append((stored, tensor, futures))
+            waiting.append((stored, tensor, futures, final))
         while waiting:
-            yield _finished(*waiting.popleft(), dtype)
+            yield _finished(*waiting.popleft())
     finally:
         pool.shutdown(cancel_futures=True)
         for descriptor in files.values():

@@ -12,34 +12,47 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from serve_app.engine.model.compressed_tensors import CompressedTensors, Shapes, expand_weights, stored_shapes
 from serve_app.engine.model.quantization import device_to_read, materialize
 from serve_app.engine.model.shard_reader import StoredTensor, read_tensors, stored_tensors
 from serve_app.errors import InvalidRequest
-
-Shapes = dict[str, tuple[int, ...]]
 
 
 def fill_weights(
     network: nn.Module,
     folder: Path,
     original_name: Callable[[str], str],
-    ignored: Collection[str],
+    ignored: Collection[str] | None,
     dtype: torch.dtype,
     device: torch.device,
+    compression: CompressedTensors | None = None,
 ) -> None:
     """Load the weights in `folder` into a meta-device network, on `device` and in `dtype`.
 
     `original_name` maps a parameter to its tensor in the checkpoint; parameters of one tensor are its rows, in
-    the order of the network. Raises `InvalidRequest`, before any weight is read, if names or shapes differ from
-    those of the network.
+    the order of the network. `ignored` tensors are not read; None: all that are not the network's. `compression`
+    says how weights are stored compressed. Raises `InvalidRequest`, before any weight is read, if names or shapes
+    differ from those of the network.
     """
     parameters, parts = dict(network.named_parameters()), _parts(network, original_name)
-    stored = [tensor for file in shard_files(folder) for tensor in checked_tensors(file) if tensor.name not in ignored]
-    found = {tensor.name: tensor.shape for tensor in stored}
-    _compare(folder.name, original_shapes(network, original_name), found)
-    wanted = [(tensor, device_to_read(network, parts[tensor.name][0], device)) for tensor in stored]
+    stored = {tensor.name: tensor for file in shard_files(folder) for tensor in checked_tensors(file)}
+    weights = original_shapes(network, original_name)
+    compressed = compression.find(weights, stored) if compression else {}
+    expected = stored_shapes(weights, compressed)
+    unread = stored.keys() - expected.keys() if ignored is None else ignored
+    found = {name: tensor.shape for name, tensor in stored.items() if name not in unread}
+    _compare(folder.name, expected, found)
+    weight_of = {part: name for name, weight in compressed.items() for part in weight.parts}
+    together: dict[str, list[str]] = defaultdict(list)  # the parts of a weight
+    for part in found:
+        together[weight_of.get(part, part)].append(part)
+    wanted = [
+        (stored[part], device_to_read(network, parts[name][0], device))
+        for name, weight_parts in together.items()
+        for part in weight_parts
+    ]
     try:
-        for key, tensor in read_tensors(wanted, dtype):
+        for key, tensor in expand_weights(read_tensors(wanted, dtype, weight_of), compressed, dtype):
             names = parts[key]
             for name, rows in zip(names, tensor.split([parameters[name].shape[0] for name in names]), strict=True):
                 module, _, attribute = name.rpartition(".")

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers.utils import logging as transformers_logging
 
+from serve_app.engine.model.compressed_tensors import CompressedTensors
 from serve_app.engine.model.families.adapter import ModelAdapter
 from serve_app.engine.model.nf4 import expand_scales
 from serve_app.engine.model.quantization import Quantization, count_parameters
@@ -38,7 +39,7 @@ def load(folder: Path, settings: ModelSettings) -> LoadedModel:
     """Load the checkpoint in `folder`; raises `InvalidRequest` for a damaged checkpoint or wrong settings."""
     config = read_json(folder / "config.json")
     model = load_model(folder, settings)
-    stored = config.get("quantization_config") or {}
+    stored = {} if CompressedTensors.of(config) else config.get("quantization_config") or {}
     return LoadedModel(
         model,
         model_family(config, folder).adapter_class().vocabulary(folder, model.vocab_size),

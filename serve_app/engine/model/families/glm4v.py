@@ -21,6 +21,7 @@ from serve_app.checkpoint import image_processor_settings
 from serve_app.contracts import Picture, Prompt, Sampling
 from serve_app.engine.model import tower
 from serve_app.engine.model.attention import SLOT_ATTENTION
+from serve_app.engine.model.compressed_tensors import CompressedTensors
 from serve_app.engine.model.families.adapter import encode_one_by_one
 from serve_app.engine.model.quantization import Quantization
 from serve_app.engine.model.shards import checked_tensors, fill_weights, shard_files
@@ -70,20 +71,22 @@ class Glm4vAdapter:
         cls, folder: Path, config: dict[str, Any], dtype: torch.dtype, device: torch.device, quantization: Quantization
     ) -> Glm4vAdapter:
         """Read a folder of `transformers`' layout, raises `InvalidRequest` if it cannot be loaded."""
-        if config.get("quantization_config") is not None and quantization.kind != "none":
+        compression = CompressedTensors.of(config)
+        stored_quantized = config.get("quantization_config") is not None and compression is None
+        if stored_quantized and quantization.kind != "none":
             raise InvalidRequest(
                 "The checkpoint is quantized already. Set model.quantization to none.", param="model.quantization"
             )
         unquantized_modules = quantization.unquantized_modules("lm_head", "model.visual")
         stored = [tensor for file in shard_files(folder) for tensor in checked_tensors(file)]
-        stored_names = {tensor.name for tensor in stored}
-        model = _empty(folder)
+        model = empty_network(folder)
         # On a CPU the library maps files whose weights need no conversion, which reads nothing and takes no memory.
         copied = device.type != "cpu" or any(tensor.dtype != dtype for tensor in stored)
-        unquantized = quantization.kind == "none" and "quantization_config" not in config
-        if quantization.kind == "fp8" or (unquantized and copied and _is_complete(model, stored_names)):
+        unquantized = quantization.kind == "none" and not stored_quantized
+        ours = compression is not None or quantization.kind == "fp8"
+        if ours or (unquantized and copied and _is_complete(model, {tensor.name for tensor in stored})):
             quantization.replace_linears(model, dtype, unquantized_modules)
-            _fill(model, folder, stored_names, dtype, device)
+            _fill(model, folder, dtype, device, compression)
         else:
             model = _read(folder, dtype, device, quantization.for_transformers(dtype, unquantized_modules))
         return cls(model.eval(), folder, dtype, device)
@@ -230,13 +233,18 @@ def _read(folder: Path, dtype: torch.dtype, device: torch.device, quantization_c
     return model
 
 
-def _empty(folder: Path) -> Any:
-    """The model on the meta device, without values."""
-    from transformers import AutoConfig, AutoModelForImageTextToText
+def empty_network(folder: Path) -> Any:
+    """The model on the meta device, without values; raises OSError or ValueError for a wrong config."""
+    from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig
 
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config  # of the stored tensors
     with torch.device("meta"):
-        return AutoModelForImageTextToText.from_config(config)
+        model = AutoModelForImageTextToText.from_config(config)
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
+    return model
 
 
 def _is_complete(model: Any, stored_names: Set[str]) -> bool:
@@ -245,18 +253,15 @@ def _is_complete(model: Any, stored_names: Set[str]) -> bool:
     return stored_names >= set(parameters) and len(parameters) == len(list(model.parameters()))
 
 
-def _fill(model: Any, folder: Path, stored_names: Set[str], dtype: torch.dtype, device: torch.device) -> None:
+def _fill(
+    model: Any, folder: Path, dtype: torch.dtype, device: torch.device, compression: CompressedTensors | None
+) -> None:
     """Load the weights of an empty model; stored tensors that are not its own are ignored, as the library does."""
-    from transformers import GenerationConfig
-
-    unknown = stored_names - {name for name, _ in model.named_parameters()}
-    fill_weights(model, folder, original_name=lambda name: name, ignored=unknown, dtype=dtype, device=device)
+    fill_weights(model, folder, lambda name: name, None, dtype, device, compression)
     # Frequencies are no weights, and on the meta device they had no values.
     text, vision = model.config.text_config, model.config.vision_config
     model.model.language_model.rotary_emb = type(model.model.language_model.rotary_emb)(text).to(device)
     model.model.visual.rotary_pos_emb = type(model.model.visual.rotary_pos_emb)(vision).to(device)
-    if (folder / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
 
 
 def _image_starts(image_mask: NDArray[np.bool_], pictures: tuple[Picture, ...]) -> list[int]:
