@@ -127,8 +127,8 @@ def _quantization(context: CheckContext) -> Iterator[Finding]:
     method = stored.get("quant_method", "unknown")
     if context.is_expanded:
         kind = context.settings.model.quantization
-        then = "16 bits" if kind == "none" else f"16 bits, then quantized to {kind}"
-        yield ok("quantization", f"stored quantized by {method}, expanded to {then} while loading")
+        then = "" if kind == "none" else f", then quantized to {kind}"
+        yield ok("quantization", f"stored quantized by {method}, expanded while loading{then}")
     elif context.settings.model.quantization != "none":
         yield problem(
             "quantization",
