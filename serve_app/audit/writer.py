@@ -99,14 +99,17 @@ class AuditWriter:
             batch = [item for item in items if item is not None]
             try:
                 self._write(batch)
-                self._sync()
-                self._clean()
             except OSError as error:
                 self._fail(batch, error)
                 continue
             for item in batch:
                 item.written.set_result(None)
             self._meter.count(AUDIT_LINES, len(batch))
+            try:  # after the answers' lines: nobody waits for the disk
+                self._sync()
+                self._clean()
+            except OSError as error:
+                self._fail([], error)
         if self._file is not None:
             with suppress(OSError):
                 os.fsync(self._file)

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from serve_app.audit.verify import verify
 from serve_app.errors import AuditUnavailable
 from tests.audit.conftest import MakeWriter, write
 from tests.fakes import FakeMeter
+from tests.waiting import wait_until
 
 
 def kinds(file: Path) -> list[str]:
@@ -179,3 +181,36 @@ def test_a_line_that_can_not_be_written_as_json_fails_alone(make_writer: MakeWri
         bad.result(10)
     good.result(10)
     assert verify(folder).requests == 1
+
+
+def test_no_request_waits_for_the_disk_unless_each_line_is_forced_to_it(
+    make_writer: MakeWriter, folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    forced, is_slow = threading.Event(), threading.Event()
+
+    def slow_fsync(_: int) -> None:
+        is_slow.set()
+        assert forced.wait(10)
+
+    monkeypatch.setattr("serve_app.audit.writer.RETRY_S", 0.0)  # due after each batch
+    monkeypatch.setattr("os.fsync", slow_fsync)
+    written = make_writer(fsync="interval").write("request", {})
+    assert is_slow.wait(10)
+    assert written.done()
+    forced.set()
+
+
+def test_a_disk_that_fails_later_is_a_failure_of_the_log_and_not_of_the_lines_that_are_in_the_file(
+    make_writer: MakeWriter, monkeypatch: pytest.MonkeyPatch
+):
+    def failing_fsync(_: int) -> None:
+        raise OSError("the disk failed")
+
+    monkeypatch.setattr("serve_app.audit.writer.RETRY_S", 0.001)
+    monkeypatch.setattr("os.fsync", failing_fsync)
+    meter = FakeMeter()
+    writer = make_writer(meter, fsync="interval")
+    time.sleep(0.01)
+    writer.write("request", {}).result(5)
+    wait_until(lambda: meter.counts["glm_audit_failures_total",] > 0, 5, "no failure is counted", 0.01)
+    monkeypatch.undo()
