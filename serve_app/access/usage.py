@@ -22,6 +22,7 @@ KEPT_DAYS: Final = 35
 DAY_S: Final = 86_400
 PREFIX: Final = "glm:usage"
 STORE_TIMEOUT_S: Final = 1.0  # nobody waits for it but GET /v1/usage
+GATHER_S: Final = 0.5  # what is recorded within this time is added together
 _log = logging.getLogger("glm.access.usage")
 
 
@@ -91,40 +92,54 @@ class RedisUsage:
 
 
 class UsageRecorder:
-    """Adds what requests have used to the store, in the background, and to the metrics."""
+    """Adds what requests have used to the store, in the background, and to the metrics.
+
+    Use that is recorded within `GATHER_S` after other use is added together with what comes until then: under load,
+    Redis gets two messages a second for each caller, not one for each request.
+    """
 
     def __init__(self, store: UsageStore, meter: Meter, now: Callable[[], float], *, timeout_s: float) -> None:
         self._store = store
         self._meter = meter
         self._now = now
         self._timeout_s = timeout_s
-        self._adding: set[asyncio.Task[None]] = set()
+        self._recorded: dict[tuple[str, str, str], Used] = {}  # day, tenant and caller -> what is not added yet
+        self._adding: asyncio.Task[None] | None = None
 
     def record(self, caller: Caller, used: Used) -> None:
         """Returns at once; needs a running event loop."""
         label = caller.metric_class
         self._meter.count(CALLER_TOKENS, used.prompt_tokens + used.completion_tokens, tenant_class=label)
         self._meter.count(CALLER_DEVICE_SECONDS, used.device_ms / 1e3, tenant_class=label)
-        task = asyncio.create_task(self._add(caller, used))
-        self._adding.add(task)
-        task.add_done_callback(self._adding.discard)
+        key = (_day(self._now()), caller.tenant, caller.id)
+        self._recorded[key] = self._recorded.get(key, Used()) + used
+        if self._adding is None or self._adding.done():
+            self._adding = asyncio.create_task(self._add_from_time_to_time())
 
     async def of_caller(self, caller: Caller) -> Days:
         """Use of each of the last days that had any, the newest first. Raises ConnectionError or TimeoutError."""
         today = self._now()
         days = [_day(today - age * DAY_S) for age in range(KEPT_DAYS)]
+        await asyncio.shield(asyncio.create_task(self._add_recorded()))  # also if this request is cancelled
         async with asyncio.timeout(self._timeout_s):
             try:
                 return await self._store.of_caller(days, caller.tenant, caller.id)
             except RedisError as error:
                 raise ConnectionError(str(error)) from error
 
-    async def _add(self, caller: Caller, used: Used) -> None:
+    async def _add_from_time_to_time(self) -> None:
+        while self._recorded:
+            await self._add_recorded()
+            await asyncio.sleep(GATHER_S)
+
+    async def _add_recorded(self) -> None:
+        recorded, self._recorded = self._recorded, {}
         try:
             async with asyncio.timeout(self._timeout_s):
-                await self._store.add(_day(self._now()), caller.tenant, caller.id, used)
+                for (day, tenant, caller), used in recorded.items():
+                    await self._store.add(day, tenant, caller, used)
         except (TimeoutError, OSError, RedisError) as error:
-            _log.warning("The use of a request could not be recorded: %s.", type(error).__name__)
+            _log.warning("The use of some requests could not be recorded: %s.", type(error).__name__)
 
 
 def usage_recorder(settings: LimitSettings, meter: Meter, now: Callable[[], float]) -> UsageRecorder:

@@ -6,8 +6,9 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from redis.asyncio import Redis
 
-from serve_app.access.usage import DAY_S, KEPT_DAYS, UsageRecorder, Used, usage_recorder
+from serve_app.access.usage import DAY_S, GATHER_S, KEPT_DAYS, UsageRecorder, Used, usage_recorder
 from serve_app.caller import Caller
 from serve_app.settings_access import LimitSettings
 from tests.access.clock import Clock
@@ -42,6 +43,30 @@ async def test_use_is_added_up_by_caller_tenant_and_day(settings: LimitSettings)
     assert await usage.of_caller(Caller("nobody")) == {}
     clock.now += KEPT_DAYS * DAY_S
     assert await usage.of_caller(shop) == {}
+
+
+async def test_use_of_many_requests_at_once_is_added_together(redis: RedisServer) -> None:
+    usage = recorder(LimitSettings(redis_url=redis.url), Clock(NOON))
+    async with Redis.from_url(redis.url) as client:
+        await usage.of_caller(Caller("shop"))  # connects
+        before = await client.info("stats")
+        for _ in range(50):
+            usage.record(Caller("shop"), USED)
+            await asyncio.sleep(0.002)
+        await asyncio.sleep(2 * GATHER_S)
+        after = await client.info("stats")
+    assert after["total_reads_processed"] - before["total_reads_processed"] <= 3 + 1  # and the look at the numbers
+    assert (await usage.of_caller(Caller("shop")))["2027-01-15"].requests == 50
+
+
+async def test_a_reader_that_leaves_loses_no_use(redis: RedisServer) -> None:
+    usage, shop = recorder(LimitSettings(redis_url=redis.url), Clock(NOON)), Caller("shop")
+    usage.record(shop, USED)
+    reading = asyncio.create_task(usage.of_caller(shop))
+    await asyncio.sleep(0)
+    reading.cancel()
+    await asyncio.sleep(0.1)
+    assert await usage.of_caller(shop) == {"2027-01-15": USED}
 
 
 async def test_names_with_separators_are_different_callers(settings: LimitSettings) -> None:
