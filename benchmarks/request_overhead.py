@@ -4,7 +4,8 @@ Method: two services (`glm-serve up`, demo model) run at the same time, one with
 on: a key with four limits, the answer cache, the audit log in required mode. Each turn asks one of them, then the
 other, in changing order; the one that is not asked is idle. Every question is new and has one token of answer, so the
 part of the model is as small as it can be. Differences are paired: those of the medians of one turn. Reported is their
-median over all turns, and that of the ratios of requests a second.
+median over all turns, and that of the ratios of requests a second. On a machine that also does other work, turns differ
+by much more than what is measured; the CPU time of the ingress per request, which does all of this, does not.
 
     python -m benchmarks.request_overhead                  # limits and cache in the process
     python -m benchmarks.request_overhead --redis          # in a `redis-server` on this machine
@@ -21,11 +22,13 @@ import json
 import statistics
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
+import psutil
 
 from benchmarks.endpoint import CHAT
 from benchmarks.peers import server as peers
@@ -56,8 +59,8 @@ def settings_on(folder: Path, redis_url: str) -> tuple[dict[str, str], str]:
     return settings, key
 
 
-async def ask(client: httpx.AsyncClient, seconds: float, callers: int) -> tuple[float, float]:
-    """(median of the latency in ms, requests/s) of a closed loop."""
+async def ask(client: httpx.AsyncClient, seconds: float, callers: int) -> tuple[float, float, int]:
+    """(median of the latency in ms, requests/s, requests) of a closed loop."""
     latencies_ms: list[float] = []
     began = time.perf_counter()
 
@@ -69,12 +72,13 @@ async def ask(client: httpx.AsyncClient, seconds: float, callers: int) -> tuple[
             latencies_ms.append((time.perf_counter() - sent) * 1000)
 
     await asyncio.gather(*(caller() for _ in range(callers)))
-    return statistics.median(latencies_ms), len(latencies_ms) / (time.perf_counter() - began)
+    return statistics.median(latencies_ms), len(latencies_ms) / (time.perf_counter() - began), len(latencies_ms)
 
 
 async def compare(off: str, on: str, key: str, turns: int, seconds: float, callers: int) -> dict[str, float]:
     """Medians of the turns' differences and ratios with so many callers."""
     extra_ms, ratios, off_ms, off_per_s = [], [], [], []
+    cpu_before_s, answered = [ingress_cpu_s(base) for base in (off, on)], Counter[httpx.AsyncClient]()
     async with (
         httpx.AsyncClient(base_url=off, timeout=60) as without,
         httpx.AsyncClient(base_url=on, timeout=60, headers={"Authorization": f"Bearer {key}"}) as with_all,
@@ -83,10 +87,15 @@ async def compare(off: str, on: str, key: str, turns: int, seconds: float, calle
             pair = {}
             for client in (without, with_all) if turn % 2 else (with_all, without):
                 pair[client] = await ask(client, seconds, callers)
+                answered[client] += pair[client][2]
             extra_ms.append(pair[with_all][0] - pair[without][0])
             ratios.append(pair[with_all][1] / pair[without][1])
             off_ms.append(pair[without][0])
             off_per_s.append(pair[without][1])
+    cpu_ms = [
+        (ingress_cpu_s(base) - before_s) * 1000 / answered[client]
+        for base, before_s, client in zip((off, on), cpu_before_s, (without, with_all), strict=True)
+    ]
     return {
         "off_ms_p50": round(statistics.median(off_ms), 2),
         "added_ms_p50": round(statistics.median(extra_ms), 2),
@@ -94,7 +103,17 @@ async def compare(off: str, on: str, key: str, turns: int, seconds: float, calle
         "added_ms_highest": round(max(extra_ms), 2),
         "off_requests_per_s": round(statistics.median(off_per_s), 1),
         "requests_per_s_ratio": round(statistics.median(ratios), 4),
+        "off_ingress_cpu_ms": round(cpu_ms[0], 2),  # of one request
+        "added_ingress_cpu_ms": round(cpu_ms[1] - cpu_ms[0], 2),
     }
+
+
+def ingress_cpu_s(base: str) -> float:
+    """CPU seconds that the process that listens on this address has used."""
+    port = httpx.URL(base).port
+    listening = (each for each in psutil.net_connections("tcp") if each.status == psutil.CONN_LISTEN)
+    ticks = (psutil.Process(each.pid).cpu_times() for each in listening if each.laddr.port == port and each.pid)
+    return max((used.user + used.system for used in ticks), default=0.0)
 
 
 def services(stack: ExitStack, port: int, redis: bool) -> Iterator[str]:
