@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any, Final, TypeAlias, TypeVar, cast
@@ -123,7 +124,7 @@ class SharedCounters:
 
     After a failure Redis is not used until it has responded to a ping; leases that could not be released are then.
     What Redis counts for this process is counted here too: a replica that has to count for itself does not begin with
-    an empty window.
+    an empty window. What it has counted for itself is counted in Redis when that responds again.
     """
 
     def __init__(self, redis: RedisCounters, meter: Meter, *, timeout_s: float) -> None:
@@ -133,14 +134,17 @@ class SharedCounters:
         self._timeout_s = timeout_s
         self._recovering: asyncio.Task[None] | None = None
         self._unreleased: list[tuple[str, str]] = []
-        self._releasing: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[None]] = set()
         self._local_leases: set[tuple[str, str]] = set()
+        self._missed: dict[LimitOfKey, tuple[float, int]] = {}  # by Redis: since when (time.time), and how much
 
     async def hit(self, limit: RateLimitItemPerSecond, key: str, amount: int) -> Hit:
         async def hit(counters: Counters) -> Hit:
             result = await counters.hit(limit, key, amount)
             if counters is not self._local:
                 await self._copy(limit, key, amount, allowed=result.allowed)
+            elif result.allowed:
+                self._note_missed(limit, key, amount)
             return result
 
         return await self._try(hit)
@@ -150,6 +154,8 @@ class SharedCounters:
             await counters.record(limit, key, amount)
             if counters is not self._local:
                 await self._local.record(limit, key, amount)
+            else:
+                self._note_missed(limit, key, amount)
 
         await self._try(record)
 
@@ -158,6 +164,8 @@ class SharedCounters:
             await counters.give_back(limit, key, amount, age_s)
             if counters is not self._local:
                 await self._local.give_back(limit, key, amount, age_s)
+            else:
+                self._note_missed(limit, key, -amount)
 
         await self._try(give_back)
 
@@ -178,9 +186,7 @@ class SharedCounters:
                 try:
                     return await counters.acquire(key, limit, lease, ttl_s)
                 except BaseException:  # also that the request was cancelled; Redis may still do it
-                    releasing = asyncio.create_task(self._release_in_redis(key, lease))
-                    self._releasing.add(releasing)
-                    releasing.add_done_callback(self._releasing.discard)
+                    self._start(self._release_in_redis(key, lease))
                     raise
             if acquired := await counters.acquire(key, limit, lease, ttl_s):
                 self._local_leases.add((key, lease))
@@ -248,7 +254,32 @@ class SharedCounters:
                 break
         self._meter.set(LIMIT_STORE_DOWN, 0)
         self._recovering = None
+        self._start(self._count_missed())  # now that nothing is added to it
         _log.info("Redis of the limits responds again.")
+
+    def _note_missed(self, limit: RateLimitItemPerSecond, key: str, amount: int) -> None:
+        """Remembers what was counted here only, for as long as a window."""
+        now = time.time()
+        since, missed = self._missed.get((limit, key), (now, 0))
+        if now - since > limit.get_expiry():
+            since, missed = now, 0
+        self._missed[limit, key] = since, missed + amount
+
+    async def _count_missed(self) -> None:
+        while self._missed and self._recovering is None:
+            (limit, key), (since, amount) = self._missed.popitem()
+            if amount <= 0 or time.time() - since > limit.get_expiry():
+                continue
+            try:
+                await self._in_time(self._redis.record(limit, key, amount))
+            except REDIS_FAILURES as error:
+                self._note_missed(limit, key, amount)
+                self._start_recovery(error)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
     async def _ping(self) -> None:
         await cast(Awaitable[bool], self._redis.redis.ping())
