@@ -279,25 +279,24 @@ def test_logprobs_are_the_models_own_whatever_the_rules() -> None:
     assert third.logprob.logprob == pytest.approx(float(expected[2].max()))
 
 
-@settings(max_examples=40, deadline=None)
-@given(rules, st.integers(0, 2**31), st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=5))
-def test_rows_of_a_draft_draw_what_one_row_after_the_other_draws(rule: Sampling, seed: int, likely: list[int]) -> None:
-    """Tokens, log probabilities and the counts of penalties, whether the draft is right or not."""
+@settings(max_examples=60, deadline=None)
+@given(rules, st.integers(0, 2**31), st.integers(2, 6), st.integers(0, 6))
+def test_rows_of_a_draft_are_sampled_as_one_after_the_other(rule: Sampling, seed: int, length: int, wrong: int) -> None:
+    """Tokens, log probabilities and the counts of penalties, up to the first wrong token of the draft."""
     rule = replace(rule, min_tokens=0)
-    logits = torch.randn(len(likely) + 1, VOCAB, generator=torch.Generator().manual_seed(seed)) * 3
-    logits[torch.arange(len(likely)), torch.tensor(likely)] += 6.0
+    logits = torch.randn(length + 1, VOCAB, generator=torch.Generator().manual_seed(seed)) * 3
     alone, drafting = sampler(), sampler()
     for one in (alone, drafting):
         one.prepare_row(sequence(0, rule))
-    row = sequence(0, rule, seed)
-    expected = []
-    for place in range(len(logits)):
+    row, expected = sequence(0, rule, seed), []
+    for place in range(min(length, wrong) + 1):
         expected += alone.sample(logits[place : place + 1], next_samples([row])).read()
         row.generated.append(ids(expected)[-1])  # type: ignore[arg-type]
-        if place < len(likely) and row.generated[-1] != likely[place]:
-            break
+    draft = [*row.generated, *[0] * length][:length]
+    if wrong < length:
+        draft[wrong] = (draft[wrong] + 1) % VOCAB
     row = sequence(0, rule, seed)
-    samples = [Sample(row, place, tuple(likely[:place])) for place in range(len(logits))]
+    samples = [Sample(row, place, tuple(draft[:place])) for place in range(length + 1)]
     assert drafting.sample(logits, samples).read()[: len(expected)] == expected
     if drafting._counts is not None and alone._counts is not None:
         assert torch.equal(drafting._counts, alone._counts)
