@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ray import serve
 from ray.serve._private import replica as serve_replica
@@ -15,6 +15,9 @@ from serve_app.metrics import RayMeter
 from serve_app.read_ahead import read_ahead
 from serve_app.replies import EngineEvent, ModelCard
 from serve_app.settings import EngineSettings, MetricsSettings, ModelSettings
+
+if TYPE_CHECKING:
+    from serve_app.engine.replica import EngineReplica
 
 # Prompts have megabytes of pixels. By default gRPC begins each message with a small window and measures the bandwidth,
 # which took 11 to 24 ms for 3.8 MB on one machine; with a fixed window of 4 MiB it took 6 to 12 ms.
@@ -30,6 +33,17 @@ def _create_server_for_large_messages(*, options: Sequence[tuple[str, Any]] = ()
 serve_replica.create_grpc_server_with_interceptors = _create_server_for_large_messages
 
 
+def _load(model: ModelSettings, engine: EngineSettings, metrics: MetricsSettings) -> "EngineReplica":
+    """The engine's replica. Not a method: Ray pickles the class itself by value, and this function by its name.
+
+    So the replica's process imports this module, with the server above, before Serve creates its own.
+    """
+    read_ahead(checkpoint_folder(model))  # while the next line imports torch, which only this process needs
+    from serve_app.engine.replica import EngineReplica
+
+    return EngineReplica(model, engine, metrics, RayMeter())
+
+
 @serve.deployment(
     name="engine",
     # Admission is the engine's own (slots and queue, reported as `overloaded`); Serve must not queue requests.
@@ -42,12 +56,9 @@ class EngineDeployment:
     """Model replicas; each batches continuously over its own slots."""
 
     def __init__(self, model: ModelSettings, engine: EngineSettings, metrics: MetricsSettings) -> None:
-        read_ahead(checkpoint_folder(model))  # while the next line imports torch, which only this process needs
-        from serve_app.engine.replica import EngineReplica
-
         join_serve_log()
         self._in_flight = InFlight(folder_of_pod())
-        self._replica = EngineReplica(model, engine, metrics, RayMeter())
+        self._replica: EngineReplica = _load(model, engine, metrics)
 
     async def generate(self, prompt: Prompt) -> AsyncGenerator[EngineEvent, None]:
         """Events of one answer, or that pixels are needed."""

@@ -19,7 +19,7 @@ from torch import Tensor
 
 THREADS: Final = 8
 BLOCK_BYTES: Final = 16 * 2**20  # that a thread reads at a time; for a GPU also the size of its pinned buffer
-AHEAD_BYTES: Final = 2**30  # of tensors, at least one, that are read before the caller takes them
+AHEAD_BYTES: Final = 2**30
 
 _DTYPES: Final = {
     "F64": torch.float64,
@@ -75,11 +75,15 @@ def stored_tensors(file: Path) -> list[StoredTensor]:
 
 
 def read_tensors(
-    wanted: Iterable[tuple[StoredTensor, torch.device]], dtype: torch.dtype, unconverted: Collection[str] = ()
+    wanted: Iterable[tuple[StoredTensor, torch.device]],
+    dtype: torch.dtype,
+    unconverted: Collection[str] = (),
+    ahead_bytes: int = AHEAD_BYTES,
 ) -> Iterator[tuple[str, Tensor]]:
     """Names and tensors, in the given order, each on its device. Raises OSError if a file can't be read.
 
-    They are in `dtype`, but those named in `unconverted` as stored.
+    They are in `dtype`, but those named in `unconverted` as stored. `ahead_bytes` of tensors, or one tensor, are read
+    before the caller takes the first of them.
 
     A tensor for a GPU goes through a pinned buffer of each thread and is converted to `dtype` there: host memory is
     bounded by `THREADS * BLOCK_BYTES`. One for the CPU is read into its own memory, in blocks if it is converted.
@@ -89,7 +93,7 @@ def read_tensors(
     files: dict[Path, int] = {}
     try:
         for stored, device in wanted:
-            while waiting and sum(one.nbytes for one, *_ in waiting) + stored.nbytes > AHEAD_BYTES:
+            while waiting and sum(one.nbytes for one, *_ in waiting) + stored.nbytes > ahead_bytes:
                 yield _finished(*waiting.popleft())
             if stored.file not in files:
                 files[stored.file] = os.open(stored.file, os.O_RDONLY)
