@@ -1,4 +1,4 @@
-"""Checkpoints in the compressed-tensors format: which tensors each weight is stored as, and its expansion.
+"""Checkpoints in the compressed-tensors format: how each weight is stored, and its expansion.
 
 Weights are expanded while they are read; `model.quantization` then decides as for any other checkpoint. The inputs
 of products are not rounded as the checkpoint's config describes. The format is that of the package
