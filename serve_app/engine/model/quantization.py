@@ -126,7 +126,7 @@ class Quantization:
 
 
 def device_to_read(network: nn.Module, name: str, device: torch.device) -> torch.device:
-    """Where the values of a parameter are read to; bitsandbytes quantizes INT8 weights as it copies them from the CPU."""
+    """Where the values of a parameter are read to; bitsandbytes quantizes INT8 weights as it copies them to the GPU."""
     module, _, attribute = name.rpartition(".")
     bitsandbytes_own = type(getattr(network.get_submodule(module), attribute)) is not nn.Parameter
     return torch.device("cpu") if bitsandbytes_own else device
