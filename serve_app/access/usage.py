@@ -105,6 +105,7 @@ class UsageRecorder:
         self._timeout_s = timeout_s
         self._recorded: dict[tuple[str, str, str], Used] = {}  # day, tenant and caller -> what is not added yet
         self._adding: asyncio.Task[None] | None = None
+        self._lock = asyncio.Lock()  # a reader waits for what is being added
 
     def record(self, caller: Caller, used: Used) -> None:
         """Returns at once; needs a running event loop."""
@@ -133,13 +134,14 @@ class UsageRecorder:
             await asyncio.sleep(GATHER_S)
 
     async def _add_recorded(self) -> None:
-        recorded, self._recorded = self._recorded, {}
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                for (day, tenant, caller), used in recorded.items():
-                    await self._store.add(day, tenant, caller, used)
-        except (TimeoutError, OSError, RedisError) as error:
-            _log.warning("The use of some requests could not be recorded: %s.", type(error).__name__)
+        async with self._lock:
+            recorded, self._recorded = self._recorded, {}
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    for (day, tenant, caller), used in recorded.items():
+                        await self._store.add(day, tenant, caller, used)
+            except (TimeoutError, OSError, RedisError) as error:
+                _log.warning("The use of some requests could not be recorded: %s.", type(error).__name__)
 
 
 def usage_recorder(settings: LimitSettings, meter: Meter, now: Callable[[], float]) -> UsageRecorder:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from serve_app.access.usage import DAY_S, GATHER_S, KEPT_DAYS, UsageRecorder, Used, usage_recorder
+from serve_app.access.usage import DAY_S, GATHER_S, KEPT_DAYS, LocalUsage, UsageRecorder, Used, usage_recorder
 from serve_app.caller import Caller
 from serve_app.settings_access import LimitSettings
 from tests.access.clock import Clock
@@ -57,6 +57,19 @@ async def test_use_of_many_requests_at_once_is_added_together(redis: RedisServer
         after = await client.info("stats")
     assert after["total_reads_processed"] - before["total_reads_processed"] <= 3 + 1  # and the look at the numbers
     assert (await usage.of_caller(Caller("shop")))["2027-01-15"].requests == 50
+
+
+async def test_a_reader_waits_for_use_that_is_being_added() -> None:
+    class SlowUsage(LocalUsage):
+        async def add(self, day: str, tenant: str, caller: str, used: Used) -> None:
+            await asyncio.sleep(0.05)
+            await super().add(day, tenant, caller, used)
+
+    usage = UsageRecorder(SlowUsage(), FakeMeter(), Clock(NOON), timeout_s=5)
+    shop = Caller("shop", "acme")
+    usage.record(shop, USED)
+    await asyncio.sleep(0.01)  # the background has taken it and waits for the store
+    assert await usage.of_caller(shop) == {"2027-01-15": USED}
 
 
 async def test_a_reader_that_leaves_loses_no_use(redis: RedisServer) -> None:
