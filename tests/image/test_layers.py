@@ -30,7 +30,7 @@ def test_a_change_of_ours_changes_the_last_layer_alone(
     assert after[-1] != before[-1]
 
 
-def test_the_gpu_target_differs_in_its_libraries_and_what_it_tells_the_node(
+def test_the_gpu_target_differs_in_its_libraries_what_it_tells_the_node_and_where_it_keeps_kernels(
     containers: Containers, image: str, unique_tag: str, tmp_path: Path
 ):
     """With a lock of one package: the CUDA wheels are gigabytes, and nothing here could run them."""
@@ -44,8 +44,9 @@ def test_the_gpu_target_differs_in_its_libraries_and_what_it_tells_the_node(
         gpu, cpu = (containers.inspect(each)["Config"] for each in (unique_tag, image))
     finally:
         containers.podman("rmi", "--force", unique_tag, check=False)
-    told = {"NVIDIA_VISIBLE_DEVICES=all", "NVIDIA_DRIVER_CAPABILITIES=compute,utility"}
-    assert set(gpu.pop("Env")) - set(cpu.pop("Env")) == told
+    for_node = {"NVIDIA_VISIBLE_DEVICES=all", "NVIDIA_DRIVER_CAPABILITIES=compute,utility"}
+    kernels = "TRITON_CACHE_DIR=/models/triton"  # beside the models, so that a new pod compiles nothing
+    assert set(gpu.pop("Env")) - set(cpu.pop("Env")) == for_node | {kernels}
     assert gpu == cpu
 
 
