@@ -10,6 +10,7 @@ import httpx
 import pytest
 from starlette.types import Message
 
+from serve_app.access.usage import GATHER_S
 from serve_app.ingress.disconnect import stop_running_work
 from tests.fakes import FakeAnswer, FakeMeter
 from tests.ingress.client import PNG, MakeClient, chat, make_app, soon
@@ -100,6 +101,7 @@ async def test_a_cancelled_task_closes_the_answer_as_under_ray_serve(path: str, 
     assert meter.counts[CANCELLED] == 1
     assert meter.counts["glm_requests_total", path, "499"] == 1
     assert [message["type"] for message in sent[:1]] == (["http.response.start"] if stream else [])
+    await asyncio.sleep(GATHER_S + 0.1)  # what the request used is gathered for so long
     assert len(asyncio.all_tasks()) == 1
 
 
