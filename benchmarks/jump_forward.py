@@ -208,7 +208,7 @@ class Script:
     def keep(self, slots: torch.Tensor, token_ids: torch.Tensor) -> None:
         """Nothing."""
 
-    def pays(self, rows: int, drafts: list[Chunk], with_prompts: bool) -> bool:
+    def drafts_save_time(self, rows: int, drafts: list[Chunk], with_prompts: bool) -> bool:
         return True
 
     def forward(self, rows: list[Sequence], chunks: list[Chunk]) -> torch.Tensor:

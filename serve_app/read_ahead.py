@@ -1,4 +1,4 @@
-"""Reads the weights once in the background: the engine then finds them in the kernel's cache of files"""
+"""Reads the weights once in the background: the engine then finds them in the kernel's file cache."""
 
 from __future__ import annotations
 

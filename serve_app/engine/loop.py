@@ -81,15 +81,15 @@ class EngineLoop:
     def submit(self, sequence: Sequence) -> None:
         """Queue a sequence of `admission`; its sink gets the events, from the loop's thread or from `dispatch`.
 
-        If pixels are surely missing, the sink gets that at once, and the sequence is not queued.
-        Raises EngineFailed if the loop has ended.
+        Nothing is queued if pixels are surely missing: the sink gets `PixelsNeeded`. Raises EngineFailed after the end.
         """
         sequence.arrived = self._clock()
         sequence.page_keys = self._model.page_keys(sequence.prompt)
-        others = [*self._active.values(), *(one for one in list(self._inbox) if isinstance(one, Sequence))]
-        if needed := surely_missing(sequence, self._features, self._scheduler, others, self._meter):
-            sequence.sink(needed)
-            return
+        if not sequence.prompt.has_all_pixels:
+            others = [*self._active.values(), *(one for one in list(self._inbox) if isinstance(one, Sequence))]
+            if needed := surely_missing(sequence, self._features, self._scheduler, others, self._meter):
+                sequence.sink(needed)
+                return
         self._inbox.append(sequence)
         self._wake.set()
         if self._stopping or self.failure is not None:  # checked last: either the loop reads the inbox or we raise
@@ -129,8 +129,8 @@ class EngineLoop:
             self._start(sequence)
         for sequence in added:
             waits = self._active.get(sequence.id) is sequence and sequence.slot < 0
-            if waits and not sequence.prompt.has_all_pixels:
-                self._ask_for_pixels(sequence, ask_for_pixels(sequence, self._meter))
+            if waits and (needed := ask_for_pixels(sequence, self._meter)):
+                self._ask_for_pixels(sequence, needed)
         busy = self._launched is not None or not self._scheduler.idle
         if busy:
             if self._model.mixes_prefill_and_decode:

@@ -68,7 +68,7 @@ class ModelBackend(Protocol):
         """Remember the tokens (rows,) sampled for slots (rows,): the next step of a row in flight begins with them."""
         ...
 
-    def pays(self, rows: int, drafts: list[Chunk], with_prompts: bool) -> bool:
+    def drafts_save_time(self, rows: int, drafts: list[Chunk], with_prompts: bool) -> bool:
         """Whether a step of so many sequences is worth its time with these drafts; it may have prompt chunks too."""
         ...
 
@@ -126,9 +126,9 @@ class StepExecutor:
         return [(s, self._to_service_error(error)) for s, error in failures]
 
     def draft(self, decoding: list[Sequence], with_prompts: bool) -> tuple[list[Sequence], list[Chunk]]:
-        """The sequences that decode one token in this step, and the drafts of the others if they pay."""
+        """The sequences that decode one token in this step, and the drafts of the others if they save time."""
         drafts = self._scheduler.drafts(decoding)
-        if not drafts or not self._model.pays(len(decoding), drafts, with_prompts):
+        if not drafts or not self._model.drafts_save_time(len(decoding), drafts, with_prompts):
             return decoding, []
         drafted = {draft.sequence for draft in drafts}
         return [sequence for sequence in decoding if sequence not in drafted], drafts

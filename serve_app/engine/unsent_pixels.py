@@ -27,7 +27,7 @@ def find_unsent(
     """
     if sequence.prompt.has_all_pixels:
         return None
-    unsent = [picture.digest for picture in sequence.prompt.pictures if not picture.is_sent]
+    unsent = _unsent(sequence)
     sent: dict[str, Picture] | None = None
     missing: list[str] = []
     for digest in dict.fromkeys(picture.digest for picture in sequence.needed if not picture.is_sent):
@@ -41,9 +41,7 @@ def find_unsent(
             _take_pixels(sequence, sent[digest])
         else:
             missing.append(digest)
-    for digest in unsent:
-        meter.count(metrics.PICTURES_WITHOUT_PIXELS, result="needed" if digest in missing else "known")
-    return PixelsNeeded(tuple(missing)) if missing else None
+    return _reply(unsent, missing, meter)
 
 
 def surely_missing(
@@ -55,21 +53,28 @@ def surely_missing(
     """
     if sequence.prompt.has_all_pixels or scheduler.knows_page(sequence.page_keys):
         return None
-    unsent = [picture.digest for picture in sequence.prompt.pictures if not picture.is_sent]
+    unsent = _unsent(sequence)
     sent = {p.digest for s in (sequence, *others) for p in s.prompt.pictures if p.is_sent}
-    missing = tuple(digest for digest in dict.fromkeys(unsent) if digest not in features and digest not in sent)
-    if not missing:
-        return None
+    missing = [digest for digest in dict.fromkeys(unsent) if digest not in features and digest not in sent]
+    return _reply(unsent, missing, meter) if missing else None  # else `find_unsent` counts them
+
+
+def ask_for_pixels(sequence: Sequence, meter: metrics.Meter) -> PixelsNeeded | None:
+    """The reply to a sequence that has to wait: what replaces its pixels could be evicted meanwhile."""
+    unsent = _unsent(sequence)
+    return _reply(unsent, list(dict.fromkeys(unsent)), meter)
+
+
+def _unsent(sequence: Sequence) -> list[str]:
+    """Digests of the pictures whose pixels were not sent."""
+    return [picture.digest for picture in sequence.prompt.pictures if not picture.is_sent]
+
+
+def _reply(unsent: list[str], missing: list[str], meter: metrics.Meter) -> PixelsNeeded | None:
+    """Count the pictures that came without pixels, and ask for the missing ones; None if none are missing."""
     for digest in unsent:
         meter.count(metrics.PICTURES_WITHOUT_PIXELS, result="needed" if digest in missing else "known")
-    return PixelsNeeded(missing)
-
-
-def ask_for_pixels(sequence: Sequence, meter: metrics.Meter) -> PixelsNeeded:
-    """The reply to a sequence that has to wait: what replaces its pixels could be evicted meanwhile."""
-    unsent = [picture.digest for picture in sequence.prompt.pictures if not picture.is_sent]
-    meter.count(metrics.PICTURES_WITHOUT_PIXELS, len(unsent), result="needed")
-    return PixelsNeeded(tuple(dict.fromkeys(unsent)))
+    return PixelsNeeded(tuple(missing)) if missing else None
 
 
 def _take_pixels(sequence: Sequence, sent: Picture) -> None:

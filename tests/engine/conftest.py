@@ -226,7 +226,7 @@ class CountingModel:
                 logits.append(self.logits(chunk.sequence, [*before, *chunk.drafted[: place + 1]]))
         return torch.cat(logits) if logits else torch.empty(0, self.vocab_size)
 
-    def pays(self, rows: int, drafts: list[Chunk], with_prompts: bool) -> bool:
+    def drafts_save_time(self, rows: int, drafts: list[Chunk], with_prompts: bool) -> bool:
         return True
 
     def keep(self, slots: torch.Tensor, token_ids: torch.Tensor) -> None:

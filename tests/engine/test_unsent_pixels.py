@@ -197,7 +197,8 @@ def test_pictures_without_pixels_are_counted_by_their_result(ahead: bool) -> Non
     b.ask("waits", pictures=unsent(known, known))
     b.ask("evicted", pictures=unsent(known))
     b.run()
-    assert counted == [("known", 1.0), ("needed", 1.0), ("known", 1.0), ("needed", 2), ("needed", 1)]
+    second_and_third = [("known", 1.0), ("needed", 1.0), ("known", 1.0)]
+    assert counted == [*second_and_third, *[("needed", 1.0)] * 2, ("needed", 1.0)]
 
 
 class ContentModel(CountingModel):

@@ -122,10 +122,10 @@ class PagedRunner(Runner):
             return self._graphs.replay(steps, 0)[: len(rows)]
         return self._mixed(rows, steps, chunks)
 
-    def pays(self, rows: int, drafts: list[Chunk], with_prompts: bool) -> bool:
-        """Drafts are pieces: a few pay where a step has pieces anyway, others if a step's tokens grow as its time does.
+    def drafts_save_time(self, rows: int, drafts: list[Chunk], with_prompts: bool) -> bool:
+        """Drafts are pieces: a few save time where a step has pieces anyway.
 
-        A captured step has room for 15 pieces, those of prompts included.
+        Others do if a step's tokens grow as its time does. A captured step has room for 15 pieces, also of prompts.
         """
         drafted = sum(len(draft.drafted) - 1 for draft in drafts)
         return (with_prompts and len(drafts) <= PIECES // 2) or rows + drafted >= _COST_OF_PIECES * rows

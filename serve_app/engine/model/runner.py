@@ -91,7 +91,7 @@ class Runner(ABC):
         """Logits (samples, vocab) after the newest token of `rows`, then the last `logits` tokens of each chunk."""
 
     @abstractmethod
-    def pays(self, rows: int, drafts: list[Chunk], with_prompts: bool) -> bool:
+    def drafts_save_time(self, rows: int, drafts: list[Chunk], with_prompts: bool) -> bool:
         """Whether a step of so many sequences is worth its time with these drafts; it may have prompt chunks too."""
 
     @abstractmethod

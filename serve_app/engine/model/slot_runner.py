@@ -47,8 +47,8 @@ class SlotRunner(Runner):
         """Logits (samples, vocab) of `rows` and drafts, or of one prompt chunk if it completes its prompt."""
         return self._decode(rows, chunks) if rows or chunks[0].drafted else self._prefill(*chunks)
 
-    def pays(self, rows: int, drafts: list[Chunk], with_prompts: bool) -> bool:
-        """All rows are as wide as the longest draft, so a few drafts do not pay where many sequences decode."""
+    def drafts_save_time(self, rows: int, drafts: list[Chunk], with_prompts: bool) -> bool:
+        """All rows are as wide as the longest draft, so a few drafts save no time where many sequences decode."""
         if self._device.type != "cpu":
             return False  # the graphs are of one token a row
         drafted = [len(draft.drafted) - 1 for draft in drafts]

@@ -68,7 +68,7 @@ def answers(adapter: Glm4vAdapter, paged: bool, rule: Sampling, drafts: bool) ->
     """Token ids of each answer, and the number of forward passes that computed drafts."""
     runner, pool = make(adapter, paged)
     loop = EngineLoop(runner, BYTES, Scheduler(SLOTS, 64, 9, pool), FeatureCache(2**20), SilentMeter())
-    runner.pays = lambda rows, drafts, with_prompts: True  # type: ignore[method-assign]
+    runner.drafts_save_time = lambda rows, drafts, with_prompts: True  # type: ignore[method-assign]
     forward, drafted = runner.forward, 0
 
     def counted(rows: list[Sequence], chunks: list[Chunk]) -> torch.Tensor:
@@ -106,14 +106,14 @@ def drafts(lengths: list[int]) -> list[Chunk]:
 
 def test_over_slots_a_draft_pays_alone_and_not_for_one_row_of_many(adapter: Glm4vAdapter) -> None:
     runner, _ = make(adapter, paged=False)
-    assert runner.pays(1, drafts([9]), with_prompts=False)
-    assert runner.pays(8, drafts([4] * 8), with_prompts=False)
-    assert not runner.pays(16, drafts([4]), with_prompts=False)
+    assert runner.drafts_save_time(1, drafts([9]), with_prompts=False)
+    assert runner.drafts_save_time(8, drafts([4] * 8), with_prompts=False)
+    assert not runner.drafts_save_time(16, drafts([4]), with_prompts=False)
 
 
 def test_over_pages_a_draft_pays_beside_prompts_and_not_for_one_row_of_many(adapter: Glm4vAdapter) -> None:
     runner, _ = make(adapter, paged=True)
-    assert runner.pays(1, drafts([2]), with_prompts=False)
-    assert not runner.pays(8, drafts([4]), with_prompts=False)
-    assert runner.pays(8, drafts([4]), with_prompts=True)
-    assert not runner.pays(64, drafts([2] * 12), with_prompts=True)
+    assert runner.drafts_save_time(1, drafts([2]), with_prompts=False)
+    assert not runner.drafts_save_time(8, drafts([4]), with_prompts=False)
+    assert runner.drafts_save_time(8, drafts([4]), with_prompts=True)
+    assert not runner.drafts_save_time(64, drafts([2] * 12), with_prompts=True)
