@@ -171,6 +171,7 @@ def main() -> None:
     parser.add_argument("--vllm-packages", default="", help="folder in which vLLM is installed (default: this Python)")
     parser.add_argument("--quantization", choices=["none", "fp8", "nf4"], default="none")
     parser.add_argument("--port", type=int, default=18080, help="of the servers that are started")
+    parser.add_argument("--logs", type=Path, help="folder for the output of the servers that are started")
     parser.add_argument("--callers", nargs="+", type=int, default=[1, 8, 32, 64])
     parser.add_argument("--each", type=int, default=4, help="requests of each caller (default: 4)")
     parser.add_argument("--least", type=int, default=16, help="fewest requests of a round (default: 16)")
@@ -213,7 +214,8 @@ def main() -> None:
     if not started:
         servers["service"] = asyncio.run(measure(options.url, "", load))
     for server in started:
-        with peers.running(server, options.port) as (url, start_s):
+        log = options.logs / f"{server.name}.log" if options.logs else None
+        with peers.running(server, options.port, log) as (url, start_s):
             print(f"{server.name} is ready after {start_s:.1f} s", file=sys.stderr, flush=True)
             figures = asyncio.run(measure(url, server.model, load, server.ignores_eos))
             servers[server.name] = {"start_s": round(start_s, 1)} | figures

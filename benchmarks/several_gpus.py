@@ -54,7 +54,11 @@ def measure(options: argparse.Namespace, settings: dict[str, str]) -> dict[str, 
         for way in options.ways:
             for gpus in options.gpus:
                 server = _server(options, way, gpus, callers, settings)
-                with peers.running(server, options.port) as (url, start_s), clients(gpus * options.clients) as load:
+                log = options.logs / f"{server.name}-{gpus}.log" if options.logs else None
+                with (
+                    peers.running(server, options.port, log) as (url, start_s),
+                    clients(gpus * options.clients) as load,
+                ):
                     print(f"{gpus} GPUs, {way}: ready after {start_s:.1f} s", file=sys.stderr, flush=True)
                     figures = _Service(url, f"http://127.0.0.1:{options.port + 1}/metrics", load, ask, gpus, callers)
                     services.append({"gpus": gpus, "way": way, "start_s": round(start_s, 1)} | figures.run(options))

@@ -101,10 +101,13 @@ def plain_generate(folder: Path, port: int) -> Server:
 
 
 @contextmanager
-def running(server: Server, port: int) -> Iterator[tuple[str, float]]:
-    """(base URL, seconds from start to ready) of a started server; raises SystemExit with its output if it fails."""
+def running(server: Server, port: int, log: Path | None = None) -> Iterator[tuple[str, float]]:
+    """(base URL, seconds from start to ready) of a started server; raises SystemExit with its output if it fails.
+
+    `log` is the file to write its output to; by default it is dropped at the end.
+    """
     started = time.monotonic()
-    with tempfile.TemporaryFile() as output:
+    with open(log, "w+b") if log else tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
             server.command,
             cwd=server.folder,

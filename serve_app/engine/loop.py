@@ -32,7 +32,7 @@ from serve_app.settings import EngineSettings
 
 log = logging.getLogger("glm.engine")
 
-_BUDGETS_WITHOUT_DECODING = 4  # prefill budgets of a step while no interactive sequence decodes
+BUDGETS_WITHOUT_DECODING = 4  # prefill budgets of a step while no interactive sequence decodes
 # Of a step in parts, on a CPU, while a long prompt is read: a new request waits for the end of a step, and each token
 # of those that decode. Short prompts are read in larger steps, which take 5 to 10 % less CPU.
 _BUDGETS_OF_LONG_PROMPTS, _BUDGETS_OF_LONG_PROMPTS_DECODING = 0.5, 0.25
@@ -144,7 +144,7 @@ class EngineLoop:
         """One forward pass for rows and chunks, launched before the tokens of the previous step are read."""
         rows = self._scheduler.decoding()
         interactive = _any_interactive(rows)
-        budget = self._scheduler.prefill_tokens * (1 if interactive else _BUDGETS_WITHOUT_DECODING)
+        budget = self._scheduler.prefill_tokens * (1 if interactive else BUDGETS_WITHOUT_DECODING)
         self._encode(budget * 3 // 4)
         # Rows are part of the budget: products of 1,024 rows take less time for each than those of 1,088.
         with_prompts = any(sequence.in_prefill and not sequence.needs_features for sequence in self._scheduler.running)

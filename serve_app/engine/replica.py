@@ -15,7 +15,7 @@ import torch
 from serve_app import metrics
 from serve_app.checkpoint import checkpoint_folder
 from serve_app.contracts import Finished, Prompt
-from serve_app.engine.loop import EngineLoop, Outbox
+from serve_app.engine.loop import BUDGETS_WITHOUT_DECODING, EngineLoop, Outbox
 from serve_app.engine.memory import measure_memory, plan_pages, plan_slots
 from serve_app.engine.model import paged_runner
 from serve_app.engine.model.families.adapter import ModelAdapter
@@ -96,7 +96,7 @@ class EngineReplica:
         phases.end("kernels")
         runner.capture_graphs()
         phases.end("graphs")
-        runner.warm_up(engine.prefill_tokens)
+        runner.warm_up(engine.prefill_tokens * BUDGETS_WITHOUT_DECODING)
         phases.end("sizes")
         self._meter = meter
         self._device = adapter.device

@@ -55,9 +55,9 @@ REQUEST_CPU_S: Final = 2 / 515.3
 EVENT_CPU_S: Final = 2 * (0.01933 - 0.00338) / 100
 
 
-# (GPUs of one host, requests per second over those of one GPU), from `benchmarks.capacity --gpus`; empty: not measured
-# yet. docs/capacity_table.py writes a table of the results into docs/capacity.md.
-GPUS_MEASURED: Final[tuple[tuple[int, float], ...]] = ()
+# (GPUs of one host, requests per second over those of one GPU), from `benchmarks.capacity --gpus`.
+# docs/capacity_table.py writes a table of the results into docs/capacity.md.
+GPUS_MEASURED: Final[tuple[tuple[int, float], ...]] = ((2, 1.981),)
 
 
 def is_measured(card: str, family: str, quantization: Quantization) -> bool:

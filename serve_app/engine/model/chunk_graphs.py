@@ -1,13 +1,17 @@
-"""CUDA graphs of steps that have chunks of prompts, for several numbers of tokens.
+"""CUDA graphs of steps that have chunks of prompts, for several numbers of tokens; padding of other steps.
 
 Launching a step's kernels one by one takes 9.5 ms of the host, and three times as long while other threads of the
 process send events. Up to about 1,000 tokens that is as long as the GPU computes. A graph replays them with one launch.
 Attention of pieces depends on no length (kernels/pieces.py), so a graph serves all steps of at most its tokens.
+
+Steps that are launched kernel by kernel are padded to few numbers of tokens too: at the first use of a number, cuBLAS
+looks for a kernel, which takes up to 0.5 ms a product. Products work in tiles of 128 tokens, so padding costs little.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,7 +22,7 @@ from serve_app.engine.model.graphs import capture
 
 MOST_TOKENS = 1024  # beyond, the GPU computes for longer than launching takes
 PIECES = 16  # of a captured step, one of them for padding
-_STEP_TOKENS = 128  # between two graphs of steps with rows
+STEP_TOKENS = 128  # between two graphs of steps with rows, and between two sizes of steps that are launched
 _SHORT_TOKENS = [32, 64, 128, 256, 512]  # of steps without rows
 
 Forward = Callable[[Tensor, Batch], Tensor]  # embeddings (tokens, hidden), overwritten, to hidden states
@@ -74,7 +78,7 @@ def chunk_sizes(axes: int, rows: int, most_tokens: int) -> list[BatchSize]:
     """The sizes that are captured: without rows, and with `rows`, each for several numbers of tokens."""
     most = min(most_tokens, MOST_TOKENS)
     without = [BatchSize(axes, tokens, 0, PIECES) for tokens in _SHORT_TOKENS if tokens <= most]
-    tokens_with = range(_STEP_TOKENS, most + 1, _STEP_TOKENS)
+    tokens_with = range(STEP_TOKENS, most + 1, STEP_TOKENS)
     return without + [BatchSize(axes, tokens, rows, PIECES) for tokens in tokens_with if tokens >= rows]
 
 
@@ -82,3 +86,10 @@ def fitting(sizes: list[BatchSize], size: BatchSize) -> BatchSize | None:
     """The smallest of `sizes` that holds a step of `size`, padded by one piece at least; None if there is none."""
     holding = (one for one in sizes if bool(one.rows) == bool(size.rows) and one.tokens >= size.tokens)
     return None if size.pieces >= PIECES else min(holding, key=lambda one: one.tokens, default=None)
+
+
+def padded(size: BatchSize) -> BatchSize:
+    """The size of a launched step that holds one of `size`, with a piece for the padding if it has any."""
+    tokens = next((short for short in _SHORT_TOKENS if size.tokens <= short <= STEP_TOKENS), 0)
+    tokens = tokens or -(-size.tokens // STEP_TOKENS) * STEP_TOKENS
+    return replace(size, tokens=tokens, pieces=size.pieces + (tokens > size.tokens))

@@ -19,7 +19,7 @@ from serve_app.contracts import Prompt
 from serve_app.engine.memory import is_out_of_memory
 from serve_app.engine.model import trunk
 from serve_app.engine.model.batch import Batch, HostBatch, Ints, Rows, unpack
-from serve_app.engine.model.chunk_graphs import PIECES, ChunkGraphs
+from serve_app.engine.model.chunk_graphs import PIECES, STEP_TOKENS, ChunkGraphs, padded
 from serve_app.engine.model.families.adapter import ModelAdapter
 from serve_app.engine.model.graphs import DecodeGraphs, row_buckets
 from serve_app.engine.model.kernels import available
@@ -29,7 +29,6 @@ from serve_app.engine.model.trunk import PagedCache, Trunk
 from serve_app.engine.scheduler import Chunk
 from serve_app.engine.sequence import Sequence
 
-_SHORTEST_CHUNK = 16  # tokens; shorter ones use the kernels of a decode step
 _FREE_BYTES = 2**30  # of the device, after the warm-up
 _COST_OF_PIECES = 1.6  # a step with pieces, launched kernel by kernel, in steps of a graph: 9.5 and 5.8 to 7.0 ms
 _OF_DEVICE = -1  # in place of a row's token: the token that was sampled last, which is on the device
@@ -71,10 +70,11 @@ class PagedRunner(Runner):
         return len(sequence.pages) * PAGE_TOKENS * self.model.cache_shape.bytes_per_token
 
     @torch.inference_mode()
-    def warm_up(self, prefill_tokens: int) -> None:
-        """Compute chunks and pictures of many sizes, largest first, before the first request.
+    def warm_up(self, step_tokens: int) -> None:
+        """Compute pictures and steps of all sizes up to `step_tokens`, largest first, before the first request.
 
-        At the first use of a size, cuBLAS loads kernels and memory is allocated: 12 to 26 ms on an H200.
+        At the first use of a size, cuBLAS chooses and loads kernels and memory is allocated: up to 26 ms on an H200.
+        Products of all layers have the same shapes, so one layer is enough.
         """
         if self._device.type != "cuda":
             return
@@ -82,14 +82,19 @@ class PagedRunner(Runner):
             with _enough_memory():
                 for _ in self.encode_slices([picture]):
                     pass
+        with _enough_memory():
+            self.model.warm_up_tower()
         torch.cuda.empty_cache()  # what pictures took is in pieces of other sizes than chunks need
-        tokens = min(prefill_tokens + self._slots, (self._pages - 1) * PAGE_TOKENS)
-        while tokens >= _SHORTEST_CHUNK:
+        layer = self._trunk.first_layer()
+        most = min(step_tokens + self._slots, (self._pages - 1) * PAGE_TOKENS) // STEP_TOKENS * STEP_TOKENS
+        for tokens in range(most, 0, -STEP_TOKENS):
             with _enough_memory():
                 embeddings = self.model.embed(torch.zeros(1, tokens, dtype=torch.int64, device=self._device))[0]
                 positions = torch.zeros(self.model.position_axes, tokens, dtype=torch.int64, device=self._device)
-                self.model.head(self._in_first_pages(embeddings, positions)[-1:])
-            tokens = tokens * 7 // 8
+                self._in_first_pages(layer, embeddings, positions)
+        hidden = self.model.embed(torch.zeros(1, self._slots + PIECES, dtype=torch.int64, device=self._device))[0]
+        for samples in range(len(hidden), 0, -1):
+            self.model.head(hidden[:samples])
         torch.cuda.synchronize(self._device)
         if torch.cuda.mem_get_info(self._device)[0] < _FREE_BYTES:  # cuBLAS allocates more in the loop's thread
             torch.cuda.empty_cache()
@@ -137,16 +142,18 @@ class PagedRunner(Runner):
         logits_at = [*range(len(rows)), *(at for end, c in ends for at in range(end - c.logits, end))]
         images = [self._images(chunk, first) for chunk, first in zip(chunks, starts, strict=False)]
         captured = None if self._chunk_graphs is None else self._chunk_graphs.fitting(batch.size)
+        size = captured or (padded(batch.size) if chunks else batch.size)
+        padding = size.tokens - batch.size.tokens
         parts = [
-            batch.pack(captured or batch.size, self._slots),
-            np.concatenate([steps[3], *(c.token_ids for c in chunks)]),
+            batch.pack(size, self._slots),
+            np.concatenate([steps[3], *(c.token_ids for c in chunks), np.zeros(padding, dtype=np.int64)]),
             np.concatenate([np.empty(0, dtype=np.int64), *(at for at, _ in images)]),
             np.array(logits_at, dtype=np.int64),
         ]
         lengths = [len(part) for part in parts]
         array, tokens, image_at, wanted = self._upload(np.concatenate(parts)).split(lengths)
         sizes = list(zip(batch.piece_tokens.tolist(), batch.piece_lengths.tolist(), strict=True))
-        given = unpack(array, captured or batch.size, sizes)
+        given = unpack(array, size, sizes + [(padding, padding)] * (size.pieces > len(sizes)))
         if given.rows is not None:
             of_rows = tokens[: len(rows)]
             newest = self._newest[given.rows.slots[: len(rows)]]
@@ -180,9 +187,9 @@ class PagedRunner(Runner):
         positions, _ = self.model.positions(prompt)
         embeddings = self.model.embed(self._upload(prompt.token_ids[None].astype(np.int64)))[0]
         embeddings[self._upload(self.model.image_mask(prompt))] = features.to(embeddings.dtype)
-        return self._in_first_pages(embeddings, self._upload(positions))
+        return self._in_first_pages(self._trunk, embeddings, self._upload(positions))
 
-    def _in_first_pages(self, embeddings: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    def _in_first_pages(self, layers: Trunk, embeddings: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """Hidden states (tokens, hidden) of prompts in the first pages, while no sequence has any.
 
         One prompt, or as many as are needed for more tokens than a sequence may have; all are in the same pages.
@@ -202,7 +209,7 @@ class PagedRunner(Runner):
         )
         given = unpack(self._upload(batch.pack(batch.size, self._slots)), batch.size, [(size, size) for size in sizes])
         row[: most // PAGE_TOKENS].copy_(torch.arange(1, most // PAGE_TOKENS + 1, device=self._device))
-        hidden = self._trunk.forward(embeddings, replace(given, positions=positions), self._cache)
+        hidden = layers.forward(embeddings, replace(given, positions=positions), self._cache)
         row.zero_()
         return hidden
 

@@ -83,8 +83,8 @@ class Runner(ABC):
         """On a GPU, record the decode step, so that it is launched as one from then on."""
 
     @abstractmethod
-    def warm_up(self, prefill_tokens: int) -> None:
-        """Compute what no request should be the first to need, chunks of so many tokens included."""
+    def warm_up(self, step_tokens: int) -> None:
+        """Compute what no request should be the first to need, steps of up to so many prompt tokens included."""
 
     @abstractmethod
     def forward(self, rows: list[Sequence], chunks: list[Chunk]) -> torch.Tensor:

@@ -124,6 +124,12 @@ def _finished(
 
 def _read_block(descriptor: int, offset: int, block: Tensor, stored_dtype: torch.dtype) -> None:
     """Fill `block`, a piece of a tensor, from the file. On a GPU it has the stored dtype."""
+    # A thread has a mode of its own; a tensor that was made in inference mode may be written in that mode only.
+    with torch.inference_mode(block.is_inference()):
+        _copy_block(descriptor, offset, block, stored_dtype)
+
+
+def _copy_block(descriptor: int, offset: int, block: Tensor, stored_dtype: torch.dtype) -> None:
     if block.device.type == "cuda":
         # On the stream on which the tensor was allocated: its memory may still be in use by work queued there before.
         buffer = _Buffer.of_thread()

@@ -84,7 +84,7 @@ class SlotRunner(Runner):
         view = PrefillView(self._cache, slot, start, stop)
         return self.model.trunk(embeddings, at, view, _chunk_mask(start, stop, self._device))[0]
 
-    def warm_up(self, prefill_tokens: int) -> None:
+    def warm_up(self, step_tokens: int) -> None:
         """Nothing: the library's modules compile no kernels."""
 
     def keep(self, slots: torch.Tensor, token_ids: torch.Tensor) -> None:

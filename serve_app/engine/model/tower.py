@@ -7,13 +7,15 @@ from itertools import accumulate
 from typing import Any
 
 import torch
-from torch.nn.functional import gelu, grid_sample, linear, scaled_dot_product_attention
+from torch.nn.functional import gelu, grid_sample, linear, pad, scaled_dot_product_attention
 
 from serve_app.engine.model.kernels import available, kernels_for
 from serve_app.engine.model.products import product
 
 _SLICE_PATCHES = 5 * 6400  # patches times layers of a slice: 5 of 24 layers of a 1120x1120 picture, 7 ms on an H200
 _MLP_PATCHES = 8192  # of one product with the gate and up weights
+_WARM_PATCHES = 16384  # 4,096 image tokens
+_STEP_PATCHES = 128  # between two sizes: at the first use of a size, cuBLAS looks for a kernel for each product
 
 Features = list[torch.Tensor]
 
@@ -60,14 +62,16 @@ class Tower:
         the slice's share of the work, in image tokens.
         """
         grids = [(picture.shape[0] // self._patch, picture.shape[1] // self._patch) for picture in pictures]
-        lengths = [rows * columns for rows, columns in grids]
-        angles = torch.cat([self._angles(*grid) for grid in grids])
+        of_pictures = [rows * columns for rows, columns in grids]
+        padding = -sum(of_pictures) % _STEP_PATCHES
+        lengths = [*of_pictures, *([padding] if padding else [])]  # padding is computed like a picture
+        angles = pad(torch.cat([self._angles(*grid) for grid in grids]), (0, 0, 0, padding))
         cos, sin = angles.cos(), angles.sin()
         starts = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, pin_memory=angles.is_cuda)
         starts = starts.to(angles.device, non_blocking=True)
         blocks = self._module.blocks
         norms = [*(block.norm1.weight for block in blocks), self._module.post_layernorm.weight]
-        residual = torch.cat([self._positions(*grid) for grid in grids])
+        residual = pad(torch.cat([self._positions(*grid) for grid in grids]), (0, 0, 0, padding))
         hidden = self._add_norm(
             self._embed(pictures, lengths), residual, self._module.post_conv_layernorm.weight, norms[0]
         )
@@ -85,7 +89,21 @@ class Tower:
             parts = [down(self._kernels.silu_mul(gate_up(part))) for part in hidden.split(_MLP_PATCHES)]
             widened = parts[0] if len(parts) == 1 else torch.cat(parts)
             hidden = self._add_norm(widened, residual, None, norms[index + 1])
-        return list(self._merge_patches(hidden).split([length // self._merge**2 for length in lengths]))
+        features = self._merge_patches(hidden).split([length // self._merge**2 for length in lengths])
+        return list(features[: len(pictures)])
+
+    @torch.inference_mode()
+    def warm_up(self) -> None:
+        """Compute each product once for all numbers of patches that pictures computed together usually have."""
+        projection = self._module.patch_embed.proj
+        weight = projection.weight.flatten(1)
+        qkv, output, gate_up, down = self._layers[0]
+        for patches in range(_WARM_PATCHES, 0, -_STEP_PATCHES):
+            hidden = linear(weight.new_zeros(patches, weight.shape[1]), weight, projection.bias)
+            qkv(hidden)
+            output(hidden)
+            down(self._kernels.silu_mul(gate_up(hidden[:_MLP_PATCHES])))
+            self._merge_patches(hidden)
 
     def _attend(self, qkv: torch.Tensor, starts: torch.Tensor, lengths: list[int]) -> torch.Tensor:
         """Every patch sees every patch of its picture: qkv (patches, 3 * heads * dim) to (patches, heads * dim)."""
@@ -106,11 +124,11 @@ class Tower:
         return self._kernels.add_norm(output, residual, post, weight, self._eps)  # type: ignore[no-any-return]
 
     def _embed(self, pictures: Sequence[torch.Tensor], lengths: list[int]) -> torch.Tensor:
-        """Embeddings (patches, hidden) of all patches of all pictures."""
+        """Embeddings (patches, hidden) of all patches of all pictures, and of padding if there is one length more."""
         projection = self._module.patch_embed.proj
         weight = projection.weight.flatten(1)
-        patches = torch.empty(sum(lengths), weight.shape[1], dtype=weight.dtype, device=weight.device)
-        for picture, part in zip(pictures, patches.split(lengths), strict=True):
+        patches = weight.new_zeros(sum(lengths), weight.shape[1])
+        for picture, part in zip(pictures, patches.split(lengths), strict=False):
             self._vision.patchify(picture, self._mean, self._std, self._patch, self._merge, part)
         return linear(patches, weight, projection.bias)
 

@@ -6,6 +6,7 @@ without); sums run in another order. Nothing here waits for the device, so a for
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,6 +82,12 @@ class Trunk:
             activated = kernels.silu_mul(layer.gate_up(y))
             y = kernels.add_norm(layer.down(activated), residual, layer.after_mlp, following, eps)
         return y  # type: ignore[no-any-return]
+
+    def first_layer(self) -> Trunk:
+        """The trunk without the layers after the first: products of the same shapes in a fortieth of the time."""
+        first = copy.copy(self)
+        first._layers = self._layers[:1]
+        return first
 
     def captures_chunks(self, cache: PagedCache) -> bool:
         """Whether a step with pieces can be captured: its attention depends on nothing that only the host knows."""

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.engine.model.batch import BatchSize
-from serve_app.engine.model.chunk_graphs import PIECES, chunk_sizes, fitting
+from serve_app.engine.model.chunk_graphs import PIECES, STEP_TOKENS, chunk_sizes, fitting, padded
 from serve_app.engine.model.graphs import length_buckets, row_buckets
 
 
@@ -43,3 +43,12 @@ def test_a_step_with_chunks_is_padded_to_a_captured_size_with_room_for_its_rows_
         assert found.tokens >= found.rows >= size.rows
         assert found.pieces > size.pieces
         assert found.tokens < 128 + max(size.tokens, found.rows) or found.tokens <= 2 * size.tokens
+
+
+@given(st.integers(1, 5000), st.integers(1, 40), st.integers(0, 64))
+def test_a_launched_step_is_padded_to_few_sizes_with_one_piece_for_the_padding(tokens: int, pieces: int, rows: int):
+    found = padded(BatchSize(3, tokens, rows, pieces))
+    assert tokens <= found.tokens < max(2 * tokens, tokens + STEP_TOKENS) or found.tokens == 32
+    assert found.tokens in (32, 64) or found.tokens % STEP_TOKENS == 0
+    assert found.pieces - pieces == (found.tokens > tokens)
+    assert (found.axes, found.rows) == (3, rows)

@@ -103,3 +103,10 @@ def test_an_unknown_dtype_is_named(tmp_path: Path):
     (tmp_path / "x.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"abc")
     with pytest.raises(ValueError, match="the dtype F6_E2M3 of w is not supported"):
         stored_tensors(tmp_path / "x.safetensors")
+
+
+def test_weights_can_be_read_in_inference_mode(file: Path):
+    expected = load_file(file)
+    with torch.inference_mode():
+        found = read(file, torch.bfloat16)
+    assert torch.equal(found["long"], expected["long"])

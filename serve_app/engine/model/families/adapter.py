@@ -71,6 +71,10 @@ class ModelAdapter(Protocol):
         """Grey pictures of the sizes that the tower computes, largest first, with at most so many tokens each."""
         ...
 
+    def warm_up_tower(self) -> None:
+        """On a GPU, let the tower's products choose their kernels for the sizes that pictures have."""
+        ...
+
     def embed(self, token_ids: torch.Tensor) -> torch.Tensor:
         """Word embeddings (rows, tokens, hidden) of ids (rows, tokens)."""
         ...

@@ -172,6 +172,10 @@ class Glm4vAdapter:
     def sample_pictures(self, most_tokens: int) -> list[Picture]:
         return [self._grey_picture(side) for side in _SAMPLE_SIDES if side * side <= most_tokens]
 
+    def warm_up_tower(self) -> None:
+        if self._tower is not None:
+            self._tower.warm_up()
+
     def _grey_picture(self, side: int) -> Picture:
         """A picture of side x side tokens."""
         pixels = side * self._patch * self._merge

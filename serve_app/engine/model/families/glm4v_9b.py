@@ -203,6 +203,9 @@ class Glm4v9bAdapter:
     def sample_pictures(self, most_tokens: int) -> list[Picture]:
         return list(self.probe().pictures)
 
+    def warm_up_tower(self) -> None:
+        """Does nothing: `sample_pictures` has the only size."""
+
     def embed(self, token_ids: torch.Tensor) -> torch.Tensor:
         return self.model.language_model.embed_tokens(token_ids)  # type: ignore[no-any-return]
 
