@@ -1,4 +1,4 @@
-"""CUDA graphs of steps that have chunks of prompts, for several numbers of tokens; padding of other steps.
+"""CUDA graphs of steps that have chunks of prompts, and the sizes that other steps are padded to.
 
 Launching a step's kernels one by one takes 9.5 ms of the host, and three times as long while other threads of the
 process send events. Up to about 1,000 tokens that is as long as the GPU computes. A graph replays them with one launch.
