@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-_TILE = 128  # patches of a tile of `attend`
+_TILE = 64  # patches of a tile of `attend`: two programs run on a multiprocessor, so their products and softmax overlap
 
 
 def patchify(
@@ -81,8 +81,8 @@ def attend(qkv: torch.Tensor, starts: torch.Tensor, longest: int, heads: int) ->
     """Every patch sees every patch of its picture: qkv (patches, 3 * heads * dim) to (patches, heads * dim).
 
     starts int32 (pictures + 1,): the first patch of each picture, and the end; `longest`: patches of the
-    largest. For compute capability 9.0, where it takes two thirds of FlashAttention 2's time; its tiles
-    need 224 KiB of shared memory and are read by the tensor memory accelerator.
+    largest. For compute capability 9.0, where it takes two thirds of FlashAttention 2's time (507 of 789 us for
+    6,400 patches on an H200; tiles of 128 take 527); tiles are read by the tensor memory accelerator.
     """
     patches, width = qkv.shape
     dim = width // (3 * heads)
@@ -90,7 +90,7 @@ def attend(qkv: torch.Tensor, starts: torch.Tensor, longest: int, heads: int) ->
     tiles = TensorDescriptor(qkv, [patches, width], [width, 1], [_TILE, dim])
     scale = dim**-0.5 / math.log(2)  # for exp2 in the place of exp
     grid = triton.cdiv(longest, _TILE), heads, len(starts) - 1
-    _attend[grid](tiles, out, starts, scale, heads, dim, _TILE, num_warps=8, num_stages=3)
+    _attend[grid](tiles, out, starts, scale, heads, dim, _TILE, num_warps=4, num_stages=3)
     return out
 
 
