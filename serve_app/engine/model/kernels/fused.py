@@ -22,6 +22,7 @@ from serve_app.engine.model.pages import PAGE_TOKENS
 # A kernel is compiled for each combination of its constants. None depends on a step's number of tokens or on its
 # exact number of rows, and arguments that may have any alignment are named, so nothing is compiled in the middle.
 _MAX_SPLITS = 64  # parts of one row's keys
+_ROWS = 64  # kernels of rows are compiled for so many, or the next power of two: one for each would take 5 s at a start
 _RESIDENT = 8  # programs of the attention kernel a multiprocessor
 _compiled: dict[tuple[Any, ...], Any] = {}
 
@@ -119,23 +120,23 @@ def split_rows(lengths: Tensor) -> Tensor:
     """
     rows = len(lengths)
     ends = torch.empty(rows, dtype=torch.int32, device=lengths.device)
-    constants = (triton.next_power_of_2(rows), _chunk(rows), PAGE_TOKENS, _MAX_SPLITS)
-    _launch(_split_rows, (1,), (lengths, ends, rows), constants)
+    constants = (max(_ROWS, triton.next_power_of_2(rows)), PAGE_TOKENS, _MAX_SPLITS)
+    _launch(_split_rows, (1,), (lengths, ends, rows, _chunk(rows)), constants)
     return ends
 
 
 @triton.jit
-def _span(length, CHUNK: tl.constexpr, PAGE: tl.constexpr, SPLITS: tl.constexpr):
+def _span(length, chunk, PAGE: tl.constexpr, SPLITS: tl.constexpr):
     """Pages of a row, and pages a part."""
     pages = (length + PAGE - 1) // PAGE
-    return pages, tl.maximum((pages + SPLITS - 1) // SPLITS, CHUNK)
+    return pages, tl.maximum((pages + SPLITS - 1) // SPLITS, chunk)
 
 
-@triton.jit(do_not_specialize=["rows"], do_not_specialize_on_alignment=["lengths", "ends"])
-def _split_rows(lengths, ends, rows, ROWS: tl.constexpr, CHUNK: tl.constexpr, PAGE: tl.constexpr, SPLITS: tl.constexpr, PDL: tl.constexpr):  # fmt: skip
+@triton.jit(do_not_specialize=["rows", "chunk"], do_not_specialize_on_alignment=["lengths", "ends"])
+def _split_rows(lengths, ends, rows, chunk, ROWS: tl.constexpr, PAGE: tl.constexpr, SPLITS: tl.constexpr, PDL: tl.constexpr):  # fmt: skip
     pdl.wait(PDL)
     r = tl.arange(0, ROWS)
-    pages, span = _span(tl.load(lengths + r, mask=r < rows, other=0), CHUNK, PAGE, SPLITS)
+    pages, span = _span(tl.load(lengths + r, mask=r < rows, other=0), chunk, PAGE, SPLITS)
     tl.store(ends + r, tl.cumsum((pages + span - 1) // span, 0), mask=r < rows)
 
 
@@ -154,14 +155,15 @@ def attend_rows(
     scale = dim**-0.5 * 1.4426950408889634  # exp2 instead of exp
     precision = "ieee" if q.dtype == torch.float32 else "tf32"
     padded = max(16, triton.next_power_of_2(group))  # of which the matrix units want 16
-    constants = (kv_heads, group, padded, dim, PAGE_TOKENS, chunk, _MAX_SPLITS, triton.next_power_of_2(rows), precision)
-    args = (q, keys, values, table, slots, lengths, splits, part, weight, rows, table.shape[1], scale)
+    of_rows = max(_ROWS, triton.next_power_of_2(rows))
+    constants = (kv_heads, group, padded, dim, PAGE_TOKENS, _MAX_SPLITS, of_rows, precision)
+    args = (q, keys, values, table, slots, lengths, splits, part, weight, rows, chunk, table.shape[1], scale)
     _launch(_attend_rows, (programs, kv_heads), args, constants, num_warps=4, num_stages=3)
     _launch(_combine, (rows, heads), (part, weight, splits, out), (heads, dim, 16), num_warps=2)
 
 
-@triton.jit(do_not_specialize=["rows", "TABLE"], do_not_specialize_on_alignment=["slots", "lengths"])
-def _attend_rows(q, keys, values, table, slots, lengths, ends, part, weight, rows, TABLE, scale, KV: tl.constexpr, GROUP: tl.constexpr, G: tl.constexpr, D: tl.constexpr, PAGE: tl.constexpr, CHUNK: tl.constexpr, SPLITS: tl.constexpr, ROWS: tl.constexpr, PRECISION: tl.constexpr, PDL: tl.constexpr):  # fmt: skip
+@triton.jit(do_not_specialize=["rows", "chunk", "TABLE"], do_not_specialize_on_alignment=["slots", "lengths"])
+def _attend_rows(q, keys, values, table, slots, lengths, ends, part, weight, rows, chunk, TABLE, scale, KV: tl.constexpr, GROUP: tl.constexpr, G: tl.constexpr, D: tl.constexpr, PAGE: tl.constexpr, SPLITS: tl.constexpr, ROWS: tl.constexpr, PRECISION: tl.constexpr, PDL: tl.constexpr):  # fmt: skip
     """Each program takes parts in turn: the keys of some pages, for the query heads that share them."""
     pdl.wait(PDL)
     kv = tl.program_id(1)
@@ -172,7 +174,7 @@ def _attend_rows(q, keys, values, table, slots, lengths, ends, part, weight, row
         row = tl.sum((all_ends <= item).to(tl.int32), 0)
         before = tl.max(tl.where(r < row, all_ends, 0), 0)  # parts of the rows before
         length = tl.load(lengths + row).to(tl.int32)
-        pages, span = _span(length, CHUNK, PAGE, SPLITS)
+        pages, span = _span(length, chunk, PAGE, SPLITS)
         first = (item - before) * span
         row_table = table + tl.load(slots + row).to(tl.int64) * TABLE
         x = tl.load(q + (row * KV * GROUP + heads)[:, None] * D + d[None, :], mask=(g < GROUP)[:, None], other=0.0)

@@ -38,7 +38,7 @@ def rotate_halves(qkv: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, heads
     _rotate_halves[(tokens,)](qkv, cos, sin, width, dim, 2 * heads, triton.next_power_of_2(2 * heads), num_warps=4)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["width"])
 def _patchify(
     pixels,
     mean,
