@@ -34,6 +34,7 @@ check: $(VENV)/.dev  ## format, lint, types, import contracts, generated pages
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/mypy
+	$(VENV)/bin/mypy k8s  # apart: its generate.py would be a second module of that name
 	$(VENV)/bin/lint-imports
 	$(PYTHON) docs/generate.py --check
 	$(PYTHON) helm/generate --check

@@ -113,7 +113,9 @@ async def repeated(base: str, rate: float, seconds: float) -> dict[str, Any]:
             await asyncio.sleep(max(0.0, began + number / rate - time.perf_counter()))
             tasks.append(asyncio.create_task(ask(number)))
         results = await asyncio.gather(*tasks)
-    latencies_ms, service_ms, states = ([result[column] for result in results] for column in range(3))
+    latencies_ms = [latency_ms for latency_ms, _, _ in results]
+    service_ms = [in_service_ms for _, in_service_ms, _ in results]
+    states = [state for _, _, state in results]
     return {
         "requests": len(states),
         "hits": states.count("hit"),

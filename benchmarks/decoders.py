@@ -2,7 +2,7 @@
 
 `Preprocessor.prepare` of the demo model gets one picture and a short question. Two contenders take turns, in one
 process and on the same bytes: the decoder pool, and the same functions in a thread of this process. Both have the
-allocator settings of a replica. Medians of wall time; the warm-up is not counted.
+allocator settings of a replica, and no cache of decoded pictures. Medians of wall time; the warm-up is not counted.
 
     python -m benchmarks.decoders [--rounds 60] [--save]
 
@@ -34,7 +34,7 @@ from serve_app.preprocess.picture_limits import ImageLabel, PictureLimits
 from serve_app.preprocess.prepare import Preprocessor
 from serve_app.preprocess.resize import picture_digest, resize_picture
 from serve_app.preprocess.size_rule import SizeRule
-from serve_app.process_memory import return_large_blocks
+from serve_app.process_memory import return_memory
 from serve_app.ray_flags import EVERYWHERE
 from serve_app.settings import ModelSettings, PreprocessSettings
 
@@ -108,7 +108,7 @@ async def measure(contenders: dict[str, Preprocessor], file: bytes, rounds: int)
 
 
 async def run(rounds: int) -> dict[str, Any]:
-    settings, model = PreprocessSettings(), ModelSettings()
+    settings, model = PreprocessSettings(decoded_cache_mib=0), ModelSettings()
     thread = cast(DecoderPool, DecodingThread())
     pool = DecoderPool(settings)
     contenders = {
@@ -131,7 +131,7 @@ def main() -> None:
     allocator = {name: value for name, value in EVERYWHERE.items() if name.startswith("MALLOC_")}
     if not allocator.items() <= os.environ.items():  # it is read when a process starts
         os.execve(sys.executable, [sys.executable, "-m", __spec__.name, *sys.argv[1:]], {**os.environ, **allocator})
-    return_large_blocks()
+    return_memory()
     sizes = asyncio.run(run(options.rounds))
     load = round(os.getloadavg()[0], 1)
     report = header("decoders", ["pillow", "numpy", "cykooz.resizer"]) | {"load": load, "sizes": sizes}

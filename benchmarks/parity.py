@@ -85,7 +85,7 @@ def load_original(folder: Path) -> Glm4v9bAdapter:
     """The folder's model in float32 on the CPU, by the project's own loader."""
     model = load_model(folder, ModelSettings(path=str(folder), device="cpu", dtype="float32"))
     if not isinstance(model, Glm4v9bAdapter):
-        raise InvalidRequest(f"{folder.name} holds a model of type {model.family}, not a GLM-4V-9B.")
+        raise InvalidRequest(f"{folder.name} holds a model of type {model.model_type}, not a GLM-4V-9B.")
     return model
 
 

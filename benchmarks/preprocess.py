@@ -31,7 +31,7 @@ from benchmarks.report import header, save
 from serve_app.preprocess.decode import decode_picture, read_header
 from serve_app.preprocess.glm4v_grid import Glm4vGrid
 from serve_app.preprocess.picture_limits import ImageLabel, PictureLimits
-from serve_app.preprocess.resize import picture_digest, resize_picture, simd
+from serve_app.preprocess.resize import HAS_SIMD, picture_digest, resize_picture
 from serve_app.settings import PreprocessSettings
 
 SIZES = ((640, 480), (1920, 1080), (4000, 3000))
@@ -99,9 +99,9 @@ def main() -> None:
         sizes[f"{width}x{height}"] = measured = measure(photograph(width, height), options.rounds)
         for name in ("ours", "hugging_face"):
             print(f"{width}x{height} {name}: {measured[name]}")
-    report = header("preprocess", PACKAGES) | {"simd": simd is not None, "rounds": options.rounds, "sizes": sizes}
+    report = header("preprocess", PACKAGES) | {"simd": HAS_SIMD, "rounds": options.rounds, "sizes": sizes}
     if options.save:
-        save(report, "" if simd is not None else "-pillow-only")
+        save(report, "" if HAS_SIMD else "-pillow-only")
     print(json.dumps(report))
 
 

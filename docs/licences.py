@@ -43,14 +43,14 @@ def license_of(name: str) -> str:
     if name.startswith(("nvidia-", "cuda-")):
         return NVIDIA
     found = metadata(name)
-    if expression := found.get("License-Expression"):
-        return str(expression)
+    if "License-Expression" in found:
+        return str(found["License-Expression"])
     classifiers = [
         each.rpartition(":: ")[2] for each in found.get_all("Classifier", ()) if each.startswith("License ::")
     ]
     if classifiers and classifiers != ["OSI Approved"]:
         return ", ".join(classifiers)
-    return (str(found.get("License") or "").splitlines() or [""])[0].strip()
+    return next(iter(str(found["License"]).splitlines()), "").strip() if "License" in found else ""
 
 
 def table() -> str:

@@ -38,7 +38,7 @@ _HELM_NAME = re.compile(r"(.+\.)?helm\.sh/|meta\.helm\.sh/")
 _LIKE_A_NUMBER = re.compile(r"[-+.]?\d[\d_.eE+-]*|0[xo][\da-fA-F]+")
 
 
-class _Dumper(yaml.SafeDumper):
+class _Dumper(yaml.SafeDumper):  # type: ignore[misc]  # PyYAML has no types
     """Indents by two spaces, lists too; writes multi-line strings as literal blocks."""
 
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
@@ -138,7 +138,7 @@ def patch(old: Any, new: Any, place: str = "") -> Iterator[Object]:
 def _names(value: Any) -> list[str]:
     """The names that identify the items of a list; empty if an item has none or two have the same."""
     items = value if isinstance(value, list) else []
-    names = [each.get("groupName", each.get("name")) if isinstance(each, dict) else None for each in items]
+    names: list[Any] = [each.get("groupName", each.get("name")) if isinstance(each, dict) else None for each in items]
     return [] if None in names or len(set(names)) < len(names) else names
 
 

@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
+import serve_app
 from benchmarks.parity import TOLERANCE, compare, load_original, main, read_expected
 from serve_app.contracts import Prompt
 from serve_app.engine.model.families.glm4v_9b import Glm4v9bAdapter
@@ -143,3 +144,9 @@ def test_the_reference_draws_other_tokens_for_other_pictures(folder: Path) -> No
     features = original.features(-expected["pixel_values"])[0]
     drawn, _ = original.greedy(expected["input_ids"][0].tolist(), features, 12)
     assert drawn != expected["greedy_ids"].tolist()
+
+
+def test_a_model_of_another_family_is_refused_by_its_type() -> None:
+    demo = Path(serve_app.__file__).parent / "demo/model"
+    with pytest.raises(SystemExit, match=r"holds a model of type glm4v, not a GLM-4V-9B\."):
+        main([str(demo)])

@@ -16,7 +16,7 @@ from transformers.models.glm4v.processing_glm4v import Glm4vProcessor
 from transformers.processing_utils import ProcessorMixin
 
 
-class PictureProcessor(Glm4vProcessor):
+class PictureProcessor(Glm4vProcessor):  # type: ignore[misc]  # mypy skips transformers
     """`Glm4vProcessor` for text and pictures."""
 
     def __init__(self, image_processor: Any = None, tokenizer: Any = None, chat_template: str | None = None) -> None:

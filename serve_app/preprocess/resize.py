@@ -8,6 +8,7 @@ Pillow resizes, and the result equals the processor's bit for bit.
 """
 
 import hashlib
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ try:
     import cykooz_resizer as simd  # type: ignore[import-not-found,import-untyped,unused-ignore]
 except ImportError:
     simd = None
+HAS_SIMD: Final = simd is not None
 
 
 def resize_picture(image: Image.Image, width: int, height: int) -> NDArray[np.uint8]:
