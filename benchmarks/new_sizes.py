@@ -117,6 +117,7 @@ def main() -> None:
         "lengths": measure(replica, lambda name, size: of_length(rng, name, size), [int(one) for one in lengths]),
         "pictures": measure(replica, lambda name, size: of_picture(rng, name, *size), pictures),
     }
+    replica.close()
     if options.save:
         save(report, "" if options.quantization == "none" else f"-{options.quantization}")
     print(json.dumps(report))

@@ -8,6 +8,7 @@ Not for production: HAProxy's statistics pages (ports 8404 and 9101) listen on a
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import signal
@@ -20,7 +21,14 @@ from serve_app.ray_flags import CLUSTER, OBJECT_STORE_BYTES
 LOOPBACK = "127.0.0.1"
 
 
-def main(port: int) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("port", type=int)
+    serve_until_stopped(parser.parse_args().port)
+
+
+def serve_until_stopped(port: int) -> None:
+    """Serves until SIGINT or SIGTERM."""
     folder = tempfile.mkdtemp(prefix="glm-haproxy-", dir="/tmp")
     os.environ.update(CLUSTER)
     for name in ("RAY_LOG_TO_STDERR", "RAY_SERVE_LOG_TO_STDERR"):
@@ -76,4 +84,4 @@ def main(port: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main()

@@ -6,10 +6,10 @@ the module, so two generations at once would use wrong positions.
 
 from __future__ import annotations
 
+import argparse
 import base64
 import io
 import json
-import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -67,5 +67,13 @@ def create_app(folder: str) -> FastAPI:
     return app
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder")
+    parser.add_argument("port", type=int)
+    options = parser.parse_args()
+    uvicorn.run(create_app(options.folder), host="127.0.0.1", port=options.port, log_level="warning")
+
+
 if __name__ == "__main__":
-    uvicorn.run(create_app(sys.argv[1]), host="127.0.0.1", port=int(sys.argv[2]), log_level="warning")
+    main()

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-import sys
+import argparse
 from typing import Any
 
 import torch
@@ -19,7 +19,15 @@ def _load_processor(self: ModelManager, model_id_and_revision: str, gguf_file: s
     return load_processor(model_id_and_revision.split("@", 1)[0])
 
 
-if __name__ == "__main__":
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder")
+    parser.add_argument("port", type=int)
+    options = parser.parse_args()
     ModelManager._load_processor = _load_processor
     device, dtype = ("cuda", "bfloat16") if torch.cuda.is_available() else ("cpu", "float32")
-    Serve(force_model=sys.argv[1], host="127.0.0.1", port=int(sys.argv[2]), device=device, dtype=dtype)
+    Serve(force_model=options.folder, host="127.0.0.1", port=options.port, device=device, dtype=dtype)
+
+
+if __name__ == "__main__":
+    main()
