@@ -50,7 +50,7 @@ def table() -> str:
         measured = all(is_measured(name, flash.family.name, kind) for kind in formats)
         figures = [f"{1e3 * plan.request_s:,.0f}" for plan in plans]
         kinds = " or ".join(sorted({kind.kind for kind in formats}))
-        lines.append([name, kinds, *figures, "measured on it" if measured else "estimate"])
+        lines.append([name, kinds, *figures, "calculated from measurements on it" if measured else "estimate"])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 

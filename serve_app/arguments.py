@@ -61,7 +61,7 @@ Write a values file for the Helm chart: how many GPUs a load needs, and with whi
 
 Comments in the file give the reason for each figure. GPU times are calculated from measurements on an H200, and are
 estimates for every other card. Name the card with --gpu (L4, A10, RTX 4090, A100 80GB, H100 SXM, H200, ...; an
-unknown name lists all of them) or describe it with the four other --gpu options.
+unknown name lists all of them) or describe it with the other --gpu options.
 """
 
 DRAIN_DESCRIPTION = """\
@@ -227,6 +227,9 @@ def _add_plan(plan: argparse.ArgumentParser) -> None:
     plan.add_argument("--gpu-bandwidth-gb-s", type=float, metavar="GB/S", help="its memory bandwidth")
     plan.add_argument("--gpu-tflops", type=float, metavar="TFLOPS", help="its dense bfloat16 rate with tensor cores")
     plan.add_argument("--gpu-sms", type=int, metavar="N", help="number of its streaming multiprocessors")
+    plan.add_argument(
+        "--gpu-capability", metavar="X.Y", help="its compute capability: from 8.9 on it has FP8 (default: 8.0)"
+    )
     plan.add_argument("--requests-per-second", type=float, metavar="N", help="the load")
     plan.add_argument("--gpus", type=int, metavar="N", help="instead of a load: what do so many GPUs carry?")
     plan.add_argument(
@@ -248,10 +251,14 @@ def _add_plan(plan: argparse.ArgumentParser) -> None:
         "--answer-tokens", type=int, default=150, metavar="N", help="answer of a request, in tokens (default: 150)"
     )
     plan.add_argument(
-        "--quantization", choices=["auto", "none", "nf4"], default="auto", help="weight format (default: auto)"
+        "--quantization", choices=["auto", "none", "fp8", "nf4"], default="auto", help="weight format (default: auto)"
     )
     plan.add_argument(
-        "--context", type=int, default=0, metavar="TOKENS", help="context of a slot (default: what the request needs)"
+        "--context",
+        type=int,
+        default=0,
+        metavar="TOKENS",
+        help="longest prompt plus answer (default: what the request needs)",
     )
     plan.add_argument("-o", "--output", metavar="FILE", help="write to this file instead of standard output")
 

@@ -24,16 +24,34 @@ def plan_pages(slots: int, shape: CacheShape, context_tokens: int, reserved_byte
     `reserved_bytes` is what the feature cache will take; a workspace is left free as well. Raises InvalidRequest
     if not even one such sequence fits.
     """
-    wanted = slots * pages_for(context_tokens) + 1  # page 0 is for idle rows
+    wanted = wanted_pages(slots, context_tokens)
     if device.type != "cuda":
         return wanted
     free, total = torch.cuda.mem_get_info(device)
-    fitting = (free - reserved_bytes - WORKSPACE_BYTES) // (shape.bytes_per_token * PAGE_TOKENS)
-    if fitting < pages_for(context_tokens) + 1:
+    fitting = pages_that_fit(free - reserved_bytes - WORKSPACE_BYTES, shape)
+    if fitting < wanted_pages(1, context_tokens):
         raise _too_little_memory(free, total, shape, context_tokens)
     if fitting < wanted:
         log.warning("The KV cache has %d of %d pages, because no more fit in the memory of this GPU.", fitting, wanted)
     return min(wanted, fitting)
+
+
+def wanted_pages(slots: int, context_tokens: int) -> int:
+    """Pages with which all slots can hold sequences of `context_tokens`; page 0 is for idle rows."""
+    return slots * pages_for(context_tokens) + 1
+
+
+def pages_that_fit(free_bytes: int, shape: CacheShape) -> int:
+    """Pages, page 0 among them, in so much memory."""
+    return max(0, free_bytes // (shape.bytes_per_token * PAGE_TOKENS))
+
+
+def sequences_that_fit(pages: int, tokens: int, context_tokens: int) -> int:
+    """Sequences of `tokens` (prompt and max_tokens) that run at once over `pages`, page 0 among them.
+
+    0 if the pages do not hold one sequence of `context_tokens`: the engine does not start then.
+    """
+    return (pages - 1) // pages_for(tokens) if pages >= wanted_pages(1, context_tokens) else 0
 
 
 def plan_slots(wanted: int, shape: CacheShape, context_tokens: int, reserved_bytes: int, device: torch.device) -> int:

@@ -1,4 +1,4 @@
-"""Chooses weight format, context, slots and replicas for a card and a load."""
+"""Chooses weight format, context, requests at once and replicas for a card and a load."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ import math
 from dataclasses import dataclass, replace
 from typing import Final
 
-from serve_app.engine.memory import WORKSPACE_BYTES
+import torch
+
+from serve_app.engine.memory import WORKSPACE_BYTES, pages_that_fit, sequences_that_fit, wanted_pages
+from serve_app.engine.model.pages import PAGE_TOKENS
 from serve_app.engine.model.quantization import Quantization
+from serve_app.engine.model.slots import CacheShape
 from serve_app.errors import InvalidRequest
 from serve_app.plan.cards import KNOWN, Card
 from serve_app.plan.checkpoints import Checkpoint
@@ -19,17 +23,19 @@ DRIVER_BYTES: Final = 2**30  # CUDA's context and what the allocator can't use; 
 MEMORY_USE: Final = 0.94  # of a card: the chart's alert GlmGpuMemoryHigh fires above 0.95
 GPU_USE: Final = 0.75  # of what a GPU can do at most; nearer to it, waiting times grow without bound
 PEAK: Final = 1.5  # the autoscaler may start as many replicas as this many times the load needs
-LONGEST_PIECE_S: Final = 0.25  # a prefill piece delays the next token of all other answers by at most this time
-MOST_SLOTS: Final = 64  # larger batches were not measured
+MOST_SLOTS: Final = 64  # more requests a second with more at once were not measured
 ENOUGH_SLOTS: Final = 8  # with fewer, weights are quantized
 FIRST_TOKEN_S: Final = 5  # the chart's default of monitoring.prometheusRule.firstTokenSeconds
 _WAIT: Final = 4  # times the first token of an idle GPU: waiting in a queue is usual under load
-_PIECES: Final = (2048, 4096, 8192)  # measured values of engine.prefill_tokens above the default
-_PIECE_BYTES: Final = 40  # of activations, for each token and each element of the hidden state; an estimate
 _CONTEXTS: Final = (2048, 3072, 4096, 6144, 8192, 12288, 16384, 24576, 32768, 49152, 65536, 98304, 131_072)
 _SPARE_CONTEXT: Final = 1.25  # for requests that are longer than the planned one
 _DEFAULTS: Final = EngineSettings()
-_WEIGHT_FORMATS: Final = (Quantization(), Quantization("nf4"), Quantization("nf4", vision=True))  # first choice first
+_WEIGHT_FORMATS: Final = (  # first choice first
+    Quantization(),
+    Quantization("fp8"),
+    Quantization("nf4"),
+    Quantization("nf4", vision=True),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,20 +50,37 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class CardMemory:
-    """How a card's memory is divided, in bytes."""
+    """How a card's memory is divided, in bytes, counted by the functions of the engine."""
 
     weights: int
-    slot: int  # keys and values of one slot
     other: int  # picture cache, workspace, driver
     card: int
+    cache: CacheShape
+    request_tokens: int  # prompt and answer: for so many the engine reserves pages
+    context_tokens: int
+    has_pages: bool  # False: slots of the whole context
 
     @property
     def slots(self) -> int:
-        """Slots that fit into the planned share of the card."""
-        return max(0, (int(MEMORY_USE * self.card) - self.weights - self.other) // self.slot)
+        """Requests at once in the planned share of the card."""
+        free = int(MEMORY_USE * self.card) - self.weights - self.other
+        if not self.has_pages:
+            return max(0, self.cache.slots_that_fit(free, self.context_tokens))
+        return sequences_that_fit(pages_that_fit(free, self.cache), self.request_tokens, self.context_tokens)
+
+    def pages(self, slots: int) -> int:
+        """Pages that the engine allocates for so many slots: enough for the context of each, or all that fit."""
+        fitting = pages_that_fit(self.card - self.weights - self.other, self.cache)
+        wanted = wanted_pages(slots, self.context_tokens)
+        return min(wanted, max(fitting, wanted_pages(1, self.context_tokens)))
+
+    def cache_bytes(self, slots: int) -> int:
+        """Keys and values as the engine allocates them at the start."""
+        tokens = self.pages(slots) * PAGE_TOKENS if self.has_pages else slots * (self.context_tokens + 1)
+        return tokens * self.cache.bytes_per_token
 
     def used(self, slots: int) -> int:
-        return self.weights + self.other + slots * self.slot
+        return self.weights + self.other + self.cache_bytes(slots)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +93,7 @@ class CapacityPlan:
     memory: CardMemory
     context_tokens: int
     image_tokens: int  # most tokens of one picture
-    prefill_tokens: int
-    slots: int
+    slots: int  # requests at once
     replicas: int
     replicas_at_peak: int
     cpu_stages: CpuStages
@@ -80,7 +102,7 @@ class CapacityPlan:
     @property
     def request_s(self) -> float:
         """GPU seconds of one request with all slots in use."""
-        return self.gpu_time.request_s(self.request, self.prefill_tokens, self.slots)
+        return self.gpu_time.request_s(self.request, self.slots)
 
     @property
     def requests_per_s(self) -> float:
@@ -97,7 +119,7 @@ class CapacityPlan:
         """Mean of unread prompt tokens and unwritten answer tokens of a replica at `requests_per_s` (Little's law)."""
         request = self.request
         write_s = request.answer_tokens * self.gpu_time.step_s(self.slots, request.tokens)
-        read_s = self.gpu_time.first_token_s(request, self.prefill_tokens)
+        read_s = self.gpu_time.first_token_s(request)
         return self.requests_per_s * (write_s * request.answer_tokens / 2 + 2 * read_s * request.tokens)
 
 
@@ -112,7 +134,7 @@ def plan_capacity(
 ) -> CapacityPlan:
     """Plan a card and a load, or with `gpus` the load that so many cards can be given (its rate in `load` is ignored).
 
-    `quantization` is auto, none or nf4; `context_tokens` and `first_token_s` 0 let the plan choose. Raises
+    `quantization` is auto, none, fp8 or nf4; `context_tokens` and `first_token_s` 0 let the plan choose. Raises
     InvalidRequest if the model does not fit the card or the request does not fit the model.
     """
     allowed = checkpoint.family.max_pictures
@@ -123,15 +145,14 @@ def plan_capacity(
     pictures = tuple(checkpoint.picture_tokens(width, height, most) for width, height in load.pictures)
     request = RequestShape(pictures, load.text_tokens, load.answer_tokens)
     context = _context(checkpoint, request, context_tokens)
-    gpu_time, memory = _weight_format(checkpoint, card, quantization, context)
-    prefill_tokens, memory = _prefill(gpu_time, memory)
+    gpu_time, memory = _weight_format(checkpoint, card, quantization, request.tokens, context)
     slots = min(MOST_SLOTS, memory.slots)
-    requests_per_s = GPU_USE / gpu_time.request_s(request, prefill_tokens, slots)
+    requests_per_s = GPU_USE / gpu_time.request_s(request, slots)
     if gpus:
         load = replace(load, requests_per_s=gpus * requests_per_s)
     peak = load.requests_per_s if gpus else PEAK * load.requests_per_s
     replicas = gpus or math.ceil(load.requests_per_s / requests_per_s)
-    idle_s = gpu_time.first_token_s(request, prefill_tokens)
+    idle_s = gpu_time.first_token_s(request)
     tokens_left = (context - request.text_tokens - request.answer_tokens) // max(1, len(pictures))
     return CapacityPlan(
         load=load,
@@ -140,7 +161,6 @@ def plan_capacity(
         memory=memory,
         context_tokens=context,
         image_tokens=max(0, *pictures, tokens_left // 64 * 64),
-        prefill_tokens=prefill_tokens,
         slots=slots,
         replicas=replicas,
         replicas_at_peak=gpus or math.ceil(peak / requests_per_s),
@@ -152,7 +172,7 @@ def plan_capacity(
 
 
 def _context(checkpoint: Checkpoint, request: RequestShape, wanted: int) -> int:
-    """The shortest usual context that holds the request with a margin: the shorter the slots, the more of them fit."""
+    """The shortest usual context that holds the request with a margin."""
     longest = checkpoint.longest_context
     if request.tokens > longest:
         raise InvalidRequest(
@@ -168,16 +188,36 @@ def _context(checkpoint: Checkpoint, request: RequestShape, wanted: int) -> int:
     return wanted or next((size for size in _CONTEXTS if _SPARE_CONTEXT * request.tokens <= size <= longest), longest)
 
 
-def _weight_format(checkpoint: Checkpoint, card: Card, quantization: str, context: int) -> tuple[GpuTime, CardMemory]:
-    """The first weight format that leaves enough slots, or else the one that leaves most."""
-    allowed = [kind for kind in _WEIGHT_FORMATS if quantization in ("auto", kind.kind)]
-    options = [(kind, _memory(checkpoint, card, kind, context)) for kind in allowed]
+def _weight_format(
+    checkpoint: Checkpoint, card: Card, quantization: str, request_tokens: int, context: int
+) -> tuple[GpuTime, CardMemory]:
+    """The first weight format that leaves enough requests at once, or else the one that leaves most."""
+
+    def memory_of(kind: Quantization, of: Card) -> CardMemory:
+        other = _DEFAULTS.feature_cache_mib * 2**20 + WORKSPACE_BYTES + DRIVER_BYTES
+        sizes = checkpoint.sizes
+        return CardMemory(
+            sizes.weight_bytes(kind), other, of.memory_bytes, sizes.cache, request_tokens, context, of.has_pages
+        )
+
+    def runs(kind: Quantization, on: Card) -> bool:
+        """By the rules of `Quantization.check_device`."""
+        return kind.kind != "fp8" or (on.fp8 and checkpoint.sizes.cache.dtype == torch.bfloat16)
+
+    wanted = [kind for kind in _WEIGHT_FORMATS if quantization in ("auto", kind.kind)]
+    options = [(kind, memory_of(kind, card)) for kind in wanted if runs(kind, card)]
+    if not options:
+        raise InvalidRequest(
+            f"The format {quantization} needs a GPU of compute capability 8.9 or newer, such as L4, RTX 4090 or H100,"
+            f" and a model that computes in bfloat16; {card.name} has {card.capability[0]}.{card.capability[1]}.",
+            param="--quantization",
+        )
     if not any(memory.slots for _, memory in options):
         kind, memory = options[-1]
         larger = sorted(KNOWN, key=lambda other: (other.memory_bytes, other.tensor_tflops))
-        names = [other.name for other in larger if _memory(checkpoint, other, kind, context).slots]
+        names = [other.name for other in larger if runs(kind, other) and memory_of(kind, other).slots]
         raise InvalidRequest(
-            f"The model ({format_name(kind)}) with one slot of {context:,} tokens needs"
+            f"The model ({format_name(kind)}) with one request of {context:,} tokens needs"
             f" {memory.used(1) / 2**30:.1f} GiB; {MEMORY_USE:.0%} of {card.name} are"
             f" {MEMORY_USE * memory.card / 2**30:.1f} GiB."
             + (f" The smallest known card that holds it is {names[0]}." if names else " No known card holds it."),
@@ -186,26 +226,6 @@ def _weight_format(checkpoint: Checkpoint, card: Card, quantization: str, contex
     enough = [option for option in options if option[1].slots >= ENOUGH_SLOTS]
     kind, memory = enough[0] if enough else max(options, key=lambda option: option[1].slots)
     return GpuTime(card, checkpoint, kind), memory
-
-
-def _memory(checkpoint: Checkpoint, card: Card, kind: Quantization, context: int) -> CardMemory:
-    return CardMemory(
-        weights=checkpoint.sizes.weight_bytes(kind),
-        slot=checkpoint.sizes.cache.bytes_per_token * (context + 1),  # one position is written by unused rows
-        other=_DEFAULTS.feature_cache_mib * 2**20 + WORKSPACE_BYTES + DRIVER_BYTES,
-        card=card.memory_bytes,
-    )
-
-
-def _prefill(gpu_time: GpuTime, memory: CardMemory) -> tuple[int, CardMemory]:
-    """The largest prefill piece that is short enough and leaves enough memory for the slots."""
-    chosen = _DEFAULTS.prefill_tokens, memory
-    for tokens in _PIECES:
-        activations = (tokens - _DEFAULTS.prefill_tokens) * _PIECE_BYTES * gpu_time.checkpoint.attention_width
-        smaller = CardMemory(memory.weights, memory.slot, memory.other + activations, memory.card)
-        if gpu_time.piece_s(tokens) <= LONGEST_PIECE_S and smaller.slots >= min(MOST_SLOTS, memory.slots):
-            chosen = tokens, smaller
-    return chosen
 
 
 def format_name(kind: Quantization) -> str:

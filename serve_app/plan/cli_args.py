@@ -14,6 +14,7 @@ from serve_app.plan.checkpoints import read_checkpoint
 from serve_app.plan.values import summary, values_file
 
 _CLOCK_GHZ = 1.5  # assumed for a card without a name
+_CAPABILITY = "8.0"  # and without --gpu-capability
 _DESCRIPTION = ("gpu_memory_gib", "gpu_bandwidth_gb_s", "gpu_tflops", "gpu_sms")
 _PICTURE = re.compile(r"([1-9][0-9]{0,5})x([1-9][0-9]{0,5})")
 
@@ -51,10 +52,10 @@ def write_plan(options: Namespace, command: str) -> tuple[str, str]:
 def _card(options: Namespace) -> Card:
     given = {name: getattr(options, name) for name in _DESCRIPTION}
     flags = {name: f"--{name.replace('_', '-')}" for name in _DESCRIPTION}
-    described = [name for name in _DESCRIPTION if given[name] is not None]
+    described = [name for name in (*_DESCRIPTION, "gpu_capability") if getattr(options, name) is not None]
     if options.gpu is not None and described:
         raise InvalidRequest(
-            f"Name a card or describe one, not both: {flags[described[0]]} is given too.", param="--gpu"
+            f"Name a card or describe one, not both: --{described[0].replace('_', '-')} is given too.", param="--gpu"
         )
     if options.gpu is not None:
         return card_named(options.gpu)
@@ -63,6 +64,11 @@ def _card(options: Namespace) -> Card:
         raise InvalidRequest(f"No card is given. Give its name, or describe it ({missing} missing).", param="--gpu")
     for name in _DESCRIPTION:
         _above_zero(given[name], flags[name])
+    capability = re.fullmatch(r"([1-9][0-9]?)\.([0-9])", options.gpu_capability or _CAPABILITY)
+    if capability is None:
+        raise InvalidRequest(
+            f"{options.gpu_capability!r} is no compute capability, such as 8.9.", param="--gpu-capability"
+        )
     return Card(
         name="the card described",
         memory_bytes=int(options.gpu_memory_gib * 2**30),
@@ -70,6 +76,7 @@ def _card(options: Namespace) -> Card:
         tensor_tflops=options.gpu_tflops,
         sms=options.gpu_sms,
         clock_ghz=_CLOCK_GHZ,
+        capability=(int(capability[1]), int(capability[2])),
         source="as given",
     )
 

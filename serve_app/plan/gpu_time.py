@@ -10,11 +10,14 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
+from serve_app.engine.loop import BUDGETS_WITHOUT_DECODING
 from serve_app.engine.model.quantization import Quantization
 from serve_app.plan.cards import Card, card_named
 from serve_app.plan.checkpoints import Checkpoint
 from serve_app.plan.measured import FITTED
+from serve_app.settings import EngineSettings
 
+PIECE_TOKENS: Final = EngineSettings().prefill_tokens  # larger pieces were not measured over HTTP with this engine
 _MEASURED: Final = card_named(FITTED.card)
 
 
@@ -43,24 +46,21 @@ class GpuTime:
     checkpoint: Checkpoint
     quantization: Quantization
 
-    def request_s(self, request: RequestShape, prefill_tokens: int, rows: int) -> float:
+    def request_s(self, request: RequestShape, rows: int) -> float:
         """GPU time of one request while `rows` answers are written together and other prompts wait."""
-        # A piece of a prompt begins where the previous prompt ended, so a prompt touches one piece more.
-        pieces = request.prompt_tokens / prefill_tokens + 1
+        # A step takes prompts of several requests up to the budget, so a prompt counts for parts of pieces.
+        pieces = request.prompt_tokens / PIECE_TOKENS
         return self.encode_s(request) + self._read_s(request, pieces) + self.write_s(request, rows)
 
-    def first_token_s(self, request: RequestShape, prefill_tokens: int) -> float:
-        """Time to the first token of a request on an idle GPU."""
-        return self.encode_s(request) + self._read_s(request, math.ceil(request.prompt_tokens / prefill_tokens))
+    def first_token_s(self, request: RequestShape) -> float:
+        """Time to the first token of a request on an idle GPU, where a piece may be several times as long."""
+        pieces = math.ceil(request.prompt_tokens / (PIECE_TOKENS * BUDGETS_WITHOUT_DECODING))
+        return self.encode_s(request) + self._read_s(request, pieces)
 
     def encode_s(self, request: RequestShape) -> float:
         """All pictures through the vision tower."""
-        share = FITTED.encode_share[self.checkpoint.family.name]
-        return sum(self._compute_s(self.checkpoint.encode_operations(tokens), share) for tokens in request.pictures)
-
-    def piece_s(self, tokens: int) -> float:
-        """One prefill piece, during which no other answer gets a token."""
-        return self._read_s(RequestShape((), tokens, 1), 1)
+        operations = sum(self.checkpoint.encode_operations(tokens) for tokens in request.pictures)
+        return self._compute_s(operations, FITTED.encode_share)
 
     def write_s(self, request: RequestShape, rows: int) -> float:
         """One answer's part of the steps that write it together with `rows` - 1 others."""
@@ -70,32 +70,35 @@ class GpuTime:
     def step_s(self, rows: int, length: float) -> float:
         """The next token of `rows` answers, each with `length` tokens in the cache."""
         sizes = self.checkpoint.sizes
-        item_bytes = sizes.cache.dtype.itemsize
-        unpacking = self._unpacking_s(FITTED.unpack_row_s if rows == 1 else FITTED.unpack_rows_s)
-        other_bytes = self.checkpoint.head * item_bytes + rows * length * sizes.cache.bytes_per_token
-        fixed = FITTED.step_fixed_s + rows * FITTED.step_row_s
-        return max(self._weights_s, unpacking) + self._transfer_s(other_bytes) + fixed
+        unpacking = self._unpacking_s(FITTED.unpack_row_s if rows == 1 else FITTED.unpack_s)
+        other_bytes = self.checkpoint.head * sizes.cache.dtype.itemsize + rows * length * sizes.cache.bytes_per_token
+        fixed = FITTED.step_fixed_s + (FITTED.fp8_step_s if self.quantization.kind == "fp8" else 0.0)
+        return self._over_slots(max(self._weights_s, unpacking) + self._transfer_s(other_bytes) + fixed)
 
     def _read_s(self, request: RequestShape, pieces: float) -> float:
-        compute = self._compute_s(self.checkpoint.prefill_operations(request.prompt_tokens), FITTED.prefill_share)
-        least = max(FITTED.piece_least_s, self._weights_s)
-        return max(compute, pieces * least) + pieces * self._unpacking_s(FITTED.unpack_piece_s)
+        share = FITTED.prefill_share * (FITTED.fp8_prefill if self.quantization.kind == "fp8" else 1.0)
+        compute = self._compute_s(self.checkpoint.prefill_operations(request.prompt_tokens), share)
+        least = self._weights_s if self.card.captures_pieces else max(self._weights_s, FITTED.launched_piece_s)
+        return max(compute, pieces * self._over_slots(least)) + pieces * self._unpacking_s(FITTED.unpack_s)
 
     @property
     def _weights_s(self) -> float:
         """Reading the text layers' weights from memory once."""
-        item_bytes = self.checkpoint.sizes.cache.dtype.itemsize if self.quantization.kind == "none" else 0.5
-        return self._transfer_s(self.checkpoint.sizes.text_linear * item_bytes)
+        return self._transfer_s(self.checkpoint.sizes.text_bytes(self.quantization))
 
     def _unpacking_s(self, measured_s: float) -> float:
-        """Unpacking of 4-bit weights, which is bound by multiprocessors and clock; 0 for unquantized weights."""
-        if self.quantization.kind == "none":
+        """Unpacking of 4-bit weights, which is bound by multiprocessors and clock; 0 for other formats."""
+        if self.quantization.kind != "nf4":
             return 0.0
         size = self.checkpoint.sizes.text_linear / FITTED.text_linear
         return measured_s * size * (_MEASURED.sms * _MEASURED.clock_ghz) / (self.card.sms * self.card.clock_ghz)
 
     def _compute_s(self, operations: float, share: float) -> float:
-        return operations / (share * self.card.tensor_tflops * 1e12)
+        return self._over_slots(operations / (share * self.card.tensor_tflops * 1e12))
 
     def _transfer_s(self, count: float) -> float:
         return count / (FITTED.bandwidth_share * self.card.bandwidth_gb_s * 1e9)
+
+    def _over_slots(self, seconds: float) -> float:
+        """Longer where the engine runs over slots with the library's modules."""
+        return seconds if self.card.has_pages else FITTED.slots_times * seconds

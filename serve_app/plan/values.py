@@ -10,7 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from serve_app import __version__
-from serve_app.plan.capacity_plan import DRIVER_BYTES, FIRST_TOKEN_S, GPU_USE, PEAK, CapacityPlan, format_name
+from serve_app.engine.model.pages import PAGE_TOKENS
+from serve_app.plan.capacity_plan import (
+    DRIVER_BYTES,
+    FIRST_TOKEN_S,
+    GPU_USE,
+    MOST_SLOTS,
+    PEAK,
+    CapacityPlan,
+    format_name,
+)
 from serve_app.plan.cpu_stages import CPU_USE, POD_CPUS, Range
 from serve_app.plan.measured import FITTED, GPUS_MEASURED, is_measured
 from serve_app.settings import EngineSettings, PreprocessSettings
@@ -19,6 +28,9 @@ MOST_GPU_PODS = 200  # of a release (docs/capacity.md, Growth)
 LARGE_HEAD_GPUS = 8  # from so many pods with GPUs on, the head gets 4 CPUs
 SHARED_STORAGE_GPUS = 4  # from so many on, weights are stored once
 WAITING_REQUESTS = 20  # the chart's default of monitoring.prometheusRule.waitingRequests
+GPU_MEMORY = 0.95  # and of monitoring.prometheusRule.vramFraction
+FULL_GPU_MEMORY = 0.995  # 0.28 of 23.5 GiB were free (benchmarks/results/card_memory-2026-11-30-nf4.json)
+_OLD_CARD = "It runs the library's modules over slots, not the engine's kernels over pages: twice as long is assumed."
 _WIDTH = 112  # of comment lines
 _UNIT = re.compile(r"(\d) (s|ms|GiB|GB/s|TFLOP/s)\b")  # a line does not break between number and unit
 _GPU_POD = '{ cpu: "4", memory: 24Gi }', "{ memory: 24Gi }"
@@ -43,9 +55,10 @@ def summary(plan: CapacityPlan, model: str) -> str:
     gpus = f"{plan.replicas} {plan.gpu_time.card.name}"
     if plan.replicas_at_peak > plan.replicas:
         gpus += f", {plan.replicas_at_peak} at peak"
+    at_once = f"{_counted(plan.slots, 'request')} at once, context of {plan.context_tokens:,} tokens"
     return (
-        f"{model}: {gpus}; {format_name(plan.gpu_time.quantization)}, {plan.slots} slots of {plan.context_tokens:,}"
-        f" tokens; one GPU answers {plan.requests_per_s:.2f} requests/s{_together(plan)} ({_basis(plan)})"
+        f"{model}: {gpus}; {format_name(plan.gpu_time.quantization)}, {at_once};"
+        f" one GPU answers {plan.requests_per_s:.2f} requests/s{_together(plan)} ({_basis(plan)})"
         + (f"; divide into {_releases(plan)} releases" if _releases(plan) > 1 else "")
     )
 
@@ -69,15 +82,21 @@ def _header(plan: CapacityPlan, model: str, command: str) -> Iterator[str]:
     yield from _comment(f"{model} on {card.name}, {plan.load.requests_per_s:g} requests a second.")
     yield from _comment(f"Written by glm-serve {__version__}: {command}")
     yield "#"
-    if _basis(plan) == "estimated":
+    if _basis(plan) != "estimated":
+        yield from _comment("Times are calculated from measurements on this card (serve_app/plan/measured.py).")
+    elif card.name == FITTED.card:
+        yield from _comment(
+            f"Times are estimated: requests a second were measured on {card.name}, but not of this model in this weight"
+            " format. Measure: python -m benchmarks.capacity."
+        )
+    else:
         yield from _comment(
             f"Times are estimated: the engine was measured on {FITTED.card}, and {card.name} is assumed to reach the"
             f" same share of its data sheet ({card.source}: {card.bandwidth_gb_s:g} GB/s,"
             f" {card.tensor_tflops:g} TFLOP/s)."
-            " Measure before you buy: python -m benchmarks.capacity."
+            + ("" if card.has_pages else f" {_OLD_CARD}")
+            + " Measure before you buy: python -m benchmarks.capacity."
         )
-    else:
-        yield from _comment("Times are calculated from measurements on this card (serve_app/plan/measured.py).")
     yield "#"
     sizes = ", ".join(
         f"{width} x {height} ({tokens:,} tokens)"
@@ -88,7 +107,7 @@ def _header(plan: CapacityPlan, model: str, command: str) -> Iterator[str]:
         f" {request.text_tokens:,} tokens of text; an answer of {request.answer_tokens:,} tokens. Every picture is new."
     )
     yield from _comment(
-        f"An idle GPU gives the first token after {plan.gpu_time.first_token_s(request, plan.prefill_tokens):.2f} s."
+        f"An idle GPU gives the first token after {plan.gpu_time.first_token_s(request):.2f} s."
         f" With {plan.slots} requests in flight it takes {plan.request_s:.3g} s of GPU time for each. {GPU_USE:.0%} of"
         f" that rate is planned: {plan.requests_per_s:.2f} requests a second."
     )
@@ -109,9 +128,12 @@ def _settings(plan: CapacityPlan, model: str) -> Iterator[str]:
     yield "settings:"
     yield "  model:"
     yield f"    path: {json.dumps(_served_path(model), ensure_ascii=False)}"
+    stored = (
+        f"{memory.pages(plan.slots):,} pages of {PAGE_TOKENS} tokens" if memory.has_pages else f"{plan.slots} slots"
+    )
     yield from _comment(
         f"{_gib(memory.used(plan.slots))} of {_gib(memory.card)} GiB: {format_name(quantization)}"
-        f" {_gib(memory.weights)}, {plan.slots} slots {_gib(plan.slots * memory.slot)} (both counted);"
+        f" {_gib(memory.weights)}, {stored} {_gib(memory.cache_bytes(plan.slots))} (both counted);"
         f" picture cache and workspace {_gib(memory.other - DRIVER_BYTES)}, driver {_gib(DRIVER_BYTES)}"
         " (both estimated).",
         4,
@@ -127,13 +149,11 @@ def _settings(plan: CapacityPlan, model: str) -> Iterator[str]:
         yield from _comment("Larger pictures are scaled down to this size, because they would not fit the context.", 4)
         yield f"    max_image_tokens: {plan.image_tokens}"
     yield "  engine:"
-    if plan.prefill_tokens != EngineSettings().prefill_tokens:
-        piece_s = plan.gpu_time.piece_s(plan.prefill_tokens)
-        yield from _comment(
-            f"Larger pieces read prompts faster; each delays the other answers by up to {piece_s:.2f} s.", 4
-        )
-        yield f"    prefill_tokens: {plan.prefill_tokens}"
-    yield from _comment(f"{memory.slots} slots fit; no more than 64 were measured.", 4)
+    yield from _comment(
+        f"{memory.slots:,} requests of {plan.request.tokens:,} tokens fit at once; rates with more than"
+        f" {MOST_SLOTS} were not measured.",
+        4,
+    )
     yield f"    max_slots: {plan.slots}"
 
 
@@ -210,7 +230,8 @@ def _cluster(plan: CapacityPlan, model: str) -> Iterator[str]:
 def _alerts(plan: CapacityPlan) -> Iterator[str]:
     """Limits of alerts that differ from the chart's."""
     waiting = min(plan.waiting_requests, EngineSettings().max_waiting // 2)
-    if plan.first_token_s == FIRST_TOKEN_S and waiting <= WAITING_REQUESTS:
+    memory = plan.memory.used(plan.slots) / plan.memory.card
+    if plan.first_token_s == FIRST_TOKEN_S and waiting <= WAITING_REQUESTS and memory <= GPU_MEMORY:
         return
     yield "monitoring:"
     yield "  prometheusRule:"
@@ -220,6 +241,9 @@ def _alerts(plan: CapacityPlan) -> Iterator[str]:
     if waiting > WAITING_REQUESTS:
         yield from _comment("Requests that a replica begins within that time.", 4)
         yield f"    waitingRequests: {waiting}"
+    if memory > GPU_MEMORY:
+        yield from _comment("The engine fills the card with pages, up to its workspace.", 4)
+        yield f"    vramFraction: {FULL_GPU_MEMORY}"
 
 
 def _pods(group: str, replicas: Range, resources: tuple[str, str], reason: str) -> Iterator[str]:

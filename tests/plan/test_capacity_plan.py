@@ -3,10 +3,11 @@
 from dataclasses import replace
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve_app.engine.memory import WORKSPACE_BYTES
+from serve_app.engine.memory import WORKSPACE_BYTES, plan_pages
 from serve_app.errors import InvalidRequest
 from serve_app.plan.capacity_plan import DRIVER_BYTES, MEMORY_USE, MOST_SLOTS, CapacityPlan, Load, plan_capacity
 from serve_app.plan.cards import GB, KNOWN, Card, card_named
@@ -43,12 +44,12 @@ def test_a_plan_fits_the_card_and_answers_the_load(model: str, card: Card, wante
     if made is None:
         return
     weights = CHECKPOINTS[model].sizes.weight_bytes(made.gpu_time.quantization)
-    slots = made.slots * made.memory.slot
-    assert (
-        weights + slots + WORKSPACE_BYTES + DRIVER_BYTES
-        <= made.memory.used(made.slots)
-        <= MEMORY_USE * card.memory_bytes
-    )
+    cache = CHECKPOINTS[model].sizes.cache
+    requests = made.slots * made.request.tokens * cache.bytes_per_token
+    fixed = weights + WORKSPACE_BYTES + DRIVER_BYTES
+    assert fixed + requests <= MEMORY_USE * card.memory_bytes
+    assert fixed + requests <= made.memory.used(made.slots) <= card.memory_bytes
+    assert made.memory.cache_bytes(made.slots) >= made.context_tokens * cache.bytes_per_token
     assert 1 <= made.slots <= MOST_SLOTS
     assert made.request.tokens <= made.context_tokens <= CHECKPOINTS[model].longest_context
     assert made.replicas * made.requests_per_s >= wanted.requests_per_s * (1 - 1e-9)
@@ -78,25 +79,69 @@ def test_a_plan_of_a_card_is_possible_with_more_memory_too(model: str, card: Car
         assert more.memory.weights >= made.memory.weights  # never quantized further than on the smaller card
 
 
-def test_weights_stay_unquantized_where_enough_slots_fit_beside_them(flash: Checkpoint):
-    assert plan_capacity(flash, card_named("H200"), load(20)).gpu_time.quantization.kind == "none"
-    assert plan_capacity(flash, card_named("L4"), load(0.1)).gpu_time.quantization.kind == "nf4"
+@pytest.mark.parametrize(("card", "kind"), [("H200", "none"), ("L4", "fp8"), ("RTX 4090", "fp8"), ("A10", "nf4")])
+def test_weights_are_quantized_only_where_memory_is_short_and_to_fp8_where_the_card_has_it(
+    flash: Checkpoint, card: str, kind: str
+):
+    assert plan_capacity(flash, card_named(card), load(0.1)).gpu_time.quantization.kind == kind
+
+
+def test_fp8_answers_more_requests_than_unquantized_weights(flash: Checkpoint):
+    unquantized, fp8 = (plan_capacity(flash, card_named("H200"), load(), kind) for kind in ("none", "fp8"))
+    assert fp8.requests_per_s > 1.2 * unquantized.requests_per_s
+
+
+@pytest.mark.parametrize(("card", "capability"), [("A10", "8.6"), ("T4", "7.5")])
+def test_fp8_is_refused_on_a_card_without_it(flash: Checkpoint, card: str, capability: str):
+    with pytest.raises(InvalidRequest, match=f"compute capability 8.9 or newer.* {card} has {capability}"):
+        plan_capacity(flash, card_named(card), load(), "fp8")
+
+
+def test_fp8_is_not_chosen_for_a_model_that_computes_in_float16(flash: Checkpoint):
+    float16 = replace(flash, sizes=replace(flash.sizes, cache=replace(flash.sizes.cache, dtype=torch.float16)))
+    assert plan_capacity(float16, card_named("L4"), load(0.1)).gpu_time.quantization.kind == "nf4"
+
+
+def test_requests_at_once_are_counted_in_pages_of_the_request_not_of_the_context(flash: Checkpoint):
+    counted = {
+        context: plan_capacity(flash, card_named("L4"), load(), context_tokens=context).memory.slots
+        for context in (2048, 8192, 65_536)
+    }
+    assert counted[2048] == counted[8192] == counted[65_536] > 64
+
+
+def test_cards_without_the_engines_kernels_have_slots_of_the_whole_context(flash: Checkpoint):
+    short, long = (plan_capacity(flash, card_named("T4"), load(), context_tokens=size) for size in (3072, 6144))
+    assert short.memory.slots == pytest.approx(2 * long.memory.slots, abs=2)
+    assert short.memory.used(short.slots) <= MEMORY_USE * short.memory.card
+
+
+def test_pages_are_those_that_the_engine_allocates(flash: Checkpoint, monkeypatch: pytest.MonkeyPatch):
+    """`plan_pages` of the engine with the memory that the plan expects to be free when weights are loaded."""
+    for name in ("L4", "H200"):
+        made = plan_capacity(flash, card_named(name), load(), context_tokens=8192)
+        free = made.memory.card - made.memory.weights - DRIVER_BYTES
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free, free))
+        pages = plan_pages(made.slots, flash.sizes.cache, 8192, 256 * 2**20, torch.device("cuda"))
+        assert made.memory.pages(made.slots) == pages
+    assert pages == 64 * 128 + 1
 
 
 def test_glm_4v_9b_on_16_gb_has_its_tower_quantized_too(original: Checkpoint):
     assert plan_capacity(original, card_named("T4"), load(0.05)).gpu_time.quantization.vision
 
 
-def test_prompts_are_read_in_larger_pieces_only_where_that_is_quick(flash: Checkpoint):
-    assert plan_capacity(flash, card_named("L4"), load()).prefill_tokens == 1024
-    assert plan_capacity(flash, card_named("H200"), load()).prefill_tokens == 4096
+def test_a_card_without_the_engines_kernels_takes_longer_than_its_data_sheet_says(flash: Checkpoint):
+    t4 = card_named("T4")
+    slots, pages = (plan_capacity(flash, card, load()).first_token_s for card in (t4, replace(t4, capability=(8, 0))))
+    assert slots > 1.5 * pages
 
 
 def test_the_refusal_of_a_model_that_does_not_fit_names_a_card_that_holds_it(original: Checkpoint):
     with pytest.raises(InvalidRequest) as refused:
         plan_capacity(original, card_named("A10"), load(), quantization="none")
     assert str(refused.value) == (
-        "The model (unquantized weights) with one slot of 3,072 tokens needs 29.3 GiB; 94% of A10 are 21.0 GiB."
+        "The model (unquantized weights) with one request of 3,072 tokens needs 29.3 GiB; 94% of A10 are 21.0 GiB."
         " The smallest known card that holds it is A100 40GB."
     )
 
@@ -110,7 +155,7 @@ def test_what_a_number_of_gpus_carries_needs_that_number_of_gpus(flash: Checkpoi
 
 
 def test_a_service_of_several_gpus_has_two_of_each_stage(flash: Checkpoint):
-    made = plan_capacity(flash, card_named("H200"), load(5))
+    made = plan_capacity(flash, card_named("H200"), load(10))
     assert made.replicas == 2
     assert min(made.cpu_stages.ingress.least, made.cpu_stages.preprocess.least, made.cpu_stages.pods.least) == 2
 

@@ -36,3 +36,17 @@ def test_no_rate_is_one_with_sparsity():
     for card in KNOWN:
         a_cycle = card.tensor_tflops * 1e12 / (card.sms * card.clock_ghz * 1e9)
         assert a_cycle < (8500 if card.name == "B200" else 4300), card.name
+
+
+@pytest.mark.parametrize(
+    ("name", "fp8", "pages", "bfloat16"),
+    [
+        ("T4", False, False, False),
+        ("A100 80GB", False, True, True),
+        ("L4", True, True, True),
+        ("B200", True, True, True),
+    ],
+)
+def test_what_a_card_runs_follows_from_its_compute_capability(name: str, fp8: bool, pages: bool, bfloat16: bool):
+    card = card_named(name)
+    assert (card.fp8, card.has_pages, card.bfloat16) == (fp8, pages, bfloat16)

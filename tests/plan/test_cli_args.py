@@ -33,7 +33,7 @@ def test_the_file_goes_to_the_output_option(tmp_path: Path, capsys: pytest.Captu
     file = tmp_path / "values.yaml"
     assert cli.main([*ASKED, "--gpu", "L4", "-o", str(file)]) == 0
     assert yaml.safe_load(file.read_text())["stages"]["engine"]["replicas"]["min"] >= 1
-    assert "; one GPU answers 0.32 requests/s, 4 of them 1.295 (estimated)" in standard_error(capsys)
+    assert "; one GPU answers 0.63 requests/s, 2 of them 1.26 (estimated)" in standard_error(capsys)
 
 
 def test_a_plan_is_not_changed_by_this_machines_own_settings(capsys: pytest.CaptureFixture[str]):
@@ -48,6 +48,12 @@ def test_a_plan_is_not_changed_by_this_machines_own_settings(capsys: pytest.Capt
 def test_a_card_can_be_described(capsys: pytest.CaptureFixture[str]):
     assert cli.main([*ASKED, *OTHER]) == 0
     assert "(as given: 900 GB/s, 120 TFLOP/s)" in capsys.readouterr().out.replace("\n# ", " ")
+
+
+def test_a_described_card_has_fp8_from_the_compute_capability_on_that_is_given(capsys: pytest.CaptureFixture[str]):
+    for capability, kind in (([], "nf4"), (["--gpu-capability", "8.9"], "fp8")):
+        assert cli.main([*ASKED, *OTHER, *capability]) == 0
+        assert yaml.safe_load(capsys.readouterr().out)["settings"]["model"]["quantization"] == kind
 
 
 def test_a_folder_is_planned_by_its_own_config_and_served_from_the_volume(capsys: pytest.CaptureFixture[str]):
@@ -74,6 +80,9 @@ def test_a_number_of_gpus_is_planned_instead_of_a_load(capsys: pytest.CaptureFix
     [
         (["--gpu", "L5"], "--gpu: The card 'L5' is unknown. Known cards are T4, "),
         ([], "--gpu: No card is given. Give its name, or describe it (--gpu-memory-gib, "),
+        (["--gpu", "A10", "--quantization", "fp8"], "--quantization: The format fp8 needs a GPU of compute capability"),
+        (["--gpu", "L4", "--gpu-capability", "9.0"], "--gpu: Name a card or describe one, not both: --gpu-capability"),
+        ([*OTHER, "--gpu-capability", "new"], "--gpu-capability: 'new' is no compute capability, such as 8.9"),
         (["--gpu", "L4", "--gpu-sms", "3"], "--gpu: Name a card or describe one, not both"),
         ([*OTHER[:-1], "0"], "--gpu-sms: 0 is not above zero"),
         (
@@ -92,7 +101,7 @@ def test_a_number_of_gpus_is_planned_instead_of_a_load(capsys: pytest.CaptureFix
             ["--gpu", "L4", "--model", "nobody/nothing"],
             "--model: 'nobody/nothing' is neither a folder with a config.json",
         ),
-        (["--gpu", "T4", "--quantization", "none"], "--gpu: The model (unquantized weights) with one slot of "),
+        (["--gpu", "T4", "--quantization", "none"], "--gpu: The model (unquantized weights) with one request of "),
     ],
 )
 def test_what_can_not_be_planned_is_refused_in_one_line(asked: list[str], why: str, capsys: pytest.CaptureFixture[str]):

@@ -11,7 +11,7 @@ import yaml
 
 from serve_app.plan.capacity_plan import plan_capacity
 from serve_app.plan.cards import KNOWN, Card, card_named
-from serve_app.plan.values import summary, values_file
+from serve_app.plan.values import FULL_GPU_MEMORY, summary, values_file
 from serve_app.settings import Settings
 from tests.plan.conftest import CHECKPOINTS
 from tests.plan.test_capacity_plan import load
@@ -81,8 +81,17 @@ def test_a_card_that_was_measured_is_called_so():
     assert "stimated on" not in text
 
 
-def test_glm_4v_9b_was_measured_in_parts_only_and_is_called_estimated_on_the_same_card():
-    assert "# Times are estimated:" in written("glm-4v-9b", card_named("H200"), 1)
+def test_glm_4v_9b_and_nf4_were_not_measured_over_http_and_are_called_estimated_on_the_same_card():
+    assert "# Times are estimated: requests a second were measured on H200, but not" in written(
+        "glm-4v-9b", card_named("H200"), 1
+    )
+    nf4 = plan_capacity(CHECKPOINTS["glm-4.6v-flash"], card_named("H200"), load(1), "nf4")
+    assert "# Times are estimated: requests a second were measured on H200, but not" in values_file(nf4, "m", "plan")
+
+
+def test_the_file_says_that_a_card_without_pages_is_assumed_to_take_twice_as_long():
+    assert "twice as long is assumed" in written("glm-4.6v-flash", card_named("T4"), 0.1).replace("\n# ", " ")
+    assert "twice as long" not in written("glm-4.6v-flash", card_named("L4"), 0.1).replace("\n# ", " ")
 
 
 def test_the_file_says_that_a_card_has_no_bfloat16():
@@ -95,10 +104,15 @@ def test_the_only_gpu_is_upgraded_in_place():
 
 
 def test_a_plan_does_not_set_off_the_alert_on_gpu_memory():
-    limit = DEFAULTS["monitoring"]["prometheusRule"]["vramFraction"]
-    for name in ("T4", "L4"):
+    usual = DEFAULTS["monitoring"]["prometheusRule"]["vramFraction"]
+    limits = set()
+    for name in ("T4", "L4", "A10", "H200"):
         made = plan_capacity(CHECKPOINTS["glm-4.6v-flash"], card_named(name), load(0.1, pictures=((1654, 2339),)))
-        assert made.memory.used(made.slots) / made.memory.card < limit
+        rule = yaml.safe_load(values_file(made, "m", "plan")).get("monitoring", {}).get("prometheusRule", {})
+        limit = rule.get("vramFraction", usual)
+        assert made.memory.used(made.slots) / made.memory.card <= limit or limit == FULL_GPU_MEMORY
+        limits.add(limit)
+    assert limits == {usual, FULL_GPU_MEMORY}
 
 
 def test_the_alert_on_the_first_token_has_the_target_that_was_given():
@@ -120,7 +134,7 @@ def test_several_gpus_survive_the_loss_of_a_pod_and_many_have_a_larger_head_and_
 
 
 def test_more_gpus_than_a_release_should_have_are_divided():
-    assert "install 2 releases" in written("glm-4.6v-flash", card_named("L4"), 100).replace("\n# ", " ")
+    assert "install 2 releases" in written("glm-4.6v-flash", card_named("L4"), 200).replace("\n# ", " ")
 
 
 def test_pictures_that_would_not_fit_the_context_are_scaled_down():
@@ -145,5 +159,5 @@ def test_no_line_is_longer_than_the_projects():
 def test_the_summary_is_one_line():
     made = plan_capacity(CHECKPOINTS["glm-4.6v-flash"], card_named("L4"), load(1))
     line = summary(made, "GLM-4.6V-Flash")
-    assert line.startswith(f"GLM-4.6V-Flash: {made.replicas} L4, {made.replicas_at_peak} at peak; nf4 weights, ")
+    assert line.startswith(f"GLM-4.6V-Flash: {made.replicas} L4, {made.replicas_at_peak} at peak; fp8 weights, ")
     assert line.endswith("(estimated)")

@@ -45,6 +45,9 @@ class Sizes:
         if self.stored_bytes is not None:
             return self.stored_bytes
         size = self.cache.dtype.itemsize
-        packed = _PACKED.get(quantization.kind, size)
-        vision = packed if quantization.vision else size
-        return round(self.text_linear * packed + self.vision_linear * vision + self.unquantized * size)
+        vision = _PACKED.get(quantization.kind, size) if quantization.vision else size
+        return round(self.text_bytes(quantization) + self.vision_linear * vision + self.unquantized * size)
+
+    def text_bytes(self, quantization: Quantization) -> float:
+        """Bytes of the text layers' matrices, which every step reads."""
+        return self.text_linear * _PACKED.get(quantization.kind, self.cache.dtype.itemsize)

@@ -20,7 +20,7 @@ log = logging.getLogger("glm.engine")
 
 _BLOCK = 64  # weights with one scale
 _DOUBLE_QUANTIZATION = True  # the scales too: 4.13 bits a weight instead of 4.5
-_FP8_CAPABILITY = (8, 9)  # the first GPUs with FP8 matrix units
+FP8_CAPABILITY = (8, 9)  # the first GPUs with FP8 matrix units
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Quantization:
                 f"The format fp8 needs a GPU, and this model runs on a CPU. {instead}", param="model.quantization"
             )
         capability = torch.cuda.get_device_capability(device)
-        if capability < _FP8_CAPABILITY:
+        if capability < FP8_CAPABILITY:
             raise InvalidRequest(
                 f"The format fp8 needs a GPU of compute capability 8.9 or newer, such as L4, RTX 4090 or H100;"
                 f" {torch.cuda.get_device_name(device)} has {capability[0]}.{capability[1]}. {instead}",

@@ -14,6 +14,8 @@ import torch
 
 log = logging.getLogger("glm.engine")
 
+LEAST_CAPABILITY = (8, 0)  # of a GPU that runs the Triton kernels
+
 
 def kernels_for(device: torch.device) -> ModuleType:
     """`fused` on a CUDA device, else `plain`; both have the same functions."""
@@ -32,7 +34,7 @@ def available(device: torch.device) -> bool:
 
     Triton needs a C compiler once, for its driver module. Without one the library's modules compute.
     """
-    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0):
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) < LEAST_CAPABILITY:
         return False
     try:
         from triton import knobs  # imported late: a CPU installation has no Triton
