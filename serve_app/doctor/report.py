@@ -56,9 +56,10 @@ class MemoryFit:
     slots: int
     context_tokens: int
     weight_bytes: int
-    cache_bytes: int  # keys and values of all slots
+    cache_bytes: int  # keys and values of all slots or pages
     other_bytes: int  # picture cache, and on a GPU the workspace
     free_bytes: int
+    pages: int = 0  # that the slots share; 0: each slot holds the whole context
 
     @property
     def needed_bytes(self) -> int:
@@ -99,7 +100,8 @@ class Report:
         how = f"{self.fit.dtype} on {self.fit.device}"
         if self.fit.quantization != "none":
             how = f"{self.fit.quantization}, {how}"
-        slots = f"{_counted(self.fit.slots, 'slot')} of {self.fit.context_tokens} tokens"
+        longest = f"{'up to ' if self.fit.pages else ''}{self.fit.context_tokens} tokens"
+        slots = f"{_counted(self.fit.slots, 'slot')} of {longest}"
         return f"Can serve {self.model}: {how}, with {slots}{_also(warnings)}."
 
     def as_object(self) -> dict[str, Any]:

@@ -202,6 +202,9 @@ def _memory(context: CheckContext) -> Iterator[Finding]:
     from serve_app.doctor.empty_model import quantized_bytes
     from serve_app.doctor.fit import Demand, check_fit, fit_slots
     from serve_app.engine.model.footprint import Sizes
+    from serve_app.engine.model.kernels import available
+    from serve_app.engine.model.quantization import Quantization
+    from serve_app.engine.model.trunk import supports
 
     family, settings = context.empty_model.family, context.settings
     stored = None if context.is_expanded else (context.config or {}).get("quantization_config")
@@ -215,6 +218,8 @@ def _memory(context: CheckContext) -> Iterator[Finding]:
         feature_bytes=settings.engine.feature_cache_mib * 2**20,
         free_bytes=context.gpu_free_bytes if context.device.type == "cuda" else context.ram_free_bytes,
         stored_as=stored.get("quant_method", "stored") if stored else None,
+        has_pages=available(context.device) and supports(family.text_layers),
+        has_fp8=Quantization("fp8").runs_on(context.device, family.dtype),
     )
     if demand.context_tokens < settings.model.context_tokens:
         most = f"{demand.context_tokens:,} tokens, the model's most, instead of {settings.model.context_tokens:,}"

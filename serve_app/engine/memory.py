@@ -28,12 +28,13 @@ def plan_pages(slots: int, shape: CacheShape, context_tokens: int, reserved_byte
     if device.type != "cuda":
         return wanted
     free, total = torch.cuda.mem_get_info(device)
-    fitting = pages_that_fit(free - reserved_bytes - WORKSPACE_BYTES, shape)
-    if fitting < wanted_pages(1, context_tokens):
+    left = free - reserved_bytes - WORKSPACE_BYTES
+    if not sequences_that_fit(left, shape, context_tokens, context_tokens):
         raise _too_little_memory(free, total, shape, context_tokens)
-    if fitting < wanted:
-        log.warning("The KV cache has %d of %d pages, because no more fit in the memory of this GPU.", fitting, wanted)
-    return min(wanted, fitting)
+    pages = allocated_pages(slots, shape, context_tokens, left)
+    if pages < wanted:
+        log.warning("The KV cache has %d of %d pages, because no more fit in the memory of this GPU.", pages, wanted)
+    return pages
 
 
 def wanted_pages(slots: int, context_tokens: int) -> int:
@@ -41,17 +42,23 @@ def wanted_pages(slots: int, context_tokens: int) -> int:
     return slots * pages_for(context_tokens) + 1
 
 
-def pages_that_fit(free_bytes: int, shape: CacheShape) -> int:
-    """Pages, page 0 among them, in so much memory."""
-    return max(0, free_bytes // (shape.bytes_per_token * PAGE_TOKENS))
+def allocated_pages(slots: int, shape: CacheShape, context_tokens: int, free_bytes: int) -> int:
+    """Pages that the engine allocates in so much memory: what it wants, or fewer, but one context at least."""
+    fitting = _pages_that_fit(free_bytes, shape)
+    return min(wanted_pages(slots, context_tokens), max(fitting, wanted_pages(1, context_tokens)))
 
 
-def sequences_that_fit(pages: int, tokens: int, context_tokens: int) -> int:
-    """Sequences of `tokens` (prompt and max_tokens) that run at once over `pages`, page 0 among them.
+def sequences_that_fit(free_bytes: int, shape: CacheShape, tokens: int, context_tokens: int) -> int:
+    """Sequences of `tokens` (prompt and max_tokens) that run at once over pages in so much memory.
 
-    0 if the pages do not hold one sequence of `context_tokens`: the engine does not start then.
+    0 if one sequence of `context_tokens` does not fit: the engine does not start then.
     """
+    pages = _pages_that_fit(free_bytes, shape)
     return (pages - 1) // pages_for(tokens) if pages >= wanted_pages(1, context_tokens) else 0
+
+
+def _pages_that_fit(free_bytes: int, shape: CacheShape) -> int:
+    return free_bytes // (shape.bytes_per_token * PAGE_TOKENS)
 
 
 def plan_slots(wanted: int, shape: CacheShape, context_tokens: int, reserved_bytes: int, device: torch.device) -> int:

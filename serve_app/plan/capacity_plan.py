@@ -8,7 +8,7 @@ from typing import Final
 
 import torch
 
-from serve_app.engine.memory import WORKSPACE_BYTES, pages_that_fit, sequences_that_fit, wanted_pages
+from serve_app.engine.memory import WORKSPACE_BYTES, allocated_pages, sequences_that_fit
 from serve_app.engine.model.pages import PAGE_TOKENS
 from serve_app.engine.model.quantization import Quantization
 from serve_app.engine.model.slots import CacheShape
@@ -66,13 +66,11 @@ class CardMemory:
         free = int(MEMORY_USE * self.card) - self.weights - self.other
         if not self.has_pages:
             return max(0, self.cache.slots_that_fit(free, self.context_tokens))
-        return sequences_that_fit(pages_that_fit(free, self.cache), self.request_tokens, self.context_tokens)
+        return sequences_that_fit(free, self.cache, self.request_tokens, self.context_tokens)
 
     def pages(self, slots: int) -> int:
         """Pages that the engine allocates for so many slots: enough for the context of each, or all that fit."""
-        fitting = pages_that_fit(self.card - self.weights - self.other, self.cache)
-        wanted = wanted_pages(slots, self.context_tokens)
-        return min(wanted, max(fitting, wanted_pages(1, self.context_tokens)))
+        return allocated_pages(slots, self.cache, self.context_tokens, self.card - self.weights - self.other)
 
     def cache_bytes(self, slots: int) -> int:
         """Keys and values as the engine allocates them at the start."""

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from serve_app.doctor.fit import Demand, check_fit, fit_slots
 from serve_app.doctor.report import Finding, Status
+from serve_app.engine.memory import plan_pages
 from serve_app.engine.model.families.glm4v_9b import empty_network
 from serve_app.engine.model.footprint import Sizes
+from serve_app.engine.model.pages import pages_for
 from serve_app.engine.model.quantization import Quantization
 from serve_app.engine.model.slots import CacheShape
 from tests.doctor.conftest import named, the_one
@@ -32,8 +34,19 @@ def demand(
     slots: int = 16,
     context: int = 8192,
     device: str = "cuda",
+    has_pages: bool = False,
+    has_fp8: bool = False,
 ) -> Demand:
-    return Demand(device, quantization, slots, context, feature_bytes=2**28, free_bytes=int(free_gib * GIB))
+    return Demand(
+        device,
+        quantization,
+        slots,
+        context,
+        feature_bytes=2**28,
+        free_bytes=int(free_gib * GIB),
+        has_pages=has_pages,
+        has_fp8=has_fp8,
+    )
 
 
 def fit(wanted: Demand, sizes: Sizes = FLASH) -> Finding:
@@ -76,6 +89,44 @@ def test_fewer_slots_than_wanted_are_a_warning_with_ways_to_have_all():
     assert finding.status == Status.WARNING
     assert finding.seen.startswith("Only 6 slots of 16 fit")
     assert "For all 16 slots: --context 3328; or --quantization nf4." in finding.remedy
+
+
+def test_pages_that_hold_all_slots_are_listed():
+    finding = fit(demand(23.5, FP8, has_pages=True))
+    assert finding.status == Status.OK
+    assert "weights 11.6 GiB, 2,049 pages of 64 tokens 5.0 GiB" in finding.seen
+
+
+def test_fewer_pages_than_wanted_are_a_warning_that_says_what_they_hold():
+    finding = fit(demand(23.5, has_pages=True))
+    assert finding.status == Status.WARNING
+    assert finding.seen.startswith(
+        "Only 851 of 2,049 pages fit, for 6 requests of 8,192 tokens at once, or 16 of 3,392: 23.5 GiB of 23.5 GiB free"
+    )
+    assert finding.remedy == (
+        "`up` uses what fits; further requests wait for pages. For all 16 slots: --context 3328; or --quantization nf4."
+    )
+
+
+def test_fp8_is_advised_where_the_gpu_has_it():
+    assert "slots: --quantization fp8." in fit(demand(23.5, has_pages=True, has_fp8=True)).remedy
+    assert fit(demand(15.5, has_pages=True, has_fp8=True)).remedy == "These options would fit: --quantization fp8."
+
+
+def test_not_even_one_request_over_pages_is_a_problem():
+    finding = fit(demand(22, has_pages=True, context=65_536))
+    assert finding.status == Status.PROBLEM
+    assert finding.seen.startswith("Not even one request of 65,536 tokens fits: it needs ")
+    assert finding.remedy.startswith("These options would fit: --context ")
+
+
+def test_pages_are_those_that_the_engine_allocates(monkeypatch: pytest.MonkeyPatch):
+    for free_gib in (23.5, 27, 60):
+        wanted = demand(free_gib, has_pages=True)
+        left = int(free_gib * GIB) - FLASH.weight_bytes(UNQUANTIZED)
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, left=left: (left, left))
+        pages = plan_pages(16, CACHE, 8192, wanted.feature_bytes, torch.device("cuda"))
+        assert fit_slots(FLASH, wanted).pages == pages
 
 
 def test_a_model_too_large_unquantized_gets_the_quantization_that_fits():
@@ -125,6 +176,27 @@ def test_a_cpu_has_to_hold_the_service_beside_the_model():
     free_gib=st.floats(1, 200),
     slots=st.integers(1, 64),
     context=st.integers(64, 131_072),
+    quantization=st.sampled_from([UNQUANTIZED, FP8, NF4, INT8, NF4_ALL]),
+)
+def test_pages_that_are_planned_fit_and_are_no_fewer_than_that(
+    free_gib: float, slots: int, context: int, quantization: Quantization
+):
+    wanted = demand(free_gib, quantization, slots, context, has_pages=True)
+    planned = fit_slots(FLASH, wanted)
+    assert planned.slots == slots
+    a_page = planned.cache_bytes // planned.pages
+    assert a_page == 64 * CACHE.bytes_per_token
+    if planned.fits and planned.pages < slots * pages_for(context) + 1:
+        assert planned.needed_bytes + a_page > wanted.free_bytes
+    if not planned.fits:
+        assert planned.pages == pages_for(context) + 1
+    assert (fit(wanted).status == Status.PROBLEM) is not planned.fits
+
+
+@given(
+    free_gib=st.floats(1, 200),
+    slots=st.integers(1, 64),
+    context=st.integers(64, 131_072),
     quantization=st.sampled_from([UNQUANTIZED, NF4, INT8, NF4_ALL]),
 )
 def test_what_is_planned_fits_and_one_slot_more_would_not(
@@ -142,13 +214,13 @@ def test_what_is_planned_fits_and_one_slot_more_would_not(
     assert (finding.status == Status.PROBLEM) is not planned.fits
 
 
-@given(free_gib=st.floats(7, 40), slots=st.integers(1, 64))
-def test_every_context_that_is_advised_fits(free_gib: float, slots: int):
-    wanted = demand(free_gib, NF4, slots, 131_072)
+@given(free_gib=st.floats(7, 40), slots=st.integers(1, 64), has_pages=st.booleans())
+def test_every_context_that_is_advised_fits(free_gib: float, slots: int, has_pages: bool):
+    wanted = demand(free_gib, NF4, slots, 131_072, has_pages=has_pages)
     remedy = fit(wanted).remedy.replace(".", " ").replace(";", " ").split()
     if "--context" in remedy:
         context = int(remedy[remedy.index("--context") + 1])
-        alone = "--slots" in remedy
+        alone = "--slots" in remedy or has_pages
         advised = replace(wanted, context_tokens=context, slots=1 if alone else slots)
         assert fit_slots(FLASH, advised).slots == advised.slots
         assert fit_slots(FLASH, advised).fits

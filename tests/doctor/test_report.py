@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 
 from serve_app.doctor.report import (
     CheckEnded,
@@ -47,6 +48,8 @@ def test_warnings_do_not_keep_the_service_from_starting():
 
 def test_the_verdict_says_how_it_is_served():
     assert report(FINE).verdict == "Can serve flash: nf4, bfloat16 on cuda, with 16 slots of 8192 tokens."
+    shared = report(FINE, fit=replace(FIT, pages=2049))
+    assert shared.verdict == "Can serve flash: nf4, bfloat16 on cuda, with 16 slots of up to 8192 tokens."
     assert report(TIGHT).verdict.endswith("8192 tokens (1 warning).")
 
 

@@ -11,6 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from serve_app.doctor.report import Finding, Report, Status
 from serve_app.doctor.run_checks import run_checks
+from serve_app.engine.model import kernels
+from serve_app.engine.model.pages import pages_for
 from serve_app.settings import Settings
 from tests.doctor.conftest import change, named
 from tests.engine.model.compressed_checkpoint import FP8_BLOCK, INT4, compress
@@ -46,6 +48,18 @@ def test_the_context_is_cut_to_the_models():
     assert report.fit is not None
     assert report.fit.context_tokens == 8192
     assert named(findings(report), "context").seen == "8,192 tokens, the model's most, instead of 100,000"
+
+
+@pytest.mark.parametrize("family", ["transformers", "original"])
+def test_memory_is_counted_in_pages_where_the_engines_kernels_run(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(kernels, "available", lambda _: True)
+    folder = None if family == "transformers" else write_folder(tmp_path)
+    report = examined(folder)
+    assert report.fit is not None
+    assert report.fit.pages == 16 * pages_for(report.fit.context_tokens) + 1
+    assert " pages of 64 tokens " in named(findings(report), "memory").seen
 
 
 @pytest.mark.parametrize("quantization", ["nf4", "int8"])

@@ -66,6 +66,14 @@ class Quantization:
                 param="model.dtype",
             )
 
+    def runs_on(self, device: torch.device, dtype: torch.dtype) -> bool:
+        """Whether `check_device` raises nothing."""
+        try:
+            self.check_device(device, dtype)
+        except InvalidRequest:
+            return False
+        return True
+
     def unquantized_modules(self, head: str, tower: str) -> list[str]:
         """Names of the modules that are not quantized."""
         return [head] if self.vision else [head, tower]
