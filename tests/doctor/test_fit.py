@@ -104,7 +104,7 @@ def test_fewer_pages_than_wanted_are_a_warning_that_says_what_they_hold():
         "Only 851 of 2,049 pages fit, for 6 requests of 8,192 tokens at once, or 16 of 3,392: 23.5 GiB of 23.5 GiB free"
     )
     assert finding.remedy == (
-        "`up` uses what fits; further requests wait for pages. For all 16 slots: --context 3328; or --quantization nf4."
+        "`up` uses what fits; further requests wait for pages. For all 16 slots: --quantization nf4."
     )
 
 
