@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from serve_app.plan.measured import EVENT_CPU_S, PICTURE_MS, REQUEST_CPU_S
+from serve_app.plan.measured import EVENT_CPU_S, INGRESS_CPU_S, PICTURE_MS, PREPROCESS_CPU_S
 
 CPU_USE: Final = 0.7  # of a core, on average; the rest is for bursts
 POD_CPUS: Final = 4
@@ -49,9 +49,8 @@ def cpu_stages(
     At least `least` of each: with two, a lost pod stops nothing.
     """
     pictures_ms = sum(picture_ms(width, height) for width, height in pictures)
-    # A request's CPU time is spread over ingress, preprocess and engine; an event's over ingress and engine.
-    preprocess_s = pictures_ms / 1e3 + REQUEST_CPU_S / 3
-    ingress_s = REQUEST_CPU_S / 3 + events * EVENT_CPU_S / 2
+    preprocess_s = pictures_ms / 1e3 + PREPROCESS_CPU_S
+    ingress_s = INGRESS_CPU_S + events * EVENT_CPU_S
 
     def counts(load: float) -> tuple[int, int, int]:
         ingress = max(least, math.ceil(load * ingress_s / (CPU_USE * INGRESS_CPUS)))

@@ -51,11 +51,12 @@ _REQUESTS_MEASURED: Final = {("H200", "glm4v", "none"), ("H200", "glm4v", "fp8")
 # (benchmarks/results/preprocess-2026-11-21.json).
 PICTURE_MS: Final = ((307_200, 4.45), (2_073_600, 16.31), (12_000_000, 146.7))
 
-# CPU seconds of one request in all processes, and of one event of a streamed answer
-# (benchmarks/results/hops-2026-11-21.json, "direct": 515 requests/s on two cores; 100 events: 19.3 ms instead of 3.4).
-REQUEST_CPU_S: Final = 2 / 515.3
-EVENT_CPU_S: Final = 2 * (0.01933 - 0.00338) / 100
-
+# CPU seconds of a request in the ingress, of each event of its streamed answer there, and in preprocess beside its
+# pictures. The first two are those of docs/capacity.md; together they give the cores that processes of the service took
+# beside one and two H200 (benchmarks/results/capacity-2026-11-30-2-gpus.json).
+INGRESS_CPU_S: Final = 0.009
+EVENT_CPU_S: Final = 0.00018
+PREPROCESS_CPU_S: Final = 0.012
 
 # (GPUs of one host, requests per second over those of one GPU), from `benchmarks.capacity --gpus`.
 # docs/capacity_table.py writes a table of the results into docs/capacity.md.

@@ -21,7 +21,7 @@ from serve_app.plan.capacity_plan import (
     format_name,
 )
 from serve_app.plan.cpu_stages import CPU_USE, POD_CPUS, Range
-from serve_app.plan.measured import FITTED, GPUS_MEASURED, is_measured
+from serve_app.plan.measured import FITTED, GPUS_MEASURED, PREPROCESS_CPU_S, is_measured
 from serve_app.settings import EngineSettings, PreprocessSettings
 
 MOST_GPU_PODS = 200  # of a release (docs/capacity.md, Growth)
@@ -174,13 +174,13 @@ def _replicas(plan: CapacityPlan) -> Iterator[str]:
     yield f"    targetTokensInFlight: {math.ceil(plan.tokens_in_flight / 256) * 256}"
     yield "  preprocess:"
     yield from _comment(
-        f"A request's pictures take {cpu.picture_ms:.0f} ms of a core (measured on AMD EPYC); a core is {CPU_USE:.0%}"
-        " busy.",
+        f"A request's pictures take {cpu.picture_ms:.0f} ms of a core (measured on AMD EPYC), the rest"
+        f" {1e3 * PREPROCESS_CPU_S:.0f} (with two H200); a core is {CPU_USE:.0%} busy.",
         4,
     )
     yield f"    replicas: {_range(cpu.preprocess)}"
     yield "  ingress:"
-    yield from _comment("By requests and streamed events (measured on two cores); half a core each.", 4)
+    yield from _comment("By requests and streamed events (measured with two H200); half a core each.", 4)
     yield f"    replicas: {_range(cpu.ingress)}"
     yield ""
     yield "workers:"

@@ -10,8 +10,9 @@ import pytest
 from serve_app.engine.model.quantization import Quantization
 from serve_app.plan.capacity_plan import Load, plan_capacity
 from serve_app.plan.cards import card_named
+from serve_app.plan.cpu_stages import picture_ms
 from serve_app.plan.gpu_time import GpuTime, RequestShape
-from serve_app.plan.measured import EVENT_CPU_S, GPUS_MEASURED, PICTURE_MS, REQUEST_CPU_S, is_measured
+from serve_app.plan.measured import EVENT_CPU_S, GPUS_MEASURED, INGRESS_CPU_S, PICTURE_MS, PREPROCESS_CPU_S, is_measured
 from tests.plan.conftest import CHECKPOINTS
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
@@ -114,12 +115,13 @@ def test_a_pictures_core_time_is_that_of_the_result():
     assert [(int(width) * int(height), ms) for (width, height), ms in measured] == list(PICTURE_MS)
 
 
-def test_the_cost_of_a_request_and_of_an_event_is_that_of_the_result():
-    direct = result("hops-2026-11-21.json")["modes"]["direct"]
-    assert pytest.approx(2 / direct["chain c=16"]["requests_per_s"]) == REQUEST_CPU_S
-    events = direct["transports"]["all by value"]
-    longer_s = (events["100 events"]["p50_ms"] - events["0 bytes"]["p50_ms"]) / 1e3
-    assert pytest.approx(2 * longer_s / 100) == EVENT_CPU_S
+@pytest.mark.parametrize("service", result("capacity-2026-11-30-2-gpus.json")["services"], ids=lambda each: each["way"])
+def test_the_measured_cores_of_ingress_and_preprocess_are_estimated_within_a_tenth(service: dict[str, Any]):
+    rate, cores = service["load"]["requests_per_s"], service["load"]["cores"]
+    ingress_s = INGRESS_CPU_S + 128 * EVENT_CPU_S
+    assert rate * ingress_s == pytest.approx(sum(cores["ingress"]), rel=0.1)
+    preprocess_s = PREPROCESS_CPU_S + picture_ms(1120, 1120) / 1e3
+    assert rate * preprocess_s == pytest.approx(sum(cores["preprocess"] + cores["decoders"]), rel=0.1)
 
 
 def test_the_rates_of_several_gpus_are_those_of_the_results():
