@@ -82,7 +82,7 @@ def _too_little_memory(free: int, total: int, shape: CacheShape, context_tokens:
     return InvalidRequest(
         f"{free / 2**30:.1f} GiB of {total / 2**30:.1f} GiB are free beside the weights. "
         f"One sequence of {context_tokens} tokens takes {slot / 2**30:.1f} GiB and the workspace "
-        f"{WORKSPACE_BYTES / 2**30:.1f} GiB. Lower model.context_tokens or set model.quantization to nf4.",
+        f"{WORKSPACE_BYTES / 2**30:.1f} GiB. Lower model.context_tokens, or set model.quantization to fp8 or nf4.",
         param="model.context_tokens",
     )
 
