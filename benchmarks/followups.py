@@ -36,9 +36,9 @@ ENGINE_STAGES = ("queue", "encode", "prefill")
 SETTINGS = {"GLM_MODEL__CONTEXT_TOKENS": "4096"}
 
 
-async def ask(client: httpx.AsyncClient, picture: str, question: str) -> dict[str, float]:
+async def ask(client: httpx.AsyncClient, picture: str, question: str, detail: str) -> dict[str, float]:
     """Milliseconds until the first text, of which outside the engine, and of preprocess."""
-    image = {"url": picture, "detail": "original"}  # not scaled down, as a model with a long context sees it
+    image = {"url": picture, "detail": detail}
     content = [{"type": "image_url", "image_url": image}, {"type": "text", "text": question}]
     body = {
         "messages": [{"role": "user", "content": content}],
@@ -53,15 +53,17 @@ async def ask(client: httpx.AsyncClient, picture: str, question: str) -> dict[st
     return {"first_token": first_ms, "outside_engine": first_ms - engine_ms, **answer.timings}
 
 
-async def turn(client: httpx.AsyncClient, picture: str, number: int, follow_ups: int) -> dict[str, dict[str, float]]:
+async def turn(
+    client: httpx.AsyncClient, picture: str, number: int, follow_ups: int, detail: str
+) -> dict[str, dict[str, float]]:
     """Figures of a new picture, and medians of the follow-ups about it."""
-    first = await ask(client, picture, f"What is written on this label? {number}")
-    later = [await ask(client, picture, f"And question {index} of turn {number}?") for index in range(follow_ups)]
+    first = await ask(client, picture, f"What is written on this label? {number}", detail)
+    later = [await ask(client, picture, f"And question {n} of turn {number}?", detail) for n in range(follow_ups)]
     medians = {name: statistics.median(each[name] for each in later) for name in later[0]}
     return {"new_picture": first, "follow_up": medians}
 
 
-async def compare(urls: dict[str, str], pictures: list[str], follow_ups: int) -> dict[str, Any]:
+async def compare(urls: dict[str, str], pictures: list[str], follow_ups: int, detail: str) -> dict[str, Any]:
     """Medians over all turns of each service, and of the ratios of this checkout to the other in one turn."""
     turns: dict[str, list[dict[str, dict[str, float]]]] = {name: [] for name in urls}
     for number, picture in enumerate(pictures):
@@ -69,7 +71,7 @@ async def compare(urls: dict[str, str], pictures: list[str], follow_ups: int) ->
             async with httpx.AsyncClient(
                 base_url=urls[name], timeout=120, trust_env=False, headers=NOT_FROM_CACHE
             ) as client:
-                figures = await turn(client, picture, number, follow_ups)
+                figures = await turn(client, picture, number, follow_ups, detail)
             if number:  # the first turn is a warm-up
                 turns[name].append(figures)
     report: dict[str, Any] = {}
@@ -104,6 +106,16 @@ def main() -> None:
     parser.add_argument("--beside", type=Path, help="another checkout of this repository, asked in turns with this one")
     parser.add_argument("--model", type=Path, default=DEMO, help="model folder (default: the demo model)")
     parser.add_argument("--picture", default="1120x1120", help="pixels of the pictures (default: 1120x1120)")
+    parser.add_argument(
+        "--detail",
+        default="original",
+        choices=("original", "low"),
+        help="original: not scaled down, as a model with a long context sees it (default); low: few tokens, so that the"
+        " model's own time, which varies on a CPU, is small",
+    )
+    parser.add_argument(
+        "--threads", type=int, help="of the model; with fewer than there are cores it disturbs no stage"
+    )
     parser.add_argument("--turns", type=int, default=7, help="pictures (default: 7)")
     parser.add_argument("--follow-ups", type=int, default=8, help="about each picture (default: 8)")
     parser.add_argument("--port", type=int, default=18480)
@@ -112,15 +124,21 @@ def main() -> None:
 
     width, _, height = options.picture.partition("x")
     pictures = [data_url(photograph(int(width), int(height), seed)) for seed in range(options.turns + 1)]
-    report = header("followups", ["ray", "torch"]) | {"picture": options.picture, "body_bytes": len(pictures[0])}
+    report = header("followups", ["ray", "torch"]) | {
+        "picture": options.picture,
+        "detail": options.detail,
+        "threads": options.threads,
+        "body_bytes": len(pictures[0]),
+    }
     folders = {"this": ROOT} | ({"beside": options.beside.resolve()} if options.beside else {})
     with ExitStack() as stack:
         model = with_large_pictures(options.model, Path(stack.enter_context(tempfile.TemporaryDirectory())))
+        variables = SETTINGS | ({"GLM_ENGINE__THREADS": str(options.threads)} if options.threads else {})
         urls = {}
         for number, (name, folder) in enumerate(folders.items()):
-            server = peers.ours(model, options.port + 10 * number, SETTINGS, checkout=folder)
+            server = peers.ours(model, options.port + 10 * number, variables, checkout=folder)
             urls[name] = stack.enter_context(peers.running(server, options.port + 10 * number))[0]
-        report |= asyncio.run(compare(urls, pictures, options.follow_ups))
+        report |= asyncio.run(compare(urls, pictures, options.follow_ups, options.detail))
     if options.save:
         save(report)
     print(json.dumps(report))

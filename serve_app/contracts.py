@@ -49,6 +49,7 @@ class ImagePart:
     detail: Detail = "auto"
     pages: Pages | None = None  # of a document; None: all
     noun: Literal["Picture", "File"] = "Picture"  # in error messages
+    digest: bytes = field(default=b"", compare=False)  # of the source (upload_digests.py); empty: unknown
 
 
 Part: TypeAlias = TextPart | ImagePart
@@ -229,6 +230,7 @@ class Prompt:
     ignored_fields: tuple[str, ...] = ()  # request fields that had no effect
     clipped_max_tokens: int | None = None  # the limit in force, where the request's did not fit the context
     checkpoint: str = ""  # digest of the checkpoint's files
+    knows_uploads: bool = False  # preprocess needs only the digests of the same uploads again
 
     @property
     def image_tokens(self) -> int:
@@ -331,13 +333,11 @@ class Boxed:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The one terminal event of an answer that did not fail; `stages_ms` holds wall milliseconds:
-
-    fetch, decode, resize, tokenize (preprocess), queue, encode, prefill, decode_steps (engine).
-    """
+    """The one terminal event of an answer that did not fail."""
 
     reason: FinishReason
     usage: Usage
+    # Wall milliseconds: fetch, decode, resize, tokenize (preprocess), queue, encode, prefill, decode_steps (engine).
     stages_ms: dict[str, float] = field(default_factory=dict)
     boxed: tuple[Boxed, ...] = ()
     stop: str | None = None  # the stop string that ended it

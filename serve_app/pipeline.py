@@ -1,8 +1,8 @@
 """One request through both stages, preprocess and engine; returns the events as they are generated.
 
-It enforces the deadline, cancels both stages when the caller closes the answer, sends pixels only where the engine
-needs them, frees them at the first event, and raises errors of `errors.py` only. Ray's own errors are mapped here and
-nowhere else.
+It enforces the deadline, cancels both stages when the caller closes the answer, sends uploads and pixels only
+where a stage needs them, frees them at the first event, and raises errors of `errors.py` only. Ray's own errors are
+mapped here and nowhere else.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from serve_app.cache.answer_cache import AnswerCache
 from serve_app.cache.feedback import Feedback
 from serve_app.contracts import ChatRequest, Event, Events, Finished, Prompt, Started
 from serve_app.errors import DeadlineExceeded, EngineFailed, Overloaded, ReplicaLost, ServiceError
-from serve_app.replies import ModelCard, PixelsNeeded, Tokenized
+from serve_app.replies import ModelCard, PixelsNeeded, Tokenized, UploadsNeeded
 from serve_app.request_size import has_addresses
 from serve_app.seen_pictures import SeenPictures
+from serve_app.upload_digests import with_digests
 
 DESCRIBE_TIMEOUT_S = 5.0
 
@@ -163,7 +164,19 @@ class Pipeline:
         return replace(prompt, id=request.id, sampling=replace(prompt.sampling, seed=request.sampling.seed))
 
     async def _prompt(self, request: ChatRequest, again: bool) -> Prompt:
-        """The prompt from preprocess; the call is repeated once if the replica dies."""
+        """The prompt from preprocess, which gets no uploads that it probably knows by their digests."""
+        request = await with_digests(request)
+        light = request if again else self._seen.without_known_uploads(request)
+        prompt = await self._prepare(light, again)
+        if isinstance(prompt, UploadsNeeded) and light is not request:
+            prompt = await self._prepare(request, again)
+        if isinstance(prompt, UploadsNeeded):
+            raise EngineFailed("Preprocess asked for uploads that it was sent.")
+        self._seen.add_uploads(request, known=prompt.knows_uploads)
+        return prompt
+
+    async def _prepare(self, request: ChatRequest, again: bool) -> Prompt | UploadsNeeded:
+        """The reply of preprocess; the call is repeated once if the replica dies."""
         prepare = self._prepare_large if self._seen.by_reference(request, again=again) else self._prepare_small
         # A picture at an address is fetched only once, so its pixels always come with the prompt.
         unsent = not again and not has_addresses(request)
@@ -172,7 +185,7 @@ class Pipeline:
             # router reads the result of the lost call again and again, without a pause and for ever.
             call = prepare.remote(request, unsent, again)
             try:
-                prompt: Prompt = await call
+                prompt: Prompt | UploadsNeeded = await call
             except asyncio.CancelledError:
                 _cancel(call)
                 raise
@@ -180,7 +193,6 @@ class Pipeline:
                 if last or not isinstance(as_service_error(error), ReplicaLost):
                     raise
             else:
-                self._seen.add_uploads(request)
                 return prompt
         raise AssertionError
 

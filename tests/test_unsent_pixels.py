@@ -38,6 +38,7 @@ from serve_app.pipeline import Pipeline
 from serve_app.replies import PixelsNeeded
 from serve_app.seen_pictures import SeenPictures
 from serve_app.settings_cache import CacheSettings
+from serve_app.upload_digests import with_digests
 from tests.test_pipeline import FakeHandle
 
 LARGE = "data:image/jpeg;base64," + "A" * 200_000
@@ -301,9 +302,9 @@ async def test_a_cached_answer_of_a_follow_up_is_the_same_and_its_generation_may
     assert service.engine.sent == [[True], [False], [True]]
 
 
-def test_memories_of_what_was_sent_are_bounded() -> None:
+async def test_memories_of_what_was_sent_are_bounded() -> None:
     seen = SeenPictures(most=2)
-    requests = [asking(str(n), LARGE + str(n)) for n in range(3)]
+    requests = [await with_digests(asking(str(n), LARGE + str(n))) for n in range(3)]
     for request in requests:
         seen.add_uploads(request)
     assert [seen.by_reference(request) for request in requests] == [True, False, False]
@@ -321,9 +322,9 @@ def test_memories_of_what_was_sent_are_bounded() -> None:
     assert seen.without_sent_pixels(other) is other
 
 
-def test_known_uploads_that_are_large_still_go_by_reference() -> None:
+async def test_known_uploads_that_are_large_still_go_by_reference() -> None:
     seen = SeenPictures()
-    request = asking("r", LARGE * 12)
+    request = await with_digests(asking("r", LARGE * 12))
     seen.add_uploads(request)
     assert seen.by_reference(request)
 

@@ -8,16 +8,17 @@ never blocked. What depends on the model is in its family's processor.
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from types import MappingProxyType
 
 from serve_app.checkpoint import checkpoint_digest, checkpoint_folder
 from serve_app.contracts import ChatRequest, ImagePart, Prompt, Sampling
 from serve_app.errors import ContextTooLong, DeadlineExceeded
 from serve_app.metrics import PICTURE_TOKENS, PICTURES, STAGE_SECONDS, Meter
-from serve_app.preprocess.decoder_pool import DecoderPool
+from serve_app.preprocess.decoder_pool import DecoderPool, ReadPicture
 from serve_app.preprocess.documents import repeat_pictures
 from serve_app.preprocess.family_processor import ContextLimit, TokenizedPrompt, load_processor
 from serve_app.preprocess.fetch import Fetcher
@@ -31,7 +32,9 @@ from serve_app.preprocess.scan import Scanner
 from serve_app.preprocess.stage_times import timed
 from serve_app.replies import Tokenized
 from serve_app.settings import ModelSettings, PreprocessSettings
+from serve_app.upload_digests import is_left_out
 
+NOTHING_KNOWN: Mapping[int, ReadPicture] = MappingProxyType({})
 STUCK_S = 300.0  # no request's text takes this long to tokenize
 
 
@@ -65,11 +68,28 @@ class Preprocessor:
         """What the served model's template and tokenizer can express."""
         return self._processor.abilities
 
-    async def prepare(self, request: ChatRequest, *, unsent: bool = False, again: bool = False) -> Prompt:
+    def known_uploads(self, request: ChatRequest) -> dict[int, ReadPicture] | None:
+        """The pictures of the uploads that were left out, by index; None if one is not known."""
+        parts = _uploads(request)
+        left_out = [index for index, part in enumerate(parts) if is_left_out(part)]
+        if self._scanner is not None and left_out:
+            return None  # the scanner sees each upload each time
+        pictures = self._pictures.known_uploads([parts[index] for index in left_out], request.caller.tenant)
+        known = {index: picture for index, picture in zip(left_out, pictures, strict=True) if picture is not None}
+        return known if len(known) == len(left_out) else None
+
+    async def prepare(
+        self,
+        request: ChatRequest,
+        *,
+        unsent: bool = False,
+        again: bool = False,
+        known: Mapping[int, ReadPicture] = NOTHING_KNOWN,
+    ) -> Prompt:
         """Check, fetch, measure, tokenize, decode, resize.
 
         With `unsent`, pictures that were prepared before have `UnsentPixels`. `again`: this request was prepared before
-        with `unsent`, so it is not counted.
+        with `unsent`, so it is not counted. `known` has the pictures of uploads that are not here (`known_uploads`).
 
         Raises InvalidRequest, ContextTooLong, ImageRejected, Overloaded or DeadlineExceeded. The prompt's deadline
         is the rest of the request's.
@@ -78,7 +98,7 @@ class Preprocessor:
         request, ignored = self._without_unsupported_tools(request)
         stages_ms = {"fetch": 0.0, "decode": 0.0, "resize": 0.0, "tokenize": 0.0}
         async with self._limits_of(request) as held:
-            decoding = Decoding(held, request.caller.tenant, unsent)
+            decoding = Decoding(held, request.caller.tenant, unsent, known)
             measured, tokenized, sampling = await self._measure_and_tokenize(request, stages_ms, held, decoding)
             sizes = [picture.size for picture in measured if picture.decoded is None]
             held.add(sum(3 * width * height for width, height in sizes))
@@ -101,6 +121,7 @@ class Preprocessor:
             ignored_fields=ignored,
             clipped_max_tokens=_clipped(request.sampling, sampling),
             checkpoint=self._checkpoint,
+            knows_uploads=self._knows_uploads(request),
         )
         if not again:
             self._count(prompt, [picture.header.format.lower() for picture in measured])
@@ -145,7 +166,7 @@ class Preprocessor:
         self, request: ChatRequest, stages_ms: dict[str, float], held: Reservation, decoding: Decoding | None
     ) -> tuple[list[MeasuredPicture], TokenizedPrompt, Sampling]:
         """Finds every reason to refuse a request except damaged pixels; with `decoding`, small pictures are decoded."""
-        parts = [part for message in request.messages for part in message.parts if isinstance(part, ImagePart)]
+        parts = _uploads(request)
         check_number(parts, self._processor.max_pictures, self._settings.max_images)
         limit = self._processor.context_limit(len(parts))
         check_request(request, self._processor.abilities, limit.tokens)
@@ -198,6 +219,13 @@ class Preprocessor:
             return request, ()
         return replace(request, tools=None), ("tools",)
 
+    def _knows_uploads(self, request: ChatRequest) -> bool:
+        """Whether the same uploads may be left out of another request."""
+        parts = _uploads(request)
+        if self._scanner is not None or not parts:
+            return False
+        return all(self._pictures.known_uploads(parts, request.caller.tenant))
+
     def _count(self, prompt: Prompt, formats: list[str]) -> None:
         for file_format in formats:
             self._meter.count(PICTURES, format=file_format)
@@ -206,6 +234,10 @@ class Preprocessor:
                 self._meter.observe(STAGE_SECONDS, spent_ms / 1000, stage=stage)
         for picture in prompt.pictures:
             self._meter.observe(PICTURE_TOKENS, picture.tokens)
+
+
+def _uploads(request: ChatRequest) -> list[ImagePart]:
+    return [part for message in request.messages for part in message.parts if isinstance(part, ImagePart)]
 
 
 def _clipped(requested: Sampling, resolved: Sampling) -> int | None:
