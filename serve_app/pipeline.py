@@ -26,7 +26,7 @@ from serve_app.contracts import ChatRequest, Event, Events, Finished, Prompt, St
 from serve_app.errors import DeadlineExceeded, EngineFailed, Overloaded, ReplicaLost, ServiceError
 from serve_app.replies import ModelCard, PixelsNeeded, Tokenized, UploadsNeeded
 from serve_app.request_size import has_addresses
-from serve_app.seen_pictures import SeenPictures
+from serve_app.seen_pictures import LARGE_PIXELS, SeenPictures, pixel_bytes, without_pixels
 from serve_app.upload_digests import with_digests
 
 DESCRIBE_TIMEOUT_S = 5.0
@@ -44,6 +44,7 @@ class Pipeline:
         self._prepare_small = preprocess.options(method_name="prepare", _by_reference=False)
         self._prepare_large = preprocess.options(method_name="prepare", _by_reference=True)
         self._engine_call = engine.options(method_name="generate", stream=True, _by_reference=False)
+        self._hold = engine.options(method_name="hold", _by_reference=True)
         self._tokenize = preprocess.options(method_name="tokenize")
         self._abilities = preprocess.options(method_name="abilities")
         self._describe = engine.options(method_name="describe")
@@ -112,19 +113,26 @@ class Pipeline:
         sent: Prompt | None = self._seen.without_sent_pixels(given)
         again: PrepareAgain | None = prepare_again
         del given, prepare_again
-        lost = False
+        lost = ahead = False
         while sent is not None:
-            events: Any = self._engine_call.remote(sent)
+            events: Any = None
+            outgoing: Prompt | None = sent
             started: Started | None = None
             event: Event | PixelsNeeded | None = None
             try:
+                if not ahead and pixel_bytes(sent) > LARGE_PIXELS:
+                    ahead, outgoing = True, without_pixels(sent)
+                    await self._send_ahead(outgoing, sent)
+                events = self._engine_call.remote(outgoing)
                 async for event in events:
                     if isinstance(event, Started):
                         started = event
                         if sent is not None:
                             self._seen.add_sent(sent)
                     elif not isinstance(event, PixelsNeeded):
-                        prompt = sent = again = None  # frees pixels and request while the answer is generated
+                        prompt = sent = outgoing = again = (
+                            None  # frees pixels and request while the answer is generated
+                        )
                         if started is not None:
                             yield started
                             started = None
@@ -139,11 +147,20 @@ class Pipeline:
                     _cancel(events)
             if not isinstance(event, PixelsNeeded):
                 return
-            if sent is None or again is None or sent.has_all_pixels:
+            if sent is None or again is None or outgoing is None or outgoing.has_all_pixels:
                 raise EngineFailed("The engine asked for pixels that it was sent.")
             if prompt is None or not prompt.has_all_pixels:
                 prompt = await again()
             sent = prompt
+
+    async def _send_ahead(self, light: Prompt, prompt: Prompt) -> None:
+        """The prompt's pixels by Ray's object store, to the replica that `light`, the prompt without them, goes to."""
+        call = self._hold.remote(light, prompt)
+        try:
+            await call
+        except asyncio.CancelledError:
+            _cancel(call)
+            raise
 
     async def _shared_prompt(self, request: ChatRequest, *, again: bool = False) -> Prompt:
         """The request's prompt; requests of one group wait for the same one. `again`: with all pixels."""

@@ -16,6 +16,7 @@ _MOST: Final = 8192  # uploads, and pictures
 # come back, and where only the uploads are large.
 SMALL_BYTES: Final = 100_000
 SMALL_BYTES_KNOWN: Final = 2_000_000
+LARGE_PIXELS: Final = 1_000_000  # bytes above which the object store and a second call are faster than one message
 
 
 class SeenPictures:
@@ -66,6 +67,17 @@ class SeenPictures:
     def add_sent(self, prompt: Prompt) -> None:
         """The engine has accepted this prompt."""
         self._sent.add_all((prompt.tenant, picture.digest) for picture in prompt.pictures)
+
+
+def pixel_bytes(prompt: Prompt) -> int:
+    """Bytes of the pixels that the prompt has."""
+    return sum(picture.sent_pixels().nbytes for picture in prompt.pictures if picture.is_sent)
+
+
+def without_pixels(prompt: Prompt) -> Prompt:
+    """The prompt with none of its pixels."""
+    pictures = (replace(picture, pixels=UnsentPixels(picture.pixels.shape)) for picture in prompt.pictures)
+    return replace(prompt, pictures=tuple(pictures))
 
 
 class _Recent:

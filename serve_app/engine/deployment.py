@@ -67,6 +67,10 @@ class EngineDeployment:
                 async for event in events:
                     yield event
 
+    async def hold(self, light: Prompt, prompt: Prompt) -> None:
+        """Keep the pixels of `prompt` until it comes without them; the request router reads `light`, the rest of it."""
+        self._replica.held.put(prompt)
+
     async def describe(self) -> ModelCard:
         """The model card; an answer also means that the replica is ready."""
         self._replica.check()

@@ -15,6 +15,7 @@ import torch
 from serve_app import metrics
 from serve_app.checkpoint import checkpoint_folder
 from serve_app.contracts import Finished, Prompt
+from serve_app.engine.held_pixels import HeldPixels
 from serve_app.engine.loop import BUDGETS_WITHOUT_DECODING, EngineLoop, Outbox
 from serve_app.engine.memory import measure_memory, plan_pages, plan_slots
 from serve_app.engine.model import paged_runner
@@ -99,6 +100,7 @@ class EngineReplica:
         runner.warm_up(engine.prefill_tokens * BUDGETS_WITHOUT_DECODING)
         phases.end("sizes")
         self._meter = meter
+        self.held = HeldPixels()
         self._device = adapter.device
         self.loop = EngineLoop(
             runner,
@@ -152,6 +154,7 @@ class EngineReplica:
         Closing or cancelling the generator frees the slot within one step.
         """
         self._event_loop = asyncio.get_running_loop()
+        prompt = self.held.take(prompt)
         buffer = EventBuffer()
         admit = self.loop.admission.admit
         # A new constraint takes up to 100 ms to compile; neither this event loop nor the engine's thread waits for it.

@@ -19,11 +19,13 @@ from serve_app.contracts import (
     Started,
     TokenLogprob,
     ToolCallDelta,
+    UnsentPixels,
     Usage,
 )
 from serve_app.engine.replica import EngineReplica, EventBuffer
 from serve_app.errors import EngineFailed, InvalidRequest, ServiceError
 from serve_app.metrics import SilentMeter
+from serve_app.replies import PixelsNeeded
 from serve_app.settings import EngineSettings, MetricsSettings, ModelSettings
 from tests.engine.conftest import prompt
 
@@ -167,3 +169,12 @@ def test_a_closed_replica_is_unhealthy_and_refuses(tiny_model: Path) -> None:
         one.check()
     with pytest.raises(EngineFailed, match="has stopped"):
         one.loop.submit(one.loop.admission.admit(question("late"), lambda event: None))
+
+
+async def test_a_prompt_whose_pixels_came_ahead_is_answered_as_one_that_has_them(replica: EngineReplica) -> None:
+    full = question("whose pixels came ahead")
+    light = replace(full, pictures=tuple(replace(one, pixels=UnsentPixels(one.pixels.shape)) for one in full.pictures))
+    assert [event async for event in replica.generate(light)] == [PixelsNeeded((full.pictures[0].digest,))]
+    replica.held.put(full)
+    texts = [[event async for event in replica.generate(one) if isinstance(event, Delta)] for one in (light, full)]
+    assert texts[0] == texts[1] != []
