@@ -44,7 +44,7 @@ class Pipeline:
         self._prepare_small = preprocess.options(method_name="prepare", _by_reference=False)
         self._prepare_large = preprocess.options(method_name="prepare", _by_reference=True)
         self._engine_call = engine.options(method_name="generate", stream=True, _by_reference=False)
-        self._hold = engine.options(method_name="hold", _by_reference=True)
+        self._begin_call = engine.options(method_name="begin", _by_reference=True)
         self._tokenize = preprocess.options(method_name="tokenize")
         self._abilities = preprocess.options(method_name="abilities")
         self._describe = engine.options(method_name="describe")
@@ -122,7 +122,7 @@ class Pipeline:
             try:
                 if not ahead and pixel_bytes(sent) > LARGE_PIXELS:
                     ahead, outgoing = True, without_pixels(sent)
-                    await self._send_ahead(outgoing, sent)
+                    await self._begin(outgoing, sent)
                 events = self._engine_call.remote(outgoing)
                 async for event in events:
                     if isinstance(event, Started):
@@ -153,9 +153,9 @@ class Pipeline:
                 prompt = await again()
             sent = prompt
 
-    async def _send_ahead(self, light: Prompt, prompt: Prompt) -> None:
-        """The prompt's pixels by Ray's object store, to the replica that `light`, the prompt without them, goes to."""
-        call = self._hold.remote(light, prompt)
+    async def _begin(self, light: Prompt, prompt: Prompt) -> None:
+        """Begins the answer by way of Ray's object store; `light`, the prompt without pixels, decides the replica."""
+        call = self._begin_call.remote(light, prompt)
         try:
             await call
         except asyncio.CancelledError:

@@ -20,32 +20,32 @@ from tests.test_pipeline import FakeHandle
 
 
 class Service:
-    """The pipeline over an engine that keeps pixels that come ahead; each call of `hold` and `generate` is noted."""
+    """The pipeline over an engine whose answers may begin with pixels that come ahead; its calls are noted."""
 
     def __init__(self, side: int = 1000) -> None:
         self.side = side
         self.calls: list[tuple[str, bool]] = []  # method, and whether its (last) prompt had all pixels
         self.forgets = False  # as if the prompt went to another replica
-        self.hold_error: Exception | None = None
-        self.engine = FakeHandle(generate=self._generate, hold=lambda *prompts: partial(self._hold, *prompts))
+        self.begin_error: Exception | None = None
+        self.engine = FakeHandle(generate=self._generate, begin=lambda *prompts: partial(self._begin, *prompts))
         preprocess = FakeHandle(prepare=lambda request, unsent, again: partial(self._prepare, request))
         self.pipeline = Pipeline(preprocess, self.engine)  # type: ignore[arg-type]
-        self._held = False
+        self._begun = False
 
     async def _prepare(self, request: ChatRequest) -> Prompt:
         picture = Picture(np.zeros((self.side, self.side, 3), np.uint8), "d", 1, (self.side, self.side))
         return Prompt(request.id, np.arange(3, dtype=np.int32), (picture,), request.sampling, request.deadline_s)
 
-    async def _hold(self, light: Prompt, prompt: Prompt) -> None:
-        self.calls.append(("hold", prompt.has_all_pixels))
+    async def _begin(self, light: Prompt, prompt: Prompt) -> None:
+        self.calls.append(("begin", prompt.has_all_pixels))
         assert (light.id, light.has_all_pixels) == (prompt.id, False)
-        if self.hold_error is not None:
-            raise self.hold_error
-        self._held = not self.forgets
+        if self.begin_error is not None:
+            raise self.begin_error
+        self._begun = not self.forgets
 
     async def _generate(self, prompt: Prompt) -> AsyncGenerator[Event | PixelsNeeded, None]:
         self.calls.append(("generate", prompt.has_all_pixels))
-        if not prompt.has_all_pixels and not self._held:
+        if not prompt.has_all_pixels and not self._begun:
             yield PixelsNeeded(("d",))
             return
         yield Started(3, 1)
@@ -61,7 +61,7 @@ class Service:
 async def test_megabytes_of_pixels_go_ahead_by_reference_and_the_prompt_follows_as_a_message() -> None:
     service = Service()
     assert await service.ask() == "Yes."
-    assert service.calls == [("hold", True), ("generate", False)]
+    assert service.calls == [("begin", True), ("generate", False)]
     assert [options["_by_reference"] for options, *_ in service.engine.calls] == [True, False]
 
 
@@ -75,22 +75,22 @@ async def test_a_replica_that_did_not_get_the_pixels_ahead_gets_them_with_the_pr
     service = Service()
     service.forgets = True
     assert await service.ask() == "Yes."
-    assert service.calls == [("hold", True), ("generate", False), ("generate", True)]
+    assert service.calls == [("begin", True), ("generate", False), ("generate", True)]
 
 
 async def test_a_replica_that_dies_while_pixels_go_ahead_is_replaced_by_one_that_gets_them_with_the_prompt() -> None:
     service = Service()
-    service.hold_error = ActorDiedError()
+    service.begin_error = ActorDiedError()
     assert await service.ask() == "Yes."
-    assert service.calls == [("hold", True), ("generate", True)]
+    assert service.calls == [("begin", True), ("generate", True)]
 
 
 async def test_another_error_while_pixels_go_ahead_is_the_answers() -> None:
     service = Service()
-    service.hold_error = EngineFailed("The engine has stopped.")
+    service.begin_error = EngineFailed("The engine has stopped.")
     with pytest.raises(EngineFailed, match="has stopped"):
         await service.ask()
-    assert service.calls == [("hold", True)]
+    assert service.calls == [("begin", True)]
 
 
 async def test_closing_the_answer_while_pixels_go_ahead_cancels_that_call() -> None:
@@ -101,12 +101,12 @@ async def test_closing_the_answer_while_pixels_go_ahead_cancels_that_call() -> N
         began.set()
         await asyncio.Event().wait()
 
-    service.engine.methods["hold"] = lambda *prompts: never
+    service.engine.methods["begin"] = lambda *prompts: never
     task = asyncio.create_task(service.ask())
     await began.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     ((options, _, call),) = service.engine.calls
-    assert options["method_name"] == "hold"
+    assert options["method_name"] == "begin"
     assert call.cancelled

@@ -67,9 +67,9 @@ class EngineDeployment:
                 async for event in events:
                     yield event
 
-    async def hold(self, light: Prompt, prompt: Prompt) -> None:
-        """Keep the pixels of `prompt` until it comes without them; the request router reads `light`, the rest of it."""
-        self._replica.held.put(prompt)
+    async def begin(self, light: Prompt, prompt: Prompt) -> None:
+        """Begin an answer that `generate` is then asked for with `light`, the prompt without pixels, its route too."""
+        await self._replica.begin(prompt)
 
     async def describe(self) -> ModelCard:
         """The model card; an answer also means that the replica is ready."""

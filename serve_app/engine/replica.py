@@ -15,7 +15,7 @@ import torch
 from serve_app import metrics
 from serve_app.checkpoint import checkpoint_folder
 from serve_app.contracts import Finished, Prompt
-from serve_app.engine.held_pixels import HeldPixels
+from serve_app.engine.begun import Begun, copied
 from serve_app.engine.loop import BUDGETS_WITHOUT_DECODING, EngineLoop, Outbox
 from serve_app.engine.memory import measure_memory, plan_pages, plan_slots
 from serve_app.engine.model import paged_runner
@@ -100,7 +100,6 @@ class EngineReplica:
         runner.warm_up(engine.prefill_tokens * BUDGETS_WITHOUT_DECODING)
         phases.end("sizes")
         self._meter = meter
-        self.held = HeldPixels()
         self._device = adapter.device
         self.loop = EngineLoop(
             runner,
@@ -112,6 +111,7 @@ class EngineReplica:
             engine.stream_interval_ms / 1e3,
             settings=engine,
         )
+        self.begun: Begun[EventBuffer] = Begun(self.loop.cancel)
         # More threads than the sandbox lets wait, so that constraints that are known never wait for a thread.
         self._admitting = ThreadPoolExecutor(engine.grammar_processes + engine.grammar_queue + 8, "admission")
         self.card = ModelCard(
@@ -153,17 +153,7 @@ class EngineReplica:
 
         Closing or cancelling the generator frees the slot within one step.
         """
-        self._event_loop = asyncio.get_running_loop()
-        prompt = self.held.take(prompt)
-        buffer = EventBuffer()
-        admit = self.loop.admission.admit
-        # A new constraint takes up to 100 ms to compile; neither this event loop nor the engine's thread waits for it.
-        constrained = prompt.is_constrained
-        if constrained:
-            sequence = await self._event_loop.run_in_executor(self._admitting, admit, prompt, buffer.put)
-        else:
-            sequence = admit(prompt, buffer.put)
-        self.loop.submit(sequence)
+        buffer = self.begun.take(prompt) or await self._submit(prompt)
         ended = False
         try:
             while not ended:
@@ -175,6 +165,24 @@ class EngineReplica:
         finally:
             if not ended:
                 self.loop.cancel(prompt.id)
+
+    async def begin(self, prompt: Prompt) -> None:
+        """Begin an answer, whose events `generate` returns when it is called with the same prompt, without pixels."""
+        prompt = copied(prompt)
+        self.begun.add(prompt, await self._submit(prompt))
+
+    async def _submit(self, prompt: Prompt) -> EventBuffer:
+        """Queue a prompt; its events come into the buffer."""
+        self._event_loop = asyncio.get_running_loop()
+        buffer = EventBuffer()
+        admit = self.loop.admission.admit
+        # A new constraint takes up to 100 ms to compile; neither this event loop nor the engine's thread waits for it.
+        if prompt.is_constrained:
+            sequence = await self._event_loop.run_in_executor(self._admitting, admit, prompt, buffer.put)
+        else:
+            sequence = admit(prompt, buffer.put)
+        self.loop.submit(sequence)
+        return buffer
 
     def check(self) -> None:
         """Raise EngineFailed if this replica cannot answer any more."""

@@ -171,10 +171,47 @@ def test_a_closed_replica_is_unhealthy_and_refuses(tiny_model: Path) -> None:
         one.loop.submit(one.loop.admission.admit(question("late"), lambda event: None))
 
 
-async def test_a_prompt_whose_pixels_came_ahead_is_answered_as_one_that_has_them(replica: EngineReplica) -> None:
-    full = question("whose pixels came ahead")
+async def test_an_answer_that_has_begun_is_read_with_the_prompt_without_pixels(replica: EngineReplica) -> None:
+    full = question("an answer that has begun")
     light = replace(full, pictures=tuple(replace(one, pixels=UnsentPixels(one.pixels.shape)) for one in full.pictures))
     assert [event async for event in replica.generate(light)] == [PixelsNeeded((full.pictures[0].digest,))]
-    replica.held.put(full)
-    texts = [[event async for event in replica.generate(one) if isinstance(event, Delta)] for one in (light, full)]
-    assert texts[0] == texts[1] != []
+    await replica.begin(full)
+    texts = [[event async for event in replica.generate(one)] for one in (light, full)]
+    assert isinstance(texts[0][0], Started)
+    assert isinstance(texts[0][-1], Finished)
+    said = ["".join(event.text for event in text if isinstance(event, Delta)) for text in texts]
+    assert said[0] == said[1] != ""
+
+
+async def test_an_answer_that_has_begun_is_not_begun_again_by_the_prompt_with_pixels(replica: EngineReplica) -> None:
+    full = question("the same prompt again")
+    await replica.begin(full)
+    assert isinstance([event async for event in replica.generate(full)][-1], Finished)
+    assert len(replica.begun) == 0
+
+
+async def test_an_answer_that_nobody_reads_frees_its_slot(replica: EngineReplica) -> None:
+    one = question("nobody reads it", tokens=500)
+    replica.begun._kept_s, kept_s = 0.1, replica.begun._kept_s
+    try:
+        await replica.begin(one)
+        await asyncio.sleep(0.05)
+        assert len(replica.begun) == 1
+        await wait_until_idle(replica)
+    finally:
+        replica.begun._kept_s = kept_s
+    assert len(replica.begun) == 0
+
+
+async def test_a_prompt_that_is_refused_does_not_begin(replica: EngineReplica) -> None:
+    with pytest.raises(InvalidRequest, match="unclosed"):
+        await replica.begin(replace(question("refused"), constraint=Constraint("regex", "[", param="regex")))
+    assert len(replica.begun) == 0
+
+
+async def wait_until_idle(replica: EngineReplica) -> None:
+    for _ in range(500):
+        if not replica.loop.slots_used() and not len(replica.begun):
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("A slot is still in use.")

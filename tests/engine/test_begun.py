@@ -1,0 +1,48 @@
+"""Answers that have begun: who reads them, what ends those that nobody reads, and pixels of their own."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import numpy as np
+
+from serve_app.contracts import Picture, Prompt, Sampling, UnsentPixels
+from serve_app.engine.begun import Begun, copied
+
+SHAPE = (2, 3, 3)
+
+
+def prompt(id: str = "r", tenant: str = "one") -> Prompt:
+    pictures = (Picture(np.ones(SHAPE, np.uint8), "a", 1, (3, 2)), Picture(UnsentPixels(SHAPE), "b", 1, (3, 2)))
+    return Prompt(id, np.arange(3, dtype=np.int32), pictures, Sampling(), 1.0, tenant=tenant)
+
+
+async def test_an_answer_is_read_once_by_its_own_request_and_tenant() -> None:
+    begun: Begun[str] = Begun(cancel=lambda _: None)
+    begun.add(prompt(), "events")
+    assert begun.take(prompt(id="other")) is None
+    assert begun.take(prompt(tenant="two")) is None
+    assert [begun.take(prompt()), begun.take(prompt())] == ["events", None]
+
+
+async def test_an_answer_that_is_not_read_in_time_is_cancelled_and_no_other_is() -> None:
+    cancelled: list[str] = []
+    begun: Begun[list[str]] = Begun(cancelled.append, kept_s=0.03)
+    begun.add(prompt(), ["unread"])
+    begun.add(prompt(id="read"), ["read"])
+    begun.take(prompt(id="read"))
+    await asyncio.sleep(0.02)
+    begun.add(prompt(id="read"), ["again, later"])
+    await asyncio.sleep(0.02)
+    assert cancelled == ["r"]
+    assert len(begun) == 1
+
+
+def test_a_copy_has_pixels_of_its_own_and_none_that_were_not_sent() -> None:
+    one = prompt()
+    same = copied(one)
+    assert [picture.is_sent for picture in same.pictures] == [True, False]
+    assert (same.pictures[0].sent_pixels() == one.pictures[0].sent_pixels()).all()
+    assert not np.shares_memory(same.pictures[0].sent_pixels(), one.pictures[0].sent_pixels())
+    assert replace(same, pictures=()).id == one.id
