@@ -94,3 +94,16 @@ async def test_base64_never_waits_for_the_threads_that_slow_names_hold() -> None
 def test_any_data_url_is_decoded_or_refused(payload: str) -> None:
     with contextlib.suppress(ImageRejected):
         decode_data_url("data:;base64," + payload, LABEL, 100)
+
+
+@given(st.text("ABab01+/=é ", max_size=12))
+def test_a_text_is_base64_exactly_when_the_library_says_so(payload: str) -> None:
+    text = "".join(payload.split())
+    padded = text if text.endswith("=") else text + "=" * (-len(text) % 4)
+    try:
+        expected = base64.b64decode(padded, validate=True)
+    except ValueError:
+        with pytest.raises(ImageRejected, match="not valid base64"):
+            decode_data_url(f"data:;base64,{payload}", LABEL, 1000)
+    else:
+        assert decode_data_url(f"data:;base64,{payload}", LABEL, 1000) == expected
