@@ -40,7 +40,7 @@ FITTED: Final = Fitted(
     step_fixed_s=0.00075,
     fp8_step_s=0.0005,
     unpack_row_s=0.0037,
-    unpack_s=0.006,
+    unpack_s=0.0052,
     slots_times=2.0,  # 2026-11-21, with the library's modules: 1.5 for a first token, 2.2 for a step
 )
 
