@@ -47,9 +47,8 @@ def test_a_gpu_gives_the_answers_of_a_cpu(folder: Path) -> None:
 def test_quantized_weights_load_and_answer(folder: Path, quantization: str) -> None:
     loaded = load(folder, ModelSettings(path=str(folder), device="cuda", quantization=quantization))  # type: ignore[arg-type]
     assert loaded.model.dtype == torch.float32 or loaded.model.dtype == torch.bfloat16
-    assert all(
-        len(answer) == 6 for answer in answers(loaded.model, mixed_prompts(Sampling(max_tokens=6, temperature=0.0)))
-    )
+    rule = Sampling(max_tokens=6, temperature=0.0, ignore_eos=True)  # the random model may choose a stop token
+    assert all(len(answer) == 6 for answer in answers(loaded.model, mixed_prompts(rule)))
 
 
 def test_fp8_weights_load_and_answer(folder: Path) -> None:
