@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from serve_app.doctor.report import Finding, MemoryFit, ok, problem, sized, warning
+from serve_app.doctor.report import Finding, MemoryFit, counted, ok, problem, sized, warning
 from serve_app.engine.memory import WORKSPACE_BYTES, allocated_pages, wanted_pages
 from serve_app.engine.model.footprint import Sizes
 from serve_app.engine.model.pages import PAGE_TOKENS, pages_for
@@ -71,7 +71,7 @@ def fit_slots(sizes: Sizes, demand: Demand) -> MemoryFit:
 def check_fit(sizes: Sizes, demand: Demand) -> Iterator[Finding]:
     """Compare needed with free memory; if it is too much, name settings that need less."""
     fit, gpu = fit_slots(sizes, demand), demand.device == "cuda"
-    slots = _counted(fit.slots, "slot")
+    slots = counted(fit.slots, "slot")
     stored = f"{slots} of {demand.context_tokens:,} tokens"
     if demand.has_pages:
         stored = f"{fit.pages:,} pages of {PAGE_TOKENS} tokens"
@@ -86,7 +86,7 @@ def check_fit(sizes: Sizes, demand: Demand) -> Iterator[Finding]:
         one = f"one request of {demand.context_tokens:,} tokens" if demand.has_pages else "one slot"
         yield problem("memory", f"Not even {one} fits: it needs {needs}.", _what_fits(sizes, demand))
     elif demand.has_pages and not _has_all(fit, demand):
-        at_once = _counted((fit.pages - 1) // pages_for(demand.context_tokens), "request")
+        at_once = counted((fit.pages - 1) // pages_for(demand.context_tokens), "request")
         each = (fit.pages - 1) // fit.slots * PAGE_TOKENS
         wanted = wanted_pages(demand.slots, demand.context_tokens)
         held = f"{at_once} of {demand.context_tokens:,} tokens at once, or {fit.slots} of {each:,}"
@@ -167,7 +167,3 @@ def _smaller(sizes: Sizes, demand: Demand) -> list[tuple[Quantization, str]]:
         for quantization, flags in _FORMATS
         if sizes.weight_bytes(quantization) < now and (demand.has_fp8 or quantization.kind != "fp8")
     ]
-
-
-def _counted(number: int, word: str) -> str:
-    return f"{number} {word}" if number == 1 else f"{number} {word}s"

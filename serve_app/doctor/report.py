@@ -92,7 +92,7 @@ class Report:
     def verdict(self) -> str:
         problems, warnings = self.count(Status.PROBLEM), self.count(Status.WARNING)
         if problems:
-            return f"Can't serve: {_counted(problems, 'problem')}{_also(warnings)}."
+            return f"Can't serve: {counted(problems, 'problem')}{_also(warnings)}."
         if self.files_only:
             return f"The model's files that are here have no problem; this machine was not checked{_also(warnings)}."
         if self.fit is None:
@@ -101,7 +101,7 @@ class Report:
         if self.fit.quantization != "none":
             how = f"{self.fit.quantization}, {how}"
         longest = f"{'up to ' if self.fit.pages else ''}{self.fit.context_tokens} tokens"
-        slots = f"{_counted(self.fit.slots, 'slot')} of {longest}"
+        slots = f"{counted(self.fit.slots, 'slot')} of {longest}"
         return f"Can serve {self.model}: {how}, with {slots}{_also(warnings)}."
 
     def as_object(self) -> dict[str, Any]:
@@ -205,8 +205,8 @@ def _can_write(stream: TextIO, text: str) -> bool:
 
 
 def _also(warnings: int) -> str:
-    return f" ({_counted(warnings, 'warning')})" if warnings else ""
+    return f" ({counted(warnings, 'warning')})" if warnings else ""
 
 
-def _counted(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

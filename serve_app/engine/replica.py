@@ -15,7 +15,6 @@ import torch
 from serve_app import metrics
 from serve_app.checkpoint import checkpoint_folder
 from serve_app.contracts import Finished, Prompt
-from serve_app.engine.begun import Begun, copied
 from serve_app.engine.loop import BUDGETS_WITHOUT_DECODING, EngineLoop, Outbox
 from serve_app.engine.memory import measure_memory, plan_pages, plan_slots
 from serve_app.engine.model import paged_runner
@@ -28,6 +27,7 @@ from serve_app.engine.model.trunk import Trunk
 from serve_app.engine.model.weights import import_family, load
 from serve_app.engine.output.deltas import append_delta
 from serve_app.engine.scheduler import Scheduler
+from serve_app.engine.unread_answers import UnreadAnswers, copied
 from serve_app.errors import EngineFailed, ServiceError
 from serve_app.process_memory import collect
 from serve_app.replies import EngineEvent, ModelCard, PixelsNeeded
@@ -111,7 +111,7 @@ class EngineReplica:
             engine.stream_interval_ms / 1e3,
             settings=engine,
         )
-        self.begun: Begun[EventBuffer] = Begun(self.loop.cancel)
+        self.unread: UnreadAnswers[EventBuffer] = UnreadAnswers(self.loop.cancel)
         # More threads than the sandbox lets wait, so that constraints that are known never wait for a thread.
         self._admitting = ThreadPoolExecutor(engine.grammar_processes + engine.grammar_queue + 8, "admission")
         self.card = ModelCard(
@@ -153,7 +153,7 @@ class EngineReplica:
 
         Closing or cancelling the generator frees the slot within one step.
         """
-        buffer = self.begun.take(prompt) or await self._submit(prompt)
+        buffer = self.unread.take(prompt) or await self._submit(prompt)
         ended = False
         try:
             while not ended:
@@ -169,7 +169,7 @@ class EngineReplica:
     async def begin(self, prompt: Prompt) -> None:
         """Begin an answer, whose events `generate` returns when it is called with the same prompt, without pixels."""
         prompt = copied(prompt)
-        self.begun.add(prompt, await self._submit(prompt))
+        self.unread.add(prompt, await self._submit(prompt))
 
     async def _submit(self, prompt: Prompt) -> EventBuffer:
         """Queue a prompt; its events come into the buffer."""

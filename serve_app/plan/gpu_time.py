@@ -76,7 +76,7 @@ class GpuTime:
         return self._over_slots(max(self._weights_s, unpacking) + self._transfer_s(other_bytes) + fixed)
 
     def _read_s(self, request: RequestShape, pieces: float) -> float:
-        share = FITTED.prefill_share * (FITTED.fp8_prefill if self.quantization.kind == "fp8" else 1.0)
+        share = FITTED.prefill_share * (FITTED.fp8_prefill_factor if self.quantization.kind == "fp8" else 1.0)
         compute = self._compute_s(self.checkpoint.prefill_operations(request.prompt_tokens), share)
         least = self._weights_s if self.card.captures_pieces else max(self._weights_s, FITTED.launched_piece_s)
         return max(compute, pieces * self._over_slots(least)) + pieces * self._unpacking_s(FITTED.unpack_s)
@@ -101,4 +101,4 @@ class GpuTime:
 
     def _over_slots(self, seconds: float) -> float:
         """Longer where the engine runs over slots with the library's modules."""
-        return seconds if self.card.has_pages else FITTED.slots_times * seconds
+        return seconds if self.card.has_pages else FITTED.slots_factor * seconds

@@ -19,14 +19,14 @@ class Fitted:
     text_linear: int  # elements of the text layers that were measured
     encode_share: float  # of the tensor rate
     prefill_share: float  # of the tensor rate
-    fp8_prefill: float  # prompts with FP8 weights are computed so many times as fast
+    fp8_prefill_factor: float  # prompts with FP8 weights are computed so many times as fast
     launched_piece_s: float  # least time of a piece of a prompt where its kernels are launched one by one
     bandwidth_share: float
     step_fixed_s: float  # of a decode step, besides reading weights and cache
     fp8_step_s: float  # added to a step with FP8 weights: the inputs of each product are rounded
     unpack_row_s: float  # the 4-bit products of a step of one row
     unpack_s: float  # and of more rows; also added to a piece of a prompt, for which weights are expanded to 16 bits
-    slots_times: float  # over slots instead of pages everything takes so many times as long
+    slots_factor: float  # over slots instead of pages everything takes so many times as long
 
 
 FITTED: Final = Fitted(
@@ -34,14 +34,14 @@ FITTED: Final = Fitted(
     text_linear=8_157_921_280,
     encode_share=0.50,
     prefill_share=0.62,
-    fp8_prefill=1.45,
+    fp8_prefill_factor=1.45,
     launched_piece_s=0.0285,  # three times 9.5 ms of the host, because other threads send events (docs/gpu-engine.md)
     bandwidth_share=0.82,
     step_fixed_s=0.00075,
     fp8_step_s=0.0005,
     unpack_row_s=0.0037,
     unpack_s=0.0052,
-    slots_times=2.0,  # 2026-11-21, with the library's modules: 1.5 for a first token, 2.2 for a step
+    slots_factor=2.0,  # 2026-11-21, with the library's modules: 1.5 for a first token, 2.2 for a step
 )
 
 # (card, family, weight format) whose requests per second were measured with benchmarks/capacity.py

@@ -187,31 +187,31 @@ async def test_an_answer_that_has_begun_is_not_begun_again_by_the_prompt_with_pi
     full = question("the same prompt again")
     await replica.begin(full)
     assert isinstance([event async for event in replica.generate(full)][-1], Finished)
-    assert len(replica.begun) == 0
+    assert len(replica.unread) == 0
 
 
 async def test_an_answer_that_nobody_reads_frees_its_slot(replica: EngineReplica) -> None:
     one = question("nobody reads it", tokens=500)
-    replica.begun._kept_s, kept_s = 0.1, replica.begun._kept_s
+    replica.unread._kept_s, kept_s = 0.1, replica.unread._kept_s
     try:
         await replica.begin(one)
         await asyncio.sleep(0.05)
-        assert len(replica.begun) == 1
+        assert len(replica.unread) == 1
         await wait_until_idle(replica)
     finally:
-        replica.begun._kept_s = kept_s
-    assert len(replica.begun) == 0
+        replica.unread._kept_s = kept_s
+    assert len(replica.unread) == 0
 
 
 async def test_a_prompt_that_is_refused_does_not_begin(replica: EngineReplica) -> None:
     with pytest.raises(InvalidRequest, match="unclosed"):
         await replica.begin(replace(question("refused"), constraint=Constraint("regex", "[", param="regex")))
-    assert len(replica.begun) == 0
+    assert len(replica.unread) == 0
 
 
 async def wait_until_idle(replica: EngineReplica) -> None:
     for _ in range(500):
-        if not replica.loop.slots_used() and not len(replica.begun):
+        if not replica.loop.slots_used() and not len(replica.unread):
             return
         await asyncio.sleep(0.01)
     raise AssertionError("A slot is still in use.")

@@ -88,9 +88,8 @@ def test_layers_run_in_slices_with_the_same_result(monkeypatch: pytest.MonkeyPat
     assert torch.equal(at_once[0], in_slices[0])
 
 
-def test_products_see_only_multiples_of_128_patches(monkeypatch: pytest.MonkeyPatch) -> None:
-    library = module(depth=1)
-    made = Tower(library, MEAN, STD)
+def numbers_of_patches(made: Tower) -> list[int]:
+    """The numbers of patches that the first product of the first layer gets from now on."""
     qkv, *others = made._layers[0]
     seen: list[int] = []
 
@@ -99,6 +98,12 @@ def test_products_see_only_multiples_of_128_patches(monkeypatch: pytest.MonkeyPa
         return qkv(x)
 
     made._layers = [(recorded, *others)]
+    return seen
+
+
+def test_products_see_only_multiples_of_128_patches() -> None:
+    made = Tower(module(depth=1), MEAN, STD)
+    seen = numbers_of_patches(made)
     features(made.encode([picture(56, 28, 1)]))
     features(made.encode([picture(28 * 9, 28 * 4, 2)]))
     assert seen == [128, 256]
@@ -107,14 +112,7 @@ def test_products_see_only_multiples_of_128_patches(monkeypatch: pytest.MonkeyPa
 def test_the_warm_up_computes_each_number_of_patches_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tower, "_WARM_PATCHES", 384)
     made = Tower(module(depth=1), MEAN, STD)
-    qkv, *others = made._layers[0]
-    seen: list[int] = []
-
-    def recorded(x: torch.Tensor) -> torch.Tensor:
-        seen.append(len(x))
-        return qkv(x)
-
-    made._layers = [(recorded, *others)]
+    seen = numbers_of_patches(made)
     made.warm_up()
     assert seen == [384, 256, 128]
 

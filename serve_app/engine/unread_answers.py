@@ -20,8 +20,8 @@ KEPT_S: Final = 3.0  # the second call follows at once, unless its request has e
 Reader = TypeVar("Reader")
 
 
-class Begun(Generic[Reader]):
-    """What reads the events of answers that have begun, by request; used in one event loop."""
+class UnreadAnswers(Generic[Reader]):
+    """Readers of the events of answers that have begun and that nobody reads yet; used in one event loop."""
 
     def __init__(self, cancel: Callable[[str], None], kept_s: float = KEPT_S) -> None:
         """`cancel` ends the request with this id, which nobody has asked for in time."""

@@ -1,4 +1,4 @@
-"""Answers that have begun: who reads them, what ends those that nobody reads, and pixels of their own."""
+"""Answers that have unread: who reads them, what ends those that nobody reads, and pixels of their own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from serve_app.contracts import Picture, Prompt, Sampling, UnsentPixels
-from serve_app.engine.begun import Begun, copied
+from serve_app.engine.unread_answers import UnreadAnswers, copied
 
 SHAPE = (2, 3, 3)
 
@@ -19,24 +19,24 @@ def prompt(id: str = "r", tenant: str = "one") -> Prompt:
 
 
 async def test_an_answer_is_read_once_by_its_own_request_and_tenant() -> None:
-    begun: Begun[str] = Begun(cancel=lambda _: None)
-    begun.add(prompt(), "events")
-    assert begun.take(prompt(id="other")) is None
-    assert begun.take(prompt(tenant="two")) is None
-    assert [begun.take(prompt()), begun.take(prompt())] == ["events", None]
+    unread: UnreadAnswers[str] = UnreadAnswers(cancel=lambda _: None)
+    unread.add(prompt(), "events")
+    assert unread.take(prompt(id="other")) is None
+    assert unread.take(prompt(tenant="two")) is None
+    assert [unread.take(prompt()), unread.take(prompt())] == ["events", None]
 
 
 async def test_an_answer_that_is_not_read_in_time_is_cancelled_and_no_other_is() -> None:
     cancelled: list[str] = []
-    begun: Begun[list[str]] = Begun(cancelled.append, kept_s=0.03)
-    begun.add(prompt(), ["unread"])
-    begun.add(prompt(id="read"), ["read"])
-    begun.take(prompt(id="read"))
+    unread: UnreadAnswers[list[str]] = UnreadAnswers(cancelled.append, kept_s=0.03)
+    unread.add(prompt(), ["unread"])
+    unread.add(prompt(id="read"), ["read"])
+    unread.take(prompt(id="read"))
     await asyncio.sleep(0.02)
-    begun.add(prompt(id="read"), ["again, later"])
+    unread.add(prompt(id="read"), ["again, later"])
     await asyncio.sleep(0.02)
     assert cancelled == ["r"]
-    assert len(begun) == 1
+    assert len(unread) == 1
 
 
 def test_a_copy_has_pixels_of_its_own_and_none_that_were_not_sent() -> None:
