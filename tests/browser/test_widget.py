@@ -132,12 +132,12 @@ async def test_the_limits_are_those_of_the_service_and_a_new_conversation_begins
 
 
 async def test_a_visitor_above_the_token_s_limit_sees_when_to_ask_again(chromium: Browser, tmp_path: Path) -> None:
-    async with visiting_site(chromium, tmp_path, FakeAnswer("Yes"), requests_per_second=0.5) as (page, _):
+    async with visiting_site(chromium, tmp_path, FakeAnswer("Yes"), requests_per_second=0.1) as (page, _):
         await ask(page, "One?")
         await expect(page.locator("glm-chat .answer").first).to_have_text("Yes")
         await ask(page, "Two?")
         error = page.locator("glm-chat .log .error").last
-        await expect(error).to_contain_text("每 2 秒最多使用 1 个请求")
+        await expect(error).to_contain_text("每 10 秒最多使用 1 个请求")
         await error.get_by_role("button", name="重试", exact=True).click()  # once it can be used again
         await expect(page.locator("glm-chat .answer").last).to_have_text("Yes")
         await expect(page.locator("glm-chat .question")).to_have_count(2)
