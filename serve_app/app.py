@@ -12,6 +12,7 @@ from serve_app.engine.request_router import request_routing
 from serve_app.errors import InvalidRequest
 from serve_app.ingress.deployment import IngressDeployment
 from serve_app.preprocess.deployment import PreprocessDeployment
+from serve_app.preprocess.local_prepare import load_local_preparer
 from serve_app.settings import Settings, unknown_variables
 
 
@@ -42,9 +43,9 @@ def bind(settings: Settings, **options: Any) -> Application:
     ).bind(settings.model, settings.engine, settings.metrics)
     ingress = IngressDeployment.options(**_replicas(replicas.ingress), **options)
     if not settings.bots.enabled:
-        return ingress.bind(settings, preprocess, engine)
+        return ingress.bind(settings, preprocess, engine, load_local_preparer)
     bots = BotsDeployment.options(**options).bind(settings, preprocess, engine)
-    return ingress.bind(settings, preprocess, engine, bots)
+    return ingress.bind(settings, preprocess, engine, load_local_preparer, bots)
 
 
 def _replicas(number: int) -> dict[str, Any]:

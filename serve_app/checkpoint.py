@@ -17,8 +17,11 @@ _UNREACHABLE_HINT = (
 )
 
 
-def checkpoint_folder(model: ModelSettings) -> Path:
-    """The folder of the checkpoint, without any network call if it is local; raises InvalidRequest."""
+def checkpoint_folder(model: ModelSettings, *, download: bool = True) -> Path:
+    """The folder of the checkpoint, without any network call if it is local; raises InvalidRequest.
+
+    Without `download`, a Hugging Face id must have been downloaded before.
+    """
     folder = Path(model.source).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
@@ -31,7 +34,10 @@ def checkpoint_folder(model: ModelSettings) -> Path:
     from huggingface_hub.errors import LocalEntryNotFoundError  # the hub could not be reached
 
     try:
-        return Path(snapshot_download(model.source, revision=model.revision, allow_patterns=_FILES))
+        found = snapshot_download(
+            model.source, revision=model.revision, allow_patterns=_FILES, local_files_only=not download
+        )
+        return Path(found)
     except Exception as error:
         raise InvalidRequest(
             f"The model {model.source!r} is not a local folder, and its download failed: {str(error).rstrip('.')}."

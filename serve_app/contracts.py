@@ -191,6 +191,7 @@ class Picture:
     tokens: int  # placeholder tokens in the prompt
     original_size: tuple[int, int]  # (width, height) as uploaded, after EXIF rotation; of a page: as rendered
     source: PictureSource | None = None
+    file_format: str = ""  # of the upload, for metrics: jpeg, png, …
 
     @property
     def is_sent(self) -> bool:
@@ -230,7 +231,6 @@ class Prompt:
     ignored_fields: tuple[str, ...] = ()  # request fields that had no effect
     clipped_max_tokens: int | None = None  # the limit in force, where the request's did not fit the context
     checkpoint: str = ""  # digest of the checkpoint's files
-    knows_uploads: bool = False  # preprocess needs only the digests of the same uploads again
 
     @property
     def image_tokens(self) -> int:

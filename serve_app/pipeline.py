@@ -1,7 +1,7 @@
 """One request through both stages, preprocess and engine; returns the events as they are generated.
 
-It enforces the deadline, cancels both stages when the caller closes the answer, sends uploads and pixels only
-where a stage needs them, frees them at the first event, and raises errors of `errors.py` only. Ray's own errors are
+It enforces the deadline, cancels both stages when the caller closes the answer, sends pixels only where the engine
+needs them, frees uploads and pixels at the first event, and raises errors of `errors.py` only. Ray's own errors are
 mapped here and nowhere else.
 """
 
@@ -12,7 +12,7 @@ import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 from ray import exceptions as ray_errors
@@ -24,7 +24,7 @@ from serve_app.cache.answer_cache import AnswerCache
 from serve_app.cache.feedback import Feedback
 from serve_app.contracts import ChatRequest, Event, Events, Finished, Prompt, Started
 from serve_app.errors import DeadlineExceeded, EngineFailed, Overloaded, ReplicaLost, ServiceError
-from serve_app.replies import ModelCard, PixelsNeeded, Tokenized, UploadsNeeded
+from serve_app.replies import ModelCard, PixelsNeeded, Tokenized
 from serve_app.request_size import has_addresses
 from serve_app.seen_pictures import LARGE_PIXELS, SeenPictures, pixel_bytes, without_pixels
 from serve_app.upload_digests import with_digests
@@ -34,11 +34,27 @@ DESCRIBE_TIMEOUT_S = 5.0
 PrepareAgain = Callable[[], Awaitable[Prompt]]  # the same prompt with all pixels
 
 
+class RequestPreparer(Protocol):
+    """Makes prompts without a call of preprocess (preprocess/local_prepare.py)."""
+
+    def prepare(self, request: ChatRequest) -> Prompt | None:
+        """The request's prompt; None if preprocess has to make it."""
+        ...
+
+    def remember(self, request: ChatRequest, prompt: Prompt) -> None:
+        """Preprocess has made this prompt of the request."""
+        ...
+
+
 class Pipeline:
     """Calls the stages: `answer` returns events, `tokenize` token ids, `describe` the served model."""
 
     def __init__(
-        self, preprocess: DeploymentHandle, engine: DeploymentHandle, cache: AnswerCache | None = None
+        self,
+        preprocess: DeploymentHandle,
+        engine: DeploymentHandle,
+        cache: AnswerCache | None = None,
+        local: RequestPreparer | None = None,
     ) -> None:
         # Why there are two methods: docs/decisions/0003-prompt-transport.md
         self._prepare_small = preprocess.options(method_name="prepare", _by_reference=False)
@@ -51,6 +67,7 @@ class Pipeline:
         self._shared: dict[tuple[str, bool], _SharedPrompt] = {}
         self._seen = SeenPictures()
         self._cache = cache
+        self._local = local
 
     async def answer(self, request: ChatRequest) -> Events:
         """Events of one answer, from the answer cache or the engine; closing the generator early stops the work."""
@@ -124,19 +141,19 @@ class Pipeline:
                     ahead, outgoing = True, without_pixels(sent)
                     await self._begin(outgoing, sent)
                 events = self._engine_call.remote(outgoing)
-                async for event in events:
-                    if isinstance(event, Started):
-                        started = event
-                        if sent is not None:
-                            self._seen.add_sent(sent)
-                    elif not isinstance(event, PixelsNeeded):
-                        prompt = sent = outgoing = again = (
-                            None  # frees pixels and request while the answer is generated
-                        )
-                        if started is not None:
-                            yield started
-                            started = None
-                        yield event
+                async for together in events:
+                    for event in together:
+                        if isinstance(event, Started):
+                            started = event
+                            if sent is not None:
+                                self._seen.add_sent(sent)
+                        elif not isinstance(event, PixelsNeeded):
+                            # Frees pixels and request while the answer is generated.
+                            prompt = sent = outgoing = again = None
+                            if started is not None:
+                                yield started
+                                started = None
+                            yield event
             except Exception as error:
                 if lost or sent is None or not isinstance(as_service_error(error), ReplicaLost):
                     raise
@@ -181,18 +198,17 @@ class Pipeline:
         return replace(prompt, id=request.id, sampling=replace(prompt.sampling, seed=request.sampling.seed))
 
     async def _prompt(self, request: ChatRequest, again: bool) -> Prompt:
-        """The prompt from preprocess, which gets no uploads that it probably knows by their digests."""
+        """The prompt, made in this process if it can be, else by preprocess."""
         request = await with_digests(request)
-        light = request if again else self._seen.without_known_uploads(request)
-        prompt = await self._prepare(light, again)
-        if isinstance(prompt, UploadsNeeded) and light is not request:
-            prompt = await self._prepare(request, again)
-        if isinstance(prompt, UploadsNeeded):
-            raise EngineFailed("Preprocess asked for uploads that it was sent.")
-        self._seen.add_uploads(request, known=prompt.knows_uploads)
+        if self._local is not None and not again and (local := self._local.prepare(request)) is not None:
+            return local
+        prompt = await self._prepare(request, again)
+        self._seen.add_uploads(request)
+        if self._local is not None:
+            self._local.remember(request, prompt)
         return prompt
 
-    async def _prepare(self, request: ChatRequest, again: bool) -> Prompt | UploadsNeeded:
+    async def _prepare(self, request: ChatRequest, again: bool) -> Prompt:
         """The reply of preprocess; the call is repeated once if the replica dies."""
         prepare = self._prepare_large if self._seen.by_reference(request, again=again) else self._prepare_small
         # A picture at an address is fetched only once, so its pixels always come with the prompt.
@@ -202,7 +218,7 @@ class Pipeline:
             # router reads the result of the lost call again and again, without a pause and for ever.
             call = prepare.remote(request, unsent, again)
             try:
-                prompt: Prompt | UploadsNeeded = await call
+                prompt: Prompt = await call
             except asyncio.CancelledError:
                 _cancel(call)
                 raise

@@ -19,15 +19,8 @@ class PixelsNeeded:
     digests: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class UploadsNeeded:
-    """The reply of preprocess to a request with digests in place of uploads, one of which it does not know.
-
-    The pipeline then sends the request with its uploads; no caller sees it.
-    """
-
-
 EngineEvent: TypeAlias = Event | PixelsNeeded
+EngineEvents: TypeAlias = tuple[EngineEvent, ...]  # at least one; sent in one message, since each message costs time
 
 
 @dataclass(frozen=True, slots=True)

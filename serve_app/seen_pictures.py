@@ -9,7 +9,6 @@ from typing import Final
 
 from serve_app.contracts import ChatRequest, ImagePart, Prompt, UnsentPixels
 from serve_app.request_size import has_addresses, upload_bytes
-from serve_app.upload_digests import change_parts
 
 _MOST: Final = 8192  # uploads, and pictures
 # Encoded bytes of uploads up to which calling preprocess by value is faster than through the object store: where pixels
@@ -24,7 +23,6 @@ class SeenPictures:
 
     def __init__(self, most: int = _MOST) -> None:
         self._uploads = _Recent(most)
-        self._known = _Recent(most)  # of the uploads: those that preprocess knows by their digests
         self._sent = _Recent(most)
 
     def by_reference(self, request: ChatRequest, *, again: bool = False) -> bool:
@@ -34,23 +32,9 @@ class SeenPictures:
         known = not again and self._uploads.have_all(_uploads_of(request))
         return upload_bytes(request) > (SMALL_BYTES_KNOWN if known else SMALL_BYTES)
 
-    def add_uploads(self, request: ChatRequest, *, known: bool = False) -> None:
-        """Preprocess has prepared this request; `known`: it needs only the digests of its uploads again."""
+    def add_uploads(self, request: ChatRequest) -> None:
+        """Preprocess has prepared this request."""
         self._uploads.add_all(_uploads_of(request))
-        if known:
-            self._known.add_all(_uploads_of(request))
-
-    def without_known_uploads(self, request: ChatRequest) -> ChatRequest:
-        """The request without uploads that preprocess knows, or the same object if there are none."""
-        tenant = request.caller.tenant
-
-        def known(part: ImagePart) -> bool:
-            return bool(part.digest) and part.pages is None and (tenant, part.digest) in self._known
-
-        parts = (part for message in request.messages for part in message.parts)
-        if has_addresses(request) or not any(isinstance(part, ImagePart) and known(part) for part in parts):
-            return request  # of a picture at an address all pixels are needed
-        return change_parts(request, lambda part: replace(part, source=b"") if known(part) else part)
 
     def without_sent_pixels(self, prompt: Prompt) -> Prompt:
         """The prompt without pixels that its tenant has sent to the engine before."""

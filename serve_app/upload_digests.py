@@ -1,4 +1,4 @@
-"""Digests of uploads, by which preprocess knows those that it has prepared before.
+"""Digests of uploads, by which the ingress knows those that were prepared before.
 
 Only this service computes them, from bytes that the caller has sent with this very request: a caller can't name one.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
@@ -20,29 +19,22 @@ _BYTES_IN_LOOP: Final = 1_000_000  # take 0.5 ms; more are hashed in a thread
 async def with_digests(request: ChatRequest) -> ChatRequest:
     """The request with the digest of each upload that it has itself."""
     if upload_bytes(request) > _BYTES_IN_LOOP:
-        return await asyncio.to_thread(change_parts, request, _with_digest)
-    return change_parts(request, _with_digest)
+        return await asyncio.to_thread(_with_digests, request)
+    return _with_digests(request)
 
 
-def is_left_out(part: ImagePart) -> bool:
-    """Whether only the digest of the upload is here."""
-    return bool(part.digest) and not part.source
+def _with_digests(request: ChatRequest) -> ChatRequest:
+    def with_digest(part: Part) -> Part:
+        return _with_digest(part) if isinstance(part, ImagePart) else part
 
-
-def change_parts(request: ChatRequest, change: Callable[[ImagePart], ImagePart]) -> ChatRequest:
-    """The request with its pictures and files changed; what has none stays the same object."""
-
-    def changed(part: Part) -> Part:
-        return change(part) if isinstance(part, ImagePart) else part
-
-    def with_changed_parts(message: Message) -> Message:
+    def with_digests_of(message: Message) -> Message:
         if not any(isinstance(part, ImagePart) for part in message.parts):
             return message
-        return replace(message, parts=tuple(map(changed, message.parts)))
+        return replace(message, parts=tuple(map(with_digest, message.parts)))
 
     if not request.uploads:
         return request
-    return replace(request, messages=tuple(map(with_changed_parts, request.messages)))
+    return replace(request, messages=tuple(map(with_digests_of, request.messages)))
 
 
 def _with_digest(part: ImagePart) -> ImagePart:

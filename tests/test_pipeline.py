@@ -49,9 +49,9 @@ class FakeCall:
     def __aiter__(self) -> AsyncIterator[Event]:
         return self
 
-    async def __anext__(self) -> Event:
+    async def __anext__(self) -> tuple[Event, ...]:
         event: Event = await anext(self._result)
-        return event
+        return (event,)  # the engine sends events that it has at the same time together
 
     def cancel(self) -> None:
         self.cancelled = True

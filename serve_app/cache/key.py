@@ -18,8 +18,8 @@ from serve_app.contracts import ChatRequest, ImagePart, Pages, Picture, Prompt, 
 from serve_app.request_size import has_addresses
 
 # Fields that cannot change an answer.
-PROMPT_FIELDS_NOT_IN_KEY: Final = frozenset({"id", "deadline_s", "stages_ms", "stream", "lane", "knows_uploads"})
-PICTURE_FIELDS_NOT_IN_KEY: Final = frozenset({"pixels"})  # `digest` covers them and their size
+PROMPT_FIELDS_NOT_IN_KEY: Final = frozenset({"id", "deadline_s", "stages_ms", "stream", "lane"})
+PICTURE_FIELDS_NOT_IN_KEY: Final = frozenset({"pixels", "file_format"})  # `digest` covers the first and their size
 REQUEST_FIELDS_NOT_IN_DIGEST: Final = frozenset(
     {"id", "deadline_s", "stream", "lane", "cache", "group", "param", "caller"}  # of the caller, the tenant is
 )

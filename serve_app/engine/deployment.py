@@ -13,7 +13,7 @@ from serve_app.in_flight import InFlight, folder_of_pod
 from serve_app.logs import join_serve_log
 from serve_app.metrics import RayMeter
 from serve_app.read_ahead import read_ahead
-from serve_app.replies import EngineEvent, ModelCard
+from serve_app.replies import EngineEvents, ModelCard
 from serve_app.settings import EngineSettings, MetricsSettings, ModelSettings
 
 if TYPE_CHECKING:
@@ -60,12 +60,12 @@ class EngineDeployment:
         self._in_flight = InFlight(folder_of_pod())
         self._replica: EngineReplica = _load(model, engine, metrics)
 
-    async def generate(self, prompt: Prompt) -> AsyncGenerator[EngineEvent, None]:
+    async def generate(self, prompt: Prompt) -> AsyncGenerator[EngineEvents, None]:
         """Events of one answer, or that pixels are needed."""
         with self._in_flight:
             async with aclosing(self._replica.generate(prompt)) as events:  # a disconnect closes the inner one at once
-                async for event in events:
-                    yield event
+                async for together in events:
+                    yield together
 
     async def begin(self, light: Prompt, prompt: Prompt) -> None:
         """Begin an answer that `generate` is then asked for with `light`, the prompt without pixels, its route too."""

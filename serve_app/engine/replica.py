@@ -30,7 +30,7 @@ from serve_app.engine.scheduler import Scheduler
 from serve_app.engine.unread_answers import UnreadAnswers, copied
 from serve_app.errors import EngineFailed, ServiceError
 from serve_app.process_memory import collect
-from serve_app.replies import EngineEvent, ModelCard, PixelsNeeded
+from serve_app.replies import EngineEvent, EngineEvents, ModelCard, PixelsNeeded
 from serve_app.settings import EngineSettings, MetricsSettings, ModelSettings
 
 log = logging.getLogger("glm.engine")
@@ -148,8 +148,8 @@ class EngineReplica:
             phases,
         )
 
-    async def generate(self, prompt: Prompt) -> AsyncGenerator[EngineEvent, None]:
-        """Events of one answer, or `PixelsNeeded` alone; deltas that wait for a slow reader are joined.
+    async def generate(self, prompt: Prompt) -> AsyncGenerator[EngineEvents, None]:
+        """Events of one answer as they come, or `PixelsNeeded` alone; deltas that wait for a slow reader are joined.
 
         Closing or cancelling the generator frees the slot within one step.
         """
@@ -157,11 +157,13 @@ class EngineReplica:
         ended = False
         try:
             while not ended:
-                for event in await buffer.take():
-                    ended = isinstance(event, (Finished, ServiceError, PixelsNeeded))
-                    if isinstance(event, ServiceError):
-                        raise event
-                    yield event
+                events = await buffer.take()
+                ended = isinstance(events[-1], (Finished, ServiceError, PixelsNeeded))
+                replies = tuple(event for event in events if not isinstance(event, ServiceError))
+                if replies:
+                    yield replies
+                if isinstance(events[-1], ServiceError):
+                    raise events[-1]
         finally:
             if not ended:
                 self.loop.cancel(prompt.id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Final
 
 import httpx
@@ -23,8 +24,8 @@ from serve_app.ingress.http_protocol import bounded_protocol
 from serve_app.ingress.outer_middlewares import connection_limits, outer_middlewares, wrap
 from serve_app.ingress.server import customize_server
 from serve_app.logs import join_serve_log
-from serve_app.metrics import RayMeter
-from serve_app.pipeline import Pipeline, as_service_error
+from serve_app.metrics import Meter, RayMeter
+from serve_app.pipeline import Pipeline, RequestPreparer, as_service_error
 from serve_app.process_memory import return_memory
 from serve_app.settings import Settings
 
@@ -43,6 +44,8 @@ STOP_S: Final = 7.0  # running requests may finish in this time; less than `stan
 class IngressDeployment:
     """Serves the HTTP app over the pipeline. Needs little CPU: no picture is decoded and no model runs here.
 
+    Prompts of small requests are made here: see docs/decisions/0027-prompts-made-in-the-ingress.md.
+
     Prompts with their pixels pass through this process from preprocess to the engine: see
     docs/decisions/0003-prompt-transport.md.
     """
@@ -52,6 +55,7 @@ class IngressDeployment:
         settings: Settings,
         preprocess: DeploymentHandle,
         engine: DeploymentHandle,
+        load_preparer: Callable[[Settings, Meter], RequestPreparer | None],
         bots: DeploymentHandle | None = None,
     ) -> None:
         join_serve_log()
@@ -62,7 +66,8 @@ class IngressDeployment:
         self._audit = audit_log(settings, self._meter)
         self._scrape: asyncio.Task[bytes] | None = None
         self._usage = usage_recorder(settings.limits, self._meter, time.time)
-        self._pipeline = Pipeline(preprocess, engine, answer_cache(settings, self._meter))
+        local = load_preparer(settings, self._meter)
+        self._pipeline = Pipeline(preprocess, engine, answer_cache(settings, self._meter), local)
         self._bots = None if bots is None else bots.options(method_name="respond", _by_reference=False)
         self._metrics_url = f"http://{ray.util.get_node_ip_address()}:{settings.metrics.port}/metrics"
 

@@ -31,7 +31,6 @@ class DecodedCache:
         self._most_known = known_pictures if limit_bytes else 0
         self._known: OrderedDict[bytes, ReadPicture] = OrderedDict()  # with `UnsentPixels`
         self._pixels: OrderedDict[bytes, NDArray[np.uint8]] = OrderedDict()
-        self._uploads: OrderedDict[bytes, bytes] = OrderedDict()  # key of an upload's digest -> key of its file
         self.bytes = 0  # of pixels
 
     def get(self, key: bytes, *, with_pixels: bool = True) -> ReadPicture | None:
@@ -67,21 +66,6 @@ class DecodedCache:
         while self.bytes > self._limit:
             _, oldest = self._pixels.popitem(last=False)
             self.bytes -= oldest.nbytes
-
-    def add_upload(self, upload: bytes, key: bytes) -> None:
-        """The picture with this key was in an upload; `upload` is `picture_key` of the upload's digest."""
-        self._uploads[upload] = key
-        self._uploads.move_to_end(upload)
-        if len(self._uploads) > self._most_known:
-            self._uploads.popitem(last=False)
-
-    def of_upload(self, upload: bytes) -> ReadPicture | None:
-        """The picture of an upload, without pixels; None if it, or the upload, is not known."""
-        key = self._uploads.get(upload)
-        if key is None:
-            return None
-        self._uploads.move_to_end(upload)
-        return self.get(key, with_pixels=False)
 
 
 def picture_key(tenant: str, file: bytes, rule: SizeRule) -> bytes:

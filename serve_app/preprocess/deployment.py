@@ -7,7 +7,7 @@ from serve_app.in_flight import InFlight, folder_of_pod
 from serve_app.logs import join_serve_log
 from serve_app.metrics import RayMeter
 from serve_app.process_memory import Collector, return_memory
-from serve_app.replies import Tokenized, UploadsNeeded
+from serve_app.replies import Tokenized
 from serve_app.request_size import upload_bytes
 from serve_app.settings import ModelSettings, PreprocessSettings
 from serve_app.settings_scan import ScanSettings
@@ -30,14 +30,10 @@ class PreprocessDeployment:
         scanner = Scanner(scan, meter) if scan.address else None
         self._preprocessor = Preprocessor(model, settings, meter, scanner=scanner)
 
-    async def prepare(self, request: ChatRequest, unsent: bool = False, again: bool = False) -> Prompt | UploadsNeeded:
-        """The request's prompt; UploadsNeeded if an upload was left out that is not known here."""
-        known = self._preprocessor.known_uploads(request)
-        if known is None:
-            return UploadsNeeded()
+    async def prepare(self, request: ChatRequest, unsent: bool = False, again: bool = False) -> Prompt:
         try:
             with self._in_flight:
-                return await self._preprocessor.prepare(request, unsent=unsent, again=again, known=known)
+                return await self._preprocessor.prepare(request, unsent=unsent, again=again)
         finally:
             self._collector.released(upload_bytes(request))
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from serve_app.contracts import ImagePart, Picture, PictureSource, UnsentPixels
 from serve_app.errors import ImageRejected
@@ -33,7 +33,6 @@ class Decoding:
     held: Reservation
     tenant: str
     unsent: bool = False  # pictures that the cache knows get `UnsentPixels`
-    known: Mapping[int, ReadPicture] = field(default_factory=dict)  # of uploads that were left out, by index
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +59,6 @@ class PictureReader:
         self._limits = PictureLimits.of_settings(settings)
         self._cache = DecodedCache(settings.decoded_cache_mib * 2**20)
 
-    def known_uploads(self, parts: Sequence[ImagePart], tenant: str) -> list[ReadPicture | None]:
-        """For each upload, the picture that is known by its digest, without pixels."""
-        return [self._cache.of_upload(self._upload_key(part, tenant)) if part.digest else None for part in parts]
-
     async def measure(
         self, files: Sequence[bytes], parts: Sequence[ImagePart], decoding: Decoding | None
     ) -> list[MeasuredPicture]:
@@ -72,8 +67,7 @@ class PictureReader:
         pixels = 0
         for index, (file, part) in enumerate(zip(files, parts, strict=True)):
             label = label_of(part, index)
-            known = None if decoding is None else decoding.known.get(index)
-            for read in [known] if known else await self._read(file, part, label, decoding, self._cpu_left_s(measured)):
+            for read in await self._read(file, part, label, decoding, self._cpu_left_s(measured)):
                 header = read.header
                 label = replace(label, page=header.page)
                 pixels += header.width * header.height
@@ -112,7 +106,10 @@ class PictureReader:
             stages_ms["resize"] += decoded.resize_ms
             stages_ms["decode"] -= decoded.resize_ms
             original_size = (header.width, header.height)
-            pictures.append(Picture(decoded.pixels, decoded.digest, picture.tokens, original_size, picture.source))
+            file_format = header.format.lower()
+            pictures.append(
+                Picture(decoded.pixels, decoded.digest, picture.tokens, original_size, picture.source, file_format)
+            )
         return _with_equal_pixels(pictures)
 
     async def _read(
@@ -128,8 +125,6 @@ class PictureReader:
             return [ReadPicture(await self._decoders.measure(file, label, self._limits))]
         rule = self._processor.size_rule(part.detail)
         key = picture_key(decoding.tenant, file, rule)
-        if part.digest:
-            self._cache.add_upload(self._upload_key(part, decoding.tenant), key)
         if (known := self._known(key, decoding)) is not None:
             return [known]
         if max_cpu_s <= 0:
@@ -138,9 +133,6 @@ class PictureReader:
         read = replace(read, key=key)
         self._cache.put(key, read)
         return [read]
-
-    def _upload_key(self, part: ImagePart, tenant: str) -> bytes:
-        return picture_key(tenant, part.digest, self._processor.size_rule(part.detail))
 
     async def _read_pages(
         self, file: bytes, part: ImagePart, label: ImageLabel, decoding: Decoding | None

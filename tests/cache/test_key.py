@@ -60,7 +60,6 @@ OTHER: dict[type, dict[str, Any]] = {  # another value of each field
         "ignored_fields": ("tools",),
         "clipped_max_tokens": 16,
         "checkpoint": "other",
-        "knows_uploads": True,
     },
     Picture: {
         "pixels": np.ones((28, 28, 3), np.uint8),
@@ -68,6 +67,7 @@ OTHER: dict[type, dict[str, Any]] = {  # another value of each field
         "tokens": 2,
         "original_size": (56, 56),
         "source": PictureSource(0, page=2),
+        "file_format": "png",
     },
     Sampling: {
         "max_tokens": 17,
@@ -118,7 +118,7 @@ def keys_of(kind: type, without: frozenset[str], example: Any, key: Any) -> set[
 def test_the_key_covers_every_field_of_a_prompt_but_those_that_cannot_change_an_answer():
     covered = keys_of(Prompt, PROMPT_FIELDS_NOT_IN_KEY, PROMPT, lambda prompt: answer_key(prompt, "m"))
     assert covered == OTHER[Prompt].keys() - PROMPT_FIELDS_NOT_IN_KEY
-    assert {"id", "deadline_s", "stages_ms", "stream", "lane", "knows_uploads"} == PROMPT_FIELDS_NOT_IN_KEY
+    assert {"id", "deadline_s", "stages_ms", "stream", "lane"} == PROMPT_FIELDS_NOT_IN_KEY
 
 
 def test_the_key_covers_every_field_of_sampling():
@@ -135,7 +135,7 @@ def test_the_key_covers_every_field_of_a_picture_by_its_digest():
         PICTURE,
         lambda picture: answer_key(replace(PROMPT, pictures=(picture,)), "m"),
     )
-    assert covered == OTHER[Picture].keys() - {"pixels"}
+    assert covered == OTHER[Picture].keys() - {"pixels", "file_format"}
 
 
 def test_the_key_covers_the_model():

@@ -50,6 +50,17 @@ def test_a_follow_up_without_pixels_has_the_answer_that_it_has_with_them(service
     wait_until(lambda: without_pixels(service)["known"] >= known, EXPORT_LIMIT_S, lambda: str(without_pixels(service)))
 
 
+def test_the_prompt_of_a_follow_up_is_made_without_preprocess(service: Service):
+    """The timings say so: preprocess always needs some time to open an upload."""
+    picture = data_url(photograph(640, 480, seed=79))
+    spent = []
+    for question in ("Which number is on the label?", "Who is it for?"):
+        body = about(picture, question)
+        spent.append(httpx.post(f"{service.base_url}/v1/chat/completions", json=body, timeout=120).json()["timings"])
+    assert spent[0]["fetch_ms"] > 0 == spent[1]["fetch_ms"]
+    assert spent[1]["tokenize_ms"] > 0
+
+
 def test_an_engine_that_has_restarted_gets_the_pixels_that_it_has_not(service: Service):
     picture = data_url(photograph(640, 480, seed=78))
     with_pixels = ask(service, about(picture, "Which number is on the label?"))

@@ -25,7 +25,7 @@ from serve_app.contracts import (
 from serve_app.engine.replica import EngineReplica, EventBuffer
 from serve_app.errors import EngineFailed, InvalidRequest, ServiceError
 from serve_app.metrics import SilentMeter
-from serve_app.replies import PixelsNeeded
+from serve_app.replies import EngineEvent, PixelsNeeded
 from serve_app.settings import EngineSettings, MetricsSettings, ModelSettings
 from tests.engine.conftest import prompt
 
@@ -47,8 +47,12 @@ def question(name: str, tokens: int = 12) -> Prompt:
     return prompt(name, rng, Sampling(max_tokens=tokens, temperature=1.0, seed=1), pictures=1, text=6)
 
 
+async def events_of(replica: EngineReplica, one: Prompt) -> list[EngineEvent]:
+    return [event async for together in replica.generate(one) for event in together]
+
+
 async def test_events_come_in_order_and_no_delta_is_empty(replica: EngineReplica) -> None:
-    started, *deltas, finished = [event async for event in replica.generate(question("a"))]
+    started, *deltas, finished = await events_of(replica, question("a"))
     assert isinstance(started, Started)
     assert isinstance(finished, Finished)
     assert all(isinstance(delta, Delta) and delta.text for delta in deltas)
@@ -79,8 +83,8 @@ async def test_many_requests_with_random_cancels_leave_no_slot_behind(replica: E
 async def test_constrained_and_free_answers_are_given_side_by_side(replica: EngineReplica) -> None:
     async def ask(index: int) -> str:
         held = Constraint("regex", "[a-z]{3}[0-9]{2}") if index % 2 else None
-        events = replica.generate(replace(question(f"c{index}"), constraint=held))
-        return "".join([event.text async for event in events if isinstance(event, Delta)])
+        events = await events_of(replica, replace(question(f"c{index}"), constraint=held))
+        return "".join([event.text for event in events if isinstance(event, Delta)])
 
     texts = await asyncio.gather(*(ask(index) for index in range(8)))
     assert all(re.fullmatch("[a-z]{3}[0-9]{2}", text) for text in texts[1::2])
@@ -100,7 +104,7 @@ async def test_nobody_waits_for_a_constraint_that_takes_long_to_prepare(replica:
     slow = replace(question("slow"), constraint=Constraint("json_schema", f'{{"allOf": [{patterns}]}}'))
     refused = asyncio.create_task(anext(replica.generate(slow)))
     await asyncio.sleep(0.05)
-    assert [event async for event in replica.generate(question("quick"))]
+    assert await events_of(replica, question("quick"))
     assert not refused.done()
     with pytest.raises(InvalidRequest, match="too long"):
         await refused
@@ -129,6 +133,18 @@ async def test_deltas_that_wait_for_a_slow_reader_are_joined_by_channel_and_call
         ToolCallDelta(1, "f", "{}", 1),
         finished,
     ]
+
+
+async def test_events_that_are_there_at_the_same_time_come_together(replica: EngineReplica) -> None:
+    """Each message to the ingress takes time; a reader that comes late gets one with all events."""
+    one = question("all at once")
+    await replica.begin(one)
+    while replica.loop._inbox or replica.loop._active:
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.1)  # the last events are delivered
+    (together,) = [each async for each in replica.generate(one)]
+    assert isinstance(together[0], Started)
+    assert isinstance(together[-1], Finished)
 
 
 async def test_a_cancelled_task_frees_its_slot(replica: EngineReplica) -> None:
@@ -174,9 +190,9 @@ def test_a_closed_replica_is_unhealthy_and_refuses(tiny_model: Path) -> None:
 async def test_an_answer_that_has_begun_is_read_with_the_prompt_without_pixels(replica: EngineReplica) -> None:
     full = question("an answer that has begun")
     light = replace(full, pictures=tuple(replace(one, pixels=UnsentPixels(one.pixels.shape)) for one in full.pictures))
-    assert [event async for event in replica.generate(light)] == [PixelsNeeded((full.pictures[0].digest,))]
+    assert await events_of(replica, light) == [PixelsNeeded((full.pictures[0].digest,))]
     await replica.begin(full)
-    texts = [[event async for event in replica.generate(one)] for one in (light, full)]
+    texts = [await events_of(replica, one) for one in (light, full)]
     assert isinstance(texts[0][0], Started)
     assert isinstance(texts[0][-1], Finished)
     said = ["".join(event.text for event in text if isinstance(event, Delta)) for text in texts]
@@ -186,7 +202,7 @@ async def test_an_answer_that_has_begun_is_read_with_the_prompt_without_pixels(r
 async def test_an_answer_that_has_begun_is_not_begun_again_by_the_prompt_with_pixels(replica: EngineReplica) -> None:
     full = question("the same prompt again")
     await replica.begin(full)
-    assert isinstance([event async for event in replica.generate(full)][-1], Finished)
+    assert isinstance((await events_of(replica, full))[-1], Finished)
     assert len(replica.unread) == 0
 
 

@@ -33,7 +33,7 @@ async def test_a_random_model_writes_json_that_fits_its_schema(tmp_path: Path) -
         for seed in range(20):
             free = prompt(f"q{seed}", rng, Sampling(max_tokens=120, temperature=1.0, seed=seed), pictures=1, text=9)
             held = replace(free, constraint=Constraint("json_schema", json.dumps(SCHEMA)))
-            events = [event async for event in replica.generate(held)]
+            events = [event async for together in replica.generate(held) for event in together]
             assert isinstance(events[-1], Finished)
             said = json.loads("".join(event.text for event in events if isinstance(event, Delta)))
             assert {key: type(value) for key, value in said.items() if key != "n"} == {"ok": bool, "part": str}
