@@ -1,6 +1,8 @@
-"""The benchmarks' scripts: each starts and is in benchmarks/README.md; two that need no service run."""
+"""The benchmarks' scripts: each starts and is in benchmarks/README.md; those that need no service run."""
 
+import functools
 import importlib
+import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -8,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import decoders
+from benchmarks import decoders, request_path
 from benchmarks.photograph import photograph
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
@@ -69,3 +71,31 @@ def test_new_sizes_measures_a_tiny_model(
     for kind in ("lengths", "pictures"):
         assert report[kind]["sizes"] == 2
         assert report[kind]["first_token_ms"] > 0
+
+
+def test_every_function_that_request_path_times_exists() -> None:
+    probe = importlib.util.spec_from_file_location("path_probe", request_path.PROBE / "sitecustomize.py")
+    assert probe is not None
+    assert probe.loader is not None
+    module = importlib.util.module_from_spec(probe)
+    probe.loader.exec_module(module)  # without its folder in the environment it replaces nothing
+    for name, functions in module.STATIONS.items():
+        for function in functions:
+            assert callable(functools.reduce(getattr, function.split("."), importlib.import_module(name)))
+
+
+def test_the_path_of_a_request_is_the_median_time_at_each_station_in_order() -> None:
+    questions = [(0.0, 10.0, {}), (100.0, 112.0, {}), (200.0, 210.0, {})]
+    notes = [
+        *((start + 1.0, "body") for start in (0.0, 100.0, 200.0)),
+        *((start + after, "dispatched") for start in (0.0, 100.0, 200.0) for after in (3.0, 6.0, 9.0)),
+        *((start + 7.0, "text sent") for start in (0.0, 100.0, 200.0)),
+        (5.0, "seen once"),
+        (50.0, "between questions"),
+    ]
+    assert request_path.path(questions, sorted(notes)) == {
+        "body": 1.0,
+        "dispatched": 6.0,
+        "text sent": 7.0,
+        "first text": 10.0,
+    }

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -139,8 +139,7 @@ async def test_events_that_are_there_at_the_same_time_come_together(replica: Eng
     """Each message to the ingress takes time; a reader that comes late gets one with all events."""
     one = question("all at once")
     await replica.begin(one)
-    while replica.loop._inbox or replica.loop._active:
-        await asyncio.sleep(0.01)
+    await until_idle(lambda: not replica.loop._inbox and not replica.loop._active)
     await asyncio.sleep(0.1)  # the last events are delivered
     (together,) = [each async for each in replica.generate(one)]
     assert isinstance(together[0], Started)
@@ -226,8 +225,12 @@ async def test_a_prompt_that_is_refused_does_not_begin(replica: EngineReplica) -
 
 
 async def wait_until_idle(replica: EngineReplica) -> None:
+    await until_idle(lambda: not replica.loop.slots_used() and not len(replica.unread))
+
+
+async def until_idle(idle: Callable[[], bool]) -> None:
     for _ in range(500):
-        if not replica.loop.slots_used() and not len(replica.unread):
+        if idle():
             return
         await asyncio.sleep(0.01)
     raise AssertionError("A slot is still in use.")
