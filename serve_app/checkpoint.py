@@ -39,6 +39,10 @@ def checkpoint_folder(model: ModelSettings, *, download: bool = True) -> Path:
         )
         return Path(found)
     except Exception as error:
+        if not download:
+            raise InvalidRequest(
+                f"The model {model.source!r} has not been downloaded to this machine.", param="model.path"
+            ) from error
         raise InvalidRequest(
             f"The model {model.source!r} is not a local folder, and its download failed: {str(error).rstrip('.')}."
             f"{_UNREACHABLE_HINT if isinstance(error, LocalEntryNotFoundError) else ''}",

@@ -119,7 +119,7 @@ STAGE_SECONDS = Metric(
     _FINE_SECONDS,
 )
 SCANS = Metric("glm_scans_total", "counter", "Uploads scanned for malware: clean, found or failed.", ("result",))
-PICTURES = Metric("glm_pictures_total", "counter", "Pictures decoded, by file format.", ("format",))
+PICTURES = Metric("glm_pictures_total", "counter", "Pictures of prepared requests, by file format.", ("format",))
 PICTURE_TOKENS = Metric("glm_picture_tokens", "histogram", "Tokens of one picture.", (), _TOKENS)
 
 # -- engine

@@ -183,7 +183,7 @@ def engine() -> str:
                     ),
                     _stages(
                         "Preprocess",
-                        "Fetch by address, decode, resize, template and tokenize; CPU work of the preprocess replicas.",
+                        "Fetch by address, decode, resize, template and tokenize: CPU work of preprocess and ingress.",
                         PICTURE_STAGES,
                         12,
                     ),

@@ -8,23 +8,25 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from serve_app.checkpoint import checkpoint_folder
-from serve_app.contracts import ChatRequest, Picture, PictureSource, Prompt, UnsentPixels
-from serve_app.errors import ServiceError
+from serve_app.contracts import ChatRequest, Picture, PictureSource, Prompt, TextPart, UnsentPixels
 from serve_app.metrics import Meter
 from serve_app.preprocess.picture_limits import check_request_pixels, label_of
 from serve_app.preprocess.prompt_builder import PromptBuilder, count_prompt, uploads_of
 from serve_app.preprocess.stage_times import timed
-from serve_app.request_size import text_characters
 from serve_app.settings import ModelSettings, PreprocessSettings, Settings
 
-# The event loop of the ingress waits while a text is tokenized, so longer requests are prepared by preprocess.
-MOST_CHARACTERS: Final = 8_000
-MOST_PARTS: Final = 100  # of all messages; the template takes time for each
+# The event loop of the ingress waits while a text is tokenized, so preprocess prepares what takes longer, and requests
+# beyond a share of the loop's time. 8,000 bytes take at most 7 ms, 100 parts of messages less.
+MOST_BYTES: Final = 8_000  # of UTF-8
+MOST_PARTS: Final = 100
+MOST_AT_ONCE_S: Final = 0.01
+SHARE_OF_TIME: Final = 0.2
 KNOWN_PICTURES: Final = 10_000  # about 5 MB
 
 log = logging.getLogger("glm.ingress")
@@ -47,6 +49,7 @@ class LocalPreparer:
         *,
         scanned: bool = False,
         known_pictures: int = KNOWN_PICTURES,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`folder` is the checkpoint's. Where uploads are `scanned`, none is remembered: each is scanned each time.
 
@@ -57,7 +60,10 @@ class LocalPreparer:
         self._meter = meter
         self._most = 0 if scanned or not settings.decoded_cache_mib else known_pictures
         self._pictures: OrderedDict[tuple[str, bytes, str], Picture] = OrderedDict()  # the latest last
-        self._same_checkpoint = False  # as preprocess has, according to its last prompt
+        self._same_checkpoint: bool | None = None  # as preprocess has, according to its last prompt
+        self._clock = clock
+        self._used_s = 0.0  # of the event loop's time; it becomes less by SHARE_OF_TIME of the time that passes
+        self._used_at = clock()
 
     def prepare(self, request: ChatRequest) -> Prompt | None:
         """The prompt that preprocess would make, without pixels; None if preprocess has to make it.
@@ -67,27 +73,24 @@ class LocalPreparer:
         if not self._same_checkpoint or not _is_small(request):
             return None
         pictures = self._known_pictures(request)
-        if pictures is None:
+        began = self._clock()
+        if pictures is None or not self._has_time(began):
             return None
-        began = time.monotonic()
-        stages_ms = {"fetch": 0.0, "decode": 0.0, "resize": 0.0, "tokenize": 0.0}
-        request, ignored = self._prompts.without_unsupported_tools(request)
-        limit = self._prompts.check(request)
-        self._check_pixels(request, pictures)
-        with timed(stages_ms, "tokenize"):
-            tokenized, sampling = self._prompts.tokenize(request, [picture.tokens for picture in pictures], limit)
-        took_s = time.monotonic() - began
-        prompt = self._prompts.build(request, tokenized, sampling, pictures, stages_ms, took_s=took_s, ignored=ignored)
-        count_prompt(self._meter, prompt)
-        return prompt
+        try:
+            return self._prepare(request, pictures, began)
+        finally:
+            self._used_s += self._clock() - began
 
     def remember(self, request: ChatRequest, prompt: Prompt) -> None:
         """Preprocess has made this prompt of the request, whose uploads have digests.
 
         Documents, and files at an address, are not remembered.
         """
-        self._same_checkpoint = prompt.checkpoint == self._prompts.checkpoint
-        if not self._same_checkpoint:
+        same = prompt.checkpoint == self._prompts.checkpoint
+        if not same and self._same_checkpoint is not False:
+            log.info("Preprocess prepares all requests of this ingress: it has other files of the model.")
+        self._same_checkpoint = same
+        if not same:
             return
         parts = uploads_of(request)
         for picture in prompt.pictures:
@@ -100,6 +103,22 @@ class LocalPreparer:
                 self._pictures.move_to_end(key)
         while len(self._pictures) > self._most:
             self._pictures.popitem(last=False)
+
+    def _has_time(self, now: float) -> bool:
+        self._used_s = max(0.0, self._used_s - (now - self._used_at) * SHARE_OF_TIME)
+        self._used_at = now
+        return self._used_s < MOST_AT_ONCE_S
+
+    def _prepare(self, request: ChatRequest, pictures: tuple[Picture, ...], began: float) -> Prompt:
+        stages_ms = {"fetch": 0.0, "decode": 0.0, "resize": 0.0, "tokenize": 0.0}
+        limit = self._prompts.check(request)
+        self._check_pixels(request, pictures)
+        with timed(stages_ms, "tokenize"):
+            tokenized, sampling = self._prompts.tokenize(request, [picture.tokens for picture in pictures], limit)
+        took_s = self._clock() - began
+        prompt = self._prompts.build(request, tokenized, sampling, pictures, stages_ms, took_s=took_s)
+        count_prompt(self._meter, prompt)
+        return prompt
 
     def _known_pictures(self, request: ChatRequest) -> tuple[Picture, ...] | None:
         """The request's pictures without pixels; None if one is not known."""
@@ -127,17 +146,21 @@ def load_local_preparer(settings: Settings, meter: Meter) -> LocalPreparer | Non
     try:
         folder = checkpoint_folder(settings.model, download=False)
         return LocalPreparer(folder, settings.model, settings.preprocess, meter, scanned=bool(settings.scan.address))
-    except (ServiceError, OSError) as error:
+    except Exception as error:  # of any kind in a damaged file: preprocess, which needs it, says so
         log.info("Preprocess prepares all requests of this ingress, which can't read the model's files: %s", error)
         return None
 
 
 def _is_small(request: ChatRequest) -> bool:
-    """Whether the request takes about a millisecond; tools may have schemas of any size, so theirs are not small."""
-    reasoning = sum(len(message.reasoning) for message in request.messages)
-    return (
-        request.tools is None
-        and not any(message.tool_calls for message in request.messages)
-        and len(request.messages) + sum(len(message.parts) for message in request.messages) <= MOST_PARTS
-        and text_characters(request) + reasoning <= MOST_CHARACTERS
-    )
+    """Whether the request takes milliseconds. One with tools is not small: schemas and results may have any size."""
+    messages = request.messages
+    if request.tools is not None or any(message.tool_calls or message.role == "tool" for message in messages):
+        return False
+    if len(messages) + sum(len(message.parts) for message in messages) > MOST_PARTS:
+        return False
+    if request.text is not None and not isinstance(request.text, str):
+        return len(request.text) <= MOST_BYTES
+    texts = [part.text for message in messages for part in message.parts if isinstance(part, TextPart)]
+    texts += [request.text or "", *(message.reasoning for message in messages)]
+    # No text has fewer bytes than characters: one of megabytes is not encoded to be counted.
+    return sum(map(len, texts)) <= MOST_BYTES >= sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)

@@ -40,7 +40,7 @@ class PictureSources:
 
     async def _open(self, part: ImagePart, label: ImageLabel, held: Reservation) -> bytes:
         source = part.source
-        if isinstance(source, bytes):  # none of an upload that was left out
+        if isinstance(source, bytes):
             held.add(len(source))
             return source
         source = source.strip()

@@ -78,7 +78,7 @@ class PromptBuilder:
         stages_ms: dict[str, float],
         *,
         took_s: float,
-        ignored: tuple[str, ...],
+        ignored: tuple[str, ...] = (),
     ) -> Prompt:
         """The prompt of a request that was `tokenized`; its deadline is what `took_s` has left of the request's."""
         return Prompt(

@@ -70,7 +70,7 @@ async def test_memory_does_not_creep_over_many_requests(folder: Path) -> None:
     async def ask(count: int) -> int:
         for index in range(count):
             one = prompt(f"q{index}", rng, Sampling(max_tokens=4, temperature=1.0), pictures=1, text=20)
-            assert [event async for event in replica.generate(one)]
+            assert [together async for together in replica.generate(one)]
         return torch.cuda.memory_allocated()
 
     after_some = await ask(40)

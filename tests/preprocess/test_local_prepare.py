@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,14 @@ from serve_app.contracts import (
 )
 from serve_app.errors import ServiceError
 from serve_app.metrics import PICTURE_TOKENS, PICTURES, STAGE_SECONDS
-from serve_app.preprocess.local_prepare import MOST_CHARACTERS, MOST_PARTS, LocalPreparer, load_local_preparer
+from serve_app.preprocess.local_prepare import (
+    MOST_AT_ONCE_S,
+    MOST_BYTES,
+    MOST_PARTS,
+    SHARE_OF_TIME,
+    LocalPreparer,
+    load_local_preparer,
+)
 from serve_app.preprocess.prepare import Preprocessor
 from serve_app.settings import ModelSettings, PreprocessSettings, Settings
 from serve_app.upload_digests import with_digests
@@ -55,7 +63,10 @@ class Stages:
         model, knob = ModelSettings(path=str(folder), context_tokens=context), PreprocessSettings(**knobs)
         self.meter = Notes()
         self.preprocess = Preprocessor(model, knob, Notes(), decoders=shared_decoders())
-        self.local = LocalPreparer(folder, model, knob, self.meter, scanned=scanned, known_pictures=known)
+        self.now = 0.0
+        self.local = LocalPreparer(
+            folder, model, knob, self.meter, scanned=scanned, known_pictures=known, clock=lambda: self.now
+        )
 
     async def prepare(self, request: ChatRequest) -> Prompt:
         """By preprocess, as the pipeline does it."""
@@ -180,11 +191,18 @@ async def test_before_preprocess_has_answered_no_prompt_is_made(stages: Stages) 
     assert await stages.locally(asking("Hello")) is not None
 
 
-async def test_no_prompt_is_made_with_other_files_of_the_model_than_preprocess_has(stages: Stages) -> None:
+async def test_no_prompt_is_made_with_other_files_of_the_model_than_preprocess_has(
+    stages: Stages, caplog: pytest.LogCaptureFixture
+) -> None:
     request = await with_digests(asking("What?", PNG))
     prompt = await stages.prepare(request)
     assert await stages.locally(request) is not None
-    stages.local.remember(request, dataclasses.replace(prompt, checkpoint="another"))
+    with caplog.at_level(logging.INFO, "glm.ingress"):
+        for _ in range(3):
+            stages.local.remember(request, dataclasses.replace(prompt, checkpoint="another"))
+    assert [record.message for record in caplog.records] == [
+        "Preprocess prepares all requests of this ingress: it has other files of the model."
+    ]
     assert await stages.locally(request) is None
     stages.local.remember(request, prompt)
     assert await stages.locally(request) is not None
@@ -237,12 +255,15 @@ async def test_where_pictures_are_scanned_or_not_kept_only_texts_are_prepared(ch
         lambda r: dataclasses.replace(
             r, messages=(*r.messages, Message("assistant", (), tool_calls=(ToolCall("1", "look", {}),)), *r.messages)
         ),
-        lambda r: dataclasses.replace(r, messages=(Message("user", (TextPart("a" * (MOST_CHARACTERS + 1)),)),)),
+        lambda r: dataclasses.replace(r, messages=(*r.messages, Message("tool", (TextPart("x"),), tool_call_id="1"))),
+        lambda r: dataclasses.replace(r, messages=(Message("user", (TextPart("a" * (MOST_BYTES + 1)),)),)),
+        lambda r: dataclasses.replace(r, messages=(Message("user", (TextPart("单" * (MOST_BYTES // 3 + 1)),)),)),
         lambda r: dataclasses.replace(r, messages=(Message("assistant", (), reasoning="a" * 9000), *r.messages)),
         lambda r: dataclasses.replace(r, messages=(Message("user", (TextPart("a"),) * MOST_PARTS),)),
-        lambda r: dataclasses.replace(r, messages=(), text="a" * (MOST_CHARACTERS + 1)),
+        lambda r: dataclasses.replace(r, messages=(), text="a" * (MOST_BYTES + 1)),
+        lambda r: dataclasses.replace(r, messages=(), text=(1,) * (MOST_BYTES + 1)),
     ],
-    ids=["tools", "tool call", "text", "reasoning", "parts", "text to continue"],
+    ids=["tools", "call", "result", "text", "Chinese", "reasoning", "parts", "text to continue", "token ids"],
 )
 async def test_preprocess_makes_the_prompt_of_a_request_that_takes_long(
     stages: Stages, change: Callable[[ChatRequest], ChatRequest]
@@ -250,6 +271,26 @@ async def test_preprocess_makes_the_prompt_of_a_request_that_takes_long(
     await stages.prepare(asking("Hello"))
     assert await stages.locally(asking("Hello")) is not None
     assert await stages.locally(change(asking("Hello"))) is None
+
+
+async def test_the_event_loop_is_used_for_10_ms_at_once_and_a_fifth_of_the_time_after_that(
+    stages: Stages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await stages.prepare(asking("Hello"))
+    tokenize, took_s = stages.local._prompts.tokenize, MOST_AT_ONCE_S / 2
+
+    def slow(*arguments: Any) -> Any:
+        stages.now += took_s
+        return tokenize(*arguments)
+
+    monkeypatch.setattr(stages.local._prompts, "tokenize", slow)
+    made = [await stages.locally(asking("Hello")) is not None for _ in range(64)]
+    assert made == [True, True, True] + [False] * 61  # before the third, a little less than 10 ms were used
+    began, worked = stages.now, 0
+    for _ in range(200):
+        stages.now += took_s  # without a request
+        worked += await stages.locally(asking("Hello")) is not None
+    assert worked * took_s / (stages.now - began) == pytest.approx(SHARE_OF_TIME, rel=0.1)
 
 
 async def test_known_pictures_have_a_bound_and_the_least_recently_used_is_forgotten(checkpoint: Path) -> None:
@@ -287,7 +328,16 @@ def test_without_the_files_of_the_model_preprocess_prepares_all_requests(
     assert [record.message.partition(", which")[0] for record in caplog.records] == [
         "Preprocess prepares all requests of this ingress"
     ] * 2
+    assert "has not been downloaded to this machine" in caplog.records[1].message
     assert load_local_preparer(Settings(), Notes()) is not None
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "config.json"])
+def test_damaged_files_of_the_model_do_not_stop_the_ingress(checkpoint: Path, tmp_path: Path, file: str) -> None:
+    folder = tmp_path / "damaged"
+    shutil.copytree(checkpoint, folder)
+    (folder / file).write_text((folder / file).read_text()[:-20])
+    assert load_local_preparer(Settings(model=ModelSettings(path=str(folder))), Notes()) is None
 
 
 async def test_token_ids_are_of_the_type_that_the_engine_reads(stages: Stages) -> None:
