@@ -93,6 +93,7 @@ class EngineReplica:
         feature_bytes = engine.feature_cache_mib * 2**20
         _create_cublas_handles(adapter.device)
         slots, runner, pool = build_runner(adapter, engine.max_slots, context_tokens, feature_bytes)
+        runner.compile_kernels()
         runner.check_numbers()
         phases.end("kernels")
         runner.capture_graphs()

@@ -113,6 +113,27 @@ def test_captured_steps_with_chunks_give_what_launched_ones_of_the_same_padding_
         assert bool(caches[0][0].isfinite().all())
 
 
+@pytest.mark.parametrize("quantization", ["none", "nf4", "fp8"])
+def test_after_kernels_are_compiled_ahead_no_step_and_no_picture_compiles_one(folder: Path, quantization: str) -> None:
+    import triton
+
+    settings = ModelSettings(path=str(folder), device="cuda", quantization=quantization)  # type: ignore[arg-type]
+    model = load_model(folder, settings)
+    paged = Paged(model)
+    compiled: list[str] = []
+    triton.knobs.runtime.jit_post_compile_hook = lambda **event: compiled.append(event["repr"])
+    try:
+        paged.loop._model.compile_kernels()  # type: ignore[attr-defined]
+        compiled.clear()  # it compiles only what no test before has compiled
+        paged.loop._model.check_numbers()  # type: ignore[attr-defined]
+        paged.loop._model.capture_graphs()  # type: ignore[attr-defined]
+        paged.loop._model.warm_up(256)  # type: ignore[attr-defined]
+        paged.answers(mixed_prompts(Sampling(max_tokens=8, temperature=0.0), count=20))
+    finally:
+        triton.knobs.runtime.jit_post_compile_hook = None
+    assert compiled == []
+
+
 def test_answers_in_bfloat16_are_nearly_those_of_steps_that_are_launched(
     folder: Path, record_property: Callable[[str, object], None]
 ) -> None:

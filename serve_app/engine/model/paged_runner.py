@@ -6,6 +6,8 @@ can be launched before the host has read the tokens of the previous one.
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -29,6 +31,8 @@ from serve_app.engine.model.trunk import PagedCache, Trunk
 from serve_app.engine.scheduler import Chunk
 from serve_app.engine.sequence import Sequence
 
+log = logging.getLogger("glm.engine")
+
 _FREE_BYTES = 2**30  # of the device, after the warm-up
 # A step with pieces of up to 128 tokens, in steps of rows only: 6.35 and 5.1 to 6.0 ms of an H200 where it is captured,
 # 9.5 and 5.8 to 7.0 where it is launched kernel by kernel.
@@ -50,8 +54,35 @@ class PagedRunner(Runner):
         self._cache = PagedCache(model.cache_shape, pages, PAGE_TOKENS, table)
         self._trunk = layers
         self._newest = torch.zeros(slots + 1, dtype=torch.int64, device=model.device)
+        self._idle_row = [slots, 1, 0, 0]  # as in `forward`
         self._graphs: DecodeGraphs | None = None
         self._chunk_graphs: ChunkGraphs | None = None
+
+    @torch.inference_mode()
+    def compile_kernels(self) -> None:
+        """On a GPU, compile all kernels in threads. One that fails is compiled when it is needed, which says why."""
+        if self._device.type != "cuda":
+            return
+        from serve_app.engine.model.kernels.launch import compile_ahead  # imported late, with Triton
+
+        try:
+            compile_ahead(self.run_all_kernels, min(16, len(os.sched_getaffinity(0))))
+        except Exception as error:
+            log.warning("Kernels are compiled one by one, since compiling them ahead failed: %s", error)
+
+    @torch.inference_mode()
+    def run_all_kernels(self) -> None:
+        """Compute a small picture, and with one layer short and longer pieces and each number of rows of a graph."""
+        for picture in self.model.probe().pictures:
+            self.encode(picture)
+        layer = self._trunk.first_layer()
+        for tokens in (STEP_TOKENS, 2 * STEP_TOKENS):
+            embeddings = self.model.embed(torch.zeros(1, tokens, dtype=torch.int64, device=self._device))[0]
+            positions = torch.zeros(self.model.position_axes, tokens, dtype=torch.int64, device=self._device)
+            self._in_first_pages(layer, embeddings, positions)
+        for rows in row_buckets(self._slots):
+            idle = np.repeat(np.array(self._idle_row, dtype=np.int64)[:, None], rows, axis=1)
+            self._decode(self._upload(idle), layer)
 
     @torch.inference_mode()
     def capture_graphs(self) -> None:
@@ -63,9 +94,10 @@ class PagedRunner(Runner):
             hidden = self.model.embed(torch.zeros(1, 1, dtype=torch.int64, device=self._device))[0]
             axes, most = self.model.position_axes, (self._pages - 1) * PAGE_TOKENS
             self._chunk_graphs = ChunkGraphs(self._layers, axes, self._slots, most, hidden, self._slots, pool)
-        idle = [self._slots, 1, 0, 0]
-        rows = row_buckets(self._slots)
-        self._graphs = DecodeGraphs(lambda steps, _: self._decode(steps), rows, [0], idle, self._device, pool)
+        rows, idle = row_buckets(self._slots), self._idle_row
+        self._graphs = DecodeGraphs(
+            lambda steps, _: self._decode(steps, self._trunk), rows, [0], idle, self._device, pool
+        )
 
     def cache_bytes(self, sequence: Sequence) -> int:
         """The size of its pages; those that it shares count too."""
@@ -229,12 +261,12 @@ class PagedRunner(Runner):
         before -= one.prompt.image_tokens - sum(picture.tokens for picture in one.needed)
         return first + here, one.features[before : before + len(here)]
 
-    def _decode(self, steps: torch.Tensor) -> torch.Tensor:
+    def _decode(self, steps: torch.Tensor, layers: Trunk) -> torch.Tensor:
         """Logits (rows, vocab) after one token of each row, steps (4, rows) as in `forward`."""
         tokens, places = self._of_rows(steps)
         positions = steps[2].expand(self.model.position_axes, -1)
         batch = Batch(positions, places, Rows(steps[0], steps[1]), None)
-        return self.model.head(self._trunk.forward(self.model.embed(tokens[None])[0], batch, self._cache))
+        return self.model.head(layers.forward(self.model.embed(tokens[None])[0], batch, self._cache))
 
     def _of_rows(self, steps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Each row's token, and where its keys and values go."""

@@ -79,6 +79,10 @@ class Runner(ABC):
         return self.model.encode_slices(pictures)
 
     @abstractmethod
+    def compile_kernels(self) -> None:
+        """Compile the kernels of all later steps at once, where there are any."""
+
+    @abstractmethod
     def capture_graphs(self) -> None:
         """On a GPU, record the decode step, so that it is launched as one from then on."""
 

@@ -84,8 +84,11 @@ class SlotRunner(Runner):
         view = PrefillView(self._cache, slot, start, stop)
         return self.model.trunk(embeddings, at, view, _chunk_mask(start, stop, self._device))[0]
 
-    def warm_up(self, step_tokens: int) -> None:
+    def compile_kernels(self) -> None:
         """Nothing: the library's modules compile no kernels."""
+
+    def warm_up(self, step_tokens: int) -> None:
+        """Nothing: the library's modules choose no kernels by size."""
 
     def keep(self, slots: torch.Tensor, token_ids: torch.Tensor) -> None:
         """Does nothing: each step here begins with tokens that the host has read."""

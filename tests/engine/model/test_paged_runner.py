@@ -85,6 +85,31 @@ def test_a_request_takes_its_pages_on_a_gpu_and_no_device_memory_on_a_cpu(adapte
     assert runner.device_bytes(sequence, 64) == 0
 
 
+def test_computing_with_all_kernels_before_the_first_request_changes_no_answer(adapter: Glm4vAdapter) -> None:
+    prompts = mixed_prompts(Sampling(max_tokens=6, temperature=0.0))[:8]
+    expected, paged = Paged(adapter).answers(prompts), Paged(adapter)
+    runner: PagedRunner = paged.loop._model  # type: ignore[assignment]
+    runner.run_all_kernels()
+    assert not runner._cache.table.any()
+    assert paged.answers(prompts) == expected
+
+
+def test_kernels_that_can_not_be_compiled_ahead_are_left_until_they_are_needed(
+    adapter: Glm4vAdapter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(compute: object, threads: int) -> None:
+        raise RuntimeError("ptxas is missing")
+
+    runner: PagedRunner = Paged(adapter).loop._model  # type: ignore[assignment]
+    monkeypatch.setattr("serve_app.engine.model.kernels.launch.compile_ahead", fail)
+    runner.compile_kernels()  # on a CPU there are none
+    assert not caplog.records
+    runner._device = torch.device("cuda")
+    runner.compile_kernels()
+    assert "compiled one by one" in caplog.text
+    assert "ptxas is missing" in caplog.text
+
+
 def test_on_a_gpu_the_memory_of_a_request_is_counted_for_each_family(adapter: Glm4vAdapter, tmp_path: Path) -> None:
     folder = write_folder(tmp_path)
     for model in (adapter, load_model(folder, ModelSettings(path=str(folder), device="cpu"))):

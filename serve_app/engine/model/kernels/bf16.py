@@ -8,6 +8,7 @@ import triton.language as tl
 
 from serve_app.engine.model.kernels import pdl
 from serve_app.engine.model.kernels.few_rows import Split, ask_for, finish, row_tile
+from serve_app.engine.model.kernels.launch import launch
 
 MOST_ROWS = 8  # beyond, cuBLAS is faster
 _TILE = 64  # outputs of a program
@@ -26,7 +27,7 @@ def multiply(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, s
     dependent = pdl.supported(x.device)
     pointers = x, weight, y if bias is None else bias, y, partial, finished
     sizes = rows, outputs, inputs, row_tile(rows), _TILE, _BLOCK, grid[1], bias is not None, _AHEAD, dependent
-    _multiply[grid](*pointers, *sizes, num_warps=4, num_stages=_STAGES, **pdl.options(x.device))
+    launch(_multiply, grid, *pointers, *sizes, num_warps=4, num_stages=_STAGES, **pdl.options(x.device))
     return y
 
 

@@ -8,6 +8,7 @@ import triton.language as tl
 
 from serve_app.engine.model.kernels import pdl
 from serve_app.engine.model.kernels.few_rows import TILE, Split, ask_for, finish, row_tile
+from serve_app.engine.model.kernels.launch import launch
 
 # FP8 matrix units of compute capability 9.0 add with 14 bits: this many products, then their sum in float32.
 _IMPRECISE = tl.constexpr(128)
@@ -20,7 +21,7 @@ def quantize_rows(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     scales = torch.empty(rows, 1, dtype=torch.float32, device=values.device)
     device = values.device
     sizes = columns, triton.next_power_of_2(columns), pdl.supported(device)
-    _quantize_rows[(rows,)](values, rounded, scales, *sizes, num_warps=8, **pdl.options(device))
+    launch(_quantize_rows, (rows,), values, rounded, scales, *sizes, num_warps=8, **pdl.options(device))
     return rounded, scales
 
 
@@ -43,7 +44,7 @@ def multiply(
     block, stages = (128, 6) if tile == 64 else (256, 4)  # two programs of this size fit a multiprocessor's memory
     pointers = x, x_scales, weight, scales, y if bias is None else bias, y, partial, finished
     sizes = rows, outputs, inputs, tile, TILE, block, grid[1], bias is not None, pdl.supported(x.device)
-    _multiply[grid](*pointers, *sizes, num_warps=4, num_stages=stages, **pdl.options(x.device))
+    launch(_multiply, grid, *pointers, *sizes, num_warps=4, num_stages=stages, **pdl.options(x.device))
     return y
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from serve_app.engine.model.batch import Pieces
+from serve_app.engine.model.kernels.launch import launch
 from serve_app.engine.model.pages import PAGE_TOKENS
 
 _TILE = 64  # tokens of a program
@@ -43,7 +44,9 @@ def attend(q: Tensor, keys: Tensor, values: Tensor, table: Tensor, pieces: Piece
     count = len(pieces.slots)
     scale = dim**-0.5 / math.log(2)  # for exp2 in the place of exp
     grid = heads, triton.cdiv(tokens, _TILE) + count
-    _attend[grid](
+    launch(
+        _attend,
+        grid,
         queries,
         *paged,
         table,

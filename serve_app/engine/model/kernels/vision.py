@@ -9,6 +9,8 @@ import triton
 import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from serve_app.engine.model.kernels.launch import launch
+
 _TILE = 64  # patches of a tile of `attend`: two programs run on a multiprocessor, so their products and softmax overlap
 
 
@@ -23,9 +25,8 @@ def patchify(
     _, width, _ = pixels.shape
     patches, columns = out.shape
     frames = columns // (3 * patch * patch)
-    _patchify[(patches,)](
-        pixels, mean, std, out, width, patch, merge, frames, columns, triton.next_power_of_2(columns), num_warps=4
-    )
+    sizes = patch, merge, frames, columns, triton.next_power_of_2(columns)
+    launch(_patchify, (patches,), pixels, mean, std, out, width, *sizes, num_warps=4)
 
 
 def rotate_halves(qkv: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, heads: int) -> None:
@@ -35,7 +36,8 @@ def rotate_halves(qkv: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, heads
     """
     tokens, width = qkv.shape
     dim = width // (3 * heads)
-    _rotate_halves[(tokens,)](qkv, cos, sin, width, dim, 2 * heads, triton.next_power_of_2(2 * heads), num_warps=4)
+    sizes = width, dim, 2 * heads, triton.next_power_of_2(2 * heads)
+    launch(_rotate_halves, (tokens,), qkv, cos, sin, *sizes, num_warps=4)
 
 
 @triton.jit(do_not_specialize=["width"])
@@ -90,7 +92,7 @@ def attend(qkv: torch.Tensor, starts: torch.Tensor, longest: int, heads: int) ->
     tiles = TensorDescriptor(qkv, [patches, width], [width, 1], [_TILE, dim])
     scale = dim**-0.5 / math.log(2)  # for exp2 in the place of exp
     grid = triton.cdiv(longest, _TILE), heads, len(starts) - 1
-    _attend[grid](tiles, out, starts, scale, heads, dim, _TILE, num_warps=4, num_stages=3)
+    launch(_attend, grid, tiles, out, starts, scale, heads, dim, _TILE, num_warps=4, num_stages=3)
     return out
 
 
