@@ -1,9 +1,8 @@
-"""Where is a request when, on its way through the processes of the service?
+"""When does a request reach each process of the service, and when does its first text come back?
 
-Method: a service (`glm-serve up`) whose functions note the machine's clock (path_probe/sitecustomize.py) gets questions
-one at a time: about a new 1120 x 1120 JPEG picture, then further ones about it, and texts alone. Times are milliseconds
-since the client began, medians over all questions of a kind. Notes take 1 us each, so the sums are those of a service
-without them.
+Method: a service (`glm-serve up`) whose functions record timestamps (path_probe/sitecustomize.py) gets questions one at
+a time: about a new 1120 x 1120 JPEG picture, then more about the same picture, and texts alone. Times are milliseconds
+since the client began, medians over all questions of a kind.
 
     python -m benchmarks.request_path
     python -m benchmarks.request_path --model DIR
@@ -72,29 +71,29 @@ async def ask_all(url: str, pictures: int, follow_ups: int) -> dict[str, list[tu
     return asked
 
 
-def path(questions: list[tuple[float, float, dict[str, float]]], notes: list[tuple[float, str]]) -> dict[str, float]:
-    """Median milliseconds since the client began at each station that most questions passed, in their order.
+def path(questions: list[tuple[float, float, dict[str, float]]], records: list[tuple[float, str]]) -> dict[str, float]:
+    """Median milliseconds from the client's start to each trace point that most questions reached, in their order.
 
-    Of a station that a question passed twice, the first time counts; of dispatched events, the last before the text.
+    If a question reached a trace point twice, the first time counts; of dispatched events, the last before the text.
     """
     found: dict[str, list[float]] = {}
     for began, ended, _ in questions:
         times: dict[str, float] = {}
-        for at, station in notes:
-            again = station == "dispatched" and "text sent" not in times
-            if began <= at <= ended and (again or station not in times):
-                times[station] = at - began
-        for station, after in times.items():
-            found.setdefault(station, []).append(after)
+        for at, point in records:
+            again = point == "dispatched" and "text sent" not in times
+            if began <= at <= ended and (again or point not in times):
+                times[point] = at - began
+        for point, after in times.items():
+            found.setdefault(point, []).append(after)
     medians = {name: statistics.median(each) for name, each in found.items() if len(each) > len(questions) / 2}
     medians["first text"] = statistics.median(ended - began for began, ended, _ in questions)
     return {name: round(after, 2) for name, after in sorted(medians.items(), key=lambda each: each[1])}
 
 
-def read_notes(folder: Path) -> list[tuple[float, str]]:
-    """Milliseconds and stations of all processes."""
+def read_records(folder: Path) -> list[tuple[float, str]]:
+    """Timestamps in milliseconds and trace points, of all processes."""
     lines = [line.split(" ", 1) for file in folder.iterdir() for line in file.read_text().splitlines()]
-    return sorted((int(at) / 1e6, station) for at, station in lines)
+    return sorted((int(at) / 1e6, point) for at, point in lines)
 
 
 def main() -> None:
@@ -112,15 +111,15 @@ def main() -> None:
         model, folder = (Path(stack.enter_context(tempfile.TemporaryDirectory())) for _ in range(2))
         model = with_large_pictures(options.model, model)
         paths = [str(PROBE), *filter(None, [os.environ.get("PYTHONPATH")])]
-        os.environ |= {"PATH_PROBE_FOLDER": str(folder), "PYTHONPATH": os.pathsep.join(paths)}
+        os.environ |= {"TRACE_FOLDER": str(folder), "PYTHONPATH": os.pathsep.join(paths)}
         variables = SETTINGS | ({"GLM_ENGINE__THREADS": str(options.threads)} if options.threads else {})
         server = peers.ours(model, options.port, variables)
         url = stack.enter_context(peers.running(server, options.port))[0]
         asked = asyncio.run(ask_all(url, options.pictures, options.follow_ups))
-        time.sleep(1)  # until the last notes are written
-        notes = read_notes(folder)
+        time.sleep(1)  # until the last records are written
+        records = read_records(folder)
     for kind, questions in asked.items():
-        report[kind] = path(questions, notes)
+        report[kind] = path(questions, records)
         print(f"{kind}: " + ", ".join(f"{name} {after}" for name, after in report[kind].items()))
     if options.save:
         save(report)

@@ -132,7 +132,7 @@ class Pipeline:
         del given, prepare_again
         lost = ahead = False
         while sent is not None:
-            events: Any = None
+            call: Any = None
             outgoing: Prompt | None = sent
             started: Started | None = None
             event: Event | PixelsNeeded | None = None
@@ -140,9 +140,9 @@ class Pipeline:
                 if not ahead and pixel_bytes(sent) > LARGE_PIXELS:
                     ahead, outgoing = True, without_pixels(sent)
                     await self._begin(outgoing, sent)
-                events = self._engine_call.remote(outgoing)
-                async for together in events:
-                    for event in together:
+                call = self._engine_call.remote(outgoing)
+                async for events in call:
+                    for event in events:
                         if isinstance(event, Started):
                             started = event
                             if sent is not None:
@@ -161,7 +161,7 @@ class Pipeline:
                 continue
             finally:
                 if not isinstance(event, Finished | PixelsNeeded):
-                    _cancel(events)
+                    _cancel(call)
             if not isinstance(event, PixelsNeeded):
                 return
             if sent is None or again is None or outgoing is None or outgoing.has_all_pixels:

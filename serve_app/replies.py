@@ -20,7 +20,7 @@ class PixelsNeeded:
 
 
 EngineEvent: TypeAlias = Event | PixelsNeeded
-EngineEvents: TypeAlias = tuple[EngineEvent, ...]  # at least one; sent in one message, since each message costs time
+EngineEvents: TypeAlias = tuple[EngineEvent, ...]  # of one message to the ingress, at least one
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,21 +79,21 @@ def test_every_function_that_request_path_times_exists() -> None:
     assert probe.loader is not None
     module = importlib.util.module_from_spec(probe)
     probe.loader.exec_module(module)  # without its folder in the environment it replaces nothing
-    for name, functions in module.STATIONS.items():
+    for name, functions in module.TRACE_POINTS.items():
         for function in functions:
             assert callable(functools.reduce(getattr, function.split("."), importlib.import_module(name)))
 
 
-def test_the_path_of_a_request_is_the_median_time_at_each_station_in_order() -> None:
+def test_the_path_of_a_request_is_the_median_time_at_each_trace_point_in_order() -> None:
     questions = [(0.0, 10.0, {}), (100.0, 112.0, {}), (200.0, 210.0, {})]
-    notes = [
+    records = [
         *((start + 1.0, "body") for start in (0.0, 100.0, 200.0)),
         *((start + after, "dispatched") for start in (0.0, 100.0, 200.0) for after in (3.0, 6.0, 9.0)),
         *((start + 7.0, "text sent") for start in (0.0, 100.0, 200.0)),
         (5.0, "seen once"),
         (50.0, "between questions"),
     ]
-    assert request_path.path(questions, sorted(notes)) == {
+    assert request_path.path(questions, sorted(records)) == {
         "body": 1.0,
         "dispatched": 6.0,
         "text sent": 7.0,

@@ -1,7 +1,7 @@
-"""Notes when a request passes functions of the service; Python imports this file in each process of request_path.py.
+"""Records timestamps of functions of the service for request_path.py; Python imports this file in each process.
 
-Each process writes lines of "nanoseconds of the monotonic clock, station" to a file of its own in PATH_PROBE_FOLDER.
-They are written every 0.2 s by a thread, since a write at the station would release Python's lock there.
+Each process writes lines of "nanoseconds of the monotonic clock, name of the trace point" to a file of its own in
+TRACE_FOLDER. A thread writes them every 0.2 s, because a write at the trace point would release Python's GIL there.
 """
 
 import functools
@@ -16,10 +16,10 @@ from collections.abc import AsyncGenerator
 from importlib.machinery import ModuleSpec
 from typing import Any
 
-FOLDER = os.environ.get("PATH_PROBE_FOLDER", "")
+FOLDER = os.environ.get("TRACE_FOLDER", "")
 WRITE_EVERY_S = 0.2
 # Functions by module. "begin" and "end" of a call; "text" is the first item of a generator with text of the answer.
-STATIONS = {
+TRACE_POINTS = {
     "serve_app.ingress.http_protocol": {
         "BoundedHttpProtocol.on_headers_complete": {"begin": "headers"},
         "BoundedHttpProtocol.on_message_complete": {"begin": "body"},
@@ -35,19 +35,15 @@ STATIONS = {
         "EngineReplica.generate": {"text": "text sent"},
     },
 }
-_notes: list[str] = []
+_records: list[str] = []
 
 
-def note(station: str) -> None:
-    _notes.append(f"{time.monotonic_ns()} {station}\n")
-
-
-def noting(function: Any, stations: dict[str, str]) -> Any:
-    """The function, which notes its stations."""
+def traced(function: Any, points: dict[str, str]) -> Any:
+    """The function, which records a timestamp at each of its trace points."""
 
     def at(moment: str) -> None:
-        if moment in stations:
-            note(stations[moment])
+        if moment in points:
+            _records.append(f"{time.monotonic_ns()} {points[moment]}\n")
 
     if inspect.isasyncgenfunction(function):
 
@@ -90,7 +86,7 @@ class Finder(importlib.abc.MetaPathFinder):
     """Replaces the functions of a module right after its import."""
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> ModuleSpec | None:
-        if name not in STATIONS:
+        if name not in TRACE_POINTS:
             return None
         sys.meta_path.remove(self)
         try:
@@ -103,26 +99,26 @@ class Finder(importlib.abc.MetaPathFinder):
 
         def execute_and_replace(module: Any) -> None:
             execute(module)
-            for function, stations in STATIONS[name].items():
+            for function, points in TRACE_POINTS[name].items():
                 *owners, attribute = function.split(".")
                 owner = functools.reduce(getattr, owners, module)
-                setattr(owner, attribute, noting(getattr(owner, attribute), stations))
+                setattr(owner, attribute, traced(getattr(owner, attribute), points))
 
         spec.loader.exec_module = execute_and_replace  # type: ignore[method-assign]
         return spec
 
 
 def write() -> None:
-    """Writes what was noted, forever."""
+    """Writes new records, forever."""
     while True:
         time.sleep(WRITE_EVERY_S)
-        if _notes:
-            lines = "".join(_notes[: (count := len(_notes))])
-            del _notes[:count]
+        if _records:
+            lines = "".join(_records[: (count := len(_records))])
+            del _records[:count]
             with open(f"{FOLDER}/{os.getpid()}", "a") as file:
                 file.write(lines)
 
 
 if FOLDER:
     sys.meta_path.insert(0, Finder())
-    threading.Thread(target=write, name="path-probe", daemon=True).start()
+    threading.Thread(target=write, name="trace", daemon=True).start()

@@ -63,9 +63,9 @@ class EngineDeployment:
     async def generate(self, prompt: Prompt) -> AsyncGenerator[EngineEvents, None]:
         """Events of one answer, or that pixels are needed."""
         with self._in_flight:
-            async with aclosing(self._replica.generate(prompt)) as events:  # a disconnect closes the inner one at once
-                async for together in events:
-                    yield together
+            async with aclosing(self._replica.generate(prompt)) as messages:  # a disconnect closes it at once
+                async for events in messages:
+                    yield events
 
     async def begin(self, light: Prompt, prompt: Prompt) -> None:
         """Begin an answer that `generate` is then asked for with `light`, the prompt without pixels, its route too."""

@@ -60,7 +60,7 @@ class PagedRunner(Runner):
 
     @torch.inference_mode()
     def compile_kernels(self) -> None:
-        """On a GPU, compile all kernels in threads. One that fails is compiled when it is needed, which says why."""
+        """On a GPU, compile all kernels in threads; if that fails, each is compiled at its first launch."""
         if self._device.type != "cuda":
             return
         from serve_app.engine.model.kernels.launch import compile_ahead  # imported late, with Triton
@@ -68,18 +68,16 @@ class PagedRunner(Runner):
         try:
             compile_ahead(self.run_all_kernels, min(16, len(os.sched_getaffinity(0))))
         except Exception as error:
-            log.warning("Kernels are compiled one by one, since compiling them ahead failed: %s", error)
+            log.warning("Kernels are compiled one by one, because compiling them ahead of time failed: %s", error)
 
     @torch.inference_mode()
     def run_all_kernels(self) -> None:
-        """Compute a small picture, and with one layer short and longer pieces and each number of rows of a graph."""
+        """Run every kernel once: a small picture, then one layer over prompts of two lengths and all row buckets."""
         for picture in self.model.probe().pictures:
             self.encode(picture)
         layer = self._trunk.first_layer()
         for tokens in (STEP_TOKENS, 2 * STEP_TOKENS):
-            embeddings = self.model.embed(torch.zeros(1, tokens, dtype=torch.int64, device=self._device))[0]
-            positions = torch.zeros(self.model.position_axes, tokens, dtype=torch.int64, device=self._device)
-            self._in_first_pages(layer, embeddings, positions)
+            self._run_prompt(layer, tokens)
         for rows in row_buckets(self._slots):
             idle = np.repeat(np.array(self._idle_row, dtype=np.int64)[:, None], rows, axis=1)
             self._decode(self._upload(idle), layer)
@@ -123,9 +121,7 @@ class PagedRunner(Runner):
         most = min(step_tokens + self._slots, (self._pages - 1) * PAGE_TOKENS) // STEP_TOKENS * STEP_TOKENS
         for tokens in range(most, 0, -STEP_TOKENS):
             with _enough_memory():
-                embeddings = self.model.embed(torch.zeros(1, tokens, dtype=torch.int64, device=self._device))[0]
-                positions = torch.zeros(self.model.position_axes, tokens, dtype=torch.int64, device=self._device)
-                self._in_first_pages(layer, embeddings, positions)
+                self._run_prompt(layer, tokens)
         hidden = self.model.embed(torch.zeros(1, self._slots + PIECES, dtype=torch.int64, device=self._device))[0]
         for samples in range(len(hidden), 0, -1):
             self.model.head(hidden[:samples])
@@ -223,6 +219,12 @@ class PagedRunner(Runner):
         embeddings = self.model.embed(self._upload(prompt.token_ids[None].astype(np.int64)))[0]
         embeddings[self._upload(self.model.image_mask(prompt))] = features.to(embeddings.dtype)
         return self._in_first_pages(self._trunk, embeddings, self._upload(positions))
+
+    def _run_prompt(self, layers: Trunk, tokens: int) -> None:
+        """Run layers over a prompt of so many tokens, while no sequence has pages."""
+        embeddings = self.model.embed(torch.zeros(1, tokens, dtype=torch.int64, device=self._device))[0]
+        positions = torch.zeros(self.model.position_axes, tokens, dtype=torch.int64, device=self._device)
+        self._in_first_pages(layers, embeddings, positions)
 
     def _in_first_pages(self, layers: Trunk, embeddings: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """Hidden states (tokens, hidden) of prompts in the first pages, while no sequence has any.

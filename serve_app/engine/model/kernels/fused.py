@@ -16,7 +16,7 @@ from torch import Tensor
 from serve_app.engine.model.batch import Pieces
 from serve_app.engine.model.kernels import pdl, plain
 from serve_app.engine.model.kernels import pieces as paged_pieces
-from serve_app.engine.model.kernels.launch import launch, only_compiles
+from serve_app.engine.model.kernels.launch import is_compile_only, launch
 from serve_app.engine.model.kernels.pieces import reads_pages
 from serve_app.engine.model.pages import PAGE_TOKENS
 
@@ -283,9 +283,9 @@ def _launch(
     constants = *constants, pdl.supported(device)
     key = (id(kernel), constants, *(arg.dtype for arg in args if isinstance(arg, Tensor)))
     compiled = _compiled.get(key)
-    if compiled is None or only_compiles():
+    if compiled is None or is_compile_only():
         compiled = launch(kernel, grid, *args, *constants, **options, **pdl.options(device))
-        if not only_compiles():
+        if not is_compile_only():
             _compiled[key] = compiled  # None in Triton's interpreter
     else:
         compiled[(*grid, 1, 1)[:3]](*args, *constants)

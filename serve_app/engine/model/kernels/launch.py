@@ -1,4 +1,4 @@
-"""Launches Triton kernels, or has them compiled ahead, several at once, without launching them."""
+"""Launches Triton kernels, or compiles them ahead of time in several threads without launching them."""
 
 from __future__ import annotations
 
@@ -7,37 +7,38 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-_only_compiles = False
+_compile_only = False
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **options: Any) -> Any:
-    """Launch a kernel of Triton's and return its compiled form; in `compile_ahead` have it compiled only."""
-    if _only_compiles:
+    """Launch a Triton kernel and return its compiled form; in `compile_ahead`, compile it only."""
+    if _compile_only:
         return kernel.warmup(*args, grid=grid, **options)
     return kernel[grid](*args, **options)
 
 
-def only_compiles() -> bool:
-    """Whether `launch` launches nothing now."""
-    return _only_compiles
+def is_compile_only() -> bool:
+    """Whether `launch` only compiles, because `compile_ahead` runs."""
+    return _compile_only
 
 
 def compile_ahead(compute: Callable[[], None], threads: int) -> None:
-    """Run `compute`, whose kernels are compiled in so many threads and not launched; their results are any numbers.
+    """Run `compute`, whose kernels are compiled in `threads` threads and not launched: their outputs are undefined.
 
-    A kernel alone takes 0.1 to 0.7 s, most of it outside Python's lock. Raises what Triton raises if one can't be
-    compiled; all of them can be launched afterwards, and are compiled then if they were not here.
+    Most of a compilation runs without Python's GIL. Raises Triton's error if a kernel can't be compiled; kernels that
+    were not compiled here are compiled at their first launch.
     """
-    from triton.runtime._async_compile import AsyncCompileMode  # imported late: a CPU installation has no Triton
+    # Private; tests/engine/model/test_kernels_compile.py fails if an upgrade of Triton changes it.
+    from triton.runtime._async_compile import AsyncCompileMode
 
     def compile_all() -> None:
-        global _only_compiles
+        global _compile_only
         with ThreadPoolExecutor(threads, "compile") as executor, AsyncCompileMode(executor):
-            _only_compiles = True
+            _compile_only = True
             try:
                 compute()
             finally:
-                _only_compiles = False
+                _compile_only = False
 
     # Triton keeps the mode in a context variable, and leaves it there if a kernel can't be compiled.
     contextvars.copy_context().run(compile_all)
