@@ -34,6 +34,12 @@ TRACE_POINTS = {
         "EngineReplica._dispatch": {"begin": "dispatched"},
         "EngineReplica.generate": {"text": "text sent"},
     },
+    "serve_app.engine.loop": {"EngineLoop._start": {"begin": "admitted"}},
+    "serve_app.engine.step_executor": {
+        "StepExecutor.launch": {"begin": "step", "end": "launched"},
+        "StepExecutor.sample": {"end": "sampling launched"},
+        "StepExecutor.collect": {"end": "tokens read"},
+    },
 }
 _records: list[str] = []
 

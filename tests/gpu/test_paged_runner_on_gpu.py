@@ -117,7 +117,7 @@ def test_captured_steps_with_chunks_give_what_launched_ones_of_the_same_padding_
 def test_after_kernels_are_compiled_ahead_no_step_and_no_picture_compiles_one(folder: Path, quantization: str) -> None:
     import triton
 
-    settings = ModelSettings(path=str(folder), device="cuda", quantization=quantization)  # type: ignore[arg-type]
+    settings = ModelSettings(path=str(folder), device="cuda", dtype="bfloat16", quantization=quantization)  # type: ignore[arg-type]
     model = load_model(folder, settings)
     paged = Paged(model)
     compiled: list[str] = []

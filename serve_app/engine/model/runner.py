@@ -71,8 +71,14 @@ class Runner(ABC):
 
     @torch.inference_mode()
     def encode(self, picture: Picture) -> torch.Tensor:
-        """Image features (tokens, hidden) of a picture."""
-        return self.model.encode(picture)
+        """Image features (tokens, hidden) of a picture, computed as for a request."""
+        slices = self.encode_slices([picture])
+        while True:
+            try:
+                next(slices)
+            except StopIteration as ended:
+                features: list[torch.Tensor] = ended.value
+                return features[0]
 
     def encode_slices(self, pictures: list[Picture]) -> Generator[int, None, list[torch.Tensor]]:
         """Image features (tokens, hidden) of pictures; yields after each slice of work, its share in image tokens."""

@@ -1,6 +1,7 @@
 """Over pages every prompt gets the answer that it gets over slots: together, in pieces, with a shared prefix."""
 
 import dataclasses
+from collections.abc import Generator
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 from transformers import Glm4vForConditionalGeneration
 
-from serve_app.contracts import Prompt, Sampling
+from serve_app.contracts import Picture, Prompt, Sampling
 from serve_app.engine import replica
 from serve_app.engine.loop import EngineLoop
 from serve_app.engine.model.families.adapter import ModelAdapter
@@ -190,6 +191,21 @@ def test_another_tenant_shares_no_page(adapter: Glm4vAdapter) -> None:
 
 def test_the_probe_of_a_sound_model_gives_finite_numbers(adapter: Glm4vAdapter) -> None:
     PagedRunner(adapter, Trunk(adapter.text_layers, adapter.device), 1, 3, 128).check_numbers()
+
+
+def test_kernels_run_ahead_are_those_that_encode_the_pictures_of_requests(
+    adapter: Glm4vAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[Picture] = []
+    encode_slices = adapter.encode_slices
+
+    def recorded(pictures: list[Picture]) -> Generator[int, None, list[torch.Tensor]]:
+        encoded.extend(pictures)
+        return encode_slices(pictures)
+
+    monkeypatch.setattr(adapter, "encode_slices", recorded)
+    PagedRunner(adapter, Trunk(adapter.text_layers, adapter.device), 1, 3, 128).run_all_kernels()
+    assert [picture.digest for picture in encoded] == [picture.digest for picture in adapter.probe().pictures]
 
 
 def test_pages_are_planned_after_the_weights_were_joined(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

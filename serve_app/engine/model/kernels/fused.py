@@ -128,9 +128,10 @@ def split_rows(lengths: Tensor) -> Tensor:
 
 @triton.jit
 def _span(length, chunk, PAGE: tl.constexpr, SPLITS: tl.constexpr):
-    """Pages of a row, and pages a part."""
+    """Pages of a row, and pages a part: about as many in each, at most `chunk` unless that gives too many parts."""
     pages = (length + PAGE - 1) // PAGE
-    return pages, tl.maximum((pages + SPLITS - 1) // SPLITS, chunk)
+    parts = tl.minimum((pages + chunk - 1) // chunk, SPLITS)
+    return pages, tl.maximum((pages + parts - 1) // tl.maximum(parts, 1), 1)
 
 
 @triton.jit(do_not_specialize=["rows", "chunk"], do_not_specialize_on_alignment=["lengths", "ends"])
@@ -293,4 +294,4 @@ def _launch(
 
 def _chunk(rows: int) -> int:
     """Pages a part: few rows are divided more finely, so that all multiprocessors have work."""
-    return 2 if rows <= 8 else 4 if rows <= 32 else 16
+    return 2 if rows <= 8 else 6 if rows <= 32 else 12

@@ -19,10 +19,11 @@ from serve_app.engine.model.batch import Pieces
 from serve_app.engine.model.kernels.launch import launch
 from serve_app.engine.model.pages import PAGE_TOKENS
 
-_TILE = 64  # tokens of a program
-# With few tokens there are few programs, and loads must overlap with products within each. With more, two programs of
-# a multiprocessor overlap: on an H200, 1,808 tokens take 75 us with one stage, 114 with two (128 tokens a program: 86).
-_FEW_TOKENS = 128
+_HEADS, _TILE = 4, 16  # query heads and tokens of a program; the heads share keys and values
+# Loads overlap with products within a program, or those of two programs on a multiprocessor do, which is better if there
+# are many programs. On an H200, 74 new tokens of 1,870 take 25 us with five stages, 30 with two; a prompt of 1,808
+# takes 56 with one, 68 with five.
+_MANY_TOKENS = 1152
 
 
 @functools.cache
@@ -37,17 +38,17 @@ def attend(q: Tensor, keys: Tensor, values: Tensor, table: Tensor, pieces: Piece
     """As `plain.attend_pieces`: q (tokens, heads, dim) to out (tokens, heads * dim), for the tokens of the pieces."""
     tokens, heads, dim = q.shape
     places, kv_heads, _ = keys.shape
-    queries = TensorDescriptor(q, [tokens, heads * dim], [heads * dim, 1], [_TILE, dim])
     paged = [
         TensorDescriptor(x, [places, kv_heads * dim], [kv_heads * dim, 1], [PAGE_TOKENS, dim]) for x in (keys, values)
     ]
     count = len(pieces.slots)
     scale = dim**-0.5 / math.log(2)  # for exp2 in the place of exp
-    grid = heads, triton.cdiv(tokens, _TILE) + count
+    together = math.gcd(heads // kv_heads, _HEADS)
+    tile = _TILE * _HEADS // together
     launch(
         _attend,
-        grid,
-        queries,
+        (heads // together, triton.cdiv(tokens, tile) + count),
+        q,
         *paged,
         table,
         pieces.slots,
@@ -61,19 +62,20 @@ def attend(q: Tensor, keys: Tensor, values: Tensor, table: Tensor, pieces: Piece
         kv_heads,
         dim,
         PAGE_TOKENS,
-        _TILE,
+        together,
+        tile,
         triton.next_power_of_2(max(16, len(table))),  # of the engine, so that it is compiled once
         num_warps=4,
-        num_stages=2 if tokens <= _FEW_TOKENS else 1,
+        num_stages=1 if tokens > _MANY_TOKENS else 5,
     )
 
 
 @triton.jit(
     do_not_specialize=["count", "TABLE"], do_not_specialize_on_alignment=["table", "slots", "starts", "lengths"]
 )
-def _attend(queries, keys, values, table, slots, starts, lengths, out, count, TABLE, scale, HEADS: tl.constexpr, KV: tl.constexpr, D: tl.constexpr, PAGE: tl.constexpr, TILE: tl.constexpr, PIECES: tl.constexpr):  # fmt: skip
-    """A program takes a tile of a piece's tokens for one query head; of a piece, the tile with most keys first."""
-    head, item = tl.program_id(0), tl.program_id(1)
+def _attend(q, keys, values, table, slots, starts, lengths, out, count, TABLE, scale, HEADS: tl.constexpr, KV: tl.constexpr, D: tl.constexpr, PAGE: tl.constexpr, TOGETHER: tl.constexpr, TILE: tl.constexpr, PIECES: tl.constexpr):  # fmt: skip
+    """A program takes a tile of a piece's tokens for some query heads; of a piece, the tile with most keys first."""
+    head, item = tl.program_id(0) * TOGETHER, tl.program_id(1)
     p = tl.arange(0, PIECES)
     first = tl.load(starts + p, mask=p < count, other=0)
     ends = tl.cumsum((tl.load(starts + p + 1, mask=p < count, other=0) - first + TILE - 1) // TILE, 0)
@@ -84,42 +86,34 @@ def _attend(queries, keys, values, table, slots, starts, lengths, out, count, TA
         tokens = tl.load(starts + piece + 1).to(tl.int32) - begin
         tile = (tokens + TILE - 1) // TILE - 1 - (item - before).to(tl.int32)
         length = tl.load(lengths + piece).to(tl.int32)
-        at = length - tokens + tile * TILE  # place of the tile's first token in its sequence
-        pages = (tl.minimum(length, at + TILE) + PAGE - 1) // PAGE
         row_table = table + tl.load(slots + piece).to(tl.int64) * TABLE
-        query = queries.load([begin + tile * TILE, head * D])
+        r = tl.arange(0, TOGETHER * TILE)  # all tokens of the first head, then of the next
+        token = tile * TILE + r % TILE
+        at = (begin + token).to(tl.int64)[:, None] * (HEADS * D) + (head + r // TILE)[:, None] * D + tl.arange(0, D)
+        inside = (token < tokens)[:, None]
+        query = tl.load(q + at, mask=inside, other=0.0)
         column = head // (HEADS // KV) * D
-        place = at + tl.arange(0, TILE)
-        state = tl.full([TILE], float("-inf"), tl.float32), tl.zeros([TILE], tl.float32), tl.zeros([TILE, D], tl.float32)  # fmt: skip
-        seen_by_all = (at + 1) // (2 * PAGE)
-        for pair in range(0, seen_by_all):
-            state = _take_pair(state, query, keys, values, row_table, pair, pages, column, place, scale, PAGE, False)
-        for pair in range(seen_by_all, (pages + 1) // 2):
-            state = _take_pair(state, query, keys, values, row_table, pair, pages, column, place, scale, PAGE, True)
-        token = tile * TILE + tl.arange(0, TILE)
-        to = (begin + token).to(tl.int64)[:, None] * (HEADS * D) + head * D + tl.arange(0, D)[None, :]
-        tl.store(out + to, (state[2] / state[1][:, None]).to(out.dtype.element_ty), mask=(token < tokens)[:, None])
+        least = length - tokens + tile * TILE  # place of the tile's first token in its sequence
+        place = least + r % TILE
+        state = tl.full([TOGETHER * TILE], float("-inf"), tl.float32), tl.zeros([TOGETHER * TILE], tl.float32), tl.zeros([TOGETHER * TILE, D], tl.float32)  # fmt: skip
+        seen_by_all = (least + 1) // PAGE
+        for page in range(0, seen_by_all):
+            state = _take_page(state, query, keys, values, row_table, page, column, place, scale, PAGE, False)
+        for page in range(seen_by_all, (tl.minimum(length, least + TILE) + PAGE - 1) // PAGE):
+            state = _take_page(state, query, keys, values, row_table, page, column, place, scale, PAGE, True)
+        tl.store(out + at, (state[2] / state[1][:, None]).to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit
-def _take_pair(state, query, keys, values, row_table, pair, pages, column, place, scale, PAGE: tl.constexpr, MASK: tl.constexpr):  # fmt: skip
-    """Take in the keys and values of two pages, by the running softmax: its maximum, its sum, the weighted values."""
+def _take_page(state, query, keys, values, row_table, page, column, place, scale, PAGE: tl.constexpr, MASK: tl.constexpr):  # fmt: skip
+    """Take in the keys and values of a page, by the running softmax: its maximum, its sum, the weighted values."""
     highest, total, seen = state
-    t = tl.arange(0, PAGE)
-    one = tl.load(row_table + 2 * pair).to(tl.int32) * PAGE
-    # Of an odd number of pages the last one again, which is masked: what another page holds may not be a number.
-    two = tl.load(row_table + tl.minimum(2 * pair + 1, pages - 1)).to(tl.int32) * PAGE
-    scores_1 = tl.dot(query, tl.trans(keys.load([one, column])))
-    scores_2 = tl.dot(query, tl.trans(keys.load([two, column])))
+    first = tl.load(row_table + page).to(tl.int32) * PAGE
+    scores = tl.dot(query, tl.trans(keys.load([first, column])))
     if MASK:
-        first = 2 * pair * PAGE + t[None, :]
-        scores_1 = tl.where(first <= place[:, None], scores_1, float("-inf"))
-        scores_2 = tl.where(first + PAGE <= place[:, None], scores_2, float("-inf"))
-    new = tl.maximum(highest, tl.maximum(tl.max(scores_1, 1), tl.max(scores_2, 1)) * scale)
-    weights_1 = tl.exp2(scores_1 * scale - new[:, None])
-    weights_2 = tl.exp2(scores_2 * scale - new[:, None])
+        scores = tl.where((page * PAGE + tl.arange(0, PAGE))[None, :] <= place[:, None], scores, float("-inf"))
+    new = tl.maximum(highest, tl.max(scores, 1) * scale)
+    weights = tl.exp2(scores * scale - new[:, None])
     shrink = tl.exp2(highest - new)
-    total = total * shrink + tl.sum(weights_1, 1) + tl.sum(weights_2, 1)
-    seen = tl.dot(weights_1.to(query.dtype), values.load([one, column]), seen * shrink[:, None])
-    seen = tl.dot(weights_2.to(query.dtype), values.load([two, column]), seen)
-    return new, total, seen
+    total = total * shrink + tl.sum(weights, 1)
+    return new, total, tl.dot(weights.to(query.dtype), values.load([first, column]), seen * shrink[:, None])
