@@ -127,7 +127,7 @@ def test_after_kernels_are_compiled_ahead_no_step_and_no_picture_compiles_one(fo
         compiled.clear()  # it compiles only what no test before has compiled
         paged.loop._model.check_numbers()  # type: ignore[attr-defined]
         paged.loop._model.capture_graphs()  # type: ignore[attr-defined]
-        paged.loop._model.warm_up(256)  # type: ignore[attr-defined]
+        paged.loop._model.warm_up(2048)  # type: ignore[attr-defined]
         paged.answers(mixed_prompts(Sampling(max_tokens=8, temperature=0.0), count=20))
     finally:
         triton.knobs.runtime.jit_post_compile_hook = None

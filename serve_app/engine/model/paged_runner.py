@@ -21,7 +21,7 @@ from serve_app.contracts import Prompt
 from serve_app.engine.memory import is_out_of_memory
 from serve_app.engine.model import trunk
 from serve_app.engine.model.batch import Batch, HostBatch, Ints, Rows, unpack
-from serve_app.engine.model.chunk_graphs import PIECES, STEP_TOKENS, ChunkGraphs, padded
+from serve_app.engine.model.chunk_graphs import MOST_TOKENS, PIECES, SHORT_TOKENS, STEP_TOKENS, ChunkGraphs, padded
 from serve_app.engine.model.families.adapter import ModelAdapter
 from serve_app.engine.model.graphs import DecodeGraphs, row_buckets
 from serve_app.engine.model.kernels import available
@@ -72,11 +72,11 @@ class PagedRunner(Runner):
 
     @torch.inference_mode()
     def run_all_kernels(self) -> None:
-        """Run every kernel once: a small picture, then one layer over prompts of two lengths and all row buckets."""
+        """Run every kernel once: a small picture, then one layer over prompts of some lengths and all row buckets."""
         for picture in self.model.probe().pictures:
             self.encode(picture)
         layer = self._trunk.first_layer()
-        for tokens in (STEP_TOKENS, 2 * STEP_TOKENS):
+        for tokens in (*SHORT_TOKENS, 2 * MOST_TOKENS):  # a kernel may have a form for few tokens or for many
             self._run_prompt(layer, tokens)
         for rows in row_buckets(self._slots):
             idle = np.repeat(np.array(self._idle_row, dtype=np.int64)[:, None], rows, axis=1)
