@@ -18,8 +18,8 @@ from tests.plan.conftest import CHECKPOINTS
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 SOURCES = {
     "engine": "engine-2026-11-30-later.json",
-    "none": "capacity-2026-11-30-vllm.json",
-    "fp8": "capacity-2026-11-30-fp8-later.json",
+    "none": "capacity-2026-11-30-vllm-later.json",
+    "fp8": "capacity-2026-11-30-fp8-tiles.json",
     "tower": "vision-tower-2026-11-29.json",
 }
 H200 = card_named("H200")
