@@ -17,7 +17,10 @@ def test_the_table_of_the_page_is_up_to_date():
 def test_the_measured_rates_and_times_of_the_page_are_those_of_the_results():
     page, results = (ROOT / "docs/capacity.md").read_text(), ROOT / "benchmarks/results"
     rows = []
-    for name, file in (("unquantized", "capacity-2026-11-30-vllm-later.json"), ("fp8", "capacity-2026-11-30-fp8-tiles.json")):
+    for name, file in (
+        ("unquantized", "capacity-2026-11-30-vllm-later.json"),
+        ("fp8", "capacity-2026-11-30-fp8-tiles.json"),
+    ):
         rounds = json.loads((results / file).read_text())["servers"]["ours"]["rounds"]
         rates = {each["callers"]: f"{each['requests_per_s']:.2f}" for each in rounds}
         rows.append([name, *(rates.get(callers, "") for callers in (1, 8, 32, 64))])

@@ -76,11 +76,11 @@ class PagedRunner(Runner):
         for picture in self.model.probe().pictures:
             self.encode(picture)
         layer = self._trunk.first_layer()
-        for tokens in (*SHORT_TOKENS, 2 * MOST_TOKENS):  # a kernel may have a form for few tokens or for many
-            self._run_prompt(layer, tokens)
         for rows in row_buckets(self._slots):
             idle = np.repeat(np.array(self._idle_row, dtype=np.int64)[:, None], rows, axis=1)
             self._decode(self._upload(idle), layer)
+        for tokens in (*SHORT_TOKENS, 2 * MOST_TOKENS):  # a kernel may have a form for few tokens or for many
+            self._run_prompt(layer, tokens)
 
     @torch.inference_mode()
     def capture_graphs(self) -> None:
@@ -246,9 +246,10 @@ class PagedRunner(Runner):
         )
         given = unpack(self._upload(batch.pack(batch.size, self._slots)), batch.size, [(size, size) for size in sizes])
         row[: most // PAGE_TOKENS].copy_(torch.arange(1, most // PAGE_TOKENS + 1, device=self._device))
-        hidden = layers.forward(embeddings, replace(given, positions=positions), self._cache)
-        row.zero_()
-        return hidden
+        try:
+            return layers.forward(embeddings, replace(given, positions=positions), self._cache)
+        finally:
+            row.zero_()
 
     def _layers(self, embeddings: torch.Tensor, batch: Batch) -> torch.Tensor:
         return self._trunk.forward(embeddings, batch, self._cache)

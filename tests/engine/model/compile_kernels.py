@@ -53,7 +53,7 @@ def run_trunk(reads_pages: bool) -> None:
     fused.silu_mul(torch.zeros(8, 2 * INTERMEDIATE, dtype=TYPE))
     keys, values = (torch.zeros(PAGES * PAGE_TOKENS, KV_HEADS, DIM, dtype=TYPE) for _ in range(2))
     table = torch.zeros(SLOTS + 1, PAGES, dtype=torch.int32)
-    for tokens in (8, 256):
+    for tokens in (8, pieces.MANY_TOKENS + 1):
         qkv = torch.zeros(tokens, (HEADS + 2 * KV_HEADS) * DIM, dtype=TYPE)
         turn = torch.zeros(tokens, PAIRS, dtype=TYPE)
         places = torch.zeros(tokens, dtype=torch.int64)

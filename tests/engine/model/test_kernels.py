@@ -73,9 +73,11 @@ def test_rope_store(fused: ModuleType, dtype: torch.dtype, tokens: int, heads: i
 class Cache:
     """Random keys and values of sequences of some lengths, in pages in any order."""
 
-    heads, kv_heads, dim = 8, 2, 32
+    kv_heads, dim = 2, 32
 
-    def __init__(self, lengths: list[int], dtype: torch.dtype, spare: int = 0) -> None:
+    def __init__(self, lengths: list[int], dtype: torch.dtype, spare: int = 0, group: int = 4) -> None:
+        """`group`: query heads that share keys and values."""
+        self.heads = self.kv_heads * group
         counts = [-(-length // PAGE_TOKENS) for length in lengths]
         order = torch.randperm(sum(counts)).int() + 1
         table, first = torch.zeros(len(lengths) + 2, max(counts) + spare, dtype=torch.int32), 0
@@ -88,9 +90,19 @@ class Cache:
         self.table, self.slots, self.lengths = (x.to(DEVICE) for x in (table, slots, torch.tensor(lengths)))
 
 
-@pytest.mark.parametrize("lengths", [[1], [64, 65, 700], [3, 1, 129, 4500, 17], [200] * 33])
-def test_attend_rows(fused: ModuleType, dtype: torch.dtype, lengths: list[int]) -> None:
-    cache = Cache(lengths, dtype)
+@pytest.mark.parametrize(
+    ("lengths", "group"),
+    [
+        ([1], 4),
+        ([64, 65, 700], 1),
+        ([3, 1, 129, 4500, 17], 4),
+        ([9000], 16),  # more than 64 parts of two pages
+        ([700, 30, 1000, *[64] * 7], 3),  # up to 32 rows have parts of six pages
+        ([200] * 33, 4),
+    ],
+)
+def test_attend_rows(fused: ModuleType, dtype: torch.dtype, lengths: list[int], group: int) -> None:
+    cache = Cache(lengths, dtype, group=group)
     q = randn(len(lengths) + 2, cache.heads, cache.dim, dtype=dtype)  # the tokens of a piece follow the rows
     outputs = [torch.zeros_like(q).flatten(1) for _ in range(2)]
     given = q, cache.keys, cache.values, cache.table, cache.slots, cache.lengths
@@ -100,20 +112,23 @@ def test_attend_rows(fused: ModuleType, dtype: torch.dtype, lengths: list[int]) 
 
 
 @pytest.mark.parametrize(
-    ("rows", "sizes"),
+    ("rows", "sizes", "group"),
     [
-        (0, [(1, 1)]),
-        (3, [(300, 300)]),
-        (1, [(5, 70), (129, 700), (64, 192)]),  # with pasts, odd numbers of pages, tiles that end in a piece
-        (2, [(130, 130), (0, 0), (37, 37)]),  # one without tokens, as padding has
+        (0, [(1, 1)], 4),
+        (3, [(300, 300)], 16),
+        (1, [(5, 70), (129, 700), (64, 192)], 4),  # with earlier tokens, tiles that end within a piece
+        (1, [(5, 70), (129, 200)], 1),
+        (1, [(17, 80), (33, 33)], 3),
+        (1, [(17, 80), (65, 130)], 6),
+        (2, [(130, 130), (0, 0), (37, 37)], 4),  # one without tokens, as padding has
     ],
 )
-def test_attention_of_pieces_over_pages(rows: int, sizes: list[tuple[int, int]]) -> None:
+def test_attention_of_pieces_over_pages(rows: int, sizes: list[tuple[int, int]], group: int) -> None:
     from serve_app.engine.model.kernels import pieces as kernel
 
     torch.manual_seed(3)
     dtype = DTYPES[1]
-    cache = Cache([max(1, length) for _, length in sizes], dtype, spare=3)
+    cache = Cache([max(1, length) for _, length in sizes], dtype, spare=3, group=group)
     cache.values[:PAGE_TOKENS] = float("nan")  # page 0, which no sequence has
     starts = torch.tensor([0, *accumulate(new for new, _ in sizes)], device=DEVICE) + rows
     lengths = torch.tensor([length for _, length in sizes], device=DEVICE)

@@ -20,10 +20,10 @@ from serve_app.engine.model.kernels.launch import launch
 from serve_app.engine.model.pages import PAGE_TOKENS
 
 _HEADS, _TILE = 4, 16  # query heads and tokens of a program; the heads share keys and values
-# Loads overlap with products within a program, or those of two programs on a multiprocessor do, which is better if there
-# are many programs. On an H200, 74 new tokens of 1,870 take 25 us with five stages, 30 with two; a prompt of 1,808
-# takes 56 with one, 68 with five.
-_MANY_TOKENS = 1152
+# With one stage, several programs share a multiprocessor and their loads and products overlap, which is better if there
+# are many programs. Otherwise each program loads ahead. On an H200, 74 new tokens of 1,870 take 25 us with five stages,
+# 30 with two; a prompt of 1,808 takes 56 with one, 68 with five. Steps of 1,024 tokens take the same with both.
+MANY_TOKENS = 1152
 
 
 @functools.cache
@@ -66,7 +66,7 @@ def attend(q: Tensor, keys: Tensor, values: Tensor, table: Tensor, pieces: Piece
         tile,
         triton.next_power_of_2(max(16, len(table))),  # of the engine, so that it is compiled once
         num_warps=4,
-        num_stages=1 if tokens > _MANY_TOKENS else 5,
+        num_stages=1 if tokens > MANY_TOKENS else 5,
     )
 
 

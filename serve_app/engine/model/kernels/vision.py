@@ -11,8 +11,8 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from serve_app.engine.model.kernels.launch import launch
 
-# Queries of a program of `attend`, and keys of a tile: two programs run on a multiprocessor, so their products and
-# softmax overlap.
+# Queries of a program of `attend`, and keys of a tile: several programs share a multiprocessor, so products of one
+# overlap with the softmax of another.
 _QUERIES, _KEYS = 64, 128
 
 
