@@ -79,7 +79,8 @@ class PagedRunner(Runner):
         for rows in row_buckets(self._slots):
             idle = np.repeat(np.array(self._idle_row, dtype=np.int64)[:, None], rows, axis=1)
             self._decode(self._upload(idle), layer)
-        for tokens in (*SHORT_TOKENS, 2 * MOST_TOKENS):  # a kernel may have a form for few tokens or for many
+        # A kernel may have a form for few tokens or for many. The longest prompt comes last: it needs most memory.
+        for tokens in (*SHORT_TOKENS, 2 * MOST_TOKENS):
             self._run_prompt(layer, tokens)
 
     @torch.inference_mode()

@@ -193,7 +193,7 @@ def test_the_probe_of_a_sound_model_gives_finite_numbers(adapter: Glm4vAdapter) 
     PagedRunner(adapter, Trunk(adapter.text_layers, adapter.device), 1, 3, 128).check_numbers()
 
 
-def test_kernels_run_ahead_are_those_that_encode_the_pictures_of_requests(
+def test_kernels_compiled_ahead_include_those_that_encode_the_pictures_of_requests(
     adapter: Glm4vAdapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoded: list[Picture] = []

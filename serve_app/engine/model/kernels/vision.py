@@ -108,17 +108,17 @@ def _attend(queries, keys, out, starts, scale, HEADS: tl.constexpr, DIM: tl.cons
         state = tl.full([QUERIES], float("-inf"), tl.float32), tl.zeros([QUERIES], tl.float32), tl.zeros([QUERIES, DIM], tl.float32)  # fmt: skip
         full = length // KEYS * KEYS
         for at in range(0, full, KEYS):
-            state = _take_tile(state, query, keys, first + at, head, scale, KEYS, HEADS, DIM, KEYS, False)
+            state = _add_tile(state, query, keys, first + at, head, scale, KEYS, HEADS, DIM, KEYS, False)
         if full < length:  # the last tile holds patches of the next picture too
-            state = _take_tile(state, query, keys, first + full, head, scale, length - full, HEADS, DIM, KEYS, True)
+            state = _add_tile(state, query, keys, first + full, head, scale, length - full, HEADS, DIM, KEYS, True)
         row = tile * QUERIES + tl.arange(0, QUERIES)
         at = (first + row).to(tl.int64)[:, None] * (HEADS * DIM) + head * DIM + tl.arange(0, DIM)[None, :]
         tl.store(out + at, (state[2] / state[1][:, None]).to(out.dtype.element_ty), mask=(row < length)[:, None])
 
 
 @triton.jit
-def _take_tile(state, query, keys, at, head, scale, length, HEADS: tl.constexpr, DIM: tl.constexpr, KEYS: tl.constexpr, MASK: tl.constexpr):  # fmt: skip
-    """Take in a tile of keys and values, by the running softmax: its maximum, its sum, the weighted values."""
+def _add_tile(state, query, keys, at, head, scale, length, HEADS: tl.constexpr, DIM: tl.constexpr, KEYS: tl.constexpr, MASK: tl.constexpr):  # fmt: skip
+    """Add a tile of keys and values to the online softmax: its maximum, its sum and the weighted values."""
     highest, total, seen = state
     scores = tl.dot(query, tl.trans(keys.load([at, (HEADS + head) * DIM])))
     if MASK:
