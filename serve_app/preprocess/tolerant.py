@@ -8,7 +8,9 @@ from PIL import JpegImagePlugin
 
 _SIGNATURE_BYTES = 8
 _PIXEL_CHUNKS = {b"IHDR", b"PLTE", b"IDAT", b"IEND"}
-_SIDE_CHUNKS = {b"tRNS", b"eXIf"}  # that change what is seen; dropped with a wrong checksum, as libpng does
+_SIDE_CHUNKS = {b"tRNS", b"eXIf"}  # that change what is seen; dropped if they are damaged, as libpng does
+_COLOUR_TYPE = 25  # where it is in a file: in IHDR, the first chunk
+_TRANSPARENCY_BYTES = {0: range(2, 3), 2: range(6, 7), 3: range(1, 257)}  # of tRNS by colour type: grey, RGB, palette
 _IEND = b"\0\0\0\0IEND\xaeB`\x82"
 _END_OF_IMAGE = b"\xff\xd9"
 _NOISE = bytes(range(17, 200, 7)) * 8  # no 0xFF, so no marker
@@ -22,7 +24,7 @@ def keep_pixel_chunks(data: bytes) -> bytes:
     kept: list[memoryview | bytes] = [memoryview(data)[:_SIGNATURE_BYTES]]
     complete = False
     for kind, chunk in _chunks(data):
-        if kind in _PIXEL_CHUNKS or (kind in _SIDE_CHUNKS and _checksum_is_right(chunk)):
+        if kind in _PIXEL_CHUNKS or (kind in _SIDE_CHUNKS and _is_sound(kind, chunk, data)):
             kept.append(chunk)
         complete = len(chunk) >= 12 and len(chunk) == 12 + int.from_bytes(chunk[:4])
         if kind == b"IEND":
@@ -58,5 +60,9 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
         start = end
 
 
-def _checksum_is_right(chunk: memoryview) -> bool:
-    return zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:])
+def _is_sound(kind: bytes, chunk: memoryview, data: bytes) -> bool:
+    """Whether the checksum of a side chunk is right, and for tRNS its length (PNG specification, 11.3.2.1)."""
+    if zlib.crc32(chunk[4:-4]) != int.from_bytes(chunk[-4:]):
+        return False
+    colour_type = int.from_bytes(data[_COLOUR_TYPE : _COLOUR_TYPE + 1])  # a file may end before it
+    return kind != b"tRNS" or len(chunk) - 12 in _TRANSPARENCY_BYTES.get(colour_type, ())

@@ -54,11 +54,27 @@ def test_a_damaged_side_chunk_of_a_png_is_ignored(kind: bytes, data: bytes) -> N
     assert decoded(with_chunk(chunk(kind, data, checksum=0))).tobytes() == PICTURE.tobytes()
 
 
+@pytest.mark.parametrize("mode", ["L", "RGB", "P", "RGBA"])
+@pytest.mark.parametrize("kind", [b"tRNS", b"eXIf"])
+@pytest.mark.parametrize("length", [0, 1, 5, 7, 300])
+def test_a_side_chunk_of_a_png_with_a_wrong_length_is_ignored(mode: str, kind: bytes, length: int) -> None:
+    picture = PICTURE.quantize(16) if mode == "P" else PICTURE.convert(mode)
+    png = encoded(picture)
+    made = chunk(kind, NOISE(length))
+    before_pixels = png.index(b"IDAT") - 4
+    assert decoded(png[:before_pixels] + made + png[before_pixels:]).size == picture.size
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.binary(min_size=4, max_size=4).filter(lambda kind: kind[0] & 32), st.binary(max_size=64), st.integers(0, 1))
 def test_any_side_chunk_of_a_png_is_ignored_or_read(kind: bytes, data: bytes, right: int) -> None:
     made = chunk(kind, data, None if right else 1)
     assert decoded(with_chunk(made)).size == PICTURE.size
+
+
+def test_a_png_without_a_header_is_refused() -> None:
+    with pytest.raises(ImageRejected):
+        decoded(PNG[:8] + chunk(b"tRNS", b""))
 
 
 def test_transparency_and_rotation_of_a_png_are_kept() -> None:
