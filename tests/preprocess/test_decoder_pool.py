@@ -20,7 +20,7 @@ from serve_app.preprocess.memory_budget import MemoryBudget
 from serve_app.preprocess.resize import picture_digest, resize_picture
 from serve_app.preprocess.size_rule import SizeRule
 from serve_app.settings import PreprocessSettings
-from tests.preprocess.decoders import LABEL, LIMITS, shared_decoders
+from tests.preprocess.decoders import LABEL, LIMITS, ids_when_all_run, shared_decoders
 from tests.preprocess.hostile import flat_webp, jpeg_of_scans, run_length_bmp, tiff_of_strips
 from tests.preprocess.pictures import encoded, hollow, photo
 
@@ -106,7 +106,7 @@ async def test_damage_of_a_small_picture_is_returned_with_its_header() -> None:
 
 async def test_pixels_above_the_memory_budget_are_refused_and_the_decoder_goes_on() -> None:
     await read(SMALL)
-    before = set(shared_decoders().process_ids)
+    before = await ids_when_all_run(shared_decoders())
     with pytest.raises(Overloaded):
         await read(SMALL, memory=1000)
     assert set(shared_decoders().process_ids) == before
@@ -128,7 +128,7 @@ async def test_a_decoder_reuses_its_memory_for_the_next_picture() -> None:
 async def test_what_a_decoder_refuses_names_the_picture_and_the_process_goes_on() -> None:
     pool = shared_decoders()
     await decode(pool, SMALL)
-    before = set(pool.process_ids)
+    before = await ids_when_all_run(pool)
     for file, reason in ((b"hello", "a text"), (hollow(640, 480), "damaged or incomplete PNG")):
         with pytest.raises(ImageRejected, match=rf"^Picture 2 is .*{reason}") as refused:
             await decode(pool, file)
@@ -201,14 +201,14 @@ async def test_a_caller_that_leaves_ends_the_decoding_of_its_picture() -> None:
     pool = shared_decoders()
     file = jpeg_of_scans(1500)
     header = await pool.measure(file, LABEL, MANY_SCANS)
-    before = set(pool.process_ids)
+    before = await ids_when_all_run(pool)
     decoding = asyncio.create_task(pool.decode(file, header, (448, 336), LABEL, MANY_SCANS, 20))
     await asyncio.sleep(0.2)
     decoding.cancel()
     with pytest.raises(asyncio.CancelledError):
         await decoding
     began = time.monotonic()
-    while before == set(pool.process_ids) or len(pool.process_ids) < 2:
+    while await ids_when_all_run(pool) == before:
         assert time.monotonic() - began < 10
         await asyncio.sleep(0.01)
     (ended,) = before - set(pool.process_ids)
