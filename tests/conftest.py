@@ -5,11 +5,14 @@ from __future__ import annotations
 import functools
 import os
 import threading
+import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.conformance import environments
 from tests.redis_server import RedisServer
@@ -22,6 +25,11 @@ os.environ["LC_ALL"] = "C.UTF-8"  # messages of glm-serve are English, whichever
 
 if not Path("/dev/nvidia0").exists():  # then Triton's interpreter runs the kernels; it reads this as they are defined
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+if not os.environ.get("CI"):  # there, Hypothesis has a profile of its own without a deadline
+    settings.register_profile("local", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("local")
 
 
 # Tests that start services: they measure time-outs and share ports, so they run one after the other.
@@ -80,3 +88,15 @@ def redis(tmp_path: Path) -> Iterator[RedisServer]:
     server.start()
     yield server
     server.kill()
+
+
+@pytest.fixture
+def within_a_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows of limits in this process begin at multiples of their length: no test runs across such a beginning.
+
+    It would be admitted once more there: of one request in the window before, floor(0.9999) are counted.
+    """
+    shift_s = 1502 - time.time() % 1500  # 2 s after a multiple of 10, 50, 60 and 125 s
+    clock = SimpleNamespace(time=lambda: time.time() + shift_s)
+    monkeypatch.setattr("limits.aio.storage.memory.time", clock)
+    monkeypatch.setattr("serve_app.access.counters.time", clock)

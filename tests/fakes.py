@@ -91,7 +91,8 @@ class FakeAnswer:
                     await self.release.wait()
                 if event is not None:
                     if self._pause_s:
-                        await asyncio.sleep(self._pause_s)
+                        for _ in range(4):  # after a stall of this process, other timers that are due come first
+                            await asyncio.sleep(self._pause_s / 4)
                     yield event
         except (asyncio.CancelledError, GeneratorExit):
             self.closed_early += 1

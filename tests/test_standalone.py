@@ -17,6 +17,7 @@ from serve_app.standalone.exposure import exposure_warning
 from serve_app.standalone.private_ray import UNUSED_PROCESSES, ray_environment
 from serve_app.standalone.replicas import with_replicas
 from serve_app.standalone.up import up
+from tests.ports import free_port
 
 TRACEBACK = """A replica failed to start with exception. Retrying 1 more time(s). Error:
 ray::ServeReplica:glm:engine.initialize_and_get_metadata() (pid=371, ip=127.0.0.1)
@@ -117,10 +118,7 @@ def test_a_hub_that_can_not_be_reached_is_reported_with_what_to_do(tmp_path: Pat
 
 
 def free_ports() -> dict[str, dict[str, int]]:
-    with socket.socket() as first, socket.socket() as second:
-        first.bind(("127.0.0.1", 0))
-        second.bind(("127.0.0.1", 0))
-        return {"http": {"port": first.getsockname()[1]}, "metrics": {"port": second.getsockname()[1]}}
+    return {"http": {"port": free_port()}, "metrics": {"port": free_port()}}
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])

@@ -59,17 +59,18 @@ async def admitted(limits: RateLimits, shop: Caller) -> Admission:
 async def test_two_replicas_together_admit_no_more_than_the_limit(redis: RedisServer) -> None:
     replicas, shop, seconds = (limits_of(redis), limits_of(redis)), caller(requests_per_second=50), 6
     loop = asyncio.get_running_loop()
+    began = loop.time()
 
-    async def flood(limits: RateLimits, until: float) -> int:
+    async def flood(limits: RateLimits) -> int:
         admitted = 0
-        while loop.time() < until:
+        while loop.time() < began + seconds:
             admitted += await entered(limits, shop) is not None
             await asyncio.sleep(0.005)
         return admitted
 
-    await asyncio.gather(*(flood(each, loop.time() + 1.5) for each in replicas))  # the window is full from now on
-    admitted = sum(await asyncio.gather(*(flood(each, loop.time() + seconds) for each in replicas)))
-    assert 0.5 * 50 * seconds <= admitted <= 1.02 * 50 * seconds  # a machine that pauses asks for less
+    admitted = sum(await asyncio.gather(*(flood(each) for each in replicas)))
+    assert admitted <= 50 * (loop.time() - began + 1), "a full window at once, then the rate"
+    assert admitted >= 0.5 * 50 * seconds  # a machine that pauses asks for less
 
 
 async def test_tokens_of_two_replicas_are_one_limit_also_when_requests_run_at_the_same_time(redis: RedisServer) -> None:
@@ -104,6 +105,7 @@ async def test_requests_in_progress_are_counted_for_both_replicas(redis: RedisSe
 
 async def test_places_of_a_replica_that_died_are_free_after_the_longest_request(redis: RedisServer) -> None:
     dead, alive, shop = counters(redis), counters(redis), "shop"
+    await asyncio.sleep(1.05 - time.time() % 1)  # Redis counts places in whole seconds: a new one has just begun
     assert await dead.acquire(shop, 1, "lease", ttl_s=1)
     assert not await alive.acquire(shop, 1, "other", ttl_s=1)
     await asyncio.sleep(2.1)
@@ -138,11 +140,13 @@ async def test_without_redis_a_replica_counts_for_itself_and_no_request_waits_lo
 
     redis.thaw() if fault == "freeze" else redis.start()
     await soon(lambda: meter.values["glm_limit_store_down",] == 0)
+    limits._counters._timeout_s = LONG_MS / 1000  # a busy machine must not matter from here on
     await asyncio.gather(*(admission.close(tokens=0) for admission in held if admission is not None))
     again = [await entered(limits, shop) for _ in range(3)]
     assert [admission is not None for admission in again] == [True, True, False]  # in Redis, and `before` is released
 
 
+@pytest.mark.usefixtures("within_a_window")
 async def test_a_replica_that_counts_for_itself_remembers_what_redis_allowed_and_refused(redis: RedisServer) -> None:
     counted, other, limit = counters(redis), counters(redis), RateLimitItemPerSecond(10, 60)
     assert (await counted.hit(limit, "allowed", 6)).allowed
@@ -159,16 +163,18 @@ async def test_a_replica_that_counts_for_itself_remembers_what_redis_allowed_and
 
 async def test_what_a_replica_counted_for_itself_is_counted_in_redis_when_it_responds_again(redis: RedisServer) -> None:
     meter, limit = FakeMeter(), RateLimitItemPerSecond(100, 60)
-    alone, other = counters(redis, meter, timeout_ms=TIMEOUT_MS), counters(redis)
+    alone, other = counters(redis, meter), counters(redis)
     assert (await alone.hit(limit, "shop", 10)).allowed
+    alone._timeout_s = TIMEOUT_MS / 1000
     redis.freeze()
     assert (await alone.hit(limit, "shop", 30)).allowed
     await alone.give_back(limit, "shop", 5, 0.0)
     await alone.record(limit, "shop", 7)
     await soon(lambda: meter.values.get(("glm_limit_store_down",)) == 1)
+    alone._timeout_s = LONG_MS / 1000
     redis.thaw()
     await soon(lambda: meter.values["glm_limit_store_down",] == 0)
-    await asyncio.sleep(0.3)
+    await soon(lambda: not alone._missed and not alone._background)
     (left,) = await other.states([(limit, "shop")])
     assert left.remaining in {100 - 10 - 30 + 5 - 7, 100 - 10 - 30 - 30 + 5 - 7}  # a late request may be counted too
 

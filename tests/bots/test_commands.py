@@ -27,7 +27,7 @@ from serve_app.settings import Settings
 from tests.bots.bench import KEY, TOKEN, Clock, settings
 from tests.fakes import FakeAnswer, FakeMeter
 from tests.ingress.client import PNG
-from tests.redis_server import free_port
+from tests.ports import free_port
 
 
 @asynccontextmanager

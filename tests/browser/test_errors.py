@@ -66,6 +66,7 @@ async def test_a_question_that_is_too_large_is_said_and_can_be_shortened(visit: 
     await expect(page.locator("article")).to_have_count(2)
 
 
+@pytest.mark.usefixtures("within_a_window")
 async def test_a_caller_above_its_limit_sees_when_it_may_ask_again(visit: Any, tmp_path: Path) -> None:
     key, entry = new_key("shop", limits=LimitEntry(concurrent_requests=100, requests_per_second=0.1))
     add_key(tmp_path / "keys.json", entry)

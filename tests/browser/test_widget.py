@@ -131,6 +131,7 @@ async def test_the_limits_are_those_of_the_service_and_a_new_conversation_begins
     assert [len(request.messages) for request in answer.requests] == [1, 1]
 
 
+@pytest.mark.usefixtures("within_a_window")
 async def test_a_visitor_above_the_token_s_limit_sees_when_to_ask_again(chromium: Browser, tmp_path: Path) -> None:
     async with visiting_site(chromium, tmp_path, FakeAnswer("Yes"), requests_per_second=0.1) as (page, _):
         await ask(page, "One?")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import http.server
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -17,10 +17,12 @@ from pathlib import Path
 import pytest
 
 from tests.chart.render import CHART, ROOT, Object, of_kind, render
+from tests.ports import free_port
 
 pytestmark = pytest.mark.chart
 
 
+@functools.cache
 def hooks() -> list[Object]:
     strategy = {"upgrade.strategy": "NewClusterWithIncrementalUpgrade", "upgrade.incremental.gatewayClassName": "istio"}
     return [
@@ -85,9 +87,7 @@ def serving(port: int, after_s: float = 0.0, refusals: int = 0, answer: str = Se
 
 @pytest.fixture
 def port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+    return free_port()
 
 
 def run(port: int, time_limit_s: int = 60) -> tuple[int, str]:
@@ -104,6 +104,7 @@ def run(port: int, time_limit_s: int = 60) -> tuple[int, str]:
 
 def test_a_service_that_can_not_be_reached_at_first_is_asked_again(port: int):
     """A new pod's address is not in the policies at once: 4 of 6 tests failed on a real cluster."""
+    hooks()  # the time until the server begins is that of the pod's first attempts, without helm's
     with serving(port, after_s=3.0, refusals=2):
         status, output = run(port)
     assert status == 0, output

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ import psutil
 import pytest
 
 from tests.cluster.bystander import Bystander, bystander
+from tests.ports import free_port
 
 ROOT = Path(__file__).parent.parent.parent
 PROCESSES = {  # kind -> what its command line contains
@@ -47,6 +47,15 @@ class Service:
     def log(self) -> str:
         return self.log_file.read_text()
 
+    def processes(self, part: str = "") -> list[psutil.Process]:
+        """Its processes that run now and whose command lines contain `part`, without itself."""
+        found = []
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            with suppress(psutil.Error):  # it has just ended
+                if part in " ".join(process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+        return found
+
     def memory(self) -> dict[str, int]:
         """Bytes of each kind of process, without the object store, whose size is fixed."""
         found = dict.fromkeys(PROCESSES, 0)
@@ -59,24 +68,13 @@ class Service:
         return found
 
 
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for probe in sockets:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in sockets]
-    finally:
-        for probe in sockets:
-            probe.close()
-
-
 @contextmanager
 def started(folder: Path, *options: str, within: Sequence[str] = (), **environment: str) -> Iterator[Service]:
     """`glm-serve up` with these options on free ports; stopped and waited for at the end.
 
     `within` is the beginning of a command line that ends by executing the rest.
     """
-    port, metrics_port = free_ports(2)
+    port, metrics_port = free_port(), free_port()
     log_file = folder / "up.log"
     inherited = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}  # that is for tests
     command = [

@@ -129,8 +129,7 @@ def test_other_forms_of_http_get_errors_in_the_shape_of_the_api(service: Service
 
 def test_ray_serves_own_proxy_serves_nothing(service: Service):
     """It listened on a second port, without our limits."""
-    processes = psutil.Process(service.process.pid).children(recursive=True)
-    (proxy,) = [each for each in processes if "ProxyActor" in " ".join(each.cmdline())]
+    (proxy,) = service.processes("ProxyActor")
     listening = [each.laddr for each in proxy.net_connections("tcp") if each.status == psutil.CONN_LISTEN]
     statuses = []
     for address in listening:

@@ -12,7 +12,6 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 
 from serve_app.bots.conversation.texts import EN
@@ -21,10 +20,12 @@ from serve_app.bots.wecom.simulate import serving
 from serve_app.bots.wecom.simulator import SimulatedPlatform, UnexpectedReply
 from serve_app.callbacks import Callback, CallbackReply
 from tests.bots import dingtalk_platform, feishu_platform
-from tests.cluster.conftest import Service, free_ports, started
+from tests.cluster.conftest import Service, started
 from tests.cluster.questions import EVALUATION, data_url, picture_body
+from tests.ports import free_port
 from tests.preprocess.pictures import bomb
 from tests.redis_server import RedisServer
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.cluster
 
@@ -45,15 +46,13 @@ def redis_of_bots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisSer
 
 @pytest.fixture(scope="module")
 def platform_port() -> int:
-    (port,) = free_ports(1)
-    return port
+    return free_port()
 
 
 @pytest.fixture(scope="module")
 def other_ports() -> tuple[int, int]:
     """Of DingTalk and of Feishu."""
-    dingtalk, feishu = free_ports(2)
-    return dingtalk, feishu
+    return free_port(), free_port()
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +173,7 @@ async def test_the_same_message_four_times_at_once_is_one_question_to_the_model(
         streams = await asyncio.gather(*(wecom.send(message) for _ in range(4)))
         assert len({stream["id"] for stream in streams}) == 1
         await wecom.follow(streams[0], interval_s=0.1)
+    await asyncio.to_thread(wait_until, lambda: answers() > before, 20, "no line of the answer")
     assert await settled() == before + 1
 
 
@@ -234,11 +234,7 @@ async def test_a_killed_process_of_bots_in_the_middle_of_an_answer_loses_nothing
     async with platform(bots, platform_port) as wecom:
         message = wecom.mixed("restarted", question["question"], wecom.host(picture(question)))
         stream = await wecom.send(message)
-        (process,) = [
-            each
-            for each in psutil.Process(bots.process.pid).children(recursive=True)
-            if "glm:bots" in " ".join(each.cmdline())
-        ]
+        (process,) = bots.processes("glm:bots")
         os.kill(process.pid, signal.SIGKILL)
         ends_at, answer = time.monotonic() + RESTART_S, ""
         while time.monotonic() < ends_at and not answer:

@@ -145,8 +145,12 @@ class Observed:
         return self.values(found[number]["expr"], window)
 
     def settle(self) -> None:
-        """Wait until Prometheus has all that happened: each process reports to its node's agent in its turn."""
-        time.sleep(REPORTED_S + 2 * SCRAPE_S)
+        """Wait until Prometheus has all that happened: a whole period of the processes' reports adds nothing."""
+        names = ("output_tokens", "prompt_tokens", "image_tokens", "pictures")
+        seen: list[float] | None = None
+        while (now := [self.value(f"sum(ray_glm_{name}_total)") for name in names]) != seen:
+            seen = now
+            time.sleep(REPORTED_S + 2 * SCRAPE_S)
         answered = sum(self.responses.statuses.values())
         self.cluster.until(
             lambda: self.value(f'sum(ray_glm_requests_total{{route="{CHAT}", status!="499"}})') >= answered,

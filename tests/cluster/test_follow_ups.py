@@ -6,7 +6,6 @@ import re
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 
 from benchmarks.photograph import photograph
@@ -65,11 +64,7 @@ def test_an_engine_that_has_restarted_gets_the_pixels_that_it_has_not(service: S
     picture = data_url(photograph(640, 480, seed=78))
     with_pixels = ask(service, about(picture, "Which number is on the label?"))
     before = without_pixels(service)
-    (engine,) = [
-        process
-        for process in psutil.Process(service.process.pid).children(recursive=True)
-        if "glm:engine" in " ".join(process.cmdline())
-    ]
+    (engine,) = service.processes("glm:engine")
     engine.kill()
     engine.wait(10)
     assert ask(service, about(picture, "Which number is on the label?")) == with_pixels

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
-import psutil
 import pytest
 
 from tests.cluster.conftest import Service
@@ -80,11 +79,7 @@ def test_clients_that_disconnect_leave_no_request_and_no_object_behind(service: 
 def test_the_ingress_comes_back_on_its_port(service: Service):
     with service.client() as client:
         client.get("/healthz").raise_for_status()  # leaves a connection in TIME_WAIT on the port
-        (ingress,) = [
-            process
-            for process in psutil.Process(service.process.pid).children(recursive=True)
-            if "ServeReplica:glm:ingress" in " ".join(process.cmdline())
-        ]
+        (ingress,) = service.processes("ServeReplica:glm:ingress")
         ingress.kill()
         ingress.wait(5)
     limit = time.monotonic() + 60

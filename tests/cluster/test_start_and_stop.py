@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -16,8 +16,9 @@ import pytest
 
 from serve_app import demo
 from serve_app.standalone.shutdown import DRAIN_S
-from tests.cluster.conftest import ROOT, STOP_LIMIT_S, Service, free_ports, started
+from tests.cluster.conftest import ROOT, STOP_LIMIT_S, Service, started
 from tests.nobody import run_as_nobody
+from tests.ports import free_port
 
 pytestmark = pytest.mark.cluster
 
@@ -32,19 +33,19 @@ def log_folder(service: Service) -> Path:
 
 
 def ray_folder(service: Service) -> Path:
-    (logs,) = {
-        argument.partition("=")[2]
-        for process in children(service)
-        if (arguments := process.cmdline()) and arguments[0].endswith("/gcs_server")
-        for argument in arguments
-        if argument.startswith("--log_dir=")
-    }
+    (server,) = service.processes("/gcs_server ")
+    (logs,) = [each.partition("=")[2] for each in server.cmdline() if each.startswith("--log_dir=")]
     return Path(logs).parents[1]  # <folder>/session_…/logs
 
 
 def still_running(processes: list[psutil.Process]) -> list[str]:
     _, alive = psutil.wait_procs(processes, timeout=0.5)
-    return [" ".join(process.cmdline())[:100] for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+    found = []
+    for process in alive:
+        with suppress(psutil.Error):  # it has just ended
+            if process.status() != psutil.STATUS_ZOMBIE:
+                found.append(" ".join(process.cmdline())[:100])
+    return found
 
 
 def test_the_ready_lines_name_what_can_be_opened(service: Service):
@@ -61,20 +62,17 @@ def test_the_ready_lines_name_what_can_be_opened(service: Service):
 
 def test_only_processes_that_the_service_needs_run(service: Service):
     """Ray started its dashboard, autoscaler and log monitor too; `ray.init` waited 1.5 s for the first."""
-    running = [" ".join(process.cmdline()) for process in children(service)]
-    unused = ("dashboard/dashboard.py", "monitor.py")
-    assert [line for line in running if any(name in line for name in unused)] == []
-    assert any("dashboard/agent.py" in line or "DashboardAgent" in line for line in running)  # it has the metrics page
+    assert service.processes("dashboard/dashboard.py") + service.processes("monitor.py") == []
+    assert service.processes("dashboard/agent.py") or service.processes("DashboardAgent")  # it has the metrics page
 
 
 def test_http_is_answered_on_loopback_only(service: Service):
     """Serve's ports between replicas are on all interfaces, but speak gRPC and want this run's token."""
-    addresses = {
-        (connection.laddr.ip, connection.laddr.port)
-        for process in [psutil.Process(service.process.pid), *children(service)]
-        for connection in process.net_connections(kind="tcp")
-        if connection.status == psutil.CONN_LISTEN
-    }
+    addresses = set()
+    for process in [psutil.Process(service.process.pid), *service.processes()]:
+        with suppress(psutil.Error):  # it has just ended
+            connections = process.net_connections(kind="tcp")
+            addresses |= {(each.laddr.ip, each.laddr.port) for each in connections if each.status == psutil.CONN_LISTEN}
     open_ports = [port for address, port in addresses if not address.endswith("127.0.0.1")]
     assert addresses
     for port in open_ports:
@@ -176,7 +174,7 @@ def test_a_model_that_does_not_load_is_reported_in_a_sentence(tmp_path: Path):
     model = tmp_path / "model"
     model.mkdir()
     (model / "config.json").write_text('{"model_type": "gpt2"}')
-    port, metrics_port = map(str, free_ports(2))
+    port, metrics_port = str(free_port()), str(free_port())
     ended = subprocess.run(
         [
             sys.executable,

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 
 from benchmarks.endpoint import EndpointError, StreamedAnswer, stream
@@ -31,17 +30,6 @@ TWICE = 4  # pictures that may be encoded twice: their home was busier by a quar
 def two_engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     with started(tmp_path_factory.mktemp("two"), "--engines", "2", GLM_PREPROCESS__MAX_IMAGE_TOKENS="64") as running:
         yield running
-
-
-def processes(service: Service, kind: str) -> list[psutil.Process]:
-    found = []
-    for process in psutil.Process(service.process.pid).children(recursive=True):
-        try:
-            if f"glm:{kind}" in " ".join(process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        except psutil.Error:  # it has just ended
-            continue
-    return found
 
 
 def body(picture: int, turn: int = 0, tokens: int = 4) -> dict[str, Any]:
@@ -98,7 +86,7 @@ def test_connections_are_spread_over_both_ingress_replicas(two_engines: Service)
         assert {client.get("/healthz").status_code for client in clients} == {200}
         connected = [
             sum(each.laddr.port == port and each.status == "ESTABLISHED" for each in ingress.net_connections())
-            for ingress in processes(two_engines, "ingress")
+            for ingress in two_engines.processes("glm:ingress")
         ]
     finally:
         for client in clients:
@@ -116,7 +104,7 @@ def test_all_choices_of_a_request_are_answered(two_engines: Service):
 
 
 def test_a_replica_that_dies_takes_only_its_own_answers_and_its_conversations_go_on(two_engines: Service):
-    engines = processes(two_engines, "engine")
+    engines = two_engines.processes("glm:engine")
     assert len(engines) == 2
     pictures = range(CONVERSATIONS)
 
@@ -130,5 +118,5 @@ def test_a_replica_that_dies_takes_only_its_own_answers_and_its_conversations_go
     follow_ups = ask_all(two_engines, [body(picture, turn=1) for picture in pictures])
     assert all(isinstance(answer, StreamedAnswer) for answer in follow_ups), follow_ups
     wait_until(
-        lambda: len(processes(two_engines, "engine")) == 2, RESTART_LIMIT_S, "no second engine replica was started"
+        lambda: len(two_engines.processes("glm:engine")) == 2, RESTART_LIMIT_S, "no second engine replica was started"
     )

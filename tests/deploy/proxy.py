@@ -12,7 +12,7 @@ from typing import Final
 
 import pytest
 
-from tests.redis_server import free_port
+from tests.ports import free_port
 from tests.waiting import wait_until
 
 DEPLOY: Final = Path(__file__).parents[2] / "deploy"

@@ -6,7 +6,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 
 from serve_app.contracts import Finished, Picture
 from serve_app.engine.loop import EngineLoop
@@ -211,6 +211,7 @@ def test_pictures_of_one_slice_count_too_and_a_step_ends_at_its_limit() -> None:
 
 @settings(max_examples=6, deadline=None)
 @given(st.integers(1, 3), st.integers(0, 40), st.booleans())
+@example(1, 31, True)
 def test_pictures_of_the_batch_lane_wait_for_a_bounded_number_of_jobs(
     number: int, interactive_before: int, ahead: bool
 ) -> None:
@@ -225,6 +226,7 @@ def test_pictures_of_the_batch_lane_wait_for_a_bounded_number_of_jobs(
         b.loop.step()
     background = pictures(number, side=28 * 20)
     b.ask("batch", pictures=background, max_tokens=1, prompt={"lane": "batch"})
+    b.loop.step()  # it waits for its turn from here on
     begun = len(b.model.encoded)
     while not {each.digest for each in background} <= set(b.model.encoded):
         for _ in range(8 - b.loop.slots_used() - b.loop.waiting()):  # interactive pictures always wait

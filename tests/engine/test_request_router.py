@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from ray.serve.request_router import PendingRequest
 from serve_app.contracts import Picture, Prompt, Sampling
 from serve_app.engine.affinity import home
 from serve_app.engine.request_router import PictureRouter, request_routing
+from tests.ingress.client import soon
 
 ENGINE = DeploymentID("engine", "glm")
 NOTHING: Any = None
@@ -143,14 +145,22 @@ def test_a_single_replica_is_not_asked_for_its_load_by_our_rule():
     run(test)
 
 
-def test_replicas_are_asked_for_their_loads_at_most_four_times_a_second():
+def test_replicas_are_asked_for_their_loads_at_most_four_times_a_second(monkeypatch: pytest.MonkeyPatch):
+    clock = SimpleNamespace(now=1000.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr("serve_app.engine.request_router.time", clock)
+
     async def test() -> None:
         replicas = Replica("one"), Replica("two")
         router = router_over(*replicas)
-        await asyncio.sleep(0.01)
-        for number in range(20):
-            await route(router, question(f"{number:064x}"))
-        await asyncio.sleep(0.01)
-        assert [replica.asked for replica in replicas] == [2, 2]  # when they were new, and once after that
+        await soon(lambda: [replica.asked for replica in replicas] == [1, 1])  # by Serve, as they are new
+        for expected in (2, 3):
+            for number in range(20):
+                await route(router, question(f"{number:064x}"))
+            clock.now += 0.24
+            await route(router, question("a" * 64))
+            await soon(lambda: all(replica.asked >= expected for replica in replicas))  # noqa: B023
+            clock.now += 0.02
+        await asyncio.sleep(0.05)
+        assert [replica.asked for replica in replicas] == [3, 3]
 
     run(test)

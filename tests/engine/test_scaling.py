@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -266,23 +267,25 @@ def test_serve_hands_the_settings_of_a_configuration_to_the_policy() -> None:
     assert config.policy.policy_kwargs == CONFIG["policy_kwargs"]
 
 
-def test_serve_applies_its_delays_to_this_policy_too() -> None:
+def test_serve_applies_its_delays_to_this_policy_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now=1000.0, time=lambda: clock.now)
+    monkeypatch.setattr("ray.serve.autoscaling_policy.time", clock)
     decide, config = as_serve_runs_it(upscale_delay_s=0.2, downscale_delay_s=0.2, downscale_to_zero_delay_s=0.6)
     deployment = Deployment(1, config, decide)
     assert deployment.tick(share=2.5) == 1, "not at once"
-    time.sleep(0.1)
+    clock.now += 0.1
     assert deployment.tick(share=0.5) == 1, "a calm moment starts the delay anew"
-    time.sleep(0.15)
+    clock.now += 0.15
     assert deployment.tick(share=2.5) == 1
-    time.sleep(0.25)
+    clock.now += 0.25
     assert deployment.tick(share=2.5) == 3
     assert deployment.tick(share=0.0, requests=0.0) == 3
-    time.sleep(0.25)
+    clock.now += 0.25
     assert deployment.tick(share=0.0, requests=0.0) == 1, "never from several to none in one go"
     deployment.tick(share=0.0, requests=0.0)
-    time.sleep(0.3)
+    clock.now += 0.3
     assert deployment.tick(share=0.0, requests=0.0) == 1, "the last one goes later"
-    time.sleep(0.35)
+    clock.now += 0.35
     assert deployment.tick(share=0.0, requests=0.0) == 0
     assert deployment.tick(share=0.0, requests=1.0) == 1, "and the first one comes at once"
 

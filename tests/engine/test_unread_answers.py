@@ -9,6 +9,7 @@ import numpy as np
 
 from serve_app.contracts import Picture, Prompt, Sampling, UnsentPixels
 from serve_app.engine.unread_answers import UnreadAnswers, copied
+from tests.ingress.client import soon
 
 SHAPE = (2, 3, 3)
 
@@ -33,8 +34,10 @@ async def test_an_answer_that_is_not_read_in_time_is_cancelled_and_no_other_is()
     unread.add(prompt(id="read"), ["read"])
     unread.take(prompt(id="read"))
     await asyncio.sleep(0.02)
+    unread._kept_s = 60
     unread.add(prompt(id="read"), ["again, later"])
-    await asyncio.sleep(0.02)
+    await soon(lambda: bool(cancelled))
+    await asyncio.sleep(0.01)  # the time of the first "read" is over too
     assert cancelled == ["r"]
     assert len(unread) == 1
 

@@ -15,7 +15,7 @@ import pytest
 from tests.cluster.questions import EVALUATION
 from tests.image.conftest import READY_LIMIT_S, answers
 from tests.image.containers import ROOT, Containers
-from tests.redis_server import free_port
+from tests.ports import free_port
 from tests.waiting import wait_until
 
 USER = 10001

@@ -138,7 +138,7 @@ def test_shared_memory_has_the_size_that_the_chart_gives_it(cluster: HeadAndWork
 def test_the_workers_log_shows_each_request_as_one_json_record(cluster: HeadAndWorker):
     """`kubectl logs` shows what the container writes, not Ray's files in it."""
     _, request_id = ask(f"http://{cluster.worker.address}:8000")
-    wait_until(lambda: request_id in cluster.worker.logs(), 15, lambda: cluster.worker.logs()[-3000:])
+    wait_until(lambda: bool(record_of(cluster.worker.logs(), request_id)), 15, lambda: cluster.worker.logs()[-3000:])
     record = record_of(cluster.worker.logs(), request_id)
     assert (record["route"], record["status"], record["deployment"]) == ("/v1/chat/completions", 200, "glm_ingress")
     assert WAYBILL not in cluster.worker.logs()

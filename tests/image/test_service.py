@@ -45,7 +45,7 @@ def test_a_picture_question_is_answered_through_the_published_port(service: Runn
 
 def test_its_log_shows_each_request_as_one_json_record(service: RunningImage):
     _, request_id = ask(service.base_url)
-    wait_until(lambda: request_id in service.containers.logs(service.name), 10, lambda: "no record in the log")
+    wait_until(lambda: bool(record_of(service.containers.logs(service.name), request_id)), 10, "no record in the log")
     record = record_of(service.containers.logs(service.name), request_id)
     assert (record["route"], record["status"]) == ("/v1/chat/completions", 200)
     assert WAYBILL not in service.containers.logs(service.name)
@@ -70,7 +70,7 @@ def test_it_writes_nowhere_but_to_tmp_and_shared_memory(service: RunningImage):
 def test_no_process_of_it_becomes_a_zombie(service: RunningImage):
     """It is process 1 of its container, so only it can reap the processes that its children leave."""
     script = "for status in /proc/[0-9]*/status; do grep -l '^State:.Z' $status; done 2>/dev/null; true"
-    assert service.containers.inside(service.name, script).stdout == ""
+    wait_until(lambda: service.containers.inside(service.name, script).stdout == "", 10, "a zombie stays")
 
 
 def test_sigterm_stops_it_in_time(containers: Containers, image: str):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -232,7 +233,11 @@ async def test_a_client_that_does_not_read_its_response_is_disconnected() -> Non
 
 async def test_a_client_that_reads_slowly_gets_the_complete_response() -> None:
     async with serve(large) as port:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+        connection = socket.socket()
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)  # the server goes on at each read
+        connection.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(connection, ("127.0.0.1", port))
+        reader, writer = await asyncio.open_connection(sock=connection, limit=65_536)
         writer.write(GET)
         size = 0
         while piece := await reader.read(2**20):

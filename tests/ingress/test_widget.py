@@ -123,6 +123,7 @@ async def test_forged_and_damaged_tokens_are_refused(make_client: MakeClient, tm
         assert response.status_code == 401, each
 
 
+@pytest.mark.usefixtures("within_a_window")
 async def test_the_limits_of_a_token_are_its_own(make_client: MakeClient, tmp_path: Path, key: str) -> None:
     client = client_of(make_client, tmp_path)
     first, second = [(await issue(client, key, limits={"requests_per_second": 0.02})).json()["token"] for _ in range(2)]
@@ -153,6 +154,7 @@ async def test_a_token_has_no_higher_limits_than_its_key(make_client: MakeClient
     assert answer.requests[0].caller.limits == CallerLimits(50, 2, 10_000, 3)
 
 
+@pytest.mark.usefixtures("within_a_window")
 async def test_the_tokens_of_a_key_share_its_limits(make_client: MakeClient, tmp_path: Path) -> None:
     key = limited_key(tmp_path, pictures_per_minute=1)
     client = client_of(make_client, tmp_path)

@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import os
 import pwd
-import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -22,6 +21,7 @@ from serve_app.preprocess.scan import Scanner
 from serve_app.settings import ModelSettings, PreprocessSettings
 from serve_app.settings_scan import ScanSettings
 from tests.fakes import FakeMeter
+from tests.ports import free_port
 from tests.preprocess.decoders import close_shared_decoders, shared_decoders
 from tests.preprocess.pictures import encoded, photo
 
@@ -47,9 +47,7 @@ def clamd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     signature = f"{hashlib.sha256(EICAR).hexdigest()}:{len(EICAR)}:Eicar-Test\n"
     (database / "own.hsb").write_text(signature)
     (database / "own.ndb").write_text(f"Marked-Picture:0:*:{b'MALWARE-IN-A-PICTURE'.hex()}\n")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     path = folder / "clamd.sock"
     (folder / "clamd.conf").write_text(
         f"DatabaseDirectory {database}\nLocalSocket {path}\nTCPSocket {port}\nTCPAddr 127.0.0.1\nForeground yes\n"

@@ -336,6 +336,7 @@ async def test_a_late_failure_is_the_last_event(make_client: MakeClient) -> None
     assert (last["type"], last["error"]["type"]) == ("error", "overloaded_error")
 
 
+@pytest.mark.usefixtures("within_a_window")
 @pytest.mark.parametrize("path", [URL, f"{URL}/", "/v1//messages/count_tokens"])
 async def test_a_refusal_before_the_route_has_anthropics_shape(
     make_client: MakeClient, tmp_path: Path, path: str

@@ -68,6 +68,9 @@ async def test_an_answer_whose_client_left_counts_what_was_generated(serving: An
         async with client.stream("POST", URL, json=chat(stream=True)):
             await answer.held.wait()
         await soon(lambda: answer.running == 0)
-        await asyncio.sleep(0.05)
-        (day,) = await usage(client)
+        for _ in range(500):  # it is recorded a moment after the answer has ended
+            if days := await usage(client):
+                break
+            await asyncio.sleep(0.01)
+        (day,) = days
     assert (day["requests"], day["prompt_tokens"], day["completion_tokens"]) == (1, PROMPT_TOKENS, 2)
