@@ -93,7 +93,7 @@ def compare(model: Glm4v9bAdapter, expected: Tensors) -> dict[str, Any]:
     """The report: greatest differences, whether the tokens are equal, and `ok`."""
     new_ids = expected["greedy_ids"].flatten().tolist()
     with torch.inference_mode():
-        features = model.encode_normalized(expected["pixel_values"])
+        features = model.model.visual(expected["pixel_values"].to(model.device, model.dtype))
     vision = difference("vision_features", features, expected)
     # The answer has the length of the expected one: the original loop generated a fixed number of tokens.
     sampling = Sampling(max_tokens=len(new_ids), temperature=0.0, ignore_eos=True)

@@ -68,7 +68,7 @@ class EngineDeployment:
                     yield events
 
     async def begin(self, light: Prompt, prompt: Prompt) -> None:
-        """Begin an answer that `generate` is then asked for with `light`, the prompt without pixels, its route too."""
+        """Begin an answer; the request is routed by `light`, the prompt without pixels, which `generate` then gets."""
         await self._replica.begin(prompt)
 
     async def describe(self) -> ModelCard:

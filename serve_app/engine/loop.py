@@ -33,8 +33,8 @@ from serve_app.settings import EngineSettings
 log = logging.getLogger("glm.engine")
 
 BUDGETS_WITHOUT_DECODING = 4  # prefill budgets of a step while no interactive sequence decodes
-# Of a step in parts, on a CPU, while a long prompt is read: a new request waits for the end of a step, and each token
-# of those that decode. Short prompts are read in larger steps, which take 5 to 10 % less CPU.
+# Prefill budgets of a step on a CPU while a long prompt is read: new requests and decoding ones wait for the end of a
+# step. Short prompts are read in larger steps, which take 5 to 10 % less CPU.
 _BUDGETS_OF_LONG_PROMPTS, _BUDGETS_OF_LONG_PROMPTS_DECODING = 0.5, 0.25
 
 Outbox = list[tuple[Sink, EngineEvent | ServiceError]]
@@ -59,15 +59,13 @@ class EngineLoop:
         self._scheduler = scheduler
         self._features = features
         self._meter = meter
-        self._dispatch = dispatch or _dispatch_directly
+        self._dispatch = dispatch or deliver
         self._stream_interval_s = stream_interval_s
         self._clock = clock
         self._executor = StepExecutor(model, vocabulary, scheduler, features, meter, clock)
         self._encodes = False  # whether the last step in parts encoded pictures
         self._launched: Launch | None = None  # the step whose tokens have not been read
-        self.admission = Admission(
-            vocabulary, model.vocab_size, model.stop_ids, model.context_tokens, model.positions, settings
-        )
+        self.admission = Admission(vocabulary, model, settings)
         self._inbox: deque[Sequence | str] = deque()  # a sequence to add, or the id of a request to cancel
         self._active: dict[str, Sequence] = {}
         self._answer_lengths = AnswerLengths()
@@ -147,10 +145,9 @@ class EngineLoop:
         budget = self._scheduler.prefill_tokens * (1 if interactive else BUDGETS_WITHOUT_DECODING)
         self._encode(budget * 3 // 4)
         # Rows are part of the budget: products of 1,024 rows take less time for each than those of 1,088.
-        with_prompts = any(sequence.in_prefill and not sequence.needs_features for sequence in self._scheduler.running)
-        rows, drafts = self._executor.draft(rows, with_prompts)
+        rows, drafts = self._executor.draft(rows, with_prompts=bool(self._scheduler.ready_prompts))
         prompt_tokens = max(budget - len(rows) - sum(len(draft.drafted) for draft in drafts), budget // 2)
-        chunks = drafts + self._scheduler.chunks(lambda sequence: not sequence.needs_features, prompt_tokens)
+        chunks = drafts + self._scheduler.chunks(prompt_tokens)
         launch = self._executor.launch(rows, chunks)
         if self._launched is not None:
             self._collect(self._launched)
@@ -170,7 +167,7 @@ class EngineLoop:
             if on_cpu and self._scheduler.reads_long_prompt:
                 budgets = _BUDGETS_OF_LONG_PROMPTS_DECODING if decoding else _BUDGETS_OF_LONG_PROMPTS
             budget = int(self._scheduler.prefill_tokens * budgets)
-            for chunk in self._scheduler.chunks(lambda sequence: not sequence.needs_features, budget):
+            for chunk in self._scheduler.chunks(budget):
                 self._run_part([], [chunk])
         self._flush()  # first tokens do not wait for the decode step
         if any(decoding_now := self._executor.draft(self._scheduler.decoding(), with_prompts=False)):
@@ -345,6 +342,7 @@ def _any_interactive(rows: list[Sequence]) -> bool:
     return any(row.prompt.lane == "interactive" for row in rows)
 
 
-def _dispatch_directly(outbox: Outbox) -> None:
+def deliver(outbox: Outbox) -> None:
+    """Give each event to its sink."""
     for sink, event in outbox:
         sink(event)

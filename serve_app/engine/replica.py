@@ -15,7 +15,7 @@ import torch
 from serve_app import metrics
 from serve_app.checkpoint import checkpoint_folder
 from serve_app.contracts import Finished, Prompt
-from serve_app.engine.loop import BUDGETS_WITHOUT_DECODING, EngineLoop, Outbox
+from serve_app.engine.loop import BUDGETS_WITHOUT_DECODING, EngineLoop, Outbox, deliver
 from serve_app.engine.memory import measure_memory, plan_pages, plan_slots
 from serve_app.engine.model import paged_runner
 from serve_app.engine.model.families.adapter import ModelAdapter
@@ -202,10 +202,10 @@ class EngineReplica:
 
     def _dispatch(self, outbox: Outbox) -> None:
         if self._event_loop is None:  # the warm-up, before the first request
-            _deliver(outbox)
+            deliver(outbox)
             return
         try:
-            self._event_loop.call_soon_threadsafe(_deliver, outbox)
+            self._event_loop.call_soon_threadsafe(deliver, outbox)
         except RuntimeError:  # the event loop is closed: the process is shutting down
             log.warning("%d events were dropped at shutdown.", len(outbox))
 
@@ -270,11 +270,6 @@ def _create_cublas_handles(device: torch.device) -> None:
     thread = threading.Thread(target=create, name="cublas")
     thread.start()
     thread.join()
-
-
-def _deliver(outbox: Outbox) -> None:
-    for sink, event in outbox:
-        sink(event)
 
 
 def _device_name(device: torch.device) -> str:

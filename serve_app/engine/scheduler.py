@@ -8,7 +8,6 @@ so no sequence is preempted; a quarter of the slots is therefore kept free of th
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,6 +89,11 @@ class Scheduler:
         return any(sequence.unread_tokens > self.prefill_tokens for sequence in self.running)
 
     @property
+    def ready_prompts(self) -> list[Sequence]:
+        """The running sequences whose prompt can be read: none of its pictures' features are missing."""
+        return [sequence for sequence in self.running if sequence.in_prefill and not sequence.needs_features]
+
+    @property
     def by_lane(self) -> list[Sequence]:
         """The running sequences, those of the batch lane last; in order of admission otherwise."""
         return sorted(self.running, key=lambda sequence: sequence.prompt.lane == "batch")
@@ -133,12 +137,12 @@ class Scheduler:
             admitted.append(sequence)
         return admitted
 
-    def chunks(self, ready: Callable[[Sequence], bool] = lambda _: True, budget: int | None = None) -> list[Chunk]:
-        """Prompt chunks of ready sequences within a token budget, `prefill_tokens` by default.
+    def chunks(self, budget: int | None = None) -> list[Chunk]:
+        """Prompt chunks of sequences that need no features, within a token budget, `prefill_tokens` by default.
 
         The fewest tokens left come first, the batch lane last.
         """
-        in_prefill = [sequence for sequence in self.running if sequence.in_prefill and ready(sequence)]
+        in_prefill = self.ready_prompts
         unread = [sequence.unread_tokens for sequence in in_prefill]
         background = [sequence.prompt.lane == "batch" for sequence in in_prefill]
         shares = share_lanes(unread, background, budget or self.prefill_tokens)

@@ -130,7 +130,7 @@ class Sequence:
     def draft(self) -> tuple[int, ...]:
         """The next inputs of the model if they are more than one: the newest token, then drafted ones.
 
-        While the newest token has not been read, the first drafted one stands for it.
+        While the newest token has not been read, the first drafted token is used in its place.
         """
         if self.drafter is None or self.matcher is None or self.completion is None or self.in_flight > 1:
             return ()

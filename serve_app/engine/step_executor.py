@@ -32,17 +32,11 @@ class ModelBackend(Protocol):
     """The model interface of the engine: `SlotRunner` or `PagedRunner` over a checkpoint, a fake in tests."""
 
     context_tokens: int
+    vocab_size: int
+    stop_ids: frozenset[int]
+    device: torch.device
     # One forward takes rows and chunks together, and may begin before the tokens of the previous one are read.
     mixes_prefill_and_decode: bool
-
-    @property
-    def vocab_size(self) -> int: ...
-
-    @property
-    def stop_ids(self) -> frozenset[int]: ...
-
-    @property
-    def device(self) -> torch.device: ...
 
     def positions(self, prompt: Prompt) -> tuple[NDArray[np.int64], int]: ...
 
@@ -159,7 +153,7 @@ class StepExecutor:
 
     def sample(self, launch: Launch) -> None:
         """Begin sampling from a launched step's logits, for the sequences that still need its result."""
-        # The next step of these starts again from the token that was accepted.
+        # Their next step is computed again, from the accepted token.
         dropped = {
             sample.sequence
             for sample in launch.samples

@@ -223,7 +223,7 @@ def test_hidden_states_are_those_of_the_librarys_module(dtype: torch.dtype, laye
 
     theirs = library()
     table = (torch.randperm(20, device=CUDA) + 1).int()[None]
-    cache = PagedCache(CacheShape(layers, 2, 128, dtype), 21, PAGE_TOKENS, table)
+    cache = PagedCache(CacheShape(layers, 2, 128, dtype), 21, table)
     trunk = Trunk(module, CUDA)
     row = Rows(torch.tensor([0], device=CUDA), torch.tensor([tokens], device=CUDA))
     last = Batch(positions[:, -1:], places(table, tokens - 1, tokens), row, None)

@@ -25,7 +25,7 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Pieces:
-    """Pieces of prompts, packed one after the other; each attends to the earlier tokens of its prompt and its own."""
+    """Prompt chunks in packed form; each attends to the earlier tokens of its prompt and to its own."""
 
     slots: Tensor  # (pieces,) int64: whose row of the page table
     starts: Tensor  # (pieces + 1,) int64: where each piece begins among the step's tokens, and the end of the last
@@ -41,14 +41,14 @@ class Batch:
     """
 
     positions: Tensor  # (axes, tokens) int64
-    places: Tensor  # (tokens,) int64: where each token's keys and values go
+    places: Tensor  # (tokens,) int64: index of each token's keys and values in the KV cache (vLLM: slot mapping)
     rows: Rows | None
     pieces: Pieces | None
 
 
 @dataclass(frozen=True, slots=True)
 class BatchSize:
-    """How many tokens, rows and pieces a batch has, and axes its positions."""
+    """Numbers of tokens, rows and pieces of a batch, and of axes of its positions."""
 
     axes: int
     tokens: int
@@ -56,7 +56,7 @@ class BatchSize:
     pieces: int
 
     @property
-    def numbers(self) -> list[int]:
+    def part_lengths(self) -> list[int]:
         """Lengths of the array's parts: positions, places, slots and lengths of rows, of pieces, starts."""
         starts = self.pieces + 1 if self.pieces else 0
         return [self.axes * self.tokens, self.tokens, self.rows, self.rows, self.pieces, self.pieces, starts]
@@ -85,7 +85,7 @@ class HostBatch:
         return BatchSize(axes, tokens, len(self.row_slots), len(self.piece_slots))
 
     def pack(self, size: BatchSize, idle_slot: int) -> Ints:
-        """The batch as one array of `size.numbers`, padded to `size` by rows and one piece of `idle_slot`.
+        """The batch as one array of `size.part_lengths`, padded to `size` by rows and one piece of `idle_slot`.
 
         A padded batch needs room for one piece more than it has. Padding writes to page 0, which no sequence has.
         """
@@ -107,8 +107,8 @@ class HostBatch:
 
 
 def unpack(array: Tensor, size: BatchSize, sizes: list[tuple[int, int]] | None = None) -> Batch:
-    """The batch that `HostBatch.pack` made an array (numbers,) of; `sizes` are those of its pieces, if known."""
-    positions, places, row_slots, row_lengths, piece_slots, piece_lengths, starts = array.split(size.numbers)
+    """The batch that `HostBatch.pack` made one array of; `sizes` are those of its pieces, if known."""
+    positions, places, row_slots, row_lengths, piece_slots, piece_lengths, starts = array.split(size.part_lengths)
     rows = Rows(row_slots, row_lengths) if size.rows else None
     pieces = Pieces(piece_slots, starts, piece_lengths, sizes) if size.pieces else None
     return Batch(positions.view(size.axes, size.tokens), places, rows, pieces)

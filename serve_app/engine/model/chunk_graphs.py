@@ -5,7 +5,7 @@ process send events. Up to about 1,000 tokens that is as long as the GPU compute
 Attention of pieces depends on no length (kernels/pieces.py), so a graph serves all steps of at most its tokens.
 
 Steps that are launched kernel by kernel are padded to few numbers of tokens too: at the first use of a number, cuBLAS
-looks for a kernel, which takes up to 0.5 ms a product. Products work in tiles of 128 tokens, so padding costs little.
+looks for a kernel, which takes up to 0.5 ms per product. Products work in tiles of 128 tokens, so padding costs little.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from serve_app.engine.model.graphs import capture
 
 MOST_TOKENS = 1024  # beyond, the GPU computes for longer than launching takes
 PIECES = 16  # of a captured step, one of them for padding
-STEP_TOKENS = 128  # between two graphs of steps with rows, and between two sizes of steps that are launched
+TOKEN_MULTIPLE = 128  # between two graphs of steps with rows, and between two sizes of steps that are launched
 SHORT_TOKENS = [32, 64, 128, 256, 512]  # of steps without rows
 
 Forward = Callable[[Tensor, Batch], Tensor]  # embeddings (tokens, hidden), overwritten, to hidden states
@@ -78,7 +78,7 @@ def chunk_sizes(axes: int, rows: int, most_tokens: int) -> list[BatchSize]:
     """The sizes that are captured: without rows, and with `rows`, each for several numbers of tokens."""
     most = min(most_tokens, MOST_TOKENS)
     without = [BatchSize(axes, tokens, 0, PIECES) for tokens in SHORT_TOKENS if tokens <= most]
-    tokens_with = range(STEP_TOKENS, most + 1, STEP_TOKENS)
+    tokens_with = range(TOKEN_MULTIPLE, most + 1, TOKEN_MULTIPLE)
     return without + [BatchSize(axes, tokens, rows, PIECES) for tokens in tokens_with if tokens >= rows]
 
 
@@ -90,6 +90,6 @@ def fitting(sizes: list[BatchSize], size: BatchSize) -> BatchSize | None:
 
 def padded(size: BatchSize) -> BatchSize:
     """The size of a launched step that holds one of `size`, with a piece for the padding if it has any."""
-    tokens = next((short for short in SHORT_TOKENS if size.tokens <= short <= STEP_TOKENS), 0)
-    tokens = tokens or -(-size.tokens // STEP_TOKENS) * STEP_TOKENS
+    tokens = next((short for short in SHORT_TOKENS if size.tokens <= short <= TOKEN_MULTIPLE), 0)
+    tokens = tokens or -(-size.tokens // TOKEN_MULTIPLE) * TOKEN_MULTIPLE
     return replace(size, tokens=tokens, pieces=size.pieces + (tokens > size.tokens))

@@ -9,7 +9,7 @@ from torch import nn
 from serve_app.engine.model.quantization import Quantization
 from serve_app.engine.model.slots import CacheShape
 
-# Bytes a weight. NF4: half of one and, for each 64 weights, a float32 scale, which is what the GPU kernels read.
+# Bytes per weight. NF4: half of one and, for each 64 weights, a float32 scale, which is what the GPU kernels read.
 _PACKED = {"fp8": 1.0, "nf4": 0.5 + 4 / 64, "int8": 1.0}
 
 

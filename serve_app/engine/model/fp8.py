@@ -37,9 +37,6 @@ class Fp8Linear(nn.Module):
         rows = x.reshape(-1, self.in_features)
         return self._product(rows).view(*x.shape[:-1], self.out_features)
 
-    def extra_repr(self) -> str:
-        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
-
 
 class Fp8Product:
     """The outputs of `Fp8Linear` layers with the same input side by side, (rows, inputs) to (rows, outputs).

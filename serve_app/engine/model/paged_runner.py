@@ -21,7 +21,7 @@ from serve_app.contracts import Prompt
 from serve_app.engine.memory import is_out_of_memory
 from serve_app.engine.model import trunk
 from serve_app.engine.model.batch import Batch, HostBatch, Ints, Rows, unpack
-from serve_app.engine.model.chunk_graphs import MOST_TOKENS, PIECES, SHORT_TOKENS, STEP_TOKENS, ChunkGraphs, padded
+from serve_app.engine.model.chunk_graphs import MOST_TOKENS, PIECES, SHORT_TOKENS, TOKEN_MULTIPLE, ChunkGraphs, padded
 from serve_app.engine.model.families.adapter import ModelAdapter
 from serve_app.engine.model.graphs import DecodeGraphs, row_buckets
 from serve_app.engine.model.kernels import available
@@ -33,11 +33,11 @@ from serve_app.engine.sequence import Sequence
 
 log = logging.getLogger("glm.engine")
 
-_FREE_BYTES = 2**30  # of the device, after the warm-up
-# A step with pieces of up to 128 tokens, in steps of rows only: 6.35 and 5.1 to 6.0 ms of an H200 where it is captured,
-# 9.5 and 5.8 to 7.0 where it is launched kernel by kernel.
+_FREE_BYTES = 2**30  # that must be free on the device after the warm-up; else torch's cached blocks are released
+# Time of a step with up to 128 tokens of pieces, as a multiple of a step with rows only. On an H200 a captured step
+# takes 6.35 ms, one with rows only 5.1 to 6.0; launched kernel by kernel, they take 9.5 and 5.8 to 7.0 ms.
 _COST_OF_PIECES, _COST_OF_LAUNCHED_PIECES = 1.25, 1.6
-_OF_DEVICE = -1  # in place of a row's token: the token that was sampled last, which is on the device
+_TOKEN_ON_DEVICE = -1  # marks a row whose input token was sampled last and is only on the device
 
 
 class PagedRunner(Runner):
@@ -51,7 +51,7 @@ class PagedRunner(Runner):
         self._pages = pages
         # One row more than slots, for unused rows of a graph; its pages are page 0.
         table = torch.zeros(slots + 1, pages_for(context_tokens), dtype=torch.int32, device=model.device)
-        self._cache = PagedCache(model.cache_shape, pages, PAGE_TOKENS, table)
+        self._cache = PagedCache(model.cache_shape, pages, table)
         self._trunk = layers
         self._newest = torch.zeros(slots + 1, dtype=torch.int64, device=model.device)
         self._idle_row = [slots, 1, 0, 0]  # as in `forward`
@@ -61,7 +61,7 @@ class PagedRunner(Runner):
     @torch.inference_mode()
     def compile_kernels(self) -> None:
         """On a GPU, compile all kernels in threads; if that fails, each is compiled at its first launch."""
-        if self._device.type != "cuda":
+        if self.device.type != "cuda":
             return
         from serve_app.engine.model.kernels.launch import compile_ahead  # imported late, with Triton
 
@@ -86,16 +86,16 @@ class PagedRunner(Runner):
     @torch.inference_mode()
     def capture_graphs(self) -> None:
         """On a GPU, record the decode step once for each number of rows, and the layers for steps with chunks."""
-        if self._device.type != "cuda":
+        if self.device.type != "cuda":
             return
         pool = torch.cuda.graph_pool_handle()  # of all graphs, since only one runs at a time; the largest come first
         if self._trunk.captures_chunks(self._cache):
-            hidden = self.model.embed(torch.zeros(1, 1, dtype=torch.int64, device=self._device))[0]
+            hidden = self.model.embed(torch.zeros(1, 1, dtype=torch.int64, device=self.device))[0]
             axes, most = self.model.position_axes, (self._pages - 1) * PAGE_TOKENS
             self._chunk_graphs = ChunkGraphs(self._layers, axes, self._slots, most, hidden, self._slots, pool)
         rows, idle = row_buckets(self._slots), self._idle_row
         self._graphs = DecodeGraphs(
-            lambda steps, _: self._decode(steps, self._trunk), rows, [0], idle, self._device, pool
+            lambda steps, _: self._decode(steps, self._trunk), rows, [0], idle, self.device, pool
         )
 
     def cache_bytes(self, sequence: Sequence) -> int:
@@ -109,25 +109,25 @@ class PagedRunner(Runner):
         At the first use of a size, cuBLAS chooses and loads kernels and memory is allocated: up to 26 ms on an H200.
         Products of all layers have the same shapes, so one layer is enough.
         """
-        if self._device.type != "cuda":
+        if self.device.type != "cuda":
             return
         for picture in self.model.sample_pictures(self.context_tokens):
-            with _enough_memory():
+            with _ignore_out_of_memory():
                 for _ in self.encode_slices([picture]):
                     pass
-        with _enough_memory():
+        with _ignore_out_of_memory():
             self.model.warm_up_tower()
-        torch.cuda.empty_cache()  # what pictures took is in pieces of other sizes than chunks need
+        torch.cuda.empty_cache()  # cached blocks of pictures do not have the sizes that chunks need
         layer = self._trunk.first_layer()
-        most = min(step_tokens + self._slots, (self._pages - 1) * PAGE_TOKENS) // STEP_TOKENS * STEP_TOKENS
-        for tokens in range(most, 0, -STEP_TOKENS):
-            with _enough_memory():
+        most = min(step_tokens + self._slots, (self._pages - 1) * PAGE_TOKENS) // TOKEN_MULTIPLE * TOKEN_MULTIPLE
+        for tokens in range(most, 0, -TOKEN_MULTIPLE):
+            with _ignore_out_of_memory():
                 self._run_prompt(layer, tokens)
-        hidden = self.model.embed(torch.zeros(1, self._slots + PIECES, dtype=torch.int64, device=self._device))[0]
+        hidden = self.model.embed(torch.zeros(1, self._slots + PIECES, dtype=torch.int64, device=self.device))[0]
         for samples in range(len(hidden), 0, -1):
             self.model.head(hidden[:samples])
-        torch.cuda.synchronize(self._device)
-        if torch.cuda.mem_get_info(self._device)[0] < _FREE_BYTES:  # cuBLAS allocates more in the loop's thread
+        torch.cuda.synchronize(self.device)
+        if torch.cuda.mem_get_info(self.device)[0] < _FREE_BYTES:  # cuBLAS allocates more in the loop's thread
             torch.cuda.empty_cache()
 
     def page_keys(self, prompt: Prompt) -> list[bytes]:
@@ -152,7 +152,7 @@ class PagedRunner(Runner):
         """Logits (samples, vocab) after the newest token of `rows`, then the last `logits` tokens of each chunk."""
         steps = np.empty((4, len(rows)), dtype=np.int64)  # slot, tokens to look at, position, token
         for column, one in enumerate(rows):
-            token = _OF_DEVICE if one.in_flight else one.generated[-1]
+            token = _TOKEN_ON_DEVICE if one.in_flight else one.generated[-1]
             steps[:, column] = one.slot, one.cached + 1, one.cached + one.position_delta, token
         if not chunks and self._graphs is not None:
             return self._graphs.replay(steps, 0)[: len(rows)]
@@ -185,11 +185,11 @@ class PagedRunner(Runner):
         lengths = [len(part) for part in parts]
         array, tokens, image_at, wanted = self._upload(np.concatenate(parts)).split(lengths)
         sizes = list(zip(batch.piece_tokens.tolist(), batch.piece_lengths.tolist(), strict=True))
-        given = unpack(array, size, sizes + [(padding, padding)] * (size.pieces > len(sizes)))
-        if given.rows is not None:
+        device_batch = unpack(array, size, sizes + [(padding, padding)] * (size.pieces > len(sizes)))
+        if device_batch.rows is not None:
             of_rows = tokens[: len(rows)]
-            newest = self._newest[given.rows.slots[: len(rows)]]
-            of_rows.copy_(torch.where(of_rows == _OF_DEVICE, newest, of_rows))
+            newest = self._newest[device_batch.rows.slots[: len(rows)]]
+            of_rows.copy_(torch.where(of_rows == _TOKEN_ON_DEVICE, newest, of_rows))
         embeddings = self.model.embed(tokens[None])[0]
         if len(image_at):
             features = torch.cat([features for _, features in images if features is not None])
@@ -197,7 +197,7 @@ class PagedRunner(Runner):
         if captured and self._chunk_graphs is not None:
             hidden = self._chunk_graphs.replay(captured, array, embeddings)
         else:
-            hidden = self._trunk.forward(embeddings, given, self._cache)
+            hidden = self._trunk.forward(embeddings, device_batch, self._cache)
         return self.model.head(hidden.index_select(0, wanted))
 
     def _host_batch(self, rows: list[Sequence], steps: Ints, chunks: list[Chunk]) -> HostBatch:
@@ -223,8 +223,8 @@ class PagedRunner(Runner):
 
     def _run_prompt(self, layers: Trunk, tokens: int) -> None:
         """Run layers over a prompt of so many tokens, while no sequence has pages."""
-        embeddings = self.model.embed(torch.zeros(1, tokens, dtype=torch.int64, device=self._device))[0]
-        positions = torch.zeros(self.model.position_axes, tokens, dtype=torch.int64, device=self._device)
+        embeddings = self.model.embed(torch.zeros(1, tokens, dtype=torch.int64, device=self.device))[0]
+        positions = torch.zeros(self.model.position_axes, tokens, dtype=torch.int64, device=self.device)
         self._in_first_pages(layers, embeddings, positions)
 
     def _in_first_pages(self, layers: Trunk, embeddings: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
@@ -245,10 +245,11 @@ class PagedRunner(Runner):
             piece_tokens=np.array(sizes),
             piece_lengths=np.array(sizes),
         )
-        given = unpack(self._upload(batch.pack(batch.size, self._slots)), batch.size, [(size, size) for size in sizes])
-        row[: most // PAGE_TOKENS].copy_(torch.arange(1, most // PAGE_TOKENS + 1, device=self._device))
+        array = self._upload(batch.pack(batch.size, self._slots))
+        device_batch = unpack(array, batch.size, [(size, size) for size in sizes])
+        row[: most // PAGE_TOKENS].copy_(torch.arange(1, most // PAGE_TOKENS + 1, device=self.device))
         try:
-            return layers.forward(embeddings, replace(given, positions=positions), self._cache)
+            return layers.forward(embeddings, replace(device_batch, positions=positions), self._cache)
         finally:
             row.zero_()
 
@@ -274,21 +275,22 @@ class PagedRunner(Runner):
 
     def _of_rows(self, steps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Each row's token, and where its keys and values go."""
-        slots, lengths, _, given = steps
+        slots, lengths, _, token_ids = steps
         at = lengths - 1
         page = self._cache.table[slots, at // PAGE_TOKENS].long()
-        return torch.where(given == _OF_DEVICE, self._newest[slots], given), page * PAGE_TOKENS + at % PAGE_TOKENS
+        tokens = torch.where(token_ids == _TOKEN_ON_DEVICE, self._newest[slots], token_ids)
+        return tokens, page * PAGE_TOKENS + at % PAGE_TOKENS
 
     def _upload(self, values: NDArray[Any]) -> torch.Tensor:
         on_host = torch.from_numpy(values)
-        if self._device.type != "cuda":
+        if self.device.type != "cuda":
             return on_host
-        return on_host.pin_memory().to(self._device, non_blocking=True)
+        return on_host.pin_memory().to(self.device, non_blocking=True)
 
 
 @contextmanager
-def _enough_memory() -> Generator[None, None, None]:
-    """Runs out of memory without an error: a request of that size will fail; others need not."""
+def _ignore_out_of_memory() -> Generator[None, None, None]:
+    """Ignores out-of-memory errors of the warm-up: only requests of that size will fail."""
     try:
         yield
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""Pages of the KV cache: their users, and which can be reused for prompts with the same beginning.
+"""Pages of the KV cache: their reference counts, and which can be reused for prompts with the same beginning.
 
 Pure: page numbers and keys only, no tensors. A page that holds 64 tokens of a prompt keeps its key after the
 last sequence that used it has ended, until its memory is needed; a new prompt with the same key uses it unchanged.
@@ -25,14 +25,14 @@ class PagePool:
     def __init__(self, pages: int) -> None:
         self.pages = pages - 1
         self._free = deque(range(1, pages))
-        self._users = [0] * pages
+        self._ref_counts = [0] * pages
         self._page_of: dict[bytes, int] = {}
         self._key_of: dict[int, bytes] = {}
-        self._idle: OrderedDict[int, None] = OrderedDict()  # known by a key, without users; the oldest first
+        self._idle: OrderedDict[int, None] = OrderedDict()  # known by a key, without references; the oldest first
 
     @property
     def used(self) -> int:
-        """Pages that have users."""
+        """Pages that sequences use."""
         return self.pages - len(self._free) - len(self._idle)
 
     def reserve(self, keys: SequenceOf[bytes], count: int) -> tuple[list[int], int] | None:
@@ -42,12 +42,12 @@ class PagePool:
             if (page := self._page_of.get(key)) is None:
                 break
             known.append(page)
-        idle = sum(self._users[page] == 0 for page in known)
+        idle = sum(self._ref_counts[page] == 0 for page in known)
         if count - len(known) > len(self._free) + len(self._idle) - idle:
             return None
         for page in known:
             self._idle.pop(page, None)
-            self._users[page] += 1
+            self._ref_counts[page] += 1
         return known + [self._take() for _ in range(count - len(known))], len(known)
 
     def __contains__(self, key: bytes) -> bool:
@@ -55,15 +55,15 @@ class PagePool:
         return key in self._page_of
 
     def publish(self, page: int, key: bytes) -> None:
-        """Register the key of a page in use, so that `reserve` finds it; only the first of equal pages is."""
+        """Register the key of a page in use so that `reserve` finds it; of equal pages only the first is registered."""
         if key not in self._page_of and page not in self._key_of:
             self._page_of[key], self._key_of[page] = page, key
 
     def release(self, pages: list[int]) -> None:
         """End one use of each page."""
-        for page in reversed(pages):  # of a chain, the last page is evicted first
-            self._users[page] -= 1
-            if self._users[page]:
+        for page in reversed(pages):  # so that the end of a prefix is evicted before its beginning
+            self._ref_counts[page] -= 1
+            if self._ref_counts[page]:
                 continue
             if page in self._key_of:
                 self._idle[page] = None
@@ -76,7 +76,7 @@ class PagePool:
         else:
             page, _ = self._idle.popitem(last=False)
             del self._page_of[self._key_of.pop(page)]
-        self._users[page] = 1
+        self._ref_counts[page] = 1
         return page
 
 
@@ -85,11 +85,16 @@ def pages_for(tokens: int) -> int:
     return -(-tokens // PAGE_TOKENS)
 
 
-def prompt_keys(prompt: Prompt, image_mask: NDArray[np.bool_]) -> list[bytes]:
-    """The key of each page that the prompt fills; a picture counts from the page of its first token on."""
+def image_starts(prompt: Prompt, image_mask: NDArray[np.bool_]) -> list[int]:
+    """Index of each picture's first placeholder; every picture has as many as tokens."""
     indices = np.flatnonzero(image_mask)
     firsts = np.cumsum([0, *(picture.tokens for picture in prompt.pictures)])[:-1]
-    starts = [int(indices[first]) for first in firsts]
+    return [int(indices[first]) for first in firsts]
+
+
+def prompt_keys(prompt: Prompt, image_mask: NDArray[np.bool_]) -> list[bytes]:
+    """The key of each page that the prompt fills; a picture counts from the page of its first token on."""
+    starts = image_starts(prompt, image_mask)
     key, keys, seen = blake2b(prompt.tenant.encode(), digest_size=16).digest(), [], 0
     for page in range(len(prompt.token_ids) // PAGE_TOKENS):
         stop = (page + 1) * PAGE_TOKENS
@@ -98,11 +103,7 @@ def prompt_keys(prompt: Prompt, image_mask: NDArray[np.bool_]) -> list[bytes]:
             picture = prompt.pictures[seen]
             shown += f"{picture.digest}/{picture.pixels.shape};".encode()
             seen += 1
-        key = next_key(key, prompt.token_ids[stop - PAGE_TOKENS : stop], shown)
+        tokens = prompt.token_ids[stop - PAGE_TOKENS : stop].astype(np.int32).tobytes()
+        key = blake2b(key + tokens + shown, digest_size=16).digest()
         keys.append(key)
     return keys
-
-
-def next_key(previous: bytes, token_ids: NDArray[np.int32], pictures: bytes = b"") -> bytes:
-    """The key of a page after the page of another key."""
-    return blake2b(previous + token_ids.astype(np.int32).tobytes() + pictures, digest_size=16).digest()

@@ -25,19 +25,7 @@ class Runner(ABC):
     def __init__(self, model: ModelAdapter, context_tokens: int) -> None:
         self.model = model
         self.context_tokens = context_tokens
-        self._device = model.device
-
-    @property
-    def vocab_size(self) -> int:
-        return self.model.vocab_size
-
-    @property
-    def stop_ids(self) -> frozenset[int]:
-        return self.model.stop_ids
-
-    @property
-    def device(self) -> torch.device:
-        return self._device
+        self.vocab_size, self.stop_ids, self.device = model.vocab_size, model.stop_ids, model.device
 
     def positions(self, prompt: Prompt) -> tuple[NDArray[np.int64], int]:
         """Positions (axes, tokens) of a prompt and the delta of what follows it."""
@@ -57,7 +45,7 @@ class Runner(ABC):
         Its part of the KV cache, its image features, and an estimate of the activations of one layer for the piece:
         four rows of the hidden size and three of the intermediate size for each token.
         """
-        if self._device.type == "cpu":
+        if self.device.type == "cpu":
             return 0
         text: Any = self.model.text_layers.config
         itemsize = self.model.dtype.itemsize
@@ -84,16 +72,14 @@ class Runner(ABC):
         """Image features (tokens, hidden) of pictures; yields after each slice of work, its share in image tokens."""
         return self.model.encode_slices(pictures)
 
-    @abstractmethod
-    def compile_kernels(self) -> None:
+    def compile_kernels(self) -> None:  # noqa: B027  # the library's modules need none
         """Compile the kernels of all later steps at once, where there are any."""
 
     @abstractmethod
     def capture_graphs(self) -> None:
         """On a GPU, record the decode step, so that it is launched as one from then on."""
 
-    @abstractmethod
-    def warm_up(self, step_tokens: int) -> None:
+    def warm_up(self, step_tokens: int) -> None:  # noqa: B027  # the library's modules choose no kernels by size
         """Compute what no request should be the first to need, steps of up to so many prompt tokens included."""
 
     @abstractmethod
@@ -104,8 +90,7 @@ class Runner(ABC):
     def drafts_save_time(self, rows: int, drafts: list[Chunk], with_prompts: bool) -> bool:
         """Whether a step of so many sequences is worth its time with these drafts; it may have prompt chunks too."""
 
-    @abstractmethod
-    def keep(self, slots: torch.Tensor, token_ids: torch.Tensor) -> None:
+    def keep(self, slots: torch.Tensor, token_ids: torch.Tensor) -> None:  # noqa: B027
         """Remember sampled tokens (rows,) of slots (rows,), where a step may begin before the host has read them."""
 
     @abstractmethod

@@ -59,6 +59,10 @@ def fill_weights(
                 materialize(network.get_submodule(module), attribute, rows, device)
     except OSError as error:
         raise InvalidRequest(f"{folder.name} could not be read: {error}.", param="model.path") from error
+    # Rotary frequencies are no weights, and on the meta device they had no values.
+    for name, module in list(network.named_modules()):
+        if not module._parameters and any(buffer.is_meta for buffer in module.buffers(recurse=False)):
+            network.set_submodule(name, type(module)(module.config).to(device))
 
 
 def original_shapes(network: nn.Module, original_name: Callable[[str], str]) -> Shapes:

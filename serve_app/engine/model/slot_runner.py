@@ -15,7 +15,7 @@ from serve_app.engine.scheduler import Chunk
 from serve_app.engine.sequence import Sequence
 
 _LENGTH_STEP = 128  # decode attends to a multiple of this many tokens, so that shapes repeat
-_COST_OF_DRAFTED = 0.03  # of a CPU's step, for each token more: the demo model on two cores
+_COST_OF_DRAFTED = 0.03  # time of one more drafted token, in decode steps: the demo model on two CPU cores
 
 
 class SlotRunner(Runner):
@@ -31,11 +31,11 @@ class SlotRunner(Runner):
     @torch.inference_mode()
     def capture_graphs(self) -> None:
         """On a GPU, record the decode step once a bucket, so that later steps are one launch."""
-        if self._device.type == "cuda":
+        if self.device.type == "cuda":
             rows, lengths = row_buckets(self._cache.keys[0].shape[0]), length_buckets(self.context_tokens)
             idle = [0, self._cache.dummy_index, 0]
             self._graphs = DecodeGraphs(
-                lambda steps, length: self._step(steps[:, :, None], length)[:, 0], rows, lengths, idle, self._device
+                lambda steps, length: self._step(steps[:, :, None], length)[:, 0], rows, lengths, idle, self.device
             )
 
     def cache_bytes(self, sequence: Sequence) -> int:
@@ -49,8 +49,8 @@ class SlotRunner(Runner):
 
     def drafts_save_time(self, rows: int, drafts: list[Chunk], with_prompts: bool) -> bool:
         """All rows are as wide as the longest draft, so a few drafts save no time where many sequences decode."""
-        if self._device.type != "cpu":
-            return False  # the graphs are of one token a row
+        if self.device.type != "cpu":
+            return False  # the graphs are of one token per row
         drafted = [len(draft.drafted) - 1 for draft in drafts]
         return sum(drafted) >= rows * rows * max(drafted) * _COST_OF_DRAFTED
 
@@ -73,25 +73,16 @@ class SlotRunner(Runner):
 
         `features` (image tokens, hidden) and `positions` (axes, tokens) are those of the complete prompt.
         """
-        ids = torch.from_numpy(prompt.token_ids[start:stop].astype(np.int64)).to(self._device)
+        ids = torch.from_numpy(prompt.token_ids[start:stop].astype(np.int64)).to(self.device)
         embeddings = self.model.embed(ids[None])
         image_mask = self.model.image_mask(prompt)
         if features is not None and image_mask[start:stop].any():
             first = int(image_mask[:start].sum())
-            here = torch.from_numpy(np.flatnonzero(image_mask[start:stop])).to(self._device)
+            here = torch.from_numpy(np.flatnonzero(image_mask[start:stop])).to(self.device)
             embeddings[0, here] = features[first : first + len(here)].to(embeddings.dtype)
-        at = torch.from_numpy(positions[:, None, start:stop]).to(self._device)
+        at = torch.from_numpy(positions[:, None, start:stop]).to(self.device)
         view = PrefillView(self._cache, slot, start, stop)
-        return self.model.trunk(embeddings, at, view, _chunk_mask(start, stop, self._device))[0]
-
-    def compile_kernels(self) -> None:
-        """Nothing: the library's modules compile no kernels."""
-
-    def warm_up(self, step_tokens: int) -> None:
-        """Nothing: the library's modules choose no kernels by size."""
-
-    def keep(self, slots: torch.Tensor, token_ids: torch.Tensor) -> None:
-        """Does nothing: each step here begins with tokens that the host has read."""
+        return self.model.trunk(embeddings, at, view, _chunk_mask(start, stop, self.device))[0]
 
     def probe_hidden(self, prompt: Prompt, features: torch.Tensor) -> torch.Tensor:
         positions, _ = self.model.positions(prompt)
@@ -118,14 +109,14 @@ class SlotRunner(Runner):
             logits = self._graphs.replay(steps[:, :, 0], longest)
         else:
             length = min(-(-longest // _LENGTH_STEP) * _LENGTH_STEP, self.context_tokens)
-            logits = self._step(torch.from_numpy(steps).to(self._device), length).flatten(0, 1)
+            logits = self._step(torch.from_numpy(steps).to(self.device), length).flatten(0, 1)
         used = [one.slot * width + place for one, _, tokens in inputs for place in range(len(tokens))]
         return logits if used == list(range(len(logits))) else logits[used]
 
     def _step(self, steps: torch.Tensor, length: int) -> torch.Tensor:
         """Logits (rows, width, vocab) after tokens of rows; steps (3, rows, width), attending to `length` tokens."""
         token_ids, at, position = steps
-        mask = torch.arange(length, device=self._device) <= at[:, :, None]  # (rows, width, length)
+        mask = torch.arange(length, device=self.device) <= at[:, :, None]  # (rows, width, length)
         hidden = self.model.trunk(
             self.model.embed(token_ids),
             position.expand(self.model.position_axes, -1, -1),

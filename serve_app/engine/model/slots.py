@@ -26,6 +26,10 @@ class CacheShape:
     def bytes_per_token(self) -> int:
         return 2 * self.layers * self.kv_heads * self.head_dim * self.dtype.itemsize
 
+    def allocate(self, block: tuple[int, ...], device: torch.device) -> list[torch.Tensor]:
+        """A tensor for each layer; of zeros, because unused places are read with weight 0, which keeps NaN."""
+        return [torch.zeros(block, dtype=self.dtype, device=device) for _ in range(self.layers)]
+
     def slots_that_fit(self, free_bytes: int, context_tokens: int) -> int:
         """How many slots of `context_tokens` (and their dummy token) fit in `free_bytes`."""
         return free_bytes // (self.bytes_per_token * (context_tokens + 1))
@@ -38,12 +42,7 @@ class SlotCache:
         self.context_tokens = context_tokens
         self.dummy_index = context_tokens  # an index that no sequence reaches
         block = (slots, shape.kv_heads, context_tokens + 1, shape.head_dim)
-
-        # Zeros, because idle rows attend to the block and uninitialized memory may be NaN.
-        def blocks() -> list[torch.Tensor]:
-            return [torch.zeros(block, dtype=shape.dtype, device=device) for _ in range(shape.layers)]
-
-        self.keys, self.values = blocks(), blocks()
+        self.keys, self.values = shape.allocate(block, device), shape.allocate(block, device)
 
 
 class PrefillView(Cache):  # type: ignore[misc]

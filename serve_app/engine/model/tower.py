@@ -15,7 +15,7 @@ from serve_app.engine.model.products import product
 _SLICE_PATCHES = 5 * 6400  # patches times layers of a slice: 5 of 24 layers of a 1120x1120 picture, 7 ms on an H200
 _MLP_PATCHES = 8192  # of one product with the gate and up weights
 _WARM_PATCHES = 16384  # 4,096 image tokens
-_STEP_PATCHES = 128  # between two sizes: at the first use of a size, cuBLAS looks for a kernel for each product
+_PATCH_MULTIPLE = 128  # between two sizes: at the first use of a size, cuBLAS looks for a kernel for each product
 
 Features = list[torch.Tensor]
 
@@ -63,7 +63,7 @@ class Tower:
         """
         grids = [(picture.shape[0] // self._patch, picture.shape[1] // self._patch) for picture in pictures]
         of_pictures = [rows * columns for rows, columns in grids]
-        padding = -sum(of_pictures) % _STEP_PATCHES
+        padding = -sum(of_pictures) % _PATCH_MULTIPLE
         lengths = [*of_pictures, *([padding] if padding else [])]  # padding is computed like a picture
         angles = pad(torch.cat([self._angles(*grid) for grid in grids]), (0, 0, 0, padding))
         cos, sin = angles.cos(), angles.sin()
@@ -83,12 +83,12 @@ class Tower:
             qkv, output, gate_up, down = products
             mixed = qkv(hidden)
             self._vision.rotate_halves(mixed, cos, sin, self._heads)
-            seen = output(self._attend(mixed, starts, lengths))
-            hidden = self._add_norm(seen, residual, None, block.norm2.weight)
+            attended = output(self._attend(mixed, starts, lengths))
+            hidden = self._add_norm(attended, residual, None, block.norm2.weight)
             # In parts: the widest values of 25,600 patches (2240x2240) would take 2 GiB.
             parts = [down(self._kernels.silu_mul(gate_up(part))) for part in hidden.split(_MLP_PATCHES)]
-            widened = parts[0] if len(parts) == 1 else torch.cat(parts)
-            hidden = self._add_norm(widened, residual, None, norms[index + 1])
+            mlp_output = parts[0] if len(parts) == 1 else torch.cat(parts)
+            hidden = self._add_norm(mlp_output, residual, None, norms[index + 1])
         features = self._merge_patches(hidden).split([length // self._merge**2 for length in lengths])
         return list(features[: len(pictures)])
 
@@ -98,7 +98,7 @@ class Tower:
         projection = self._module.patch_embed.proj
         weight = projection.weight.flatten(1)
         qkv, output, gate_up, down = self._layers[0]
-        for patches in range(_WARM_PATCHES, 0, -_STEP_PATCHES):
+        for patches in range(_WARM_PATCHES, 0, -_PATCH_MULTIPLE):
             hidden = linear(weight.new_zeros(patches, weight.shape[1]), weight, projection.bias)
             qkv(hidden)
             output(hidden)
@@ -115,8 +115,8 @@ class Tower:
             query, key, value = qkv.view(len(qkv), 3, self._heads, -1).unbind(1)
             attended = varlen_attn(query, key, value, starts, starts, max(lengths), max(lengths))
             return attended.flatten(1)  # type: ignore[union-attr]
-        thirds = [part.view(len(part), 3, 1, self._heads, -1).permute(1, 2, 3, 0, 4) for part in qkv.split(lengths)]
-        return torch.cat([scaled_dot_product_attention(*one)[0].transpose(0, 1).flatten(1) for one in thirds])
+        parts = [part.view(len(part), 3, 1, self._heads, -1).permute(1, 2, 3, 0, 4) for part in qkv.split(lengths)]
+        return torch.cat([scaled_dot_product_attention(*one)[0].transpose(0, 1).flatten(1) for one in parts])
 
     def _add_norm(
         self, output: torch.Tensor, residual: torch.Tensor, post: torch.Tensor | None, weight: torch.Tensor
@@ -173,7 +173,7 @@ def supports(module: Any) -> bool:
 
 
 def _axis_weights(length: int, side: int, device: torch.device) -> torch.Tensor:
-    """What each of `length` places along an axis takes of `side` embeddings: `grid_sample` of the identity."""
+    """Interpolation weights (length, side) along one axis: `grid_sample` of the identity matrix."""
     centers = (torch.arange(length, device=device) + 0.5) / length * 2 - 1
     places = torch.stack([torch.zeros_like(centers), centers], dim=-1)[None, :, None]
     identity = torch.eye(side, device=device)[None, :, :, None]  # a channel for each embedding, one column

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from serve_app.engine.model.batch import Batch
 from serve_app.engine.model.kernels import kernels_for
+from serve_app.engine.model.pages import PAGE_TOKENS
 from serve_app.engine.model.products import Product, product
 from serve_app.engine.model.slots import CacheShape
 
@@ -39,14 +40,9 @@ class PagedCache:
     Place = page * PAGE_TOKENS + token of the page. Page 0 belongs to no sequence: idle rows write to it.
     """
 
-    def __init__(self, shape: CacheShape, pages: int, page_tokens: int, table: Tensor) -> None:
-        block = (pages * page_tokens, shape.kv_heads, shape.head_dim)
-
-        # Zeros, not empty: what lies beyond a row's length is weighted by zero, and NaN would survive that.
-        def blocks() -> list[Tensor]:
-            return [torch.zeros(block, dtype=shape.dtype, device=table.device) for _ in range(shape.layers)]
-
-        self.keys, self.values = blocks(), blocks()
+    def __init__(self, shape: CacheShape, pages: int, table: Tensor) -> None:
+        block = (pages * PAGE_TOKENS, shape.kv_heads, shape.head_dim)
+        self.keys, self.values = shape.allocate(block, table.device), shape.allocate(block, table.device)
         self.table = table  # (slots, pages of the longest sequence) int32
 
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.engine.model.batch import BatchSize
-from serve_app.engine.model.chunk_graphs import PIECES, STEP_TOKENS, chunk_sizes, fitting, padded
+from serve_app.engine.model.chunk_graphs import PIECES, TOKEN_MULTIPLE, chunk_sizes, fitting, padded
 from serve_app.engine.model.graphs import length_buckets, row_buckets
 
 
@@ -48,7 +48,7 @@ def test_a_step_with_chunks_is_padded_to_a_captured_size_with_room_for_its_rows_
 @given(st.integers(1, 5000), st.integers(1, 40), st.integers(0, 64))
 def test_a_launched_step_is_padded_to_few_sizes_with_one_piece_for_the_padding(tokens: int, pieces: int, rows: int):
     found = padded(BatchSize(3, tokens, rows, pieces))
-    assert tokens <= found.tokens < max(2 * tokens, tokens + STEP_TOKENS) or found.tokens == 32
-    assert found.tokens in (32, 64) or found.tokens % STEP_TOKENS == 0
+    assert tokens <= found.tokens < max(2 * tokens, tokens + TOKEN_MULTIPLE) or found.tokens == 32
+    assert found.tokens in (32, 64) or found.tokens % TOKEN_MULTIPLE == 0
     assert found.pieces - pieces == (found.tokens > tokens)
     assert (found.axes, found.rows) == (3, rows)

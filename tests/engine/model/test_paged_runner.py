@@ -105,7 +105,7 @@ def test_kernels_that_can_not_be_compiled_ahead_are_left_until_they_are_needed(
     monkeypatch.setattr("serve_app.engine.model.kernels.launch.compile_ahead", fail)
     runner.compile_kernels()  # on a CPU there are none
     assert not caplog.records
-    runner._device = torch.device("cuda")
+    runner.device = torch.device("cuda")
     runner.compile_kernels()
     assert "compiled one by one" in caplog.text
     assert "ptxas is missing" in caplog.text
@@ -116,7 +116,7 @@ def test_on_a_gpu_the_memory_of_a_request_is_counted_for_each_family(adapter: Gl
     for model in (adapter, load_model(folder, ModelSettings(path=str(folder), device="cpu"))):
         loop = Paged(model, context_tokens=64).loop
         runner: PagedRunner = loop._model  # type: ignore[assignment]
-        runner._device = torch.device("cuda")  # the bug: `config` was read from a module that has none
+        runner.device = torch.device("cuda")  # the bug: `config` was read from a module that has none
         sequence = loop.admission.admit(model.probe(), lambda event: None)
         sequence.pages = [1, 2]
         pages = 2 * PAGE_TOKENS * model.cache_shape.bytes_per_token

@@ -56,7 +56,7 @@ class Paged:
         order = torch.randperm(sequences * PAGES) + 1
         idle = torch.zeros(1, PAGES, dtype=torch.int32)
         self.table = torch.cat((order.view(sequences, PAGES).int(), idle))
-        self.cache = PagedCache(shape, sequences * PAGES + 1, PAGE_TOKENS, self.table)
+        self.cache = PagedCache(shape, sequences * PAGES + 1, self.table)
         self.trunk = Trunk(module, CPU)
         self.axes = axes
 

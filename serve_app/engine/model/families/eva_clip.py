@@ -6,6 +6,7 @@ checkpoint's `transformer.vision.*` are this module's own.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass
 
 import torch
@@ -50,7 +51,9 @@ class EvaClip(nn.Module):
         super().__init__()
         self.shape = shape
         self.patch_embedding = PatchEmbedding(shape)
-        self.transformer = Transformer(shape)
+        # Nothing is normalised before the first layer or after the last.
+        layers = nn.Sequential(*(Layer(shape) for _ in range(shape.num_hidden_layers)))
+        self.transformer = nn.Sequential(OrderedDict(layers=layers))
         self.conv = nn.Conv2d(shape.hidden_size, shape.out_size, kernel_size=2, stride=2)
         self.linear_proj = GatedProjection(shape.out_size, shape.out_intermediate_size)
         self.boi = nn.Parameter(torch.zeros(1, 1, shape.out_size))
@@ -81,21 +84,8 @@ class PatchEmbedding(nn.Module):
         return torch.cat((class_token, patches), dim=1) + self.position_embedding.weight
 
 
-class Transformer(nn.Module):
-    """The layers alone: nothing is normalised before the first or after the last."""
-
-    def __init__(self, shape: EvaClipShape) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(Layer(shape) for _ in range(shape.num_hidden_layers))
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        for layer in self.layers:
-            hidden = layer(hidden)
-        return hidden
-
-
 class Layer(nn.Module):
-    """Post-norm: the output of a block is normalised, then added, unlike the norms' names suggest."""
+    """Post-norm: the output of a block is normalised, then added, despite the names that the norms have."""
 
     def __init__(self, shape: EvaClipShape) -> None:
         super().__init__()

@@ -14,15 +14,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
-from transformers.cache_utils import Cache
 
 from serve_app.checkpoint import image_processor_settings
 from serve_app.contracts import Picture, Prompt, Sampling
 from serve_app.engine.model import tower
 from serve_app.engine.model.attention import SLOT_ATTENTION
 from serve_app.engine.model.compressed_tensors import CompressedTensors
-from serve_app.engine.model.families.adapter import encode_one_by_one
+from serve_app.engine.model.families.adapter import ModelAdapter
+from serve_app.engine.model.pages import image_starts
 from serve_app.engine.model.quantization import Quantization
 from serve_app.engine.model.shards import checked_tensors, fill_weights, shard_files
 from serve_app.engine.model.slots import CacheShape
@@ -32,13 +31,13 @@ from serve_app.errors import EngineFailed, InvalidRequest
 _SAMPLE_SIDES = (78, 64, 56, 48, 40, 32, 24, 16, 12, 8, 4)  # in tokens
 
 
-class Glm4vAdapter:
+class Glm4vAdapter(ModelAdapter):
     """Adapter of the family; methods are documented in `ModelAdapter`."""
 
     position_axes = 3  # time, height, width
 
     def __init__(self, model: Any, folder: Path, dtype: torch.dtype, device: torch.device) -> None:
-        self.model = model
+        self.model, self.text_layers = model, model.model.language_model
         self.dtype = dtype
         self.device = device
         text, vision = model.config.text_config, model.config.vision_config
@@ -86,7 +85,8 @@ class Glm4vAdapter:
         ours = compression is not None or quantization.kind == "fp8"
         if ours or (unquantized and copied and _is_complete(model, {tensor.name for tensor in stored})):
             quantization.replace_linears(model, dtype, unquantized_modules)
-            _fill(model, folder, dtype, device, compression)
+            # Stored tensors that are not the model's are ignored, as the library does.
+            fill_weights(model, folder, lambda name: name, None, dtype, device, compression)
         else:
             model = _read(folder, dtype, device, quantization.for_transformers(dtype, unquantized_modules))
         return cls(model.eval(), folder, dtype, device)
@@ -98,13 +98,9 @@ class Glm4vAdapter:
 
         return Vocabulary.of(AutoTokenizer.from_pretrained(folder, local_files_only=True), size)
 
-    @property
-    def text_layers(self) -> nn.Module:
-        return self.model.model.language_model  # type: ignore[no-any-return]
-
     def encode_slices(self, pictures: list[Picture]) -> Generator[int, None, list[torch.Tensor]]:
         if self._tower is None:
-            return encode_one_by_one(self.encode, pictures)
+            return super().encode_slices(pictures)
         return self._tower.encode([self._pixels(picture) for picture in pictures])
 
     def _pixels(self, picture: Picture) -> torch.Tensor:
@@ -117,8 +113,7 @@ class Glm4vAdapter:
         height, width = picture.pixels.shape[:2]
         grid = torch.tensor([[1, height // self._patch, width // self._patch]], device=self.device)
         pixels = torch.tensor(picture.sent_pixels(), device=self.device)  # a copy: what came through Ray is read-only
-        features = self.model.model.get_image_features(self._patchify(pixels), grid, return_dict=True).pooler_output
-        return torch.cat(list(features)) if isinstance(features, (tuple, list)) else features
+        return self.model.model.get_image_features(self._patchify(pixels), grid, return_dict=True).pooler_output[0]  # type: ignore[no-any-return]
 
     def _patchify(self, pixels: torch.Tensor) -> torch.Tensor:
         """uint8 (height, width, 3) to normalised patches (patches, 3 * temporal * patch * patch).
@@ -149,7 +144,7 @@ class Glm4vAdapter:
             )
         positions = np.empty((3, len(image_mask)), dtype=np.int64)
         at, following = 0, 0  # token index, next position
-        for start, picture in zip(_image_starts(image_mask, prompt.pictures), prompt.pictures, strict=True):
+        for start, picture in zip(image_starts(prompt, image_mask), prompt.pictures, strict=True):
             text = start - at
             positions[:, at:start] = np.arange(following, following + text)
             following += text
@@ -180,20 +175,6 @@ class Glm4vAdapter:
         """A picture of side x side tokens."""
         pixels = side * self._patch * self._merge
         return Picture(np.full((pixels, pixels, 3), 128, dtype=np.uint8), "grey", side * side, (pixels, pixels))
-
-    def embed(self, token_ids: torch.Tensor) -> torch.Tensor:
-        return self.model.model.language_model.embed_tokens(token_ids)  # type: ignore[no-any-return]
-
-    def trunk(
-        self, embeddings: torch.Tensor, positions: torch.Tensor, cache: Cache, mask: torch.Tensor | None
-    ) -> torch.Tensor:
-        output = self.model.model.language_model(
-            inputs_embeds=embeddings, position_ids=positions, past_key_values=cache, use_cache=True, slot_mask=mask
-        )
-        return output.last_hidden_state  # type: ignore[no-any-return]
-
-    def head(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self.model.lm_head(hidden)  # type: ignore[no-any-return]
 
 
 def replace_convolution_by_matmul(convolution: torch.nn.Conv2d | torch.nn.Conv3d) -> None:
@@ -255,24 +236,6 @@ def _is_complete(model: Any, stored_names: Set[str]) -> bool:
     """Whether each parameter is a stored tensor. Else names may be of an older release, or two share one tensor."""
     parameters = [name for name, _ in model.named_parameters(remove_duplicate=False)]
     return stored_names >= set(parameters) and len(parameters) == len(list(model.parameters()))
-
-
-def _fill(
-    model: Any, folder: Path, dtype: torch.dtype, device: torch.device, compression: CompressedTensors | None
-) -> None:
-    """Load the weights of an empty model; stored tensors that are not its own are ignored, as the library does."""
-    fill_weights(model, folder, lambda name: name, None, dtype, device, compression)
-    # Frequencies are no weights, and on the meta device they had no values.
-    text, vision = model.config.text_config, model.config.vision_config
-    model.model.language_model.rotary_emb = type(model.model.language_model.rotary_emb)(text).to(device)
-    model.model.visual.rotary_pos_emb = type(model.model.visual.rotary_pos_emb)(vision).to(device)
-
-
-def _image_starts(image_mask: NDArray[np.bool_], pictures: tuple[Picture, ...]) -> list[int]:
-    """Index of each picture's first placeholder; every picture owns as many as it has tokens."""
-    indices = np.flatnonzero(image_mask)
-    first = np.cumsum([0, *(picture.tokens for picture in pictures)])[:-1]
-    return [int(indices[offset]) for offset in first]
 
 
 def _stop_ids(model: Any) -> frozenset[int]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Generator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,10 @@ from numpy.typing import NDArray
 from torch import nn
 from transformers import GlmConfig, GlmModel
 from transformers.activations import ACT2FN
-from transformers.cache_utils import Cache
 
 from serve_app.contracts import Picture, Prompt, Sampling
 from serve_app.engine.model.attention import SLOT_ATTENTION
-from serve_app.engine.model.families.adapter import encode_one_by_one
+from serve_app.engine.model.families.adapter import ModelAdapter
 from serve_app.engine.model.families.eva_clip import EvaClip, EvaClipShape
 from serve_app.engine.model.quantization import Quantization
 from serve_app.engine.model.shards import fill_weights, read_json
@@ -73,14 +71,14 @@ class Glm4v9bNetwork(nn.Module):
         self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=False)
 
 
-class Glm4v9bAdapter:
+class Glm4v9bAdapter(ModelAdapter):
     """Adapter of the family; methods are documented in `ModelAdapter`."""
 
     model_type = "chatglm"
     position_axes = 1
 
     def __init__(self, network: Glm4v9bNetwork, config: dict[str, Any], dtype: torch.dtype) -> None:
-        self.model = network
+        self.model, self.text_layers = network, network.language_model
         self.dtype = dtype
         self.image_marker_ids = int(config["boi_token_id"]), int(config["eoi_token_id"])  # before and after a picture
         eos = config.get("eos_token_id")
@@ -91,9 +89,7 @@ class Glm4v9bAdapter:
         self.cache_shape = CacheShape(text.num_hidden_layers, text.num_key_value_heads, text.head_dim, dtype)
         self._positions: int = text.max_position_embeddings
         self._picture_tokens = vision.tokens
-        self._shared = (
-            vision.tokens - 3
-        )  # a picture takes this many positions less than tokens: 1602 tokens, 3 positions
+        self._shared = vision.tokens - 3  # a picture takes so many positions less than tokens: 1602 tokens, 3 positions
         self.max_context_tokens = self._positions + self._shared
         self._side = vision.image_size
         self._mean = torch.tensor(PIXEL_MEAN, device=self.device)[:, None, None]
@@ -108,9 +104,6 @@ class Glm4v9bAdapter:
         unquantized_modules = quantization.unquantized_modules("lm_head", "visual")
         quantization.replace_linears(network, dtype, unquantized_modules)
         fill_weights(network, folder, original_name, IGNORED, dtype, device)
-        # Its frequencies are not weights and have no values on the meta device.
-        trunk = network.language_model
-        trunk.rotary_emb = type(trunk.rotary_emb)(trunk.config).to(device)
         generation = folder / "generation_config.json"
         eos = read_json(generation).get("eos_token_id") if generation.is_file() else None
         return cls(network.eval(), config if eos is None else config | {"eos_token_id": eos}, dtype)
@@ -137,23 +130,13 @@ class Glm4v9bAdapter:
             names = {token["content"]: int(index) for index, token in added.items() if int(index) < size}
         return Vocabulary(table, names)
 
-    @property
-    def text_layers(self) -> nn.Module:
-        return self.model.language_model  # type: ignore[no-any-return]
-
-    def encode_slices(self, pictures: list[Picture]) -> Generator[int, None, list[torch.Tensor]]:
-        return encode_one_by_one(self.encode, pictures)
-
     def encode(self, picture: Picture) -> torch.Tensor:
         if picture.pixels.shape != (self._side, self._side, 3):
             raise EngineFailed(f"A picture has to be {self._side}x{self._side} pixels, not {picture.pixels.shape}.")
         pixels = torch.tensor(picture.sent_pixels(), device=self.device)  # a copy: what came through Ray is read-only
         planes = pixels.permute(2, 0, 1).float() / 255
-        return self.encode_normalized(((planes - self._mean) / self._std)[None])[0]
-
-    def encode_normalized(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Features (pictures, tokens, hidden) of float pictures (pictures, 3, side, side)."""
-        return self.model.visual(pixels.to(self.device, self.dtype))  # type: ignore[no-any-return]
+        normal = ((planes - self._mean) / self._std).to(self.dtype)
+        return self.model.visual(normal[None])[0]  # type: ignore[no-any-return]
 
     def image_mask(self, prompt: Prompt) -> NDArray[np.bool_]:
         places = np.zeros(len(prompt.token_ids), dtype=np.bool_)
@@ -202,23 +185,6 @@ class Glm4v9bAdapter:
 
     def sample_pictures(self, most_tokens: int) -> list[Picture]:
         return list(self.probe().pictures)
-
-    def warm_up_tower(self) -> None:
-        """Does nothing: `sample_pictures` has the only size."""
-
-    def embed(self, token_ids: torch.Tensor) -> torch.Tensor:
-        return self.model.language_model.embed_tokens(token_ids)  # type: ignore[no-any-return]
-
-    def trunk(
-        self, embeddings: torch.Tensor, positions: torch.Tensor, cache: Cache, mask: torch.Tensor | None
-    ) -> torch.Tensor:
-        output = self.model.language_model(
-            inputs_embeds=embeddings, position_ids=positions[0], past_key_values=cache, use_cache=True, slot_mask=mask
-        )
-        return output.last_hidden_state  # type: ignore[no-any-return]
-
-    def head(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self.model.lm_head(hidden)  # type: ignore[no-any-return]
 
 
 def empty_network(config: dict[str, Any]) -> Glm4v9bNetwork:

@@ -7,14 +7,14 @@ import triton
 import triton.language as tl
 
 from serve_app.engine.model.kernels import pdl
-from serve_app.engine.model.kernels.few_rows import Split, ask_for, finish, row_tile
+from serve_app.engine.model.kernels.few_rows import Split, finish, prefetch, row_tile
 from serve_app.engine.model.kernels.launch import launch
 
 MOST_ROWS = 8  # beyond, cuBLAS is faster
 _TILE = 64  # outputs of a program
-_BLOCK, _STAGES = 128, 5  # inputs of a turn, turns in flight
-_PROGRAMS = 1.5  # of a multiprocessor, at least
-_AHEAD = 2  # turns whose weights are asked for before the inputs are there
+_BLOCK, _STAGES = 128, 5  # inputs per iteration, iterations in flight
+_PROGRAMS = 1.5  # per multiprocessor, at least
+_AHEAD = 2  # iterations whose weights are prefetched before the input is ready
 
 
 def multiply(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, split: Split) -> torch.Tensor:
@@ -33,15 +33,15 @@ def multiply(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, s
 
 @triton.jit(do_not_specialize=["ROWS"])
 def _multiply(x, weight, bias, y, partial, finished, ROWS, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr, ROW_TILE: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr, PARTS: tl.constexpr, BIAS: tl.constexpr, AHEAD: tl.constexpr, PDL: tl.constexpr):  # fmt: skip
-    TURNS: tl.constexpr = (INPUTS + BLOCK * PARTS - 1) // (BLOCK * PARTS)
+    ITERATIONS: tl.constexpr = (INPUTS + BLOCK * PARTS - 1) // (BLOCK * PARTS)
     row, output = tl.arange(0, ROW_TILE), tl.program_id(0) * TILE + tl.arange(0, TILE)
-    first = tl.program_id(1) * TURNS * BLOCK
+    first = tl.program_id(1) * ITERATIONS * BLOCK
     of_output = weight + tl.minimum(output, OUTPUTS - 1)[:, None].to(tl.int64) * INPUTS
-    ask_for(weight, output, first, AHEAD * BLOCK, OUTPUTS, INPUTS, 64, PDL)
+    prefetch(weight, output, first, AHEAD * BLOCK, OUTPUTS, INPUTS, 64, PDL)
     pdl.wait(PDL)
     sums = tl.zeros((ROW_TILE, TILE), tl.float32)
-    for turn in range(TURNS):
-        k = first + turn * BLOCK + tl.arange(0, BLOCK)
+    for iteration in range(ITERATIONS):
+        k = first + iteration * BLOCK + tl.arange(0, BLOCK)
         w = tl.load(of_output + k[None, :], mask=(k < INPUTS)[None, :], other=0.0)
         a = tl.load(x + row[:, None] * INPUTS + k[None, :], mask=(row < ROWS)[:, None] & (k < INPUTS)[None, :], other=0.0)  # fmt: skip
         sums = tl.dot(a, tl.trans(w), sums)

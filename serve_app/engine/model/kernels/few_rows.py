@@ -47,10 +47,10 @@ def row_tile(rows: int) -> int:
 
 
 @triton.jit
-def ask_for(weight, output, first, SPAN: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr, LINE: tl.constexpr, PDL: tl.constexpr):  # fmt: skip
-    """Have the first SPAN weights of a program's outputs brought into the L2 cache, LINE (128 bytes) at a time.
+def prefetch(weight, output, first, SPAN: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr, LINE: tl.constexpr, PDL: tl.constexpr):  # fmt: skip
+    """Prefetch the first SPAN weights of a program's outputs into the L2 cache, LINE weights (128 bytes) at a time.
 
-    Weights do not depend on the step, so a dependent launch asks for them before it waits for its input.
+    Weights do not depend on the step, so a dependent launch prefetches them before it waits for its input.
     """
     if PDL:
         line = tl.minimum(first + tl.arange(0, SPAN // LINE) * LINE, INPUTS - 1)

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from serve_app.engine.model.kernels import pdl
-from serve_app.engine.model.kernels.few_rows import TILE, Split, ask_for, finish, row_tile
+from serve_app.engine.model.kernels.few_rows import TILE, Split, finish, prefetch, row_tile
 from serve_app.engine.model.kernels.launch import launch
 
 # FP8 matrix units of compute capability 9.0 add with 14 bits: this many products, then their sum in float32.
@@ -61,13 +61,13 @@ def _quantize_rows(values, rounded, scales, COLUMNS: tl.constexpr, BLOCK: tl.con
 
 @triton.jit(do_not_specialize=["ROWS"])
 def _multiply(x, x_scales, weight, scales, bias, y, partial, finished, ROWS, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr, ROW_TILE: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr, PARTS: tl.constexpr, BIAS: tl.constexpr, PDL: tl.constexpr):  # fmt: skip
-    TURNS: tl.constexpr = (INPUTS + BLOCK * PARTS - 1) // (BLOCK * PARTS)
+    ITERATIONS: tl.constexpr = (INPUTS + BLOCK * PARTS - 1) // (BLOCK * PARTS)
     row, output = tl.arange(0, ROW_TILE), tl.program_id(0) * TILE + tl.arange(0, TILE)
-    ask_for(weight, output, tl.program_id(1) * TURNS * BLOCK, 2 * BLOCK, OUTPUTS, INPUTS, 128, PDL)
+    prefetch(weight, output, tl.program_id(1) * ITERATIONS * BLOCK, 2 * BLOCK, OUTPUTS, INPUTS, 128, PDL)
     pdl.wait(PDL)
     sums = tl.zeros((TILE, ROW_TILE), tl.float32)  # outputs first: a matrix unit takes 64 of them at least
-    for turn in range(TURNS):
-        k = (tl.program_id(1) * TURNS + turn) * BLOCK + tl.arange(0, BLOCK)
+    for iteration in range(ITERATIONS):
+        k = (tl.program_id(1) * ITERATIONS + iteration) * BLOCK + tl.arange(0, BLOCK)
         at = output[:, None].to(tl.int64) * INPUTS + k[None, :]
         w = tl.load(weight + at, mask=(output < OUTPUTS)[:, None] & (k < INPUTS)[None, :], other=0.0)
         a = tl.load(x + row[:, None] * INPUTS + k[None, :], mask=(row < ROWS)[:, None] & (k < INPUTS)[None, :], other=0.0)  # fmt: skip

@@ -21,10 +21,10 @@ from serve_app.engine.model.kernels.pieces import reads_pages
 from serve_app.engine.model.pages import PAGE_TOKENS
 
 # A kernel is compiled for each combination of its constants. None depends on a step's number of tokens or on its
-# exact number of rows, and arguments that may have any alignment are named, so nothing is compiled in the middle.
+# exact number of rows, and arguments that may have any alignment are named, so no kernel is compiled while requests are served.
 _MAX_SPLITS = 64  # parts of one row's keys
 _ROWS = 64  # kernels of rows are compiled for so many, or the next power of two: one for each would take 5 s at a start
-_RESIDENT = 8  # programs of the attention kernel a multiprocessor
+_RESIDENT = 8  # programs of the attention kernel per multiprocessor
 _compiled: dict[tuple[Any, ...], Any] = {}
 
 
@@ -84,7 +84,7 @@ def rope_store(qkv: Tensor, cos: Tensor, sin: Tensor, places: Tensor, keys: Tens
     tokens, (kv_heads, dim) = len(qkv), keys.shape[1:]
     heads = qkv.shape[1] // dim - 2 * kv_heads
     q = qkv.new_empty(tokens, heads, dim)
-    block = 4  # heads a program
+    block = 4  # heads per program
     grid = (tokens, triton.cdiv(heads + 2 * kv_heads, block))
     constants = (heads, kv_heads, dim, cos.shape[1], block)
     _launch(_rope_store, grid, (qkv, cos, sin, places, q, keys, values), constants, num_warps=1)
@@ -101,13 +101,13 @@ def _rope_store(qkv, cos, sin, places, q, keys, values, HEADS: tl.constexpr, KV:
     place = tl.load(places + token).to(tl.int64)
     x = tl.load(qkv + (token * (HEADS + 2 * KV) + h)[:, None] * D + d[None, :], mask=(h < HEADS + 2 * KV)[:, None], other=0.0)  # fmt: skip
     even, odd = tl.split(tl.reshape(x.to(tl.float32), (BLOCK, D // 2, 2)))
-    turn = (h < HEADS + KV)[:, None] & (p < PAIRS)[None, :]
+    rotated = (h < HEADS + KV)[:, None] & (p < PAIRS)[None, :]
     c = tl.load(cos + token * PAIRS + p, mask=p < PAIRS, other=1.0).to(tl.float32)[None, :]
     s = tl.load(sin + token * PAIRS + p, mask=p < PAIRS, other=0.0).to(tl.float32)[None, :]
     # Each product and each sum is rounded, as in the library.
     a = (even * c).to(dtype).to(tl.float32) - (odd * s).to(dtype).to(tl.float32)
     b = (odd * c).to(dtype).to(tl.float32) + (even * s).to(dtype).to(tl.float32)
-    x = tl.reshape(tl.join(tl.where(turn, a, even), tl.where(turn, b, odd)), (BLOCK, D)).to(dtype)
+    x = tl.reshape(tl.join(tl.where(rotated, a, even), tl.where(rotated, b, odd)), (BLOCK, D)).to(dtype)
     tl.store(q + (token * HEADS + h)[:, None] * D + d[None, :], x, mask=(h < HEADS)[:, None])
     key, value = h - HEADS, h - HEADS - KV
     tl.store(keys + (place * KV + key)[:, None] * D + d[None, :], x, mask=((key >= 0) & (key < KV))[:, None])
@@ -128,7 +128,7 @@ def split_rows(lengths: Tensor) -> Tensor:
 
 @triton.jit
 def _span(length, chunk, PAGE: tl.constexpr, SPLITS: tl.constexpr):
-    """Pages of a row, and pages a part: about as many in each, at most `chunk` unless that gives too many parts."""
+    """Pages of a row, and pages per part: parts are about equal, of at most `chunk` pages unless there would be too many."""
     pages = (length + PAGE - 1) // PAGE
     parts = tl.minimum((pages + chunk - 1) // chunk, SPLITS)
     return pages, tl.maximum((pages + parts - 1) // tl.maximum(parts, 1), 1)
@@ -275,7 +275,7 @@ def _multiprocessors(device: torch.device) -> int:
 def _launch(
     kernel: Any, grid: tuple[int, ...], args: tuple[Any, ...], constants: tuple[Any, ...], **options: int
 ) -> None:
-    """Launch a kernel, by its compiled form once there is one: Triton's look at every argument takes 15 us.
+    """Launch a kernel, by its compiled form once there is one: Triton inspects every argument at each launch, which takes 15 us.
 
     That is safe since no kernel is compiled for properties of its arguments other than those in the key: tensors
     are aligned as torch allocates them, or named in `do_not_specialize_on_alignment`.
@@ -293,5 +293,5 @@ def _launch(
 
 
 def _chunk(rows: int) -> int:
-    """Pages a part: few rows are divided more finely, so that all multiprocessors have work."""
+    """Pages per part: few rows are divided more finely, so that all multiprocessors have work."""
     return 2 if rows <= 8 else 6 if rows <= 32 else 12

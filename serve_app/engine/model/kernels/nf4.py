@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from serve_app.engine.model.kernels import pdl
-from serve_app.engine.model.kernels.few_rows import TILE, Split, ask_for, finish, row_tile
+from serve_app.engine.model.kernels.few_rows import TILE, Split, finish, prefetch, row_tile
 from serve_app.engine.model.kernels.launch import launch
 
 # Four bytes to the table's 16-bit values of their high ($0, $1) and their low nibbles ($2, $3).
@@ -106,12 +106,12 @@ def _load(registers):
 def _multiply(x, packed, scales, table, registers, bias, y, partial, finished, ROWS, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr, ROW_TILE: tl.constexpr, TILE: tl.constexpr, PARTS: tl.constexpr, BIAS: tl.constexpr):  # fmt: skip
     """The sum of each 64 products is multiplied by its scale in float32, so nothing but the table is rounded."""
     GROUPS: tl.constexpr = INPUTS // 64
-    TURNS: tl.constexpr = (GROUPS + PARTS - 1) // PARTS
+    ITERATIONS: tl.constexpr = (GROUPS + PARTS - 1) // PARTS
     row, output = tl.arange(0, ROW_TILE), tl.program_id(0) * TILE + tl.arange(0, TILE)
     byte, k, entries = tl.arange(0, 32), tl.arange(0, 64), _load(registers)
     sums = tl.zeros((TILE, ROW_TILE), tl.float32)  # outputs first: a matrix unit takes 64 of them at least
-    for turn in range(TURNS):
-        group = tl.program_id(1) * TURNS + turn
+    for iteration in range(ITERATIONS):
+        group = tl.program_id(1) * ITERATIONS + iteration
         here = (output < OUTPUTS) & (group < GROUPS)
         at = output[:, None].to(tl.int64) * (INPUTS // 2) + group * 32 + byte[None, :]
         high, low = _look_up(tl.load(packed + at, mask=here[:, None], other=0), table, entries)
@@ -124,15 +124,15 @@ def _multiply(x, packed, scales, table, registers, bias, y, partial, finished, R
 
 @triton.jit
 def _multiply_one(x, packed, scales, table, registers, bias, y, partial, finished, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr, PARTS: tl.constexpr, BIAS: tl.constexpr, PDL: tl.constexpr):  # fmt: skip
-    """One row needs no matrix unit: BLOCK groups of 64 a turn, summed at the end."""
+    """One row needs no matrix unit: BLOCK groups of 64 per iteration, summed at the end."""
     GROUPS: tl.constexpr = INPUTS // 64
-    TURNS: tl.constexpr = (GROUPS + BLOCK * PARTS - 1) // (BLOCK * PARTS)
+    ITERATIONS: tl.constexpr = (GROUPS + BLOCK * PARTS - 1) // (BLOCK * PARTS)
     output, byte, entries = tl.program_id(0) * TILE + tl.arange(0, TILE), tl.arange(0, 32), _load(registers)
-    ask_for(packed, output, tl.program_id(1) * TURNS * BLOCK * 32, 256, OUTPUTS, INPUTS // 2, 128, PDL)
+    prefetch(packed, output, tl.program_id(1) * ITERATIONS * BLOCK * 32, 256, OUTPUTS, INPUTS // 2, 128, PDL)
     pdl.wait(PDL)
     sums = tl.zeros((TILE, BLOCK, 32), tl.float32)
-    for turn in range(TURNS):
-        group = (tl.program_id(1) * TURNS + turn) * BLOCK + tl.arange(0, BLOCK)
+    for iteration in range(ITERATIONS):
+        group = (tl.program_id(1) * ITERATIONS + iteration) * BLOCK + tl.arange(0, BLOCK)
         here = (output < OUTPUTS)[:, None] & (group < GROUPS)[None, :]
         at = output[:, None, None].to(tl.int64) * (INPUTS // 2) + group[None, :, None] * 32 + byte[None, None, :]
         high, low = _look_up(tl.load(packed + at, mask=here[:, :, None], other=0), table, entries)

@@ -15,7 +15,7 @@ import triton.language as tl
 
 @functools.cache
 def supported(device: torch.device) -> bool:
-    """Whether a device has it."""
+    """Whether a device supports programmatic dependent launch."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
 
 

@@ -74,7 +74,7 @@ def attend(q: Tensor, keys: Tensor, values: Tensor, table: Tensor, pieces: Piece
     do_not_specialize=["count", "TABLE"], do_not_specialize_on_alignment=["table", "slots", "starts", "lengths"]
 )
 def _attend(q, keys, values, table, slots, starts, lengths, out, count, TABLE, scale, HEADS: tl.constexpr, KV: tl.constexpr, D: tl.constexpr, PAGE: tl.constexpr, PROGRAM_HEADS: tl.constexpr, TILE: tl.constexpr, PIECES: tl.constexpr):  # fmt: skip
-    """A program computes a tile of a piece's tokens for some query heads, of a piece the one with most keys first."""
+    """A program computes a tile of a piece's tokens for some query heads; within a piece, the tile with the most keys is first."""
     head, item = tl.program_id(0) * PROGRAM_HEADS, tl.program_id(1)
     p = tl.arange(0, PIECES)
     first = tl.load(starts + p, mask=p < count, other=0)
