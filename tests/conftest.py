@@ -6,7 +6,7 @@ import functools
 import os
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -91,8 +91,8 @@ def redis(tmp_path: Path) -> Iterator[RedisServer]:
 
 
 @pytest.fixture
-def within_a_window(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Windows of limits in this process begin at multiples of their length: no test runs across such a beginning.
+def within_a_window(monkeypatch: pytest.MonkeyPatch) -> Callable[[], float]:
+    """The clock of limits in this process. Their windows begin at multiples of their length, not while a test runs.
 
     It would be admitted once more there: of one request in the window before, floor(0.9999) are counted.
     """
@@ -100,3 +100,4 @@ def within_a_window(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = SimpleNamespace(time=lambda: time.time() + shift_s)
     monkeypatch.setattr("limits.aio.storage.memory.time", clock)
     monkeypatch.setattr("serve_app.access.counters.time", clock)
+    return clock.time

@@ -69,7 +69,7 @@ async def test_two_replicas_together_admit_no_more_than_the_limit(redis: RedisSe
         return admitted
 
     admitted = sum(await asyncio.gather(*(flood(each) for each in replicas)))
-    assert admitted <= 50 * (loop.time() - began + 1), "a full window at once, then the rate"
+    assert admitted <= 50 * (loop.time() - began) + 2  # the first window begins with the first request
     assert admitted >= 0.5 * 50 * seconds  # a machine that pauses asks for less
 
 

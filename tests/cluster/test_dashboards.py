@@ -147,10 +147,12 @@ class Observed:
     def settle(self) -> None:
         """Wait until Prometheus has all that happened: a whole period of the processes' reports adds nothing."""
         names = ("output_tokens", "prompt_tokens", "image_tokens", "pictures")
-        seen: list[float] | None = None
-        while (now := [self.value(f"sum(ray_glm_{name}_total)") for name in names]) != seen:
-            seen = now
+        seen: list[float] = []
+        for _ in range(6):
             time.sleep(REPORTED_S + 2 * SCRAPE_S)
+            before, seen = seen, [self.value(f"sum(ray_glm_{name}_total)") for name in names]
+            if before == seen:
+                break
         answered = sum(self.responses.statuses.values())
         self.cluster.until(
             lambda: self.value(f'sum(ray_glm_requests_total{{route="{CHAT}", status!="499"}})') >= answered,

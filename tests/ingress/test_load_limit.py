@@ -14,6 +14,7 @@ from serve_app.ingress.load_limit import LoadCheckMiddleware, LoadLimit, LoadLim
 from serve_app.ingress.outer_middlewares import load_limits
 from serve_app.settings import Settings
 from tests.fakes import FakeMeter
+from tests.ingress.client import soon
 
 LIMITS = LoadLimits(max_wait_s=10.0, min_in_flight=4, max_in_flight=100)
 
@@ -128,6 +129,21 @@ async def test_refusals_do_no_work_and_are_counted_and_logged_together(
     assert [record.message for record in caplog.records if record.levelno == logging.WARNING] == [
         "3 requests were refused within a second; 1 are in progress."
     ]
+
+
+async def test_refusals_are_counted_and_logged_after_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LoadCheckMiddleware, "SUMMARY_S", 0.01)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        raise AssertionError("reached")
+
+    load, meter = LoadLimit(LoadLimits(10.0, 1, 1), Clock()), FakeMeter()
+    load.enter()
+    check = LoadCheckMiddleware(app, load=load, meter=meter, paths={"/v1/ask"})
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(check), base_url="http://localhost") as client:
+        for refusals in (1, 2):
+            assert (await client.post("/v1/ask")).status_code == 503
+            await soon(lambda: meter.counts["glm_rejections_total", "overloaded"] == refusals)  # noqa: B023
 
 
 @pytest.mark.parametrize(("status", "seconds", "counted"), [(200, 0.0, True), (400, 0.0, False), (400, 0.05, True)])
