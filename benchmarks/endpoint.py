@@ -7,6 +7,7 @@ import asyncio
 import json
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -104,7 +105,9 @@ async def complete_all(
     return [task.result() for task in tasks]
 
 
-async def stream(client: httpx.AsyncClient, body: dict[str, Any]) -> StreamedAnswer:
+async def stream(
+    client: httpx.AsyncClient, body: dict[str, Any], on_first_text: Callable[[], None] = lambda: None
+) -> StreamedAnswer:
     """One streamed chat completion; raises `EndpointError`, also for an error inside the stream."""
     started = time.perf_counter()
     text, usage, timings = "", dict[str, int](), dict[str, float]()
@@ -124,6 +127,8 @@ async def stream(client: httpx.AsyncClient, body: dict[str, Any]) -> StreamedAns
                 if event.get("choices") and (piece := event["choices"][0].get("delta", {}).get("content")):
                     arrivals.append(time.perf_counter())
                     text += piece
+                    if len(arrivals) == 1:
+                        on_first_text()
     except httpx.HTTPError as error:
         raise EndpointError(f"The connection to the endpoint failed ({error!r}).") from error
     ended = time.perf_counter()

@@ -37,21 +37,28 @@ def body(picture: int, turn: int = 0, tokens: int = 4) -> dict[str, Any]:
     return picture_body(url, f"What is this? {turn}", max_tokens=tokens, ignore_eos=True, stream=True)
 
 
-def ask_all(service: Service, bodies: list[dict[str, Any]], meanwhile: Callable[[], None] | None = None) -> list[Any]:
-    """All at once, each over a connection of its own; the answer, or the error."""
+def ask_all(service: Service, bodies: list[dict[str, Any]], once_begun: Callable[[], None] | None = None) -> list[Any]:
+    """All at once, each over a connection of its own; the answer, or the error.
+
+    `once_begun` is called when each answer has its first text.
+    """
+    begun = 0
+
+    def count() -> None:
+        nonlocal begun
+        begun += 1
+        if begun == len(bodies) and once_begun is not None:
+            once_begun()
 
     async def one(number: int) -> StreamedAnswer | EndpointError:
         async with httpx.AsyncClient(base_url=service.base_url, timeout=120) as client:
             try:
-                return await stream(client, bodies[number])
+                return await stream(client, bodies[number], count)
             except EndpointError as error:
                 return error
 
     async def all_of_them() -> list[Any]:
-        asking = [asyncio.create_task(one(number)) for number in range(len(bodies))]
-        if meanwhile is not None:
-            await asyncio.to_thread(meanwhile)
-        return await asyncio.gather(*asking)
+        return await asyncio.gather(*(one(number) for number in range(len(bodies))))
 
     return asyncio.run(all_of_them())
 
@@ -107,12 +114,7 @@ def test_a_replica_that_dies_takes_only_its_own_answers_and_its_conversations_go
     engines = two_engines.processes("glm:engine")
     assert len(engines) == 2
     pictures = range(CONVERSATIONS)
-
-    def kill() -> None:
-        time.sleep(3)  # all streams have begun
-        engines[0].kill()
-
-    outcomes = ask_all(two_engines, [body(picture, tokens=400) for picture in pictures], meanwhile=kill)
+    outcomes = ask_all(two_engines, [body(picture, tokens=600) for picture in pictures], engines[0].kill)
     lost = [outcome for outcome in outcomes if isinstance(outcome, EndpointError)]
     assert 0 < len(lost) < CONVERSATIONS, outcomes
     follow_ups = ask_all(two_engines, [body(picture, turn=1) for picture in pictures])
