@@ -1,4 +1,4 @@
-"""Pages of the KV cache: their reference counts, and which can be reused for prompts with the same beginning.
+"""Pages of the KV cache: reference counts, and which pages a prompt with the same beginning reuses.
 
 Pure: page numbers and keys only, no tensors. A page that holds 64 tokens of a prompt keeps its key after the
 last sequence that used it has ended, until its memory is needed; a new prompt with the same key uses it unchanged.
