@@ -90,7 +90,7 @@ class Answers:
 
     @property
     def from_cache(self) -> bool | None:
-        """Whether the answer cache had the answers; None if it was not asked. Known once the first has started."""
+        """Whether the answer cache had the answers; None if the cache was not used. Known after the first `Started`."""
         started = self._started.values()
         if not all(each.cache for each in started) or not started:
             return None

@@ -10,7 +10,7 @@ WECOM_DESCRIPTION: Final = """\
 Try and check the WeCom bots (docs/wecom.md).
 
   glm-serve wecom check                                      check settings and secrets before WeCom calls the service
-  glm-serve wecom simulate --token-file T --aes-key-file K   play WeCom against a running service, without a tenant
+  glm-serve wecom simulate --token-file T --aes-key-file K   simulate WeCom for a running service, without a tenant
 
 `check` reads the settings of `up` from the environment. `simulate` sends signed callbacks to the service and hosts
 encrypted pictures; the service must be started with
@@ -29,7 +29,7 @@ def add_wecom_arguments(parser: argparse.ArgumentParser) -> None:
     checking.add_argument(
         "--subscribe", action="store_true", help="also try the long connection; a running service loses its own by it"
     )
-    playing = commands.add_parser("simulate", help="play WeCom against a running service")
+    playing = commands.add_parser("simulate", help="simulate WeCom for a running service")
     playing.add_argument("--url", default="http://127.0.0.1:8000", metavar="URL", help="the service")
     playing.add_argument("--token-file", type=Path, required=True, metavar="FILE", help="as wecom.token_file")
     playing.add_argument("--aes-key-file", type=Path, required=True, metavar="FILE", help="as wecom.aes_key_file")

@@ -32,7 +32,7 @@ T = TypeVar("T")
 ScriptCall: TypeAlias = tuple[AsyncScript, list[str], list[int]]  # script, its keys and arguments
 
 RETRY_S: Final = 1.0  # between two tries to reach Redis again
-READS: Final = 5  # turns of the event loop in which a response that has arrived is read
+READS: Final = 5  # iterations of the event loop to wait for a response that has arrived but was not read
 PREFIX: Final = "glm:limits"
 REDIS_FAILURES: Final = (TimeoutError, OSError, RedisError)
 # Lease: a member of a sorted set, scored by the time at which it ends, in seconds of Redis' own clock.
@@ -136,7 +136,7 @@ class SharedCounters:
         self._unreleased: list[tuple[str, str]] = []
         self._background: set[asyncio.Task[None]] = set()
         self._local_leases: set[tuple[str, str]] = set()
-        self._missed: dict[LimitOfKey, tuple[float, int]] = {}  # by Redis: since when (time.time), and how much
+        self._missed: dict[LimitOfKey, tuple[float, int]] = {}  # not counted by Redis: since when (time.time), how much
 
     async def hit(self, limit: RateLimitItemPerSecond, key: str, amount: int) -> Hit:
         async def hit(counters: Counters) -> Hit:

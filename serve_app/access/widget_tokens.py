@@ -60,7 +60,7 @@ class WidgetTokens:
             claims = jwt.decode(
                 token.removeprefix(PREFIX), self._secret, algorithms=[_ALGORITHM], issuer=_ISSUER, options=options
             )
-        except jwt.PyJWTError as error:
+        except (jwt.PyJWTError, ValueError) as error:  # ValueError: characters that no token has
             raise Unauthenticated("The widget token is not valid.") from error
         if claims["exp"] <= self._now():
             raise Unauthenticated("The widget token has expired. Get a new one from the site's back end.")

@@ -133,11 +133,12 @@ class RequestAudit:
         """Queues the line of the request, unless it was: how it ended, with HTTP status and error code."""
         if self._is_written:
             return None
-        self._is_written = True
         self._caller = caller
         self._fields["route"] = route
         fields = self._described() | {"status": status, "outcome": outcome, "total_ms": round(total_ms, 3)}
-        return self._log.writer.write("request", fields | self._measured(), self._personal())
+        written = self._log.writer.write("request", fields | self._measured(), self._personal())
+        self._is_written = True  # not before: what fails above is written by the next call
+        return written
 
     def _described(self) -> dict[str, Any]:
         fields = self._fields | {"tenant": self._caller.tenant, "model": self._log.model}

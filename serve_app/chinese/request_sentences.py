@@ -110,8 +110,8 @@ REQUESTS: Final[Mapping[str, str]] = {
     ),
     "{} can't be combined with a constraint on the answer.": "{0} 不能和对回答的约束一起使用。",
     "logit_bias names token {}; token ids go from 0 to {}.": "logit_bias 指定了 token {0}；token id 的范围是 0 到 {1}。",
-    "The served model has no tool calls.": "当前模型没有工具调用。",
-    "The served model has no token that ends its reasoning, so no budget.": "当前模型没有结束思考的 token，不能设思考预算。",
+    "The served model does not support tools. Send the request without 'tools'.": "当前模型不支持工具。请去掉 'tools' 再发送。",
+    "The served model does not support a thinking budget: it has no token that ends its reasoning.": "当前模型没有结束思考的 token，不能设思考预算。",
     # -- answers that ended early
     "The engine ended this answer without its final event.": "推理引擎没有正常结束此回答。",
     "The connection to the model failed: {}": "与模型的连接失败：{0}",

@@ -74,10 +74,13 @@ class Admission:
                 if value:
                     raise InvalidRequest(f"{param} can't be combined with a constraint on the answer.", param)
         if prompt.tools is not None and not control_tokens.has_tool_calls:
-            raise InvalidRequest("The served model has no tool calls.", "tools")
+            raise InvalidRequest("The served model does not support tools. Send the request without 'tools'.", "tools")
         budget = prompt.thinking.budget_tokens if prompt.thinking.enabled else None
         if budget is not None and not control_tokens.has_reasoning:
-            raise InvalidRequest("The served model has no token that ends its reasoning, so no budget.", "thinking")
+            raise InvalidRequest(
+                "The served model does not support a thinking budget: it has no token that ends its reasoning.",
+                "thinking",
+            )
 
     def _find_thinking_end_ids(self) -> tuple[int, ...]:
         """`</think>` and what the family's template writes after it: `<answer>` or a newline."""

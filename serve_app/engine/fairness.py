@@ -13,13 +13,13 @@ OLDEST_SHARE = 0.25  # of the tokens of a step
 BATCH_SHARE = 1 / 32  # of the tokens of a step, for the batch lane while the interactive one could use all of them
 
 
-def share_lanes(unread: Sequence[int], background: Sequence[bool], budget: int) -> list[int]:
-    """Tokens for each prompt in this step, as `share_prefill` in each lane; `background` marks the batch lane.
+def share_lanes(unread: Sequence[int], in_batch_lane: Sequence[bool], budget: int) -> list[int]:
+    """Tokens for each prompt in this step, as `share_prefill` in each lane; `in_batch_lane` marks those of it.
 
-    Background prompts delay an interactive one by less than one step for each 31 steps that it takes anyway. They get a
-    thirty-second of the budget in every step, so the bound of `share_prefill` holds for that part of it.
+    In every step the batch lane gets at least 1/32 of the budget, so an interactive prompt takes at most 32/31 of its
+    steps without a batch lane, and a batch prompt has the bound of `share_prefill` with 1/32 of the budget.
     """
-    places = {lane: [index for index, other in enumerate(background) if other is lane] for lane in (False, True)}
+    places = {lane: [index for index, other in enumerate(in_batch_lane) if other is lane] for lane in (False, True)}
     lanes = {lane: [unread[index] for index in indices] for lane, indices in places.items()}
     kept = min(sum(lanes[True]), max(1, int(budget * BATCH_SHARE))) if budget > 1 else 0
     first = share_prefill(lanes[False], budget - kept)

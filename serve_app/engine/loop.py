@@ -246,8 +246,8 @@ class EngineLoop:
             sequence.first_token_at = self._clock()
         try:
             reason = sequence.append_token(sampled.token_id, sampled.logprob)
-        except ServiceError as error:
-            self._fail(sequence, error)
+        except Exception as error:  # one answer that can't be parsed must not end the others
+            self._fail(sequence, self._executor.to_service_error(error))
             return
         sequence.stale = sequence.in_flight > 0 and sequence.generated[-1] != sampled.token_id
         if reason is not None:

@@ -108,7 +108,7 @@ class StepExecutor:
             self._sampler.prepare_row(sequence)
             self._model.prepare(sequence)
         except Exception as error:
-            raise self._to_service_error(error) from None
+            raise self.to_service_error(error) from None
 
     def encode(self, sequences: list[Sequence], image_tokens: int | None) -> list[tuple[Sequence, ServiceError]]:
         """Compute image features that sequences need, of so many tokens, or one job; return those that failed."""
@@ -117,7 +117,7 @@ class StepExecutor:
         except Exception as error:
             self._encoder.drop()
             failures = [(s, error) for s in sequences if s.needs_features and s.slot >= 0]
-        return [(s, self._to_service_error(error)) for s, error in failures]
+        return [(s, self.to_service_error(error)) for s, error in failures]
 
     def draft(self, decoding: list[Sequence], with_prompts: bool) -> tuple[list[Sequence], list[Chunk]]:
         """The sequences that decode one token in this step, and the drafts of the others if they save time."""
@@ -192,7 +192,7 @@ class StepExecutor:
             try:
                 results += zip(launch.samples, launch.tokens.read(), strict=True)
             except Exception as error:
-                results += [(sample, self._to_service_error(error)) for sample in launch.samples]
+                results += [(sample, self.to_service_error(error)) for sample in launch.samples]
         for sample in launch.samples:
             sample.sequence.in_flight -= 1
         now = self._clock()
@@ -218,7 +218,7 @@ class StepExecutor:
         launch.logits.append(logits)
 
     def _fail(self, launch: Launch, samples: list[Sample], error: Exception) -> None:
-        explained = self._to_service_error(error)
+        explained = self.to_service_error(error)
         launch.failed += [(sample, explained) for sample in samples]
 
     def _measure(self, launch: Launch, seconds: float) -> None:
@@ -237,7 +237,8 @@ class StepExecutor:
             self._meter.observe(metrics.STAGE_SECONDS, seconds, stage="decode_step")
             self._meter.observe(metrics.BATCH_SIZE, decoding)
 
-    def _to_service_error(self, error: Exception) -> ServiceError:
+    def to_service_error(self, error: Exception) -> ServiceError:
+        """The error as the caller sees it; out of memory frees what can be freed, any other error is logged."""
         if isinstance(error, ServiceError):
             return error
         if is_out_of_memory(error):

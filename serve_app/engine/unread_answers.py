@@ -1,6 +1,7 @@
 """Answers whose prompt came through Ray's object store, until somebody reads their events.
 
-For megabytes that is faster than a message. Events can't come back that way, so the same prompt follows without pixels:
+For prompts of megabytes the object store is faster than a message. It can't return events, so the same prompt is sent
+again in a message, without pixels:
 docs/decisions/0003-prompt-transport.md.
 """
 
@@ -48,6 +49,6 @@ class UnreadAnswers(Generic[Reader]):
 
 
 def copied(prompt: Prompt) -> Prompt:
-    """The prompt with pixels of its own: those that it came with are in the object store, which has a bound."""
+    """The prompt with its pixels copied out of Ray's object store, whose size is limited."""
     pictures = (replace(one, pixels=np.array(one.sent_pixels())) if one.is_sent else one for one in prompt.pictures)
     return replace(prompt, pictures=tuple(pictures))

@@ -1,4 +1,4 @@
-"""Prompts without the pixels of some pictures: their features, or that the pixels have to be sent.
+"""Finds the features of pictures whose pixels were not sent, or asks for their pixels.
 
 What counts is `find_unsent`, in the loop's thread, when a sequence has just been admitted: its pages are its own by
 then, and features that are found are kept in the sequence, so nothing can be evicted between the check and their use.

@@ -86,12 +86,19 @@ class OriginFilter:
     def _check(self, headers: Headers) -> None:
         origin = headers.get("origin", "").lower()
         site = headers.get("sec-fetch-site")  # set by the browser itself, also behind a proxy that rewrites Host
-        foreign = site in FOREIGN_SITES if site else urlsplit(origin).netloc != headers.get("host", "").lower()
+        foreign = site in FOREIGN_SITES if site else _netloc(origin) != headers.get("host", "").lower()
         if origin and foreign and origin not in self._allowed:
             raise Forbidden(
                 f"Pages of {truncate(origin)!r} may not use this service."
                 " Add the origin to the setting http.allowed_origins if they should."
             )
+
+
+def _netloc(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:  # such as `http://[`
+        return None
 
 
 def request_id_header(headers: Iterable[tuple[bytes, bytes]]) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import replace
@@ -82,7 +83,15 @@ async def respond(
             keep_alive_s=context.keep_alive_s,
         )
     body = await run_until_disconnect(request.receive, request_log, responder.body(answers))
-    return Response(orjson.dumps(body), headers=_headers(answers, ignored), media_type="application/json")
+    return Response(_to_json(body), headers=_headers(answers, ignored), media_type="application/json")
+
+
+def _to_json(body: Any) -> bytes:
+    """The body as JSON; the argument of a tool may be an integer of more than 64 bits, which orjson does not write."""
+    try:
+        return orjson.dumps(body)
+    except TypeError:
+        return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def timings_json(answers: Answers) -> dict[str, float]:

@@ -6,7 +6,7 @@ Nanoseconds of CPU per pixel were measured with Pillow 13 on one core (docs/deci
 
 from typing import Final, Protocol
 
-SMALL_S: Final = 0.25  # predicted: one decoder takes nothing above this
+SMALL_S: Final = 0.25  # predicted CPU seconds; the decoder for small pictures takes no picture above this
 AT_ONCE_S: Final = 0.05  # predicted: a picture up to this is decoded as soon as its header is read
 
 _NS_PER_PIXEL: Final = {

@@ -1,9 +1,9 @@
 """Decodes pictures in a few processes that can be killed: queue by predicted cost, CPU budgets.
 
 Pictures are decoded in the order of their arrival plus five times their predicted cost: cheap ones pass expensive
-ones, and no picture waits without end. Of several processes, one is reserved for small pictures. A process that spends
-its CPU budget is ended by the kernel, one whose request was cancelled by the pool; it is replaced within milliseconds,
-and only its own picture is refused.
+ones, and no picture waits without end. Of several processes, one is reserved for small pictures. The kernel ends a
+process that has used its CPU budget, the pool one whose request was cancelled. A process that has ended is replaced
+within milliseconds, and only its own picture is refused.
 Design and figures: docs/decisions/0013-decoding-processes.md
 """
 

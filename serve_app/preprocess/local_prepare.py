@@ -62,7 +62,7 @@ class LocalPreparer:
         self._pictures: OrderedDict[tuple[str, bytes, str], Picture] = OrderedDict()  # the latest last
         self._same_checkpoint: bool | None = None  # as preprocess has, according to its last prompt
         self._clock = clock
-        self._used_s = 0.0  # of the event loop's time; it becomes less by SHARE_OF_TIME of the time that passes
+        self._used_s = 0.0  # of the event loop's time; reduced by SHARE_OF_TIME of each second that passes
         self._used_at = clock()
 
     def prepare(self, request: ChatRequest) -> Prompt | None:

@@ -348,3 +348,23 @@ def test_a_step_encodes_pictures_of_three_quarters_of_the_tokens_that_it_compute
     assert encoded == [2, 3, 3]
     b.run()
     assert b.text("streams") == "BCDEFGHIJKLMNOPQRSTU"
+
+
+def test_an_answer_that_can_not_be_parsed_does_not_end_the_others(
+    bench: Callable[..., Bench], caplog: pytest.LogCaptureFixture
+) -> None:
+    b = bench()
+    b.ask("broken")
+    b.ask("other")
+    b.loop.step()
+
+    def fail(token_id: int, logprob: object = None) -> None:
+        raise RecursionError("maximum recursion depth exceeded")
+
+    b.loop._active["broken"].parser.push = fail  # type: ignore[method-assign]
+    b.run()
+    (error,) = b.terminals("broken")
+    assert isinstance(error, EngineFailed)
+    assert b.finished("other").reason == "length"
+    assert b.loop.slots_used() == 0
+    assert "maximum recursion depth exceeded" in caplog.text

@@ -14,7 +14,7 @@ import orjson
 import pytest
 
 from serve_app.audit.files import audit_files, lines_of
-from serve_app.audit.request_audit import AuditLog
+from serve_app.audit.request_audit import AuditLog, RequestAudit
 from serve_app.audit.verify import verify
 from serve_app.audit.writer import AuditWriter
 from serve_app.contracts import Delta, PictureSeen, ToolCallDelta
@@ -248,3 +248,21 @@ async def test_feedback_has_a_line_with_the_answers_id(
     await asyncio.to_thread(log.writer.close)
     (line,) = lines(folder)
     assert (line["feedback"], line["personal"]["comment"]) == ({"id": "chatcmpl-1", "rating": "down"}, "Wrong.")
+
+
+async def test_a_line_that_can_not_be_made_is_written_as_the_failure_that_it_caused(
+    make_client: MakeClient, make_log: MakeLog, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half an emoji in an answer can't be hashed: the request had no line, also in required mode."""
+    personal, failures = RequestAudit._personal, iter([True])
+
+    def fail_once(audit: RequestAudit) -> dict[str, Any]:
+        if next(failures, False):
+            raise TypeError("surrogates not allowed")
+        return personal(audit)
+
+    monkeypatch.setattr(RequestAudit, "_personal", fail_once)
+    response = await make_client(FakeAnswer("Two"), audit=make_log()).post(CHAT, json=chat([text("What?")]))
+    assert response.status_code == 500
+    await soon(lambda: bool(lines(folder)))
+    assert [line["status"] for line in lines(folder)] == [500]

@@ -135,6 +135,7 @@ def test_greedy_has_several_names() -> None:
     greedy = Sampling(temperature=0.0)
     assert parse_chat(chat(temperature=0.01, do_sample=False)).sampling == greedy
     assert parse_chat(chat(temperature=0.7, top_p=0)).sampling == greedy
+    assert parse_chat(chat(temperature=1e-40)).sampling == greedy  # divided by it, logits are infinite
     assert parse_chat(chat(temperature=0.7, do_sample=True)).sampling == Sampling(temperature=0.7)
 
 

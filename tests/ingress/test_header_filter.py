@@ -39,6 +39,8 @@ def test_any_name_is_served_where_other_machines_connect() -> None:
         ({"Origin": "https://evil.example"}, 403),
         ({"Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site"}, 403),
         ({"Origin": "null"}, 403),
+        ({"Origin": "http://["}, 403),  # it was a 500
+        ({"Origin": "http://a]"}, 403),
     ],
 )
 async def test_a_page_of_another_origin_can_not_make_requests(

@@ -39,9 +39,9 @@ async def issue(client: httpx.AsyncClient, key: str, **fields: Any) -> httpx.Res
     return await client.post("/v1/widget/tokens", json=body, headers={"Authorization": f"Bearer {key}"})
 
 
-def from_page(token: str, origin: str | None = SHOP) -> dict[str, str]:
+def from_page(token: str, origin: str | None = SHOP) -> dict[str, str | bytes]:
     sent = {"Origin": origin, "Sec-Fetch-Site": "cross-site"} if origin else {}
-    return {"Authorization": f"Bearer {token}", **sent}
+    return {"Authorization": f"Bearer {token}".encode("latin-1"), **sent}
 
 
 async def test_a_page_of_the_origin_may_chat_as_the_caller_of_the_key(
@@ -117,6 +117,7 @@ async def test_forged_and_damaged_tokens_are_refused(make_client: MakeClient, tm
         token[:-2],
         PREFIX,
         token.removeprefix(PREFIX),
+        f"{PREFIX}\xff",  # one byte, which is not UTF-8: it was a 500
     ]
     for each in forged:
         response = await client.post("/v1/chat/completions", json=chat(), headers=from_page(each))

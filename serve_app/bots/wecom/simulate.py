@@ -1,4 +1,4 @@
-"""`glm-serve wecom simulate`: plays WeCom against a running service and says what works."""
+"""`glm-serve wecom simulate`: simulates WeCom for a running service and reports what works."""
 
 from __future__ import annotations
 

@@ -8,13 +8,16 @@ and `arguments` or `parameters` (Hermes, Llama), the same within `function` (Ope
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
 _CUT_NAME = re.compile(r'"name"\s*:\s*"(?P<name>[^"\\]+)"')
 _CUT_ARGUMENTS = re.compile(r'"(?:arguments|parameters)"\s*:\s*(?P<arguments>\{.*)', re.DOTALL)
 _ARGUMENTS = ("arguments", "parameters")
+_MAX_LEVELS = 100  # of nesting: what reads arguments recursively has limits of its own, such as 254 of orjson
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def split_name(text: str) -> tuple[str, str]:
@@ -52,7 +55,7 @@ def _call(part: Any) -> tuple[str, str] | None:
         part = part["function"]
     if not isinstance(part, dict) or not isinstance(name := part.get("name"), str) or not name.strip():
         return None
-    return name.strip(), _arguments(next((part[key] for key in _ARGUMENTS if key in part), None))
+    return _encodable(name.strip()), _arguments(next((part[key] for key in _ARGUMENTS if key in part), None))
 
 
 def _arguments(value: Any) -> str:
@@ -63,10 +66,32 @@ def _arguments(value: Any) -> str:
 
 
 def _first_json(text: str) -> Any:
+    """The JSON at the start of a text; None if there is none, or one that is nested too deeply."""
     try:
-        return json.JSONDecoder(parse_constant=_reject_constant).raw_decode(text)[0]
+        found = json.JSONDecoder(parse_float=_finite, parse_constant=_reject_constant).raw_decode(text)[0]
     except (ValueError, RecursionError):
         return None
+    return found if _levels(found) <= _MAX_LEVELS else None
+
+
+def _levels(value: Any) -> int:
+    """How deeply lists and objects are nested in a value."""
+    levels, level = 0, [value]
+    while level := [inner for outer in level for inner in _inner(outer)]:
+        levels += 1
+    return levels
+
+
+def _inner(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
+
+
+def _finite(number: str) -> float:
+    if math.isinf(value := float(number)):
+        raise ValueError(f"{number} is too large for JSON")
+    return value
 
 
 def _reject_constant(constant: str) -> NoReturn:
@@ -74,4 +99,9 @@ def _reject_constant(constant: str) -> NoReturn:
 
 
 def _compact(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return _encodable(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+
+
+def _encodable(text: str) -> str:
+    """Text without halves of emoji (lone surrogates), which UTF-8 does not have; each becomes U+FFFD."""
+    return _SURROGATE.sub("\ufffd", text)

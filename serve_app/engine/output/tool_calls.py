@@ -50,6 +50,7 @@ class ToolCallParser:
 
     def __init__(self, tools: ToolUse) -> None:
         self._types = {tool.name: argument_types(tool.parameters) for tool in tools.tools}
+        self._parallel = tools.parallel
         self._part = _Part.OUTSIDE
         self._buffer = ""  # of the current name, key or value
         self._name = ""
@@ -175,6 +176,8 @@ class ToolCallParser:
             self._begin_call(name)
             self._emit(arguments)
             self._end_call()
+            if self.calls and not self._parallel:
+                break
 
     def _end_call(self) -> None:
         if self._foreign is not None:

@@ -1,4 +1,4 @@
-"""Drafts: the tokens that a constrained answer probably goes on with, guessed from its grammar.
+"""Drafts: the probable next tokens of a constrained answer, predicted from its grammar.
 
 Where the grammar leaves one continuation, such as the rest of a key, its bytes are cut into tokens, the longest first.
 A draft is only a guess: a model may cut the same bytes in another way. The tokens enter the model as one piece, and
@@ -34,7 +34,7 @@ class Drafter:
         self._spaced = True
         self._draft: list[int] = []  # the last one
         self._start = 0  # tokens of the answer before it
-        self._refused = b""  # what the last draft went on with when a token of it was not sampled
+        self._refused = b""  # bytes of the last draft from its first token that was not sampled
 
     def draft(self, matcher: LLMatcher, scanner: StringScanner, generated: list[int], most: int) -> list[int]:
         """At most `most` tokens that probably follow `generated`, which `matcher` and `scanner` have read."""
@@ -58,7 +58,7 @@ class Drafter:
                 return
 
     def _continuation(self, matcher: LLMatcher, scanner: StringScanner, generated: list[int]) -> bytes:
-        """The bytes that the grammar forces, and beyond each place where it leaves the choice of a space."""
+        """The bytes that the grammar forces; where it allows an optional space, that is assumed, and what follows."""
         # On a copy: a matcher in which a special token is forced refuses every token after this call.
         matcher, scanner = matcher.deep_copy(), replace(scanner)
         content = forced = matcher.compute_ff_bytes()

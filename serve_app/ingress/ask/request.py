@@ -11,7 +11,7 @@ from starlette.datastructures import FormData, UploadFile
 from serve_app.contracts import ChatRequest, ImagePart, Message, Sampling, TextPart
 from serve_app.errors import ImageRejected, InvalidRequest
 from serve_app.ingress.fields.files import parse_pages
-from serve_app.ingress.fields.sampling import TokenCount
+from serve_app.ingress.fields.sampling import TokenCount, temperature
 from serve_app.ingress.validation import invalid_fields, truncate
 
 FILES: Final = ("image", "file")  # the fields of uploads
@@ -124,5 +124,5 @@ def ask_request(form: AskForm, files: list[ImagePart], *, id: str, deadline_s: f
     message = Message("user", (*files, TextPart(form.question)), param="question")
     sampling = Sampling(form.max_tokens)
     if form.temperature is not None:
-        sampling = replace(sampling, temperature=form.temperature)
+        sampling = replace(sampling, temperature=temperature(form.temperature))
     return ChatRequest(id, (message,), sampling, deadline_s, form.stream, param="question")

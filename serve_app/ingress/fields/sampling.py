@@ -40,6 +40,9 @@ TopK: TypeAlias = Annotated[Integer, Field(ge=-1, le=MAX_INT)]
 TokenId: TypeAlias = Annotated[str, StringConstraints(pattern=r"^(0|[1-9][0-9]{0,8})$")]
 
 
+_MIN_TEMPERATURE = 1e-5  # below, only the likeliest token is ever sampled; logits divided by less may exceed float32
+
+
 class SamplingFields(StrictModel):
     """How the answer's tokens are sampled; fields that are not OpenAI's name their origin."""
 
@@ -105,7 +108,7 @@ def sampling(fields: SamplingFields, *, max_tokens: int | None, logprobs: int | 
     greedy = fields.do_sample is False or fields.top_p == 0
     given: dict[str, Any] = {
         "max_tokens": max_tokens,
-        "temperature": 0.0 if greedy else fields.temperature,
+        "temperature": 0.0 if greedy else None if fields.temperature is None else temperature(fields.temperature),
         "top_p": fields.top_p or None,
         "top_k": None if fields.top_k is None else max(fields.top_k, 0),
         "min_p": fields.min_p,
@@ -121,6 +124,11 @@ def sampling(fields: SamplingFields, *, max_tokens: int | None, logprobs: int | 
         "logprobs": logprobs,
     }
     return Sampling(**{name: value for name, value in given.items() if value is not None})
+
+
+def temperature(value: float) -> float:
+    """A temperature that logits can be divided by; 0, the likeliest token, in place of smaller ones."""
+    return value if value >= _MIN_TEMPERATURE else 0.0
 
 
 def single_max_tokens(max_tokens: int | None, max_completion_tokens: int | None) -> int | None:

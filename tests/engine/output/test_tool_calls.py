@@ -13,14 +13,15 @@ from serve_app.engine.output.tool_calls import ToolCallParser
 from serve_app.engine.output.tool_schema import argument_types
 
 
-def parser(schema: Any = None) -> ToolCallParser:
+def parser(schema: Any = None, parallel: bool = True) -> ToolCallParser:
     parameters = {"type": "object", "properties": {"k": schema} if schema is not None else {}}
     return ToolCallParser(
         ToolUse(
             tuple(
                 Tool(name, {"type": "function", "function": {"name": name, "parameters": parameters}})
                 for name in ("f", "g", "weather")
-            )
+            ),
+            parallel=parallel,
         )
     )
 
@@ -277,3 +278,37 @@ def test_types_of_many_references_are_found_in_no_time() -> None:
     definitions = {f"d{i}": {"anyOf": [{"$ref": f"#/$defs/d{i + 1}"}] * 10} for i in range(50)}
     parameters = {"properties": {"k": {"$ref": "#/$defs/d0"}}, "$defs": {**definitions, "d50": {"type": "string"}}}
     assert argument_types(parameters) == {"k": frozenset(["string"])}
+
+
+@pytest.mark.parametrize("levels", [*range(90, 110), *range(960, 1010), 5000])
+def test_json_of_any_depth_is_parsed_or_ignored(levels: int) -> None:
+    """At 986 levels the engine ended with a RecursionError: they could be read, and not be written."""
+    deep = "[" * levels + "]" * levels
+    for written, most in ((f'{{"name":"f","arguments":{{"a":{deep}}}}}', 99), (f'f {{"a":{deep}}}', 100)):
+        pieces = pushed(parser(), ControlToken.TOOL_CALL, written, ControlToken.END_TOOL_CALL)
+        arguments = "".join(piece.arguments for piece in pieces)
+        assert (deep in arguments) == (levels <= most), arguments[:50]
+
+
+@pytest.mark.parametrize(
+    "written", ['{"name":"f","arguments":{"a":"\\ud83d"}}', 'f {"a":"\\ud83d"}', '{"name":"f\\ud83d"}']
+)
+def test_half_an_emoji_becomes_the_replacement_character(written: str) -> None:
+    """It can't be encoded, so the response failed after the answer was complete."""
+    pieces = pushed(parser(), ControlToken.TOOL_CALL, written, ControlToken.END_TOOL_CALL)
+    text = "".join(piece if isinstance(piece, str) else piece.arguments for piece in pieces)
+    assert "\ufffd" in text
+    text.encode()
+
+
+def test_a_number_that_json_does_not_have_makes_no_arguments() -> None:
+    pieces = pushed(parser(), ControlToken.TOOL_CALL, 'f {"a":1e999}', ControlToken.END_TOOL_CALL)
+    assert "".join(piece.arguments for piece in pieces) == "{}"
+
+
+@pytest.mark.parametrize("parallel", [True, False])
+def test_a_list_of_calls_is_one_call_where_calls_are_not_parallel(parallel: bool) -> None:
+    written = '[{"name":"other","arguments":{}},{"name":"f","arguments":{"a":1}},{"name":"g","arguments":{"a":2}}]'
+    pieces = pushed(parser(parallel=parallel), ControlToken.TOOL_CALL, written, ControlToken.END_TOOL_CALL)
+    names = [piece.name for piece in pieces if isinstance(piece, ToolCallDelta) and piece.name is not None]
+    assert names == (["f", "g"] if parallel else ["f"])

@@ -240,6 +240,14 @@ async def test_a_message_has_reasoning_text_and_calls_as_blocks(make_client: Mak
     }
 
 
+async def test_an_argument_may_be_an_integer_of_more_than_64_bits(make_client: MakeClient) -> None:
+    """The response was a 500, after the answer had been generated."""
+    answer = FakeAnswer(ToolCallDelta(0, "weather", '{"number":123456789012345678901}', 4), reason="tool_calls")
+    response = await make_client(answer).post(URL, json=asking())
+    assert response.status_code == 200
+    assert response.json()["content"][0]["input"] == {"number": 123456789012345678901}
+
+
 @pytest.mark.parametrize(
     ("answer", "reason", "sequence"),
     [
