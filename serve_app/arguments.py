@@ -200,7 +200,7 @@ def _add_ask(ask: argparse.ArgumentParser) -> None:
     )
     ask.add_argument(
         "--temperature",
-        type=float,
+        type=_finite,
         default=0.0,
         metavar="T",
         help="sampling temperature (default: 0, always the most likely token)",
@@ -266,6 +266,13 @@ def _add_plan(plan: argparse.ArgumentParser) -> None:
 def _command(create: Any, *names: str, **options: Any) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = create(*names, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
     return parser
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):  # JSON has no such number
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number.")
+    return number
 
 
 def _seconds(text: str) -> float:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TextIO
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -204,7 +205,7 @@ def _chunks(url: str, body: dict[str, Any], key: str) -> Iterator[dict[str, Any]
     timeout = httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
     try:
         with (
-            httpx.Client(timeout=timeout, headers=headers) as client,
+            httpx.Client(timeout=timeout, headers=headers, mounts=_direct(url)) as client,
             client.stream("POST", f"{url}/v1/chat/completions", json=body) as response,
         ):
             if response.status_code != 200:
@@ -224,6 +225,19 @@ def _chunks(url: str, body: dict[str, Any], key: str) -> Iterator[dict[str, Any]
         raise AskFailed(f"{url!r} is not the URL of a service: {str(error).rstrip('.')}.") from error
     except httpx.HTTPError as error:
         raise AskFailed(f"The connection to {url} failed: {str(error).rstrip('.') or type(error).__name__}.") from error
+
+
+def _direct(url: str) -> dict[str, None]:
+    """The `mounts` of httpx that keep a URL of this machine from the proxy of the environment."""
+    from serve_app.settings_access import is_loopback
+
+    try:
+        host = urlsplit(url).hostname or ""
+    except ValueError:  # httpx reports what is wrong with the URL
+        return {}
+    if not is_loopback(host):
+        return {}
+    return {f"all://[{host}]" if ":" in host else f"all://{host}": None}
 
 
 def _refusal(response: httpx.Response) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -16,11 +17,14 @@ from serve_app.arguments import parse
 from serve_app.chinese.translate import in_terminal_language
 
 if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
     from serve_app.settings import Settings
 
 # Slow imports are inside the functions, so that `--help` and `ask` start at once.
 
 READER_LEFT: Final = 141  # 128 + SIGPIPE, as a shell reports it
+_KEY: Final = re.compile("[!-~]*")  # what an Authorization header can have
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,6 +65,12 @@ def _ask(options: argparse.Namespace) -> int:
     except (OSError, UnicodeError) as error:
         _complain(f"The file of --key-file can't be read: {error}.")
         return 1
+    if not _KEY.fullmatch(key):
+        _complain(
+            "The file of --key-file has characters that no API key has. It must have one key: ASCII letters, digits and"
+            " punctuation in one line."
+        )
+        return 1
     try:
         question = Question.of(options.pictures, options.question, sys.stdin)
         ask(
@@ -76,6 +86,16 @@ def _ask(options: argparse.Namespace) -> int:
         _complain(str(error))
         return 1
     return 0
+
+
+def _keys(options: argparse.Namespace) -> int:
+    file = options.file
+    if file is None:
+        settings = _settings(options)
+        if settings is None:
+            return 2
+        file = settings.access.keys_file
+    return keys.run(options, file)
 
 
 def _doctor(options: argparse.Namespace) -> int:
@@ -105,7 +125,11 @@ def _plan(options: argparse.Namespace) -> int:
     if options.output is None:
         print(values, end="", flush=True)
     else:
-        Path(options.output).write_text(values, encoding="utf-8")
+        try:
+            Path(options.output).write_text(values, encoding="utf-8")
+        except OSError as error:
+            _complain(f"The plan can't be written to {options.output}: {error.strerror}.")
+            return 1
     print(summary, file=sys.stderr)
     return 0
 
@@ -137,7 +161,7 @@ def _wecom(options: argparse.Namespace) -> int:
 COMMANDS: Final[dict[str, Callable[[argparse.Namespace], int]]] = {
     "up": _up,
     "ask": _ask,
-    "keys": keys.run,
+    "keys": _keys,
     "doctor": _doctor,
     "plan": _plan,
     "audit": _audit,
@@ -170,7 +194,21 @@ def _settings(options: argparse.Namespace) -> Settings | None:
         return Settings.model_validate(given)
     except ValidationError as error:
         for problem in error.errors():
-            setting = ".".join(str(step) for step in problem["loc"])
-            rule = problem["msg"].rstrip(".")
-            _complain(f"The setting {setting} is {problem['input']!r}. {rule}.")
+            _complain(_setting_error(problem))
         return None
+
+
+def _setting_error(problem: ErrorDetails) -> str:
+    """The sentences for one of pydantic's errors."""
+    from pydantic_settings import SettingsError
+
+    cause = problem.get("ctx", {}).get("error")
+    if isinstance(cause, SettingsError):
+        return (
+            f"A list or an object in the environment is not JSON ({cause}). Write it as in"
+            """ GLM_MODEL__ALIASES='["first", "second"]'."""
+        )
+    if isinstance(cause, ValueError):  # a rule for a whole section; its text names the settings
+        return str(cause)
+    setting = ".".join(str(step) for step in problem["loc"])
+    return f"The setting {setting} is {problem['input']!r}. {problem['msg'].rstrip('.')}."

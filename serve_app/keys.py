@@ -6,10 +6,13 @@ import argparse
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from serve_app.caller import DEFAULT_TENANT, SCOPES
 from serve_app.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from serve_app.access.key_file import LimitEntry
 
 # Slow imports are inside the functions, so that `--help` starts at once.
 
@@ -55,39 +58,61 @@ def add_arguments(keys: argparse.ArgumentParser) -> None:
         action.add_argument("--file", metavar="FILE", help="file of keys (default: access.keys_file)")
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace, file: str) -> int:
+    """Runs the action on `file`, which is empty if neither the command nor the settings name one; the exit status."""
     try:
-        ACTIONS[options.action](options, _file(options))
-    except (InvalidRequest, OSError) as error:
+        if not file:
+            raise InvalidRequest("The file of keys is not known. Give it as --file FILE, or set GLM_ACCESS__KEYS_FILE.")
+        ACTIONS[options.action](options, Path(file))
+    except InvalidRequest as error:
         print(f"glm-serve: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"glm-serve: The file of keys {file} can't be read or written: {error.strerror}.", file=sys.stderr)
         return 1
     return 0
 
 
-def _file(options: argparse.Namespace) -> Path:
-    from serve_app.settings import Settings
-
-    file = options.file or Settings().access.keys_file
-    if not file:
-        raise InvalidRequest("The file of keys is not known. Give it as --file FILE, or set GLM_ACCESS__KEYS_FILE.")
-    return Path(file)
-
-
 def _add(options: argparse.Namespace, file: Path) -> None:
-    from serve_app.access.key_file import LimitEntry, add_key, new_key
+    from serve_app.access.key_file import add_key, new_key
 
-    days = options.expires_in_days
     key, entry = new_key(
         options.caller,
         tenant=options.tenant,
         scopes=tuple(options.scope or SCOPES[:1]),
         lane=options.lane,
-        expires=None if days is None else datetime.now(UTC).replace(microsecond=0) + timedelta(days=days),
-        limits=LimitEntry(**{name: getattr(options, name) for _, name, _, _ in LIMITS}),
+        expires=_expiry(options.expires_in_days),
+        limits=_limits(options),
     )
     add_key(file, entry)
     print(f"The key {entry.id} of {entry.caller} was added to {file}. It is shown only now:", file=sys.stderr)
     print(key)
+
+
+def _expiry(days: float | None) -> datetime | None:
+    if days is None:
+        return None
+    try:
+        return datetime.now(UTC).replace(microsecond=0) + timedelta(days=days)
+    except (OverflowError, ValueError) as error:
+        raise InvalidRequest(
+            f"--expires-in-days is {days:g}, which gives no date of the years 1 to 9999. Leave it out for a key without"
+            " an end."
+        ) from error
+
+
+def _limits(options: argparse.Namespace) -> LimitEntry:
+    from pydantic import ValidationError
+
+    from serve_app.access.key_file import LimitEntry
+
+    try:
+        return LimitEntry(**{name: getattr(options, name) for _, name, _, _ in LIMITS})
+    except ValidationError as error:
+        first = error.errors()[0]
+        flags = {name: flag for flag, name, _, _ in LIMITS}
+        flag = flags[str(first["loc"][0])]
+        raise InvalidRequest(f"{flag} is {first['input']!r}. {first['msg'].rstrip('.')}.") from error
 
 
 def _list(options: argparse.Namespace, file: Path) -> None:

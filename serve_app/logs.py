@@ -13,10 +13,11 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from logging.handlers import MemoryHandler
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from serve_app.errors import ServiceError
 from serve_app.settings import LogSettings
@@ -103,30 +104,69 @@ def follow_logs(folder: Path, write_line: WriteLine, *, as_json: bool = False) -
         stopped.set()
         thread.join()
         follower.show_new()
+        follower.close()
+
+
+@dataclass
+class _LogFile:
+    """An open log file and how many bytes of it have been read."""
+
+    stream: BinaryIO
+    read_bytes: int = 0
+
+    def new_lines(self) -> list[str]:
+        """The complete lines that have not been read."""
+        if self.stream.seek(0, os.SEEK_END) < self.read_bytes:  # emptied, and written again
+            self.read_bytes = 0
+        self.stream.seek(self.read_bytes)
+        lines, newline, _ = self.stream.read().rpartition(b"\n")
+        self.read_bytes += len(lines) + len(newline)
+        return lines.decode(errors="replace").splitlines()
+
+    def is_at(self, path: Path) -> bool:
+        """False after the file was renamed: it is rotated."""
+        try:
+            return os.path.samestat(os.fstat(self.stream.fileno()), path.stat())
+        except FileNotFoundError:
+            return False
 
 
 class LogFollower:
-    """Reads log files as they grow."""
+    """Reads log files as they grow.
+
+    Files stay open, so that the last lines of one that is rotated are read under its new name.
+    """
 
     def __init__(self, folder: Path, write_line: WriteLine, *, as_json: bool = False) -> None:
         self._folder = folder
         self._write_line = write_line
         self._as_json = as_json
-        self._read_bytes: dict[Path, int] = {}  # of each file
+        self._files: dict[Path, _LogFile] = {}
 
     def show_new(self) -> None:
-        for file in sorted(self._folder.glob("*.log")):
-            for line in self._new_lines(file):
+        """Writes the complete lines that are new since the last call."""
+        for path in sorted({*self._folder.glob("*.log"), *self._files}):
+            for line in self._new_lines(path):
                 shown = line if self._as_json else format_line(line)
                 if shown:
                     self._write_line(shown)
 
-    def _new_lines(self, file: Path) -> list[str]:
-        position = self._read_bytes.get(file, 0)
-        with file.open("rb") as stream:
-            if stream.seek(0, os.SEEK_END) < position:  # rotated
-                position = 0
-            stream.seek(position)
-            lines, newline, _ = stream.read().rpartition(b"\n")
-        self._read_bytes[file] = position + len(lines) + len(newline)
-        return lines.decode(errors="replace").splitlines()
+    def close(self) -> None:
+        """Closes the files."""
+        for file in self._files.values():
+            file.stream.close()
+        self._files.clear()
+
+    def _new_lines(self, path: Path) -> list[str]:
+        lines = []
+        if (file := self._files.get(path)) is not None:
+            renamed = not file.is_at(path)  # before it is read: what is written after a renaming is in the new file
+            lines = file.new_lines()
+            if not renamed:
+                return lines
+            self._files.pop(path).stream.close()
+        try:
+            file = self._files[path] = _LogFile(path.open("rb"))
+        except FileNotFoundError:  # renamed since the folder was listed
+            return lines
+        return lines + file.new_lines()

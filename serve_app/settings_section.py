@@ -12,7 +12,7 @@ _log: Final = logging.getLogger("glm.settings")
 class Section(BaseModel):
     """One section of the tree: unknown keys are refused, values are frozen."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
     renamed: ClassVar[Mapping[str, str]] = {}  # old name -> name; old names are accepted until 0.2
 
     @model_validator(mode="before")

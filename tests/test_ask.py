@@ -157,3 +157,43 @@ def test_errors_of_the_service_come_in_the_language_of_the_terminal(
     service.says("42")
     ask(service.url, Question("How many?"))
     assert service.languages == [language]
+
+
+def test_a_service_on_this_machine_is_asked_without_the_proxy_of_the_environment(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.says("here")
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    for url in (service.url, service.url.replace("127.0.0.1", "localhost")):
+        answer = io.StringIO()
+        ask(url, Question("?"), answer=answer)
+        assert answer.getvalue() == "here\n"
+
+
+def test_a_service_on_another_machine_is_asked_by_the_proxy_of_the_environment(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.says("from afar")
+    monkeypatch.setenv("http_proxy", service.url)
+    monkeypatch.setenv("no_proxy", "")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    answer = io.StringIO()
+    ask("http://gpu-server.invalid:8000", Question("?"), answer=answer)
+    assert answer.getvalue() == "from afar\n"
+
+
+@pytest.mark.parametrize("key", ["密钥", "glm-one\nglm-two"])
+def test_a_file_that_has_no_key_is_refused_without_its_content(
+    service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str], key: str
+) -> None:
+    """A key that is not ASCII ended in a UnicodeEncodeError."""
+    file = tmp_path / "key"
+    file.write_text(key, encoding="utf-8")
+    assert cli.main(["ask", "--url", service.url, "--key-file", str(file), "?"]) == 1
+    shown = capsys.readouterr().err
+    assert shown.startswith("glm-serve: The file of --key-file has characters that no API key has.")
+    assert key not in shown
+    assert service.asked == []

@@ -63,6 +63,40 @@ def test_a_wrong_setting_is_reported_by_its_name(capsys: pytest.CaptureFixture[s
     assert "http.port is 'http'." in shown
 
 
+def test_a_rule_for_a_whole_section_is_printed_alone(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It followed "The setting bots is {'state': 'redis'}. Value error,"."""
+    monkeypatch.setenv("GLM_BOTS__STATE", "redis")
+    assert cli.main(["up"]) == 2
+    assert capsys.readouterr().err == "glm-serve: bots.state is redis, so bots.redis_url must have its address.\n"
+
+
+def test_a_list_that_is_not_json_is_reported(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was "The setting  is {}. Value error, error parsing value …"."""
+    monkeypatch.setenv("GLM_MODEL__ALIASES", "glm")
+    assert cli.main(["up"]) == 2
+    assert capsys.readouterr().err == (
+        'glm-serve: A list or an object in the environment is not JSON (error parsing value for field "model" from'
+        """ source "EnvSettingsSource"). Write it as in GLM_MODEL__ALIASES='["first", "second"]'.\n"""
+    )
+
+
+def test_a_temperature_that_json_can_not_have_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["ask", "--temperature", "nan", "How many?"])
+    assert "argument --temperature: nan is not a finite number." in capsys.readouterr().err
+
+
+def test_a_plan_that_can_not_be_written_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "nowhere" / "values.yaml"
+    plan = ["plan", "--model", "zai-org/GLM-4.6V-Flash", "--gpu", "L4", "--requests-per-second", "1"]
+    assert cli.main([*plan, "-o", str(file)]) == 1
+    assert capsys.readouterr().err == f"glm-serve: The plan can't be written to {file}: No such file or directory.\n"
+
+
 def doctor(*options: str) -> int:
     ports = {name: str(section["port"]) for name, section in free_ports().items()}
     return cli.main(

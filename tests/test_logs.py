@@ -9,6 +9,8 @@ from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from serve_app.errors import EngineFailed, ImageRejected, Overloaded
 from serve_app.logs import LogFollower, follow_logs, format_line, join_serve_log, serve_logging
 from serve_app.settings import LogSettings
@@ -56,6 +58,44 @@ def test_a_rotated_file_is_read_from_its_start(tmp_path: Path):
     file.write_text("new\n")
     follower.show_new()
     assert shown == ["a long first line", "new"]
+
+
+def rotate(file: Path) -> None:
+    """What RotatingFileHandler does before it makes a new file."""
+    file.rename(file.with_name(f"{file.name}.1"))
+
+
+def test_no_line_is_lost_when_a_file_is_rotated(tmp_path: Path):
+    shown: list[str] = []
+    follower = LogFollower(tmp_path, shown.append, as_json=True)
+    file = tmp_path / "replica.log"
+    file.write_text("one\n")
+    follower.show_new()
+    file.write_text("one\ntwo\n")
+    rotate(file)
+    file.write_text("three, longer than what was read of the first file\n")
+    follower.show_new()
+    follower.show_new()
+    assert shown == ["one", "two", "three, longer than what was read of the first file"]
+
+
+def test_the_console_log_goes_on_after_a_file_was_renamed_between_listing_and_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that follows the files ended with a FileNotFoundError."""
+    shown: list[str] = []
+    follower = LogFollower(tmp_path, shown.append, as_json=True)
+    file = tmp_path / "replica.log"
+    file.write_text("one\n")
+    follower.show_new()
+    file.write_text("one\ntwo\n")
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "glob", lambda folder, pattern: [file])
+        rotate(file)
+        follower.show_new()
+    file.write_text("three\n")
+    follower.show_new()
+    assert shown == ["one", "two", "three"]
 
 
 def test_the_last_lines_are_shown_before_the_end(tmp_path: Path):

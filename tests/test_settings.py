@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import ValidationError
 
+from serve_app import cli
 from serve_app.errors import InvalidRequest
 from serve_app.settings import DEMO_MODEL, ModelSettings, Settings
 
@@ -53,3 +55,21 @@ def test_a_variable_that_is_no_setting_is_refused_in_a_cluster_too(monkeypatch: 
     monkeypatch.setenv("GLM_ENGNE__MAX_SLOTS", "4")
     with pytest.raises(InvalidRequest, match=r"not settings \(docs/settings.md\): GLM_ENGNE__MAX_SLOTS\."):
         build(Settings())
+
+
+@pytest.mark.parametrize("value", ["inf", "nan"])
+@pytest.mark.parametrize("name", ["requests_per_second", "tenant_requests_per_second"])
+def test_a_limit_is_a_finite_number(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, value: str
+) -> None:
+    """An infinite limit was accepted, and then every POST was a 500."""
+    monkeypatch.setenv(f"GLM_LIMITS__{name.upper()}", value)
+    assert cli.main(["up"]) == 2
+    said = capsys.readouterr().err
+    assert said == f"glm-serve: The setting limits.{name} is '{value}'. Input should be a finite number.\n"
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_no_setting_is_infinite(value: float) -> None:
+    with pytest.raises(ValidationError, match="finite number"):
+        Settings.model_validate({"http": {"keep_alive_s": value}})

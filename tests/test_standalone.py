@@ -6,13 +6,15 @@ import os
 import socket
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from serve_app.settings import Settings
-from serve_app.standalone.deploy import StartFailed, failure_reason, require_gpus
+from serve_app.standalone.deploy import StartFailed, failure_reason, is_ready, require_gpus
 from serve_app.standalone.exposure import exposure_warning
 from serve_app.standalone.private_ray import UNUSED_PROCESSES, ray_environment
 from serve_app.standalone.replicas import with_replicas
@@ -203,3 +205,41 @@ def test_more_engine_replicas_than_gpus_are_refused_before_serve_waits_for_them(
     require_gpus(settings, 4)
     with pytest.raises(StartFailed, match="4 GPUs, and 2 can be used here"):
         require_gpus(settings, 2)
+
+
+def test_a_start_on_the_gpu_of_a_machine_without_one_is_refused_and_one_on_the_cpu_is_not():
+    """Zero GPUs were not counted as too few, and Serve waited for one without an end."""
+    with pytest.raises(StartFailed, match=r"model\.device is cuda, and Ray finds no GPU .* --device cpu"):
+        require_gpus(Settings.model_validate({"model": {"device": "cuda"}}), 0)
+    require_gpus(Settings.model_validate({"model": {"device": "cpu"}, "replicas": {"engine": 4}}), 0)
+
+
+@pytest.mark.parametrize("host", ["nosuch.invalid", "a..b"])
+def test_an_address_that_is_not_found_is_reported_before_ray_starts(host: str):
+    said: list[str] = []
+    settings = {"http": {"host": host}, "access": {"anonymous": "allow"}}
+    assert up(Settings.model_validate(settings), said.append) == 1
+    assert said[-1].startswith(f"glm-serve: The address {host} is not found (")
+    assert "Give --host (http.host) an address of this machine." in said[-1]
+
+
+def test_the_service_is_asked_whether_it_is_ready_without_the_proxy_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With http_proxy and without no_proxy, `glm-serve up` asked the proxy and was never ready."""
+
+    class Ready(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *words: object) -> None:
+            pass
+
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("no_proxy", "")
+    with HTTPServer(("127.0.0.1", 0), Ready) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        assert is_ready(Settings.model_validate({"http": {"port": server.server_port}}))
+        thread.join()

@@ -53,6 +53,9 @@ def _export(options: argparse.Namespace, output: TextIO) -> int:
     except BrokenLine as error:
         output.write(f"glm-serve audit: A line can't be exported. {error} Run `glm-serve audit verify`.\n")
         return 1
+    except OSError as error:
+        output.write(f"glm-serve audit: The lines can't be exported: {error}.\n")
+        return 1
     output.write(f"{number} requests.\n")
     return 0
 

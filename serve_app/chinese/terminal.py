@@ -55,6 +55,13 @@ LINES: Final[Mapping[str, str]] = {
     " visible (CUDA_VISIBLE_DEVICES).": (
         "{0} 个 engine 副本需要 {1} 块 GPU，这里只有 {2} 块可用。请用 --engines {3}（replicas.engine），或让更多 GPU 可见（CUDA_VISIBLE_DEVICES）。"
     ),
+    "model.device is cuda, and Ray finds no GPU on this machine. Check that nvidia-smi shows one and that"
+    " CUDA_VISIBLE_DEVICES does not hide it, or start with --device cpu.": (
+        "model.device 是 cuda，但 Ray 在这台机器上找不到 GPU。请确认 nvidia-smi 能看到 GPU、CUDA_VISIBLE_DEVICES 没有把它隐藏，或用 --device cpu 启动。"
+    ),
+    "The address {} is not found ({}). Give --host (http.host) an address of this machine.": (
+        "找不到地址 {0}（{1}）。请给 --host（http.host）一个本机地址。"
+    ),
     "The logs are in {}.": "日志在 {0}。",
     "The model folder {} does not exist.": "模型目录 {0} 不存在。",
     "The model folder {} has no config.json.": "模型目录 {0} 里没有 config.json。",
@@ -62,6 +69,10 @@ LINES: Final[Mapping[str, str]] = {
     " Did you mean {}?": "是不是 {0}？",
     " docs/settings.md lists all settings.": "全部设置见 docs/settings.md。",
     "The setting {} is {}. {}.": "设置 {0} 的值是 {1}。{2}。",
+    "A list or an object in the environment is not JSON ({}). Write it as in"
+    """ GLM_MODEL__ALIASES='["first", "second"]'.""": (
+        """环境变量里的列表或对象不是 JSON（{0}）。请这样写：GLM_MODEL__ALIASES='["first", "second"]'。"""
+    ),
     # -- ask
     "No service answers at {}. Start one with `glm-serve up`.": "{0} 没有服务响应。请用 `glm-serve up` 启动。",
     "The connection to {} failed: {}.": "与 {0} 的连接失败：{1}。",
@@ -76,6 +87,8 @@ LINES: Final[Mapping[str, str]] = {
     "The answer was cut{}; --max-tokens N sets the limit.": "回答被截断{0:zh}；用 --max-tokens N 设置上限。",
     " after {} tokens": "（{0} 个 token 之后）",
     "The file of --key-file can't be read: {}.": "无法读取 --key-file 指定的文件：{0}。",
+    "The file of --key-file has characters that no API key has. It must have one key: ASCII letters, digits and punctuation"
+    " in one line.": "--key-file 指定的文件里有 API 密钥不会有的字符。文件里必须只有一个密钥：一行 ASCII 字母、数字和标点。",
     # -- doctor: titles and the result; findings are English
     "Software": "软件",
     "Machine": "机器",

@@ -135,11 +135,11 @@ def collect_driver() -> Driver:
     except (OSError, subprocess.CalledProcessError):  # not installed, or not in this container
         return Driver(in_kernel)
     processes = [
-        GpuProcess(int(pid), Path(name).name, int(mib) * 2**20)
-        for pid, name, mib in listed
+        GpuProcess(int(pid), Path(", ".join(name)).name, int(mib) * 2**20)
+        for pid, *name, mib in listed  # a name may have commas
         if mib.isdigit() and int(pid) != os.getpid()
     ]
-    names = tuple(name for _, name in cards)
+    names = tuple(", ".join(name) for _, *name in cards)
     return Driver(cards[0][0] if cards else in_kernel, names, tuple(processes))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from argparse import Namespace
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from serve_app.plan.cards import Card, card_named
 from serve_app.plan.checkpoints import read_checkpoint
 from serve_app.plan.values import summary, values_file
 
+_LARGEST = 1_000_000  # of a rate, a time or a property of a card
 _CLOCK_GHZ = 1.5  # assumed for a card without a name
 _CAPABILITY = "8.0"  # and without --gpu-capability
 _DESCRIPTION = ("gpu_memory_gib", "gpu_bandwidth_gb_s", "gpu_tflops", "gpu_sms")
@@ -94,8 +94,8 @@ def _pictures(sizes: Sequence[str]) -> tuple[tuple[int, int], ...]:
 
 
 def _above_zero(number: float, param: str) -> float:
-    if not (number > 0 and math.isfinite(number)):
-        raise InvalidRequest(f"{number:g} is not above zero.", param=param)
+    if not 0 < number <= _LARGEST:
+        raise InvalidRequest(f"{number:g} is not a number above zero and at most {_LARGEST:,}.", param=param)
     return number
 
 

@@ -60,7 +60,7 @@ def deploy(settings: Settings, stop: StopSignal, write_line: WriteLine) -> bool:
                 raise StartFailed(f"{name} could not start: {failure_reason(deployment.message)}")
         if status.status == "DEPLOY_FAILED":
             raise StartFailed(failure_reason(status.message))
-        if status.status == "RUNNING" and _answers(settings):
+        if status.status == "RUNNING" and is_ready(settings):
             return True
         stop.wait(0.2)
     return False
@@ -69,11 +69,17 @@ def deploy(settings: Settings, stop: StopSignal, write_line: WriteLine) -> bool:
 def require_gpus(settings: Settings, gpus: int) -> None:
     """Raises StartFailed if there are fewer GPUs than engine replicas: Serve would wait for one without an end."""
     wanted = settings.replicas.engine
-    if settings.model.device == "cuda" and 0 < gpus < wanted:
+    if settings.model.device != "cuda" or gpus >= wanted:
+        return
+    if gpus == 0:
         raise StartFailed(
-            f"{wanted} engine replicas need {wanted} GPUs, and {gpus} can be used here. Give --engines {gpus}"
-            " (replicas.engine), or make more GPUs visible (CUDA_VISIBLE_DEVICES)."
+            "model.device is cuda, and Ray finds no GPU on this machine. Check that nvidia-smi shows one and that"
+            " CUDA_VISIBLE_DEVICES does not hide it, or start with --device cpu."
         )
+    raise StartFailed(
+        f"{wanted} engine replicas need {wanted} GPUs, and {gpus} can be used here. Give --engines {gpus}"
+        " (replicas.engine), or make more GPUs visible (CUDA_VISIBLE_DEVICES)."
+    )
 
 
 def failure_reason(message: str) -> str:
@@ -84,9 +90,12 @@ def failure_reason(message: str) -> str:
     return re.sub(r"^serve_app\.errors\.\w+: ", "", text)[:LONGEST_REASON]
 
 
-def _answers(settings: Settings) -> bool:
+def is_ready(settings: Settings) -> bool:
+    """Whether the service of these settings answers GET /readyz with success."""
+    # Without a handler for proxies urllib would send the request to the proxy of the environment.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with urllib.request.urlopen(f"{settings.http.local_url}/readyz", timeout=5):
+        with opener.open(f"{settings.http.local_url}/readyz", timeout=5):
             return True
     except (urllib.error.URLError, OSError):
         return False

@@ -73,7 +73,13 @@ def up(settings: Settings, write_line: WriteLine, *, json_logs: bool = False) ->
 
 
 def _require_free_port(host: str, port: int, setting: str, flag: str) -> None:
-    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except (OSError, UnicodeError) as error:  # UnicodeError: a label of the name is empty or too long
+        reason = getattr(error, "strerror", None) or error
+        raise StartFailed(
+            f"The address {host} is not found ({reason}). Give --host (http.host) an address of this machine."
+        ) from error
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

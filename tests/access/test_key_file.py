@@ -146,9 +146,58 @@ def test_the_command_says_what_is_wrong(file: Path, capsys: pytest.CaptureFixtur
     assert cli.main(["keys", "list"]) == 1
     assert "Give it as --file FILE, or set GLM_ACCESS__KEYS_FILE." in capsys.readouterr().err
     assert cli.main(["keys", "list", "--file", str(file)]) == 1
-    assert "No such file" in capsys.readouterr().err
+    assert capsys.readouterr().err == (
+        f"glm-serve: The file of keys {file} can't be read or written: No such file or directory.\n"
+    )
     assert cli.main(["keys", "add", "two words", "--file", str(file)]) == 1
     assert "caller is 'two words'." in capsys.readouterr().err
     added(file)
     assert cli.main(["keys", "revoke", "nobody", "--file", str(file)]) == 1
     assert "has no key with the id or caller 'nobody'." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "text"),
+    [
+        ("--requests-per-second", "-1", "--requests-per-second is -1.0. Input should be greater than or equal to 0."),
+        ("--requests-per-second", "inf", "--requests-per-second is inf. Input should be a finite number."),
+        ("--requests-per-second", "nan", "--requests-per-second is nan. Input should be a finite number."),
+        ("--tokens-per-minute", "-5", "--tokens-per-minute is -5. Input should be greater than or equal to 0."),
+        ("--expires-in-days", "1e10", "--expires-in-days is 1e+10, which gives no date of the years 1 to 9999."),
+        ("--expires-in-days", "4e6", "--expires-in-days is 4e+06, which gives no date of the years 1 to 9999."),
+        ("--expires-in-days", "nan", "--expires-in-days is nan, which gives no date of the years 1 to 9999."),
+    ],
+)
+def test_a_number_that_no_key_can_have_is_refused_by_the_command(
+    file: Path, capsys: pytest.CaptureFixture[str], option: str, value: str, text: str
+) -> None:
+    """These ended in a traceback; an infinite limit was written, and made every request of the caller a 500."""
+    assert cli.main(["keys", "add", "shop", "--file", str(file), f"{option}={value}"]) == 1
+    said = capsys.readouterr()
+    assert (said.out, said.err.startswith(f"glm-serve: {text}")) == ("", True), said.err
+    assert not file.exists()
+
+
+def test_an_infinite_limit_in_the_file_is_an_error_that_names_the_place(file: Path) -> None:
+    added(file)
+    file.write_text(file.read_text().replace('"caller"', '"limits": {"requests_per_second": Infinity},\n"caller"'))
+    with pytest.raises(InvalidRequest, match=r"keys\.0\.limits\.requests_per_second: Input should be a finite number"):
+        read_key_file(file)
+
+
+def test_a_wrong_setting_is_reported_by_the_command_as_by_others(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, file: Path
+) -> None:
+    monkeypatch.setenv("GLM_ACCESS__KEYS_FILE", str(file))
+    monkeypatch.setenv("GLM_HTTP__PORT", "abc")
+    assert cli.main(["keys", "list"]) == 2
+    assert capsys.readouterr().err.startswith("glm-serve: The setting http.port is 'abc'. Input should be a valid int")
+
+
+def test_the_command_takes_the_file_of_the_settings(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, file: Path
+) -> None:
+    added(file)
+    monkeypatch.setenv("GLM_ACCESS__KEYS_FILE", str(file))
+    assert cli.main(["keys", "list"]) == 0
+    assert "shop" in capsys.readouterr().out

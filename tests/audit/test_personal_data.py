@@ -89,3 +89,14 @@ def test_the_commands(make_writer: MakeWriter, folder: Path, tmp_path: Path, cap
     assert cli.main(["audit", "verify", str(folder)]) == 1
     assert "CHANGED" in capsys.readouterr().out
     assert cli.main(["audit", "verify", str(tmp_path / "none")]) == 2
+
+
+def test_an_export_that_can_not_be_written_is_reported(
+    make_writer: MakeWriter, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(make_writer(), "alice")
+    target = folder / "nowhere" / "lines.csv"
+    assert cli.main(["audit", "export", str(folder), "-o", str(target)]) == 1
+    assert capsys.readouterr().out == (
+        f"glm-serve audit: The lines can't be exported: [Errno 2] No such file or directory: '{target}'.\n"
+    )

@@ -123,3 +123,28 @@ def test_the_check_finds_a_missing_file_and_missing_robots(tmp_path: Path):
     (tmp_path / "token").unlink()
     assert "can't be read: FileNotFoundError" in checked(given)[1]
     assert "No robot is set" in checked(Settings.model_validate({"bots": {"enabled": True}}))[1]
+
+
+async def long_connection_checked(folder: Path, url: str) -> check.Finding:
+    (folder / "secret").write_text("the-secret")
+    wecom = {"bot": "long_connection", "bot_id": "b", "bot_secret_file": str(folder / "secret"), "socket_url": url}
+    given = Settings.model_validate({"bots": {"enabled": True}, "wecom": {**wecom, "picture_hosts": ["localhost"]}})
+    *_, finding = await check.check_connections(given, subscribe=True)
+    return finding
+
+
+async def test_the_check_reports_an_address_without_a_websocket(tmp_path: Path):
+    """A response such as 404 and an address that is no ws:// one ended in a traceback."""
+    service = BotService(settings(tmp_path), FakeAnswer(), meter=FakeMeter(), state=MemoryState(Clock()))
+    async with listening(service) as http:
+        url = http.replace("http://", "ws://")
+        found = await long_connection_checked(tmp_path, url)
+    assert found.kind == "problem"
+    assert found.text.startswith(f"The long connection to {url} failed: server rejected WebSocket connection: HTTP 4")
+    await service.stop()
+
+
+@pytest.mark.parametrize("url", ["https://openws.work.weixin.qq.com", "ws://127.0.0.1:port", "openws"])
+async def test_the_check_reports_an_address_that_is_none_of_a_websocket(tmp_path: Path, url: str):
+    found = await long_connection_checked(tmp_path, url)
+    assert (found.kind, found.text.startswith(f"The long connection to {url} failed: ")) == ("problem", True)

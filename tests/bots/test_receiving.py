@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from serve_app.bots.conversation.answer_queue import AnswerQueue
+from serve_app.bots.conversation.message import Inbound
 from serve_app.bots.conversation.state import MemoryState
+from serve_app.bots.conversation.streams import Stream, Streams
 from serve_app.bots.conversation.texts import EN
 from serve_app.errors import Overloaded
 from tests.bots.bench import bench, question_of
@@ -136,3 +138,16 @@ async def test_no_log_record_has_the_signed_address_of_a_picture(tmp_path: Path,
     async with bench(tmp_path, FakeAnswer("Two")) as one:
         await one.ask(one.platform.image("ann", one.platform.host(PNG)))
     assert not [record for record in caplog.records if "sign=" in record.getMessage()]
+
+
+async def test_streams_of_an_earlier_process_that_were_delivered_do_not_stay_in_memory():
+    """Each late poll of one kept its text until the process ended."""
+    state = MemoryState(lambda: 0.0)
+    streams = Streams(state, lambda: 0.0, lambda: "unused")
+    for id, delivered in (("done", True), ("growing", False)):
+        earlier = Stream(id, Inbound("wecom_bot", "bot", "ann", id), 0.0, text="Two", delivered=delivered)
+        await state.set(f"stream:{id}", earlier.as_json(), 900.0)
+        found = await streams.find(id)
+        assert found is not None
+        assert found.text == "Two"
+    assert list(streams._streams) == ["growing"]

@@ -1,6 +1,7 @@
 """Driver, torch and card against each other, on described machines."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -71,6 +72,24 @@ def test_a_driver_that_hangs_is_not_waited_for():
     assert finding.status == Status.PROBLEM
     assert "nvidia-smi does not respond" in finding.seen
     assert collect_torch(Driver(hangs=True)).error == "the driver does not respond"
+
+
+def test_a_process_on_the_card_may_have_commas_in_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Such a name ended `glm-serve doctor` with a ValueError."""
+    program = tmp_path / "nvidia-smi"
+    program.write_text(
+        """#!/bin/sh
+case "$1" in
+*compute-apps*) echo '71, /opt/train, v2/run, 512'; echo '72, [Not Found], [N/A]';;
+*) echo '580.95.05, NVIDIA H200';;
+esac
+"""
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    driver = collect_driver()
+    assert (driver.version, driver.gpus) == ("580.95.05", ("NVIDIA H200",))
+    assert driver.processes == (GpuProcess(71, "run", 512 * 2**20),)
 
 
 @pytest.mark.parametrize(

@@ -84,16 +84,29 @@ def test_a_number_of_gpus_is_planned_instead_of_a_load(capsys: pytest.CaptureFix
         (["--gpu", "L4", "--gpu-capability", "9.0"], "--gpu: Name a card or describe one, not both: --gpu-capability"),
         ([*OTHER, "--gpu-capability", "new"], "--gpu-capability: 'new' is no compute capability, such as 8.9"),
         (["--gpu", "L4", "--gpu-sms", "3"], "--gpu: Name a card or describe one, not both"),
-        ([*OTHER[:-1], "0"], "--gpu-sms: 0 is not above zero"),
+        ([*OTHER[:-1], "0"], "--gpu-sms: 0 is not a number above zero and at most 1,000,000."),
         (
             ["--gpu", "L4", "--picture", "big"],
             "--picture: 'big' is neither a size in pixels, such as 1920x1080, nor `none`.",
         ),
         (["--gpu", "L4", "--picture", "5000x20"], "--picture: A picture of 5000 x 20 is refused"),
-        (["--gpu", "L4", "--requests-per-second", "0"], "--requests-per-second: 0 is not above zero"),
-        (["--gpu", "L4", "--requests-per-second", "nan"], "--requests-per-second: nan is not above zero"),
+        (
+            ["--gpu", "L4", "--requests-per-second", "0"],
+            "--requests-per-second: 0 is not a number above zero and at most 1,000,000.",
+        ),
+        (
+            ["--gpu", "L4", "--requests-per-second", "1e7"],
+            "--requests-per-second: 1e+07 is not a number above zero and at most 1,000,000.",
+        ),
+        (
+            ["--gpu", "L4", "--requests-per-second", "nan"],
+            "--requests-per-second: nan is not a number above zero and at most 1,000,000.",
+        ),
         (["--gpu", "L4", "--gpus", "8"], "--requests-per-second: Give either the load, to learn how many GPUs it"),
-        (["--gpu", "L4", "--first-token-seconds", "0"], "--first-token-seconds: 0 is not above zero"),
+        (
+            ["--gpu", "L4", "--first-token-seconds", "0"],
+            "--first-token-seconds: 0 is not a number above zero and at most 1,000,000.",
+        ),
         (["--gpu", "L4", "--answer-tokens", "0"], "--answer-tokens: 0 is less than 1"),
         (["--gpu", "L4", "--context", "-5"], "--context: -5 is below zero."),
         (["--gpu", "L4", "--context", "200000"], "--context: A context of 200,000 tokens is impossible"),

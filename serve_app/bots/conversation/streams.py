@@ -101,7 +101,10 @@ class Streams:
         data = await self._state.get(f"stream:{id}")
         if data is None:
             return None
-        return self._streams.setdefault(id, Stream.from_json(data))
+        stream = Stream.from_json(data)
+        if stream.delivered:  # it does not change any more, and nothing here would remove it
+            return stream
+        return self._streams.setdefault(id, stream)
 
     async def save(self, stream: Stream) -> None:
         await self._state.set(f"stream:{stream.id}", stream.as_json(), self._kept_s)

@@ -11,6 +11,7 @@ from typing import Literal, TextIO
 from urllib.parse import urlsplit
 
 import httpx
+from websockets.exceptions import WebSocketException
 
 from serve_app.bots.secret_files import read_secret
 from serve_app.bots.wecom.api import ApiError, WecomApi
@@ -113,6 +114,6 @@ async def _subscription(settings: Settings) -> Finding:
     connection = Connection(wecom.socket_url, wecom.bot_id, secret, ignore)
     try:
         await connection.try_subscription(CONNECT_S)
-    except (NotSent, OSError, TimeoutError) as error:
-        return Finding("problem", f"The long connection failed: {error or type(error).__name__}")
+    except (NotSent, OSError, TimeoutError, WebSocketException, ValueError) as error:  # ValueError: not a URL
+        return Finding("problem", f"The long connection to {wecom.socket_url} failed: {error or type(error).__name__}")
     return Finding("ok", "WeCom accepts the id and the secret of the bot.")
