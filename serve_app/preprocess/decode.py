@@ -27,6 +27,7 @@ from PIL import (
 )
 
 from serve_app.errors import ServiceError
+from serve_app.preprocess.jpeg_segments import count_scans, keep_pixel_segments
 from serve_app.preprocess.picture_limits import (
     ImageLabel,
     PictureLimits,
@@ -64,7 +65,6 @@ _UPRIGHT = {  # EXIF orientation -> what turns the stored pixels upright
 }
 _ORIENTATION = 0x0112
 _STRIPS_OR_TILES = (273, 324)  # tags of a TIFF: where they begin
-_START_OF_SCAN = b"\xff\xda"
 _STRIP_ROWS = 256  # rows flattened at once: a full RGBA copy of a large picture costs 200 MB
 
 
@@ -97,7 +97,7 @@ def read_header(data: bytes, label: ImageLabel, limits: PictureLimits) -> Header
         if file_format == "HEIC" and image.mode.startswith("I;16"):
             # pi-heif 1.4 writes outside its memory if the coded pixels have 8 bits after all.
             raise label.rejected("is a grey HEIC file of more than 8 bits. Convert it to JPEG or PNG")
-        scans = _count_scans(data, file_format)
+        scans = count_scans(data) if file_format == "JPEG" else 1
         check_scans(scans, limits.max_scans, label)
         pure_python = any(tile[0] in Image.DECODERS for tile in image.tile)
         if pure_python:
@@ -125,7 +125,11 @@ def decode_picture(data: bytes, header: Header, label: ImageLabel, max_pixels: i
 
 
 def _open(data: bytes, file_format: str) -> ImageFile.ImageFile:
-    return _PLUGINS[file_format](io.BytesIO(keep_pixel_chunks(data) if file_format == "PNG" else data))
+    if file_format == "PNG":
+        data = keep_pixel_chunks(data)
+    elif file_format == "JPEG":
+        data = keep_pixel_segments(data)
+    return _PLUGINS[file_format](io.BytesIO(data))
 
 
 def _load(data: bytes, file_format: str) -> Image.Image:
@@ -135,13 +139,8 @@ def _load(data: bytes, file_format: str) -> Image.Image:
     except OSError:
         if file_format != "JPEG":
             raise
-        return load_without_end_mark(data)
+        return load_without_end_mark(keep_pixel_segments(data))
     return image
-
-
-def _count_scans(data: bytes, file_format: str) -> int:
-    """At least the number of scans of a JPEG: markers in a thumbnail or a profile count too."""
-    return max(1, data.count(_START_OF_SCAN)) if file_format == "JPEG" else 1
 
 
 def _count_strips(data: bytes) -> int:
