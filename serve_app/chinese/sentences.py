@@ -201,7 +201,12 @@ REASONS: Final[Mapping[str, str]] = {
     "is a damaged {} file: its size differs between header and pixels. Save it again": (
         "是损坏的 {0} 文件：文件头与像素的尺寸不一致。请重新保存"
     ),
-    "has 32-bit pixels. Send 8 or 16 bits per channel": "的像素是 32 位。请发送每通道 8 位或 16 位的图片",
+    "has 32-bit or signed pixels. Send unsigned ones of 8 or 16 bits per channel": (
+        "的像素是 32 位或带符号的。请发送每通道 8 位或 16 位、不带符号的图片"
+    ),
+    "is a {} file of a rare kind that this service can't read. Save it as an ordinary PNG or JPEG": (
+        "是本服务无法读取的少见 {0} 类型的文件。请另存为普通的 PNG 或 JPEG"
+    ),
     "has more pixels than the limit of {} megapixels": "的像素超过上限 {0} 百万",
     "has no pixels ({} x {})": "没有像素（{0} x {1}）",
     "cannot be decoded: it crashes the decoder. Save it again as PNG or JPEG": (
@@ -263,6 +268,9 @@ PHRASES: Final[Mapping[str, str]] = {
     "warning": "警告",
     "slot": "处理位置",
     "The body": "请求体",
+    "a camera's raw file": "相机的 RAW 文件",
+    "base64 that was encoded twice": "编码了两次的 base64",
+    "Encode the file once": "请只对文件编码一次",
     "a video file": "视频文件",
     "Send one frame of it as JPEG or PNG": "请发送其中一帧，JPEG 或 PNG 格式",
     "a JPEG XL or JPEG 2000 file": "JPEG XL 或 JPEG 2000 文件",

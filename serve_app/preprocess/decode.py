@@ -26,8 +26,8 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from serve_app.errors import ServiceError
-from serve_app.preprocess.jpeg_segments import count_scans, keep_pixel_segments
+from serve_app.errors import ImageRejected, ServiceError
+from serve_app.preprocess.jpeg_segments import count_scans, is_common, keep_pixel_segments
 from serve_app.preprocess.picture_limits import (
     ImageLabel,
     PictureLimits,
@@ -65,6 +65,10 @@ _UPRIGHT = {  # EXIF orientation -> what turns the stored pixels upright
 }
 _ORIENTATION = 0x0112
 _STRIPS_OR_TILES = (273, 324)  # tags of a TIFF: where they begin
+_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # tags of a TIFF
+_WHITE_IS_ZERO = 0
+_APPLES_PNG = b"CgBI"  # the first chunk of what Xcode makes of a PNG, which browsers don't show either
+_RARE_KINDS = ("unknown pixel mode", "cannot handle", "Unsupported BMP")  # how Pillow begins to name them
 _STRIP_ROWS = 256  # rows flattened at once: a full RGBA copy of a large picture costs 200 MB
 
 
@@ -91,6 +95,8 @@ def read_header(data: bytes, label: ImageLabel, limits: PictureLimits) -> Header
     with _pillow_errors_rejected(label, file_format, limits.max_pixels):
         if file_format == "TIFF":
             check_strips(_count_strips(data), label)
+        elif (file_format == "JPEG" and not is_common(data)) or data[12:16] == _APPLES_PNG:
+            raise _of_rare_kind(label, file_format)
         image = _open(data, file_format)
         width, height = image.size
         check_pixels(width, height, limits.max_pixels, label)
@@ -172,20 +178,37 @@ def _orientation(image: ImageFile.ImageFile, file_format: str) -> int:
 
 def _eight_bit(image: Image.Image, label: ImageLabel) -> Image.Image:
     transparent = "A" in image.getbands() or image.info.get("transparency") is not None
-    if transparent and not image.mode.startswith("I"):  # one transparent grey of 65,536 is ignored
-        return _on_white(image)
+    if transparent and not image.mode.startswith("I"):
+        return image.convert("RGB") if _has_unused_alpha(image) else _on_white(image)
     match image.mode:
         case "RGB" | "L":
             return image
         case "1":
             return image.convert("L")
         case mode if mode.startswith("I;16"):
-            wide = np.asarray(image).astype(np.uint32)  # (height, width)
-            return Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8))
+            return _grey_of_16_bits(image)
         case "I" | "F":
-            raise label.rejected("has 32-bit pixels. Send 8 or 16 bits per channel")
+            raise label.rejected("has 32-bit or signed pixels. Send unsigned ones of 8 or 16 bits per channel")
         case _:
             return image.convert("RGB")
+
+
+def _has_unused_alpha(image: Image.Image) -> bool:
+    """Whether a BMP or TIFF is transparent everywhere: Windows leaves the fourth byte of a screenshot's pixels 0."""
+    return image.mode == "RGBA" and image.format in ("BMP", "TIFF") and image.getchannel("A").getextrema() == (0, 0)
+
+
+def _grey_of_16_bits(image: Image.Image) -> Image.Image:
+    """As 8 bits; Pillow 13 leaves it to its caller that 12 bits are not 16 and that 0 may be white or transparent."""
+    tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
+    most = (1 << tags.get(_BITS_PER_SAMPLE, (16,))[0]) - 1
+    wide = np.asarray(image).astype(np.uint32)  # (height, width)
+    grey = ((wide * 255 + most // 2) // most).astype(np.uint8)
+    if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        grey = 255 - grey
+    if (transparent := image.info.get("transparency")) is not None:
+        grey[wide == transparent] = 255
+    return Image.fromarray(grey)
 
 
 def _on_white(image: Image.Image) -> Image.Image:
@@ -208,4 +231,12 @@ def _pillow_errors_rejected(label: ImageLabel, file_format: str, max_pixels: int
     except Image.DecompressionBombError as error:  # only far above our own limit
         raise label.rejected(f"has more pixels than the limit of {megapixels(max_pixels)} megapixels") from error
     except Exception as error:  # Pillow's parsers raise any exception type on malicious bytes
+        if str(error).startswith(_RARE_KINDS):
+            raise _of_rare_kind(label, file_format) from error
         raise label.rejected(f"is a damaged or incomplete {file_format} file. Send the complete file") from error
+
+
+def _of_rare_kind(label: ImageLabel, file_format: str) -> ImageRejected:
+    return label.rejected(
+        f"is a {file_format} file of a rare kind that this service can't read. Save it as an ordinary PNG or JPEG"
+    )

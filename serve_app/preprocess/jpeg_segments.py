@@ -7,6 +7,8 @@ from typing import Final
 # In compressed data 0xFF is followed by zero or by a restart marker; between segments it may be repeated.
 _MARKER: Final = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _START_OF_IMAGE, _END_OF_IMAGE, _START_OF_SCAN = 0xD8, 0xD9, 0xDA
+_FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # how the pixels are coded
+_COMMON_FRAMES: Final = frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA})  # by DCT, baseline or progressive
 _STANDALONE: Final = 0x01  # the only other marker without a length
 _APPLICATION: Final = range(0xE0, 0xF0)
 _COMMENT: Final = 0xFE
@@ -35,6 +37,14 @@ def keep_pixel_segments(data: bytes) -> bytes:
 def count_scans(data: bytes) -> int:
     """How often a decoder passes over the pixels, at least 1; what follows the end mark is not counted."""
     return max(1, sum(marker == _START_OF_SCAN for marker, _, _ in _segments(data)))
+
+
+def is_common(data: bytes) -> bool:
+    """Whether the coding is one that libjpeg decodes: by DCT, of 8 bits; lossless and 12-bit files are rare."""
+    for marker, start, _ in _segments(data):
+        if marker in _FRAMES:
+            return marker in _COMMON_FRAMES and data[start + 4 : start + 5] == b"\x08"
+    return True  # damaged, which the decoder says
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:

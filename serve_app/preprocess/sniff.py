@@ -17,6 +17,8 @@ _MAGIC = (
     (b"II+\0", "TIFF"),  # BigTIFF
     (b"MM\0+", "TIFF"),
 )
+# A data: URL, and PNG, JPEG, WebP, GIF and PDF as base64, in lower case.
+_AS_BASE64 = (b"data:image/", b"ivborw0kggo", b"/9j/", b"uklgr", b"r0lgod", b"jvberi0")
 
 
 def sniff(data: bytes, label: ImageLabel) -> str:
@@ -63,17 +65,21 @@ def _is_text(data: bytes) -> bool:
 
 def _describe(data: bytes) -> tuple[str, str]:
     """A sentence that names the format of an unknown file and how to convert it to a picture."""
-    head = data[:512].lstrip().lower()
-    if data[4:8] == b"ftyp" or data[:4] == b"\x1aE\xdf\xa3":
+    head = data[:4096].removeprefix(codecs.BOM_UTF8).lstrip().lower()
+    if data[4:12] == b"ftypcrx ":
+        return "a camera's raw file", "Convert it to JPEG or PNG"
+    if data[4:8] == b"ftyp" or data[:4] == b"\x1aE\xdf\xa3" or (data[:4] == b"RIFF" and data[8:12] == b"AVI "):
         return "a video file", "Send one frame of it as JPEG or PNG"
-    if data[:2] == b"\xff\x0a" or data[4:8] in (b"JXL ", b"jP  "):
+    if data[:2] == b"\xff\x0a" or data[:4] == b"\xff\x4f\xff\x51" or data[4:8] in (b"JXL ", b"jP  "):
         return "a JPEG XL or JPEG 2000 file", "Convert it to JPEG or PNG"
-    if head.startswith(b"<svg") or (head.startswith(b"<?xml") and b"<svg" in head):
-        return "an SVG drawing", "Export it as PNG"
-    if head.startswith((b"<!doctype html", b"<html")):
+    if head.startswith(b"<!doctype html") or (head.startswith(b"<") and b"<html" in head):
         return "a web page", "Send a screenshot, or the address of the picture itself"
+    if head.startswith((b"<svg", b"<?xml", b"<!doctype svg", b"<!--")) and b"<svg" in head:
+        return "an SVG drawing", "Export it as PNG"
     if data[:2] == b"PK" or data[:4] == b"\xd0\xcf\x11\xe0":
         return "an office document or archive", "Save it as PDF"
+    if head.startswith(_AS_BASE64):
+        return "base64 that was encoded twice", "Encode the file once"
     if _is_text(data):
         return "a text", "Send it as a text part of the message"
     return "not a picture of a known format", "Convert it to JPEG or PNG"
