@@ -134,6 +134,18 @@ SENTENCES: Final[Mapping[str, str]] = {
     "The served model does not support thinking. Send the request without it.": "当前模型不支持思考，请去掉相应字段。",
     "The form has {} files and pictures, but {} fields 'pages'. Give one for each, in their order; an empty one means all"
     " pages.": "表单有 {0} 个文件和图片，却有 {1} 个 'pages' 字段。请按顺序每个文件给一个；空的表示全部页。",
+    "'{}' must be a file upload: its part needs a filename.": "'{0}' 必须是上传的文件：这一部分需要 filename。",
+    "'{}' has the Content-Transfer-Encoding {}; send its bytes as they are, without this header.": (
+        "'{0}' 的 Content-Transfer-Encoding 是 {1}；请去掉这个头，原样发送字节。"
+    ),
+    "The form ends inside the part '{}', before the closing boundary. Send the complete form.": (
+        "表单在 '{0}' 这一部分中断，缺少结束的 boundary。请发送完整的表单。"
+    ),
+    "The body has the Content-Encoding {}; send it without compression.": (
+        "请求体的 Content-Encoding 是 {0}；请不要压缩。"
+    ),
+    "The body is empty. Send a JSON object.": "请求体是空的。请发送一个 JSON 对象。",
+    "The body is not UTF-8. Encode the JSON as UTF-8.": "请求体不是 UTF-8。请用 UTF-8 编码 JSON。",
     "'{}' is a file; only 'image' and 'file' may be one.": "'{0}' 是文件；只有 'image' 和 'file' 可以是文件。",
     "The form can't be read: {}.": "表单无法读取：{0}。",
     "The text of '{}' is not UTF-8; encode the form as UTF-8.": "'{0}' 的文本不是 UTF-8；请用 UTF-8 编码表单。",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Container
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -10,10 +11,11 @@ from pydantic_core import from_json
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 
 from serve_app.errors import InvalidRequest
+from serve_app.ingress.form_parser import FormParser
 from serve_app.ingress.json_limits import check_bytes, check_values
 from serve_app.ingress.surrogates import replace_lone_surrogates
 from serve_app.ingress.validation import truncate
@@ -33,6 +35,7 @@ async def read_json(request: Request) -> dict[str, Any]:
     limited to 200. Other bodies than a picture with a text are parsed in a thread: two million small items take a
     second.
     """
+    _check_encoding(request)
     body = await request.body()
     is_large = len(body) > IN_PLACE_BYTES
     separators = await asyncio.to_thread(check_bytes, body) if is_large else check_bytes(body)
@@ -40,7 +43,7 @@ async def read_json(request: Request) -> dict[str, Any]:
     try:
         parsed = _parse(body) if in_place else await asyncio.to_thread(_parse, body)
     except ValueError as error:
-        raise InvalidRequest(f"The body is not JSON: {error}.") from None
+        raise _not_json(body, error) from None
     if not isinstance(parsed, dict):
         raise InvalidRequest("The body must be a JSON object.")
     return parsed
@@ -54,8 +57,12 @@ def _parse(body: bytes) -> Any:
     return parsed
 
 
-async def read_form(request: Request) -> FormData:
-    """The body as a multipart form; its files stay in memory. Text is UTF-8 (RFC 7578, section 5.1.2)."""
+async def read_form(request: Request, files: Container[str]) -> FormData:
+    """The body as a multipart form; its files stay in memory. Text is UTF-8 (RFC 7578, section 5.1.2).
+
+    `files` are the fields that hold files.
+    """
+    _check_encoding(request)
     content_type = request.headers.get("content-type", "")
     if not content_type.lower().startswith("multipart/form-data"):
         raise HTTPException(
@@ -67,23 +74,36 @@ async def read_form(request: Request) -> FormData:
         raise HTTPException(
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"The form's charset is {truncate(charset)!r}; send it as UTF-8."
         )
-    parser = _FormParser(request.headers, request.stream(), max_files=MAX_FORM_FILES, max_fields=MAX_FORM_FIELDS)
-    parser.spool_max_size = 0  # 0 means never: a temporary file would only cost time
+    parser = FormParser(
+        request.headers, request.stream(), files=files, max_files=MAX_FORM_FILES, max_fields=MAX_FORM_FIELDS
+    )
     try:
-        return await parser.parse()
+        form = await parser.parse()
     except MultiPartException as error:
         raise InvalidRequest(f"The form can't be read: {error.message.rstrip('.')}.") from None
+    parser.check_end()
+    return form
 
 
-class _FormParser(MultiPartParser):
-    """Starlette's parser, which reads text as Latin-1 when it is not valid in the form's charset."""
+def _check_encoding(request: Request) -> None:
+    """Refuses compressed bodies: a small one could expand to gigabytes, and pictures are compressed already."""
+    encoding = request.headers.get("content-encoding", "").strip().lower()
+    if encoding not in ("", "identity"):
+        raise HTTPException(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            f"The body has the Content-Encoding {truncate(encoding)!r}; send it without compression.",
+            headers={"Accept-Encoding": "identity"},
+        )
 
-    def on_part_end(self) -> None:
-        part = self._current_part
-        if part.file is None:
-            try:
-                bytes(part.data).decode("utf-8")
-            except UnicodeDecodeError:
-                name = truncate(part.field_name)
-                raise InvalidRequest(f"The text of '{name}' is not UTF-8; encode the form as UTF-8.", name) from None
-        super().on_part_end()
+
+def _not_json(body: bytes, error: ValueError) -> InvalidRequest:
+    """The reason in words: a body of another encoding fails in the parser with words about JSON."""
+    if not body:
+        return InvalidRequest("The body is empty. Send a JSON object.")
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return InvalidRequest("The body is not UTF-8. Encode the JSON as UTF-8.")
+    if b"\0" in body[:4]:  # UTF-16 and UTF-32 without other characters than ASCII
+        return InvalidRequest("The body is not UTF-8. Encode the JSON as UTF-8.")
+    return InvalidRequest(f"The body is not JSON: {error}.")

@@ -19,11 +19,17 @@ class CorsMiddleware(CORSMiddleware):
         if response.status_code == 200:
             return response
         origin, method = request_headers["origin"], request_headers["access-control-request-method"]
-        allowed = (
-            f"Pages of the origins in the setting http.allowed_origins may use {' and '.join(self.allow_methods)}."
+        reason = (
+            f"A page of {truncate(origin)!r} may not send {truncate(method)!r} to this service. Pages of the origins in"
+            f" the setting http.allowed_origins may use {' and '.join(self.allow_methods)}."
         )
+        if self.is_allowed_origin(origin) and method in self.allow_methods:
+            reason = (
+                f"A page of {truncate(origin)!r} may not use this service from a public network while the setting"
+                " http.allowed_origins is '*'. Add the origin itself to the setting."
+            )
         refused = plain_error_response(
-            Forbidden(f"A page of {truncate(origin)!r} may not send {truncate(method)!r} to this service. {allowed}"),
+            Forbidden(reason),
             path="",  # browsers show no page the body of a preflight
             request_id="",
         )

@@ -18,7 +18,7 @@ _ERRORS: Final = {
     403: "The credentials do not have the scope of this route.",
     404: "The model is not served here.",
     413: "The body is larger than the limit.",
-    415: "The body is not a multipart form.",
+    415: "The body is compressed, or is not a multipart form.",
     429: "The caller has exceeded its rate limit; Retry-After has the seconds to wait.",
     500: "The service failed on this request.",
     503: "The service is at its limit of work, or is not ready; Retry-After has the seconds to wait.",

@@ -26,7 +26,7 @@ from serve_app.ingress.bot_callbacks import BotCallbacks
 from serve_app.ingress.cors import CorsMiddleware
 from serve_app.ingress.error_language import ErrorLanguage
 from serve_app.ingress.errors import UnhandledErrorMiddleware
-from serve_app.ingress.header_filter import HeaderFilter, OriginFilter, allowed_hosts
+from serve_app.ingress.header_filter import ANY, HeaderFilter, OriginFilter, allowed_hosts
 from serve_app.ingress.http_protocol import ConnectionLimits
 from serve_app.ingress.limit_check import LimitCheck
 from serve_app.ingress.load_limit import LoadCheckMiddleware, LoadLimit, LoadLimitMiddleware, LoadLimits
@@ -81,6 +81,8 @@ def outer_middlewares(
         allow_origins=http.allowed_origins,
         allow_methods=("GET", "POST"),
         allow_headers=("*",),
+        # Chrome asks for pages of the internet that use a service in an intranet: only for origins that are named.
+        allow_private_network=ANY not in http.allowed_origins,
         expose_headers=EXPOSED_HEADERS,
     )
     callbacks = Middleware(BotCallbacks, respond=respond_to_callback) if respond_to_callback else None

@@ -88,3 +88,19 @@ async def test_ten_megabytes_of_picture_cost_the_event_loop_little(make_client: 
         await asyncio.sleep(0)
     assert answer.requests[0].messages[0].parts[0].source == url  # type: ignore[union-attr]
     assert best < 0.25
+
+
+@pytest.mark.parametrize("path", [URL, "/v1/ask", "/v1/messages", "/v1/responses", "/tokenize"])
+@pytest.mark.parametrize("encoding", ["gzip", "br", "Deflate"])
+async def test_a_compressed_body_is_refused_by_its_encoding(make_client: MakeClient, path: str, encoding: str) -> None:
+    """It was called "not JSON: expected value at line 1 column 1"."""
+    headers = {"Content-Encoding": encoding, "Content-Type": "multipart/form-data; boundary=b"}
+    response = await make_client().post(path, content=b"\x1f\x8b\x08", headers=headers)
+    assert (response.status_code, response.headers["accept-encoding"]) == (415, "identity")
+    message = f"The body has the Content-Encoding '{encoding.lower()}'; send it without compression."
+    assert response.json()["error"]["message"] == message
+
+
+async def test_an_identity_encoding_is_no_compression(make_client: MakeClient) -> None:
+    response = await make_client(FakeAnswer("x")).post(URL, json=chat(), headers={"Content-Encoding": "identity"})
+    assert response.status_code == 200

@@ -88,6 +88,19 @@ async def test_a_preflight_of_another_origin_gets_no_permission(
         assert "'https://shop.example'" in error["message"]
 
 
+@pytest.mark.parametrize(("allowed", "named"), [("https://shop.example", True), ("*", False)])
+async def test_a_page_of_the_internet_may_use_a_service_of_an_intranet_only_if_its_origin_is_named(
+    make_client: MakeClient, allowed: str, named: bool
+) -> None:
+    """Chrome's question made the preflight fail: "may not send 'POST'"."""
+    client = make_client(settings={"allowed_origins": [allowed]})
+    asked = {**PREFLIGHT, "Origin": "https://shop.example", "Access-Control-Request-Private-Network": "true"}
+    response = await client.options(URL, headers=asked)
+    assert response.headers.get("access-control-allow-private-network") == ("true" if named else None)
+    assert response.status_code == (200 if named else 403)
+    assert named or "http.allowed_origins is '*'. Add the origin itself" in response.json()["error"]["message"]
+
+
 async def test_headers_that_only_ray_serve_would_obey_do_not_reach_it() -> None:
     """X-Request-Timeout-Seconds ended requests, bytes that are not UTF-8 gave a 500."""
     passed: list[bytes] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import Any, Final, Literal
 
@@ -71,6 +72,8 @@ def read_ask_form(form: FormData) -> AskForm:
             continue
         if isinstance(value, UploadFile):
             raise InvalidRequest(f"'{truncate(name)}' is a file; only 'image' and 'file' may be one.", truncate(name))
+        if not value and name != "question":  # a field that was left empty asks for nothing
+            continue
         if name in values:
             raise InvalidRequest(f"'{truncate(name)}' is given more than once.", truncate(name))
         values[name] = value
@@ -85,7 +88,7 @@ def read_ask_form(form: FormData) -> AskForm:
 
 async def read_files(form: FormData) -> list[ImagePart]:
     """The pictures and documents in their order, with the pages that are asked for; raises InvalidRequest."""
-    uploads = [(name, value) for name, value in form.multi_items() if name in FILES]
+    uploads = [(name, value) for name, value in form.multi_items() if name in FILES and not _is_unselected(value)]
     if not uploads:
         raise InvalidRequest("'image' is required: a picture or a PDF as a file upload.", "image")
     texts = form.getlist("pages")
@@ -96,9 +99,9 @@ async def read_files(form: FormData) -> list[ImagePart]:
             "pages",
         )
     files: list[ImagePart] = []
-    numbers = dict.fromkeys(FILES, 0)
+    totals, numbers = Counter(name for name, _ in uploads), dict.fromkeys(FILES, 0)
     for index, (name, upload) in enumerate(uploads):
-        param = _indexed(name, numbers[name], len(form.getlist(name)))
+        param = _indexed(name, numbers[name], totals[name])
         numbers[name] += 1
         if not isinstance(upload, UploadFile):
             raise InvalidRequest(f"'{param}' must be a file upload, not text.", param)
@@ -112,6 +115,11 @@ async def read_files(form: FormData) -> list[ImagePart]:
         noun: Literal["Picture", "File"] = "Picture" if name == "image" else "File"
         files.append(ImagePart(content, param, pages=parse_pages(pages, pages_param), noun=noun))
     return files
+
+
+def _is_unselected(value: UploadFile | str) -> bool:
+    """Whether it is what browsers send for a file input without a file."""
+    return isinstance(value, UploadFile) and not value.filename and not value.size
 
 
 def _indexed(name: str, index: int, number: int) -> str:

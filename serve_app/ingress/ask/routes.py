@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serve_app.ingress.ask.request import AskUpload, ask_request, read_ask_form, read_files
+from serve_app.ingress.ask.request import FILES, AskUpload, ask_request, read_ask_form, read_files
 from serve_app.ingress.ask.response import AskDelta, AskReasoning, AskReply, AskResponder
 from serve_app.ingress.body import read_form
 from serve_app.ingress.context import ServingContext
@@ -36,7 +36,7 @@ def ask_routes(context: ServingContext) -> APIRouter:
         openapi_extra=body("multipart/form-data", reference(AskUpload), FORM),
     )
     async def ask(request: Request) -> Response:
-        upload = await read_form(request)
+        upload = await read_form(request, FILES)
         form, files = read_ask_form(upload), await read_files(upload)
         context.check_model(form.model)
         id = f"ask-{context.new_id()}"
