@@ -1,4 +1,4 @@
-"""A parser of multipart forms that refuses what would be a garbled text and names files without a name."""
+"""A parser of multipart forms: refuses garbled and cut-off parts, and takes files that have no file name."""
 
 from __future__ import annotations
 
