@@ -5,17 +5,20 @@ of connections with half a header or an unread response each, or send headers of
 see either. The limits on bodies are in `body_reader.py`.
 
 Also here, because only the protocol knows the connection: streams to HTTP/1.0 clients end with the connection
-instead of using chunks (RFC 9112, section 6.1), which uvicorn 0.54 sends to every client.
+instead of using chunks (RFC 9112, section 6.1), which uvicorn 0.54 sends to every client; and requests to upgrade to
+another protocol are answered as plain HTTP with their body, which uvicorn loses.
 """
 
 from __future__ import annotations
 
 import asyncio
+import sys
 import uuid
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
 
+import httptools
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
@@ -56,6 +59,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.url, self.headers = b"", []  # uvicorn sets them when a request begins
+        self._fed = b""  # what the parser is reading
         self._header_bytes = 0  # received since the headers began; only meaningful while their timer runs
         self._header_timer: asyncio.TimerHandle | None = None
         self._refused = False
@@ -103,13 +107,19 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if self._header_timer is None and self._message_complete and (not self.cycle or self.cycle.response_complete):
             self._begin_headers()
         self._header_bytes += len(data)
-        super().data_received(data)
+        self._feed(data)
         if self._header_timer is not None and self._header_bytes > self.limits.max_header_bytes:
             self._refuse(self._too_large())
+
+    def _feed(self, data: bytes) -> None:
+        self._fed = data
+        super().data_received(data)
 
     # -- httptools.HttpRequestParser calls these
 
     def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return  # they are parsed again
         self._end_headers()
         size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
         if size > self.limits.max_header_bytes or len(self.headers) > self.limits.max_headers:
@@ -137,7 +147,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        if self._refused:
+        if self._refused or self.parser.should_upgrade():
             return
         self._message_complete = True
         self._end_discarding()
@@ -167,7 +177,26 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._refuse(InvalidRequest("The request is not valid HTTP/1.1."))
 
     def _should_upgrade(self) -> bool:
-        return False  # there are no WebSocket routes; the request is answered as plain HTTP
+        return True  # calls the next one; there are no WebSocket routes
+
+    def handle_websocket_upgrade(self) -> None:
+        """Goes on with the request as plain HTTP (RFC 9110, section 7.8), in the handler of httptools' exception.
+
+        httptools takes the body of a request to upgrade for another protocol. Java's HttpClient asks each server for
+        HTTP/2 in this way, with the request that it wants answered.
+        """
+        upgrade, method = sys.exception(), self.parser.get_method()
+        assert upgrade is not None
+        if method == b"CONNECT":
+            self.send_400_response("")
+        if self._refused:
+            return
+        line = b"%b %b HTTP/%b\r\n" % (method, self.url, self.parser.get_http_version().encode())
+        headers = b"".join(b"%b: %b\r\n" % header for header in self.headers if header[0] != b"upgrade")
+        rest = self._fed[upgrade.args[0] :]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+        self._feed(line + headers + b"\r\n" + rest)
 
     # -- headers that are not complete
 

@@ -188,6 +188,51 @@ async def test_a_websocket_upgrade_is_answered_as_plain_http() -> None:
     assert head.startswith("HTTP/1.1 200 ")
 
 
+H2C = b"Host: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMA\r\n"
+LENGTH, CHUNKS = b"Content-Length: 5\r\n\r\nhello", b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
+
+
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body, more = body + message.get("body", b""), message.get("more_body", False)
+    length = str(len(body)).encode()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]})
+    await send({"type": "http.response.body", "body": body})
+
+
+@pytest.mark.parametrize("framed", [LENGTH, CHUNKS])
+@pytest.mark.parametrize("cut", [1, 20, 60, -20, -2, None])
+async def test_the_body_of_a_request_to_upgrade_to_http_2_is_read(framed: bytes, cut: int | None) -> None:
+    """As Java's HttpClient asks each server first: the body was lost, and read as another request."""
+    data = b"POST / HTTP/1.1\r\n" + H2C + framed
+    async with serve(echo) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(data[:cut])
+        await asyncio.sleep(0.05)
+        writer.write((data[cut:] if cut else b"") + data + GET)  # two more on the same connection
+        response = await asyncio.wait_for(reader.read(), 5)
+        writer.close()
+    assert response.count(b"HTTP/1.1 200 OK") == 3
+    assert response.count(b"\r\n\r\nhello") == 2
+
+
+async def test_requests_to_upgrade_are_limited_as_others() -> None:
+    many = (b"GET / HTTP/1.1\r\n" + H2C + b"\r\n") * 500
+    async with serve(echo) as port:
+        _, response = await talk(port, many)
+        head, body = await talk(port, b"GET / HTTP/1.1\r\n" + H2C + b"X: y\r\n" * 30 + b"\r\n")
+    assert response.count(b"HTTP/1.1 200 OK") <= MAX_PIPELINED + 1
+    assert (head.startswith("HTTP/1.1 431 "), code(body)) == (True, "headers_too_large")
+
+
+async def test_a_tunnel_is_refused() -> None:
+    async with serve() as port:
+        head, _ = await talk(port, b"CONNECT example.com:443 HTTP/1.1\r\nHost: example.com:443\r\n\r\n")
+    assert head.startswith("HTTP/1.1 400 ")
+
+
 async def test_a_client_that_is_refused_while_it_uploads_gets_the_response() -> None:
     """A connection that is closed with unread bytes is reset, and the response is lost."""
     async with serve(refuse) as port:
