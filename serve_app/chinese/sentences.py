@@ -193,6 +193,7 @@ REASONS: Final[Mapping[str, str]] = {
     ),
     "is a damaged or incomplete {} file. Send the complete file": "是损坏或不完整的 {0} 文件。请发送完整的文件",
     "is {}. {}; accepted are {}": "是{0:zh}。{1:zh}；接受的格式有 {2}",
+    "is a PDF with a protection that can't be read. Send it without one": "是受保护的 PDF，无法读取。请去掉保护再发送",
     "is a PDF that needs a password. Send it without one": "是带密码的 PDF。请去掉密码再发送",
     "is a damaged or incomplete PDF. Send the complete file": "是损坏或不完整的 PDF。请发送完整的文件",
     "is a PDF without pages": "是没有页面的 PDF",

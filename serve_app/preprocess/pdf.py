@@ -11,6 +11,8 @@ from serve_app.contracts import Pages
 from serve_app.errors import ServiceError
 from serve_app.preprocess.picture_limits import ImageLabel
 
+_ENCRYPTED = b"/Encrypt"  # in the trailer, which is never compressed
+
 
 def page_sizes(data: bytes, pages: Pages | None, max_pages: int, label: ImageLabel) -> list[tuple[int, float, float]]:
     """(page from 1, width, height in points) of `pages` in their order, each once, or of all.
@@ -62,6 +64,10 @@ def _opened(data: bytes, label: ImageLabel) -> Iterator[pypdfium2.PdfDocument]:
     except ServiceError:
         raise
     except Exception as error:
-        if "password" in str(error).lower():
+        # A file that says nothing of encryption gets the reason of an earlier one: PDFium does not always set its own.
+        reason = str(error).lower() if _ENCRYPTED in data else ""
+        if "password" in reason:
             raise label.rejected("is a PDF that needs a password. Send it without one") from error
+        if "security" in reason:
+            raise label.rejected("is a PDF with a protection that can't be read. Send it without one") from error
         raise label.rejected("is a damaged or incomplete PDF. Send the complete file") from error
