@@ -15,6 +15,7 @@ from serve_app.preprocess.sniff import known_format
 
 _URL_SAFE = str.maketrans("-_", "+/")
 _HEAD = 64  # characters of base64 that show a format
+_LEAST_PICTURE = 64  # characters; the smallest GIF and PNG
 
 
 def decode_data_url(source: str, label: ImageLabel, max_bytes: int) -> bytes:
@@ -44,6 +45,9 @@ def decode_bare_base64(source: str, label: ImageLabel, max_bytes: int) -> bytes:
 
 
 def _decode(payload: str, label: ImageLabel, max_bytes: int) -> bytes:
+    payload = payload.strip(" \r\n\t\f")
+    if " " in payload and _lost_plus(payload):
+        payload = payload.replace(" ", "+")
     if any(space in payload for space in "\r\n\t\f "):  # lines of 76 characters, as mail and shells make them
         payload = "".join(payload.split())
     if "-" in payload or "_" in payload:
@@ -59,3 +63,13 @@ def _decode(payload: str, label: ImageLabel, max_bytes: int) -> bytes:
         return base64.b64decode(payload, validate=True)  # accepts more padding
     except ValueError as error:
         raise label.rejected("is not valid base64. Use A-Z, a-z, 0-9, + and /, with = at the end") from error
+
+
+def _lost_plus(payload: str) -> bool:
+    """Whether its spaces were `+`, as a decoder of forms or queries leaves them: a complete text, spaces anywhere.
+
+    Without them the picture would be garbled, or called damaged. Spaces between lines are at equal distances.
+    """
+    if len(payload) < _LEAST_PICTURE or len(payload) % 4 or "+" in payload or "-" in payload:
+        return False
+    return len({len(line) for line in payload.split(" ")[:-1]}) > 1

@@ -75,6 +75,25 @@ async def test_other_text_is_no_source(text: str) -> None:
         await read(text)
 
 
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WebP", "GIF", "BMP", "TIFF"])
+async def test_base64_whose_plus_signs_became_spaces_is_read(file_format: str) -> None:
+    """As a form or a query changes them; a JPEG without these characters was decoded to a garbled picture."""
+    file = encoded(photo(60, 50), file_format)
+    text = base64.b64encode(file).decode()
+    assert text.count("+") > 2
+    assert await read("data:image/jpeg;base64," + text.replace("+", " ")) == file
+    assert await read(text.replace("+", " ")) == file
+
+
+@pytest.mark.parametrize("length", [64, 76])
+async def test_lines_of_base64_that_spaces_separate_are_read(length: int) -> None:
+    for seed in range(20):
+        file = encoded(photo(8, 8, seed))
+        text = base64.b64encode(file).decode()
+        lines = [text[start : start + length] for start in range(0, len(text), length)]
+        assert await read("data:;base64," + " ".join(lines)) == file
+
+
 async def test_white_space_around_a_source_is_ignored() -> None:
     assert await read(" \ndata:;base64,aGVsbG8=\n") == b"hello"
 
