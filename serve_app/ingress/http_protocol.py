@@ -114,6 +114,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def _feed(self, data: bytes) -> None:
         self._fed = data
         super().data_received(data)
+        self._fed = b""  # idle connections keep no data
 
     # -- httptools.HttpRequestParser calls these
 
