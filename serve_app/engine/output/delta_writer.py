@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from serve_app.contracts import Channel, Delta, Sampling, ToolCallDelta
+from serve_app.contracts import Boxed, Channel, Delta, Prompt, ToolCallDelta
+from serve_app.engine.output.boxes import parse_box
 from serve_app.engine.output.deltas import AnyDelta, append_delta
 from serve_app.engine.output.detokenizer import StopStrings
 from serve_app.engine.sampling.logprobs import LogprobBuffer
@@ -13,13 +14,17 @@ from serve_app.engine.sampling.logprobs import LogprobBuffer
 class DeltaWriter:
     """Collects the deltas of one answer; `tokens` is set by who reads the tokens."""
 
-    def __init__(self, sampling: Sampling) -> None:
+    def __init__(self, prompt: Prompt) -> None:
         self.tokens = 0  # of the answer so far
         self.logprobs = LogprobBuffer()  # of text that was not written yet
-        self.stop_strings = StopStrings(sampling.stop)
+        self.stop_strings = StopStrings(prompt.sampling.stop)
         self.has_text = False
         self.has_reasoning = False
-        self._min_tokens = sampling.min_tokens
+        self.at_line_start = True  # of the text
+        self._min_tokens = prompt.sampling.min_tokens
+        self.box_text: str | None = None  # text since the box began; None outside of boxes
+        self.boxed: list[Boxed] = []
+        self._pictures = prompt.pictures
         self._tokens_written = 0
         self._deltas: list[AnyDelta] = []  # not yet taken
 
@@ -30,7 +35,15 @@ class DeltaWriter:
 
     def text(self, text: str) -> None:
         """Write text up to a stop string."""
+        if self.box_text is not None:
+            self.box_text += text
+        self.at_line_start = text.endswith("\n") if text else self.at_line_start
         self._write("text", self.stop_strings.push(text, active=self.tokens > self._min_tokens))
+
+    def end_box(self) -> None:
+        """The text since the box began is what is in it."""
+        self.boxed.append(parse_box(self.box_text or "", self._pictures))
+        self.box_text = None
 
     def end_text(self) -> None:
         """Write the text that might have become a stop string."""

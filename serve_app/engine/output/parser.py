@@ -2,21 +2,19 @@
 
 Control tokens (control_tokens.py) drive a state machine; the tokens between them are text.
 
-* Reasoning begins with `<think>` at the start of the answer, or in the prompt, and ends with `</think>`,
-  `<answer>` or a tool call. White space around it is dropped. What may be reasoning is held, up to
-  `HELD_TOKENS` tokens, and is reasoning if `</think>` comes, else text: an answer that begins without
-  `<think>` if thinking is enabled, and what follows `<think>` within the text, or a call within reasoning.
-  Any other `</think>` is dropped and changes nothing, since the text before it may have been sent already.
+* Reasoning begins with `<think>` at the start of the answer, or in the prompt, and ends with `</think>`, `<answer>` or
+  a tool call. White space around it is dropped. What may be reasoning is held, up to `HELD_TOKENS` tokens, and is
+  reasoning if `</think>` comes, else text: an answer that begins without `<think>` if thinking is enabled, and what
+  follows `<think>` within the text, or a call within reasoning. Any other `</think>` is dropped and changes nothing.
 * One newline at the start of the text is dropped, because GLM models write one; after reasoning, all are.
-* Tool calls are parsed only if the prompt offers tools; white space before a call is dropped. Without
-  tools, the content of a call is text. A call of a tool that was not offered is text: `name({"a":1})`.
+* Tool calls are parsed only if the prompt offers tools, also without `<tool_call>` (unmarked_calls.py); white space
+  before a call is dropped. Without tools, the content of a call is text, and so is a call of a tool not offered.
 * Box tokens are dropped; the text between them stays in the text and is also reported as a box.
 * Stop strings are searched for in the text only, not in reasoning or calls.
 * If the vocabulary has no tokens for them, `<think>`, `</think>`, `<answer>` and `</answer>` are recognized
   as text where they are allowed: at the start of the answer and of the text, and after those.
 * Raw answers are text only; they and answers with a regex or choice constraint keep every newline.
-
-Deltas are never changed after they were taken, so they always add up to the complete answer.
+* Deltas are never changed after they were taken, so they always add up to the complete answer.
 """
 
 from __future__ import annotations
@@ -24,14 +22,14 @@ from __future__ import annotations
 import re
 from enum import Enum, auto
 
-from serve_app.contracts import Boxed, Prompt, TokenLogprob, ToolCallDelta
-from serve_app.engine.output.boxes import parse_box
+from serve_app.contracts import Prompt, TokenLogprob, ToolCallDelta
 from serve_app.engine.output.control_tokens import ControlToken, ControlTokens
 from serve_app.engine.output.delta_writer import DeltaWriter
 from serve_app.engine.output.deltas import AnyDelta
 from serve_app.engine.output.detokenizer import Utf8Decoder, Vocabulary, overlap
 from serve_app.engine.output.prompt_end import AnswerForm, reasoning_is_open
 from serve_app.engine.output.tool_calls import ToolCallParser
+from serve_app.engine.output.unmarked_calls import call_begins_at, is_call
 
 HELD_TOKENS = 1024  # after this many, held text is not reasoning
 _FOREIGN_CALL = re.compile(r"\S+\(")
@@ -51,32 +49,32 @@ class OutputParser:
 
     def __init__(self, vocabulary: Vocabulary, prompt: Prompt) -> None:
         self._token_bytes = vocabulary.token_bytes
-        self._pictures = prompt.pictures
         self._control_tokens = ControlTokens.of({}) if prompt.raw else vocabulary.control_tokens
         self._form = AnswerForm.of(prompt, vocabulary)
         self._state = _State.TEXT if prompt.raw or prompt.continues else _State.START
         if not prompt.raw and reasoning_is_open(prompt, vocabulary):
             self._state = _State.REASONING
         self._decoder = Utf8Decoder()
-        self._writer = DeltaWriter(prompt.sampling)
-        self.stop_strings = self._writer.stop_strings
+        self._writer = DeltaWriter(prompt)
+        self.stop_strings, self.boxed = self._writer.stop_strings, self._writer.boxed
         self._call_parser = ToolCallParser(prompt.tools) if prompt.tools is not None and not prompt.raw else None
-        self._parallel_calls = prompt.tools is None or prompt.tools.parallel
         self._buffer = ""  # white space that may be dropped, the beginning of a control token in text, or held text
         self._held_from, self._held_since = _State.START, 0  # the state and the number of tokens before held text
         self._held_boxes: list[tuple[int, ControlToken]] = []  # box tokens by their place in held text
         self._call_in_reasoning = False  # reasoning was open when the last call began
-        self._box_text: str | None = None  # text since the box began; None outside of boxes
         self._in_answer = False  # after an `<answer>` written as text
         self._begins_block = True  # of reasoning: nothing of it was emitted
-        self.boxed: list[Boxed] = []
         self.reasoning_tokens = 0  # control tokens included
         self.thinking_tokens = 0  # of these, after the opening token
-        self.stopped = False  # by a stop string, or after the only call that is allowed
 
     @property
     def in_reasoning(self) -> bool:
         return self._state is _State.REASONING
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the answer ends here: by a stop string, or after the only call that is allowed."""
+        return self.stop_strings.found is not None or (self._call_parser is not None and self._call_parser.complete)
 
     @property
     def has_tool_calls(self) -> bool:
@@ -132,6 +130,8 @@ class OutputParser:
     def _handle_token(self, token: ControlToken) -> None:
         if self._state is _State.HELD and self._handle_held(token):
             return
+        if self._call_parser is not None and self._state is _State.TEXT:
+            self._begin_unmarked_call(self._call_parser, token)
         if self._state is _State.CALL or (self._call_parser is not None and token is ControlToken.TOOL_CALL):
             self._handle_call_token(token)
         elif self._state is _State.REASONING:
@@ -140,7 +140,7 @@ class OutputParser:
         elif token is ControlToken.BOX:
             self._begin_text()
             self._emit_buffer()
-            self._box_text = ""
+            self._writer.box_text = ""
         elif token is ControlToken.END_BOX:
             self._end_box()
         elif self._state in (_State.START, _State.ANSWER):
@@ -176,9 +176,9 @@ class OutputParser:
             still_open = self._call_in_reasoning and self._state is _State.ANSWER
             self._call_in_reasoning = self._form.may_hold and (self.in_reasoning or still_open)
             if self._state is _State.TEXT:
-                self._emit_text(self._buffer.rstrip())
+                self._writer.text(self._buffer.rstrip())
                 self._writer.end_text()
-            self._box_text = None
+            self._writer.box_text = None
             self._enter(_State.CALL)
         if token is ControlToken.END_THINK and self._call_in_reasoning:
             self._end_reasoning_in_call(self._call_parser)
@@ -186,7 +186,14 @@ class OutputParser:
             self._emit_calls(self._call_parser.push_token(token))
         if not self._call_parser.inside:
             self._enter(_State.ANSWER)
-            self.stopped = self.stopped or (self.has_tool_calls and not self._parallel_calls)
+
+    def _begin_unmarked_call(self, parser: ToolCallParser, token: ControlToken) -> None:
+        """Begin a call without `<tool_call>` if the held text and this token are one."""
+        begin = call_begins_at(self._buffer, self._writer.at_line_start, parser.tools)
+        if is_call(written := self._buffer[begin:], token, parser.tools):
+            self._buffer = self._buffer[:begin]
+            self._handle_call_token(ControlToken.TOOL_CALL)
+            self._emit_calls(parser.push_text(written))
 
     def _end_reasoning_in_call(self, call: ToolCallParser) -> None:
         """The reasoning ends within a call that began in it: `<tool_call>` may only have been mentioned."""
@@ -198,10 +205,9 @@ class OutputParser:
         self._call_in_reasoning = False
 
     def _end_box(self) -> None:
-        if self._box_text is not None:
+        if self._writer.box_text is not None:
             self._emit_buffer()
-            self.boxed.append(parse_box(self._box_text, self._pictures))
-            self._box_text = None
+            self._writer.end_box()
 
     def _enter(self, state: _State, unread: str = "") -> None:
         """Change the state and drop the buffer; `unread` is the text after a control token written as text."""
@@ -279,8 +285,7 @@ class OutputParser:
 
     def _held_is_reasoning(self, reasoning: str, unread: str = "") -> None:
         self.reasoning_tokens += self._writer.tokens - self._held_since
-        self._held_boxes, self._call_in_reasoning = [], False
-        self._begins_block = True
+        self._held_boxes, self._call_in_reasoning, self._begins_block = [], False, True
         self._skip(len(reasoning) - len(reasoning.lstrip()))
         self._emit_reasoning(reasoning.strip())
         self._enter(_State.TEXT if self._held_from is _State.TEXT else _State.ANSWER, unread)
@@ -317,8 +322,10 @@ class OutputParser:
                 self._in_answer = False
             certain = len(self._buffer) - overlap(self._buffer, end) * self._in_answer
         if self._call_parser is not None:
+            if not self.stop_strings.occurs_in(self._buffer):
+                certain = call_begins_at(self._buffer[:certain], self._writer.at_line_start, self._call_parser.tools)
             certain = len(self._buffer[:certain].rstrip())
-        self._emit_text(self._buffer[:certain])
+        self._writer.text(self._buffer[:certain])
         self._buffer = self._buffer[certain:]
 
     # -- deltas
@@ -328,15 +335,8 @@ class OutputParser:
         self._writer.logprobs.skip(characters)
 
     def _emit_buffer(self) -> None:
-        text, self._buffer = self._buffer, ""
-        self._emit_text(text)
-
-    def _emit_text(self, text: str) -> None:
-        """Emit text up to a stop string."""
-        if self._box_text is not None:
-            self._box_text += text
-        self._writer.text(text)
-        self.stopped = self.stopped or self.stop_strings.found is not None
+        self._writer.text(self._buffer)
+        self._buffer = ""
 
     def _emit_reasoning(self, text: str) -> None:
         self._writer.reasoning(text, self._begins_block)
@@ -345,6 +345,6 @@ class OutputParser:
     def _emit_calls(self, deltas: list[ToolCallDelta | str]) -> None:
         for delta in deltas:
             if isinstance(delta, str):  # a call of a tool that was not offered, or no call
-                self._emit_text("\n" * bool(self._writer.has_text and _FOREIGN_CALL.match(delta)) + delta)
+                self._writer.text("\n" * bool(self._writer.has_text and _FOREIGN_CALL.match(delta)) + delta)
             else:
                 self._writer.call(delta)

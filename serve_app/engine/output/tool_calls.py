@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Collection
 from enum import Enum, auto
 from typing import Any
 
@@ -71,6 +72,16 @@ class ToolCallParser:
         self._foreign: str | None = None  # the arguments of a tool that was not offered
         self._deltas: list[ToolCallDelta | str] = []
         self.calls = 0  # of tools that were offered
+
+    @property
+    def tools(self) -> Collection[str]:
+        """The names of the tools that were offered."""
+        return self._types.keys()
+
+    @property
+    def complete(self) -> bool:
+        """Whether no more calls are allowed after those that ended."""
+        return self.calls > 0 and not self._parallel and not self.inside
 
     @property
     def inside(self) -> bool:

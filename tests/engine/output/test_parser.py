@@ -380,6 +380,34 @@ def test_a_call_that_reasoning_only_mentions_is_reasoning() -> None:
     assert (said.reasoning, said.text, said.calls) == ("I call", "Done.", [["weather", "{}"]])
 
 
+@pytest.mark.parametrize("before", ["", "I call.\n", "I call.\n\n", "weather\n"])
+@pytest.mark.parametrize("thinking", [THINKING, Thinking(False)])
+def test_a_call_without_its_beginning_is_one(before: str, thinking: Thinking) -> None:
+    begun = call("weather", city="Paris").removeprefix("<tool_call>")
+    as_json = '{"name": "weather", "arguments": {"city": "Paris"}}</tool_call>'
+    for written in (begun, begun.replace("\n", "", 1), as_json, as_json.replace(" {", "\n {") + call("weather")):
+        for seed in range(5):
+            said = read(before + written, rng=random.Random(seed), tools=TOOLS, thinking=thinking)
+            assert (said.text, said.reasoning) == (before.rstrip(), "")
+            assert said.calls[0] == ["weather", '{"city":"Paris"}']
+
+
+def test_text_that_may_be_a_call_without_its_beginning_is_held_until_it_is_clear() -> None:
+    parser = OutputParser(MARKED, prompt(tools=TOOLS))
+    emitted = []
+    for token_id in b"we\nwed\nweather\nis":
+        parser.push(token_id)
+        emitted.append("".join(delta.text for delta in parser.take_deltas() if isinstance(delta, Delta)))
+    assert emitted == ["", "", "", "we", "", "\nwed", *[""] * 9, "\nweather\ni", "s"]
+    for text in ("weather", '{"name": "weather", "arguments": {}}', "so weather", '{"name": "x"}'):
+        assert read(text, tools=TOOLS).text == text
+    sampling = Sampling(max_tokens=9, stop=("STOP",))
+    said = read('{"name": "weather"} STOP more', tools=TOOLS, sampling=sampling)
+    assert said.text == '{"name": "weather"} '
+    assert said.parser is not None
+    assert said.parser.stopped
+
+
 @pytest.mark.parametrize("text", ["Write `<tool_call>` first.", "Write <tool_call> {city} </tool_call> first."])
 def test_text_in_a_call_that_is_no_call_stays_as_it_was_written(text: str) -> None:
     said = read(text, tools=TOOLS)
