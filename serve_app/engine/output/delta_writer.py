@@ -56,6 +56,7 @@ class DeltaWriter:
         self._write("reasoning", text)
 
     def call(self, delta: ToolCallDelta) -> None:
+        self.at_line_start = True  # white space between a call and the text after it is dropped
         append_delta(self._deltas, replace(delta, tokens=self._tokens_since_last()))
 
     def rest_of_logprobs(self) -> None:

@@ -109,6 +109,8 @@ def _as_object(value: Any) -> dict[str, Any]:
     """Arguments as an object; they may be JSON within a string, as in OpenAI's API."""
     if isinstance(value, str):
         value = _object(value)
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
     return value if isinstance(value, dict) else {}
 
 

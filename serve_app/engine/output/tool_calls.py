@@ -157,14 +157,16 @@ class ToolCallParser:
             self._begin_value()
             self._end_part()
         elif part is _Part.KEY:
-            self._key = text.strip()
+            bare = text.strip().strip("\"'`")
+            self._key = bare if bare in self._types.get(self._name, {}) else text.strip()
         elif part is _Part.VALUE:
             self._emit(_to_json(text, self._value_types))
         elif part is _Part.STRING:
             self._emit('"')
 
     def _begin_call(self, name: str) -> None:
-        offered = (name, name.strip("\"'`*: "), name.removeprefix("functions."))
+        bare = name.strip("\"'`*: ")
+        offered = (name, bare, bare.removeprefix("functions."), bare.removeprefix("name:").lstrip())
         self._name = name = next((known for known in offered if known in self._types), name)
         if name in self._types:
             self.calls += 1

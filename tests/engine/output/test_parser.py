@@ -390,6 +390,8 @@ def test_a_call_without_its_beginning_is_one(before: str, thinking: Thinking) ->
             said = read(before + written, rng=random.Random(seed), tools=TOOLS, thinking=thinking)
             assert (said.text, said.reasoning) == (before.rstrip(), "")
             assert said.calls[0] == ["weather", '{"city":"Paris"}']
+    said = read("I call." + call("weather") + "\n" + begun, tools=TOOLS)
+    assert (said.text, len(said.calls)) == ("I call.", 2)
 
 
 def test_text_that_may_be_a_call_without_its_beginning_is_held_until_it_is_clear() -> None:

@@ -163,6 +163,8 @@ ARGUMENTS = '{"waybill": "ZX5872", "kg": [1, 2.5]}'
         f"f: {ARGUMENTS}",
         f'"f"\n{ARGUMENTS}',
         f"functions.f\n{ARGUMENTS}",
+        f"name: f\narguments: {ARGUMENTS}",
+        f'{{"name": "f", "arguments": [{ARGUMENTS}]}}',
     ],
 )
 @pytest.mark.parametrize("ended", [True, False])
@@ -214,6 +216,12 @@ def test_what_is_no_call_is_returned_as_it_was_written(written: str) -> None:
     one = parser()
     assert pushed(one, ControlToken.TOOL_CALL, written, ControlToken.END_TOOL_CALL) == [written]
     assert one.calls == 0
+
+
+def test_quotes_around_a_known_key_are_no_part_of_it() -> None:
+    for schema, key in (({"type": "string"}, "k"), (None, '"k"')):
+        written = (ControlToken.TOOL_CALL, "f\n", *argument("ZX5872", key='"k"'), ControlToken.END_TOOL_CALL)
+        assert json.loads("".join(piece.arguments for piece in pushed(parser(schema), *written))) == {key: "ZX5872"}
 
 
 def test_a_value_whose_beginning_is_not_marked_is_one() -> None:
