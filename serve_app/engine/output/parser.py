@@ -5,7 +5,7 @@ Control tokens (control_tokens.py) drive a state machine; the tokens between the
 * Reasoning begins with `<think>` at the start of the answer, or in the prompt, and ends with `</think>`, `<answer>` or
   a tool call. White space around it is dropped. What may be reasoning is held, up to `HELD_TOKENS` tokens, and is
   reasoning if `</think>` comes, else text: an answer that begins without `<think>` if thinking is enabled, and what
-  follows `<think>` within the text, or a call within reasoning. Any other `</think>` is dropped and changes nothing.
+  follows `<think>` in text, or a call or `<answer>` in reasoning. Any other `</think>` is dropped and changes nothing.
 * One newline at the start of the text is dropped, because GLM models write one; after reasoning, all are.
 * Tool calls are parsed only if the prompt offers tools, also without `<tool_call>` (unmarked_calls.py); white space
   before a call is dropped. Without tools, the content of a call is text, and so is a call of a tool not offered.
@@ -61,7 +61,7 @@ class OutputParser:
         self._buffer = ""  # white space that may be dropped, the beginning of a control token in text, or held text
         self._held_from, self._held_since = _State.START, 0  # the state and the number of tokens before held text
         self._held_boxes: list[tuple[int, ControlToken]] = []  # box tokens by their place in held text
-        self._call_in_reasoning = False  # reasoning was open when the last call began
+        self._may_go_on = False  # reasoning, which was open before the last call or `<answer>`
         self._in_answer = False  # after an `<answer>` written as text
         self._begins_block = True  # of reasoning: nothing of it was emitted
         self.reasoning_tokens = 0  # control tokens included
@@ -137,6 +137,7 @@ class OutputParser:
         elif self._state is _State.REASONING:
             if token in (ControlToken.END_THINK, ControlToken.ANSWER):
                 self._enter(_State.ANSWER)
+                self._may_go_on = token is ControlToken.ANSWER
         elif token is ControlToken.BOX:
             self._begin_text()
             self._emit_buffer()
@@ -148,7 +149,7 @@ class OutputParser:
                 self._enter(_State.REASONING)
             elif token in (ControlToken.END_THINK, ControlToken.ANSWER):
                 self._enter(_State.ANSWER)
-                self._call_in_reasoning = False
+                self._may_go_on = False
         elif token is ControlToken.THINK and self._form.may_hold:
             self._emit_buffer()
             self._writer.end_text()
@@ -173,14 +174,13 @@ class OutputParser:
     def _handle_call_token(self, token: ControlToken) -> None:
         assert self._call_parser is not None
         if self._state is not _State.CALL:
-            still_open = self._call_in_reasoning and self._state is _State.ANSWER
-            self._call_in_reasoning = self._form.may_hold and (self.in_reasoning or still_open)
+            self._may_go_on = self.in_reasoning or (self._may_go_on and self._state is _State.ANSWER)
             if self._state is _State.TEXT:
                 self._writer.text(self._buffer.rstrip())
                 self._writer.end_text()
             self._writer.box_text = None
             self._enter(_State.CALL)
-        if token is ControlToken.END_THINK and self._call_in_reasoning:
+        if token is ControlToken.END_THINK and self._may_go_on:
             self._end_reasoning_in_call(self._call_parser)
         else:
             self._emit_calls(self._call_parser.push_token(token))
@@ -202,7 +202,7 @@ class OutputParser:
             self._emit_calls(deltas)
         else:
             self._emit_reasoning(call.written.strip() if self._begins_block else call.written.rstrip())
-        self._call_in_reasoning = False
+        self._may_go_on = False
 
     def _end_box(self) -> None:
         if self._writer.box_text is not None:
@@ -232,7 +232,7 @@ class OutputParser:
             self._read_held()
         elif (text := self._buffer.lstrip()) and not self._starts_control_token(text):
             begins_in_reasoning = self._state is _State.START and self._form.may_begin_in_reasoning
-            if self._form.may_hold and (begins_in_reasoning or self._call_in_reasoning):
+            if self._form.may_hold and (begins_in_reasoning or self._may_go_on):
                 self._hold()
                 self._read_held()
             else:
@@ -285,7 +285,7 @@ class OutputParser:
 
     def _held_is_reasoning(self, reasoning: str, unread: str = "") -> None:
         self.reasoning_tokens += self._writer.tokens - self._held_since
-        self._held_boxes, self._call_in_reasoning, self._begins_block = [], False, True
+        self._held_boxes, self._may_go_on, self._begins_block = [], False, True
         self._skip(len(reasoning) - len(reasoning.lstrip()))
         self._emit_reasoning(reasoning.strip())
         self._enter(_State.TEXT if self._held_from is _State.TEXT else _State.ANSWER, unread)
@@ -295,7 +295,7 @@ class OutputParser:
         if self._state is not _State.HELD:
             return
         text, boxes, begin = self._buffer, self._held_boxes, 0
-        self._state, self._buffer, self._held_boxes, self._call_in_reasoning = self._held_from, "", [], False
+        self._state, self._buffer, self._held_boxes, self._may_go_on = self._held_from, "", [], False
         for end, token in [*boxes, (len(text), None)]:
             self._buffer += text[begin:end]
             self._begin_text()

@@ -141,6 +141,7 @@ def call(name: str, **arguments: str) -> str:
         ("<think>a</think>b <think>c</think>d", "a\nc", "b d"),
         ("<think>why<answer>because</answer>", "why", "because"),
         ("why<answer>because</answer>", "why", "because"),
+        ("<think>I write <answer> next</think><answer>because</answer>", "I write\nnext", "because"),
         ("so <think>because", "", "so because"),
         ("<think>why <|begin_of_box|>5<|end_of_box|></think>because", "why 5", "because"),
         ("<think>why</think><answer>because</answer>", "why", "because"),
