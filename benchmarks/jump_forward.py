@@ -220,6 +220,9 @@ class Script:
     def keep(self, slots: torch.Tensor, token_ids: torch.Tensor) -> None:
         """Nothing."""
 
+    def erase(self, sequence: Sequence, pages: list[int]) -> None:
+        """Nothing."""
+
     def drafts_save_time(self, rows: int, drafts: list[Chunk], with_prompts: bool) -> bool:
         return True
 

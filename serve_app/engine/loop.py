@@ -239,6 +239,7 @@ class EngineLoop:
     def _append_token(self, sequence: Sequence, sampled: SampledToken | ServiceError) -> None:
         """Append a sampled token to its sequence, emit deltas that are due, finish a complete answer."""
         if isinstance(sampled, ServiceError):
+            self._executor.erase(sequence)
             self._fail(sequence, sampled)
             return
         self._meter.count(metrics.OUTPUT_TOKENS)

@@ -176,6 +176,10 @@ class Scheduler:
             for index in range(chunk.start // PAGE_TOKENS, chunk.stop // PAGE_TOKENS):
                 self._pool.publish(sequence.pages[index], sequence.page_keys[index])
 
+    def forget_pages(self, sequence: Sequence) -> list[int]:
+        """The pages that only this sequence uses; no later prompt finds what they hold."""
+        return [] if self._pool is None else self._pool.forget(sequence.pages)
+
     def retire(self, sequence: Sequence) -> None:
         """Remove a running or waiting sequence; its slot and pages are free at once."""
         if sequence.slot >= 0:

@@ -62,6 +62,10 @@ class ModelBackend(Protocol):
         """Remember the tokens (rows,) sampled for slots (rows,): the next step of a row in flight begins with them."""
         ...
 
+    def erase(self, sequence: Sequence, pages: list[int]) -> None:
+        """Clear the cache of a sequence that ends: its slot, or these pages, which no other sequence uses."""
+        ...
+
     def drafts_save_time(self, rows: int, drafts: list[Chunk], with_prompts: bool) -> bool:
         """Whether a step of so many sequences is worth its time with these drafts; it may have prompt chunks too."""
         ...
@@ -199,6 +203,13 @@ class StepExecutor:
         self._measure(launch, now - max(launch.started, self._collected))
         self._collected = now
         return results
+
+    def erase(self, sequence: Sequence) -> None:
+        """Clear the cache of a failed sequence: NaN beyond the tokens of the next one would make that fail too."""
+        try:
+            self._model.erase(sequence, self._scheduler.forget_pages(sequence))
+        except Exception as error:  # the sequence fails anyway
+            self.to_service_error(error)
 
     def _forward(self, launch: Launch, rows: list[Sequence], chunks: list[Chunk]) -> None:
         with torch.inference_mode():

@@ -229,6 +229,9 @@ class CountingModel:
     def drafts_save_time(self, rows: int, drafts: list[Chunk], with_prompts: bool) -> bool:
         return True
 
+    def erase(self, sequence: Sequence, pages: list[int]) -> None:
+        pass
+
     def keep(self, slots: torch.Tensor, token_ids: torch.Tensor) -> None:
         self.newest |= dict(zip(slots.tolist(), token_ids.tolist(), strict=True))
 

@@ -148,6 +148,13 @@ class PagedRunner(Runner):
         self._newest.index_copy_(0, slots, token_ids)
 
     @torch.inference_mode()
+    def erase(self, sequence: Sequence, pages: list[int]) -> None:
+        """Clear the pages."""
+        index = self._upload(np.array(pages, dtype=np.int64))
+        for block in (*self._cache.keys, *self._cache.values):
+            block.view(self._pages, -1).index_fill_(0, index, 0)
+
+    @torch.inference_mode()
     def forward(self, rows: list[Sequence], chunks: list[Chunk]) -> torch.Tensor:
         """Logits (samples, vocab) after the newest token of `rows`, then the last `logits` tokens of each chunk."""
         steps = np.empty((4, len(rows)), dtype=np.int64)  # slot, tokens to look at, position, token

@@ -59,6 +59,14 @@ class PagePool:
         if key not in self._page_of and page not in self._key_of:
             self._page_of[key], self._key_of[page] = page, key
 
+    def forget(self, pages: list[int]) -> list[int]:
+        """Drop the keys of those of these pages in use that have only one user; returns them."""
+        own = [page for page in pages if self._ref_counts[page] == 1]
+        for page in own:
+            if (key := self._key_of.pop(page, None)) is not None:
+                del self._page_of[key]
+        return own
+
     def release(self, pages: list[int]) -> None:
         """End one use of each page."""
         for page in reversed(pages):  # so that the end of a prefix is evicted before its beginning

@@ -94,6 +94,10 @@ class Runner(ABC):
         """Remember sampled tokens (rows,) of slots (rows,), where a step may begin before the host has read them."""
 
     @abstractmethod
+    def erase(self, sequence: Sequence, pages: list[int]) -> None:
+        """Clear the cache of a sequence that ends: its slot, or these pages, which no other sequence uses."""
+
+    @abstractmethod
     def probe_hidden(self, prompt: Prompt, features: torch.Tensor) -> torch.Tensor:
         """Hidden states (tokens, hidden) of a prompt, for a runner without sequences only."""
 

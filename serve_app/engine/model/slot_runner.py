@@ -47,6 +47,12 @@ class SlotRunner(Runner):
         """Logits (samples, vocab) of `rows` and drafts, or of one prompt chunk if it completes its prompt."""
         return self._decode(rows, chunks) if rows or chunks[0].drafted else self._prefill(*chunks)
 
+    @torch.inference_mode()
+    def erase(self, sequence: Sequence, pages: list[int]) -> None:
+        """Clear the slot."""
+        for block in (*self._cache.keys, *self._cache.values):
+            block[sequence.slot].zero_()
+
     def drafts_save_time(self, rows: int, drafts: list[Chunk], with_prompts: bool) -> bool:
         """All rows are as wide as the longest draft, so a few drafts save no time where many sequences decode."""
         if self.device.type != "cpu":

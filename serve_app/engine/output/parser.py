@@ -2,45 +2,43 @@
 
 Control tokens (control_tokens.py) drive a state machine; the tokens between them are text.
 
-* Reasoning begins with `<think>` at the start of the answer, or in the prompt, and ends with `</think>` or
-  a tool call. White space around it is dropped. If thinking is enabled and the answer begins without
-  `<think>`, up to `HELD_TOKENS` tokens are held: they are reasoning if `</think>` comes, else text. Any
-  other `</think>` is dropped and changes nothing, since the text before it may have been sent already.
+* Reasoning begins with `<think>` at the start of the answer, or in the prompt, and ends with `</think>`, `<answer>` or
+  a tool call. White space around it is dropped. What may be reasoning is held, up to `HELD_TOKENS` tokens, and is
+  reasoning if `</think>` comes, else text: an answer that begins without `<think>` if thinking is enabled, and what
+  follows `<think>` in text, or a call or `<answer>` in reasoning. Any other `</think>` is dropped and changes nothing.
 * One newline at the start of the text is dropped, because GLM models write one; after reasoning, all are.
-* Tool calls are parsed only if the prompt offers tools; white space before a call is dropped. Without
-  tools, the content of a call is text. A call of a tool that was not offered is text: `name({"a":1})`.
+* Tool calls are parsed only if the prompt offers tools, also without `<tool_call>` (unmarked_calls.py); white space
+  before a call is dropped. Without tools, the content of a call is text, and so is a call of a tool not offered.
 * Box tokens are dropped; the text between them stays in the text and is also reported as a box.
 * Stop strings are searched for in the text only, not in reasoning or calls.
 * If the vocabulary has no tokens for them, `<think>`, `</think>`, `<answer>` and `</answer>` are recognized
   as text where they are allowed: at the start of the answer and of the text, and after those.
 * Raw answers are text only; they and answers with a regex or choice constraint keep every newline.
-
-Deltas are never changed after they were taken, so they always add up to the complete answer.
+* Deltas are never changed after they were taken, so they always add up to the complete answer.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+import re
 from enum import Enum, auto
 
-import numpy as np
-from numpy.typing import NDArray
-
-from serve_app.contracts import Boxed, Channel, Delta, Prompt, TokenLogprob, ToolCallDelta
-from serve_app.engine.output.boxes import parse_box
+from serve_app.contracts import Prompt, TokenLogprob, ToolCallDelta
 from serve_app.engine.output.control_tokens import ControlToken, ControlTokens
-from serve_app.engine.output.deltas import AnyDelta, append_delta
-from serve_app.engine.output.detokenizer import StopStrings, Utf8Decoder, Vocabulary, overlap
+from serve_app.engine.output.delta_writer import DeltaWriter
+from serve_app.engine.output.deltas import AnyDelta
+from serve_app.engine.output.detokenizer import Utf8Decoder, Vocabulary, overlap
+from serve_app.engine.output.prompt_end import AnswerForm, reasoning_is_open
 from serve_app.engine.output.tool_calls import ToolCallParser
-from serve_app.engine.sampling.logprobs import LogprobBuffer
+from serve_app.engine.output.unmarked_calls import call_begins_at, is_call
 
-HELD_TOKENS = 1024  # after this many, an answer that began without `<think>` is text
+HELD_TOKENS = 1024  # after this many, held text is not reasoning
+_FOREIGN_CALL = re.compile(r"\S+\(")
 
 
 class _State(Enum):
     START = auto()  # only white space so far
     REASONING = auto()
-    HELD = auto()  # thinking is enabled but the answer began without `<think>`: text, or reasoning if `</think>` comes
+    HELD = auto()  # reasoning if `</think>` comes, else text
     ANSWER = auto()  # after reasoning or a call, only white space so far
     TEXT = auto()
     CALL = auto()
@@ -51,48 +49,32 @@ class OutputParser:
 
     def __init__(self, vocabulary: Vocabulary, prompt: Prompt) -> None:
         self._token_bytes = vocabulary.token_bytes
-        self._pictures = prompt.pictures
         self._control_tokens = ControlTokens.of({}) if prompt.raw else vocabulary.control_tokens
-        self._control_tokens_are_text = (
-            bool(prompt.thinking.enabled) and not self._control_tokens.has_reasoning and not prompt.raw
-        )
-        # A grammar allows no `</think>` without `<think>`.
-        self._may_hold = (
-            bool(prompt.thinking.enabled)
-            and not (prompt.raw or prompt.is_constrained)
-            and not _reasoning_is_closed(prompt, vocabulary)
-        )
-        self._raw = prompt.raw
-        self._keep_newlines = (
-            prompt.raw
-            or prompt.continues
-            or (prompt.constraint is not None and prompt.constraint.kind in ("regex", "choice"))
-        )
+        self._form = AnswerForm.of(prompt, vocabulary)
         self._state = _State.TEXT if prompt.raw or prompt.continues else _State.START
         if not prompt.raw and reasoning_is_open(prompt, vocabulary):
             self._state = _State.REASONING
         self._decoder = Utf8Decoder()
-        self.stop_strings = StopStrings(prompt.sampling.stop)
-        self._min_tokens = prompt.sampling.min_tokens
+        self._writer = DeltaWriter(prompt)
+        self.stop_strings, self.boxed = self._writer.stop_strings, self._writer.boxed
         self._call_parser = ToolCallParser(prompt.tools) if prompt.tools is not None and not prompt.raw else None
-        self._parallel_calls = prompt.tools is None or prompt.tools.parallel
-        self._buffer = ""  # white space that may be dropped, or the beginning of a control token in text
-        self._box_text: str | None = None  # text since the box began; None outside of boxes
+        self._buffer = ""  # white space that may be dropped, the beginning of a control token in text, or held text
+        self._held_from, self._held_since = _State.START, 0  # the state and the number of tokens before held text
+        self._held_boxes: list[tuple[int, ControlToken]] = []  # box tokens by their place in held text
+        self._may_go_on = False  # reasoning, which was open before the last call or `<answer>`
         self._in_answer = False  # after an `<answer>` written as text
-        self._has_reasoning = False  # some reasoning was emitted
-        self._has_text = False  # some text was emitted
-        self._deltas: list[AnyDelta] = []  # not yet taken
-        self._tokens = 0
-        self._tokens_emitted = 0
-        self._logprobs = LogprobBuffer()
-        self.boxed: list[Boxed] = []
+        self._begins_block = True  # of reasoning: nothing of it was emitted
         self.reasoning_tokens = 0  # control tokens included
         self.thinking_tokens = 0  # of these, after the opening token
-        self.stopped = False  # by a stop string, or after the only call that is allowed
 
     @property
     def in_reasoning(self) -> bool:
         return self._state is _State.REASONING
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the answer ends here: by a stop string, or after the only call that is allowed."""
+        return self.stop_strings.found is not None or (self._call_parser is not None and self._call_parser.complete)
 
     @property
     def has_tool_calls(self) -> bool:
@@ -101,7 +83,7 @@ class OutputParser:
 
     def push(self, token_id: int, logprob: TokenLogprob | None = None) -> None:
         """Parse the next token."""
-        self._tokens += 1
+        self._writer.tokens += 1
         before = self.in_reasoning
         token = self._control_tokens.by_id.get(token_id)
         if token is not None:
@@ -110,10 +92,10 @@ class OutputParser:
         elif content := self._token_bytes[token_id]:
             text = self._decoder.push(content)
             if logprob is not None and self._state is not _State.CALL:
-                self._logprobs.push(logprob, len(text))
+                self._writer.logprobs.push(logprob, len(text))
             self._read(text)
-        elif logprob is not None and self._raw:
-            self._logprobs.push(logprob, 0)  # a control token, which has no text
+        elif logprob is not None and self._form.raw:
+            self._writer.logprobs.push(logprob, 0)  # a control token, which has no text
         self.reasoning_tokens += before or self.in_reasoning
         self.thinking_tokens += before and self.in_reasoning
 
@@ -121,6 +103,7 @@ class OutputParser:
         """The model ended the answer: close an open call or box and emit what is buffered."""
         if self._call_parser is not None and self._state is _State.CALL:
             self._emit_calls(self._call_parser.close())
+        self._release()
         self._end_box()
         self.truncate()
 
@@ -130,35 +113,35 @@ class OutputParser:
             self._emit_calls(self._call_parser.cut())
         self._release()
         if self._state is _State.REASONING:
-            self._emit("reasoning", self._buffer.rstrip())
-        elif self._state in (_State.START, _State.TEXT) or self._keep_newlines or self._buffer.strip():
+            self._emit_reasoning(self._buffer.rstrip())
+        elif self._state in (_State.START, _State.TEXT) or self._form.keep_newlines or self._buffer.strip():
             self._begin_text()
             self._emit_buffer()
-        self._emit("text", self.stop_strings.flush())
-        if self._raw and self._deltas and isinstance(last := self._deltas[-1], Delta):
-            self._deltas[-1] = replace(last, logprobs=last.logprobs + self._logprobs.rest())
+        self._writer.end_text()
+        if self._form.raw:
+            self._writer.rest_of_logprobs()
 
     def take_deltas(self) -> list[AnyDelta]:
         """The deltas since the last call, joined where possible."""
-        deltas, self._deltas = self._deltas, []
-        return deltas
+        return self._writer.take()
 
     # -- control tokens
 
     def _handle_token(self, token: ControlToken) -> None:
-        if token is ControlToken.END_THINK and self._state is _State.HELD:
-            self._held_is_reasoning(self._buffer)
+        if self._state is _State.HELD and self._handle_held(token):
             return
-        self._release()
+        if self._call_parser is not None and self._state is _State.TEXT:
+            self._begin_unmarked_call(self._call_parser, token)
         if self._state is _State.CALL or (self._call_parser is not None and token is ControlToken.TOOL_CALL):
             self._handle_call_token(token)
         elif self._state is _State.REASONING:
-            if token is ControlToken.END_THINK:
+            if token in (ControlToken.END_THINK, ControlToken.ANSWER):
                 self._enter(_State.ANSWER)
+                self._may_go_on = token is ControlToken.ANSWER
         elif token is ControlToken.BOX:
             self._begin_text()
             self._emit_buffer()
-            self._box_text = ""
+            self._writer.box_text = ""
         elif token is ControlToken.END_BOX:
             self._end_box()
         elif self._state in (_State.START, _State.ANSWER):
@@ -166,30 +149,70 @@ class OutputParser:
                 self._enter(_State.REASONING)
             elif token in (ControlToken.END_THINK, ControlToken.ANSWER):
                 self._enter(_State.ANSWER)
+                self._may_go_on = False
+        elif token is ControlToken.THINK and self._form.may_hold:
+            self._emit_buffer()
+            self._writer.end_text()
+            self._hold()
+
+    def _handle_held(self, token: ControlToken) -> bool:
+        """Handle a token within held text; False: the text is released, or reasoning, and the token comes next."""
+        marked = self._held_from is _State.TEXT  # it began with `<think>`
+        if token in (ControlToken.BOX, ControlToken.END_BOX):
+            self._held_boxes.append((len(self._buffer), token))
+            return True
+        if token in (ControlToken.END_THINK, ControlToken.ANSWER):
+            self._held_is_reasoning(self._buffer)
+            return True
+        if marked and token is ControlToken.THINK:
+            return True
+        if marked and token is ControlToken.TOOL_CALL and self._call_parser is not None:
+            self._held_is_reasoning(self._buffer)
+        self._release()
+        return False
 
     def _handle_call_token(self, token: ControlToken) -> None:
         assert self._call_parser is not None
         if self._state is not _State.CALL:
+            self._may_go_on = self.in_reasoning or (self._may_go_on and self._state is _State.ANSWER)
             if self._state is _State.TEXT:
-                self._emit_text(self._buffer.rstrip())
-                self._emit("text", self.stop_strings.flush())
-            self._box_text = None
+                self._writer.text(self._buffer.rstrip())
+                self._writer.end_text()
+            self._writer.box_text = None
             self._enter(_State.CALL)
-        self._emit_calls(self._call_parser.push_token(token))
+        if token is ControlToken.END_THINK and self._may_go_on:
+            self._end_reasoning_in_call(self._call_parser)
+        else:
+            self._emit_calls(self._call_parser.push_token(token))
         if not self._call_parser.inside:
             self._enter(_State.ANSWER)
-            self.stopped = self.stopped or (self.has_tool_calls and not self._parallel_calls)
+
+    def _begin_unmarked_call(self, parser: ToolCallParser, token: ControlToken) -> None:
+        """Begin a call without `<tool_call>` if the held text and this token are one."""
+        begin = call_begins_at(self._buffer, self._writer.at_line_start, parser.tools)
+        if is_call(written := self._buffer[begin:], token, parser.tools):
+            self._buffer = self._buffer[:begin]
+            self._handle_call_token(ControlToken.TOOL_CALL)
+            self._emit_calls(parser.push_text(written))
+
+    def _end_reasoning_in_call(self, call: ToolCallParser) -> None:
+        """The reasoning ends within a call that began in it: `<tool_call>` may only have been mentioned."""
+        deltas = call.close()
+        if any(isinstance(delta, ToolCallDelta) for delta in deltas):
+            self._emit_calls(deltas)
+        else:
+            self._emit_reasoning(call.written.strip() if self._begins_block else call.written.rstrip())
+        self._may_go_on = False
 
     def _end_box(self) -> None:
-        if self._box_text is not None:
+        if self._writer.box_text is not None:
             self._emit_buffer()
-            self.boxed.append(parse_box(self._box_text, self._pictures))
-            self._box_text = None
+            self._writer.end_box()
 
     def _enter(self, state: _State, unread: str = "") -> None:
         """Change the state and drop the buffer; `unread` is the text after a control token written as text."""
-        self._state, self._buffer = state, ""
-        self._logprobs.reset(len(unread))
+        self._state, self._buffer, self._begins_block = state, "", True
+        self._writer.logprobs.reset(len(unread))
         if unread:
             self._read(unread)
 
@@ -208,8 +231,9 @@ class OutputParser:
         elif self._state is _State.HELD:
             self._read_held()
         elif (text := self._buffer.lstrip()) and not self._starts_control_token(text):
-            if self._state is _State.START and self._may_hold:
-                self._state = _State.HELD
+            begins_in_reasoning = self._state is _State.START and self._form.may_begin_in_reasoning
+            if self._form.may_hold and (begins_in_reasoning or self._may_go_on):
+                self._hold()
                 self._read_held()
             else:
                 self._begin_text()
@@ -217,14 +241,14 @@ class OutputParser:
 
     def _starts_control_token(self, text: str) -> bool:
         """Whether the first text is, or may become, a control token written as text; a complete one is handled."""
-        if not self._control_tokens_are_text or self._in_answer:
+        if not self._form.control_tokens_are_text or self._in_answer:
             return False
         opening = ControlToken.THINK if self._state is _State.START else ControlToken.ANSWER
         if not text.startswith(opening.value):
             return opening.value.startswith(text)
         unread = text.removeprefix(opening.value)
         if opening is ControlToken.THINK:
-            self.reasoning_tokens = self._tokens - 1  # plus the current one, added in `push`
+            self.reasoning_tokens = self._writer.tokens - 1  # plus the current one, added in `push`
             self._enter(_State.REASONING, unread)
         else:
             self._in_answer = True
@@ -233,43 +257,58 @@ class OutputParser:
 
     def _read_reasoning(self) -> None:
         end = ControlToken.END_THINK.value
-        if not self._has_reasoning:
+        if self._begins_block:
             self._skip(len(self._buffer) - len(self._buffer.lstrip()))
-        if self._control_tokens_are_text and end in self._buffer:
+        if self._form.control_tokens_are_text and end in self._buffer:
             reasoning, _, unread = self._buffer.partition(end)
-            self._emit("reasoning", reasoning.rstrip())
+            self._emit_reasoning(reasoning.rstrip())
             self._enter(_State.ANSWER, unread)
             return
-        certain = len(self._buffer) - (overlap(self._buffer, end) if self._control_tokens_are_text else 0)
+        certain = len(self._buffer) - (overlap(self._buffer, end) if self._form.control_tokens_are_text else 0)
         certain = len(self._buffer[:certain].rstrip())
-        self._emit("reasoning", self._buffer[:certain])
+        self._emit_reasoning(self._buffer[:certain])
         self._buffer = self._buffer[certain:]
 
     def _read_held(self) -> None:
         before, end, after = self._buffer, "", ""
-        if self._control_tokens_are_text:
+        if self._form.control_tokens_are_text:
             before, end, after = self._buffer.partition(ControlToken.END_THINK.value)
         if end and ControlToken.THINK.value not in before:
             self._held_is_reasoning(before, after)
-        elif end or self._tokens > HELD_TOKENS or self.stop_strings.occurs_in(self._buffer):
+        elif end or self._writer.tokens - self._held_since > HELD_TOKENS or self.stop_strings.occurs_in(self._buffer):
             self._release()
 
+    def _hold(self) -> None:
+        """Hold the text from here on: it is reasoning if `</think>` comes."""
+        self._held_since = 0 if self._state is _State.START else self._writer.tokens - 1
+        self._held_from, self._state = self._state, _State.HELD
+
     def _held_is_reasoning(self, reasoning: str, unread: str = "") -> None:
-        self.reasoning_tokens = self._tokens
+        self.reasoning_tokens += self._writer.tokens - self._held_since
+        self._held_boxes, self._may_go_on, self._begins_block = [], False, True
         self._skip(len(reasoning) - len(reasoning.lstrip()))
-        self._emit("reasoning", reasoning.strip())
-        self._enter(_State.ANSWER, unread)
+        self._emit_reasoning(reasoning.strip())
+        self._enter(_State.TEXT if self._held_from is _State.TEXT else _State.ANSWER, unread)
 
     def _release(self) -> None:
         """The held text is the answer, not reasoning: emit it."""
-        if self._state is _State.HELD:
-            self._state = _State.START
+        if self._state is not _State.HELD:
+            return
+        text, boxes, begin = self._buffer, self._held_boxes, 0
+        self._state, self._buffer, self._held_boxes, self._may_go_on = self._held_from, "", [], False
+        for end, token in [*boxes, (len(text), None)]:
+            self._buffer += text[begin:end]
             self._begin_text()
             self._read_text()
+            if self.stopped:
+                break
+            if token is not None:
+                self._handle_token(token)
+            begin = end
 
     def _begin_text(self) -> None:
         """Start the text with the buffer, without the newlines before it."""
-        if self._state is not _State.TEXT and not self._keep_newlines:
+        if self._state is not _State.TEXT and not self._form.keep_newlines:
             newlines = len(self._buffer) - len(self._buffer.lstrip("\n"))
             self._skip(newlines if self._state is _State.ANSWER else min(newlines, 1))
         self._state = _State.TEXT
@@ -283,65 +322,29 @@ class OutputParser:
                 self._in_answer = False
             certain = len(self._buffer) - overlap(self._buffer, end) * self._in_answer
         if self._call_parser is not None:
+            if not self.stop_strings.occurs_in(self._buffer):
+                certain = call_begins_at(self._buffer[:certain], self._writer.at_line_start, self._call_parser.tools)
             certain = len(self._buffer[:certain].rstrip())
-        self._emit_text(self._buffer[:certain])
+        self._writer.text(self._buffer[:certain])
         self._buffer = self._buffer[certain:]
 
     # -- deltas
 
     def _skip(self, characters: int) -> None:
         self._buffer = self._buffer[characters:]
-        self._logprobs.skip(characters)
+        self._writer.logprobs.skip(characters)
 
     def _emit_buffer(self) -> None:
-        text, self._buffer = self._buffer, ""
-        self._emit_text(text)
+        self._writer.text(self._buffer)
+        self._buffer = ""
 
-    def _emit_text(self, text: str) -> None:
-        """Emit text up to a stop string."""
-        if self._box_text is not None:
-            self._box_text += text
-        self._emit("text", self.stop_strings.push(text, active=self._tokens > self._min_tokens))
-        self.stopped = self.stopped or self.stop_strings.found is not None
-
-    def _emit(self, channel: Channel, text: str) -> None:
-        if text:
-            self._has_reasoning = self._has_reasoning or channel == "reasoning"
-            self._has_text = self._has_text or channel == "text"
-            append_delta(self._deltas, Delta(text, self._tokens_since_last(), channel, self._logprobs.pop(len(text))))
+    def _emit_reasoning(self, text: str) -> None:
+        self._writer.reasoning(text, self._begins_block)
+        self._begins_block = self._begins_block and not text
 
     def _emit_calls(self, deltas: list[ToolCallDelta | str]) -> None:
         for delta in deltas:
-            if isinstance(delta, str):  # a call of a tool that was not offered
-                self._emit_text("\n" * self._has_text + delta)
+            if isinstance(delta, str):  # a call of a tool that was not offered, or no call
+                self._writer.text("\n" * bool(self._writer.has_text and _FOREIGN_CALL.match(delta)) + delta)
             else:
-                append_delta(self._deltas, replace(delta, tokens=self._tokens_since_last()))
-
-    def _tokens_since_last(self) -> int:
-        tokens, self._tokens_emitted = self._tokens - self._tokens_emitted, self._tokens
-        return tokens
-
-
-def reasoning_is_open(prompt: Prompt, vocabulary: Vocabulary) -> bool:
-    """Whether a prompt ends inside reasoning, because its template writes `<think>` where the answer begins."""
-    token_ids = prompt.token_ids[_last(prompt.token_ids, vocabulary.names.get("<|assistant|>")) + 1 :]
-    control_tokens = vocabulary.control_tokens
-    if control_tokens.has_reasoning:
-        begin, end = (control_tokens.ids[token] for token in (ControlToken.THINK, ControlToken.END_THINK))
-        return _last(token_ids, begin) > _last(token_ids, end)
-    if not prompt.thinking.enabled or "<|assistant|>" not in vocabulary.names:
-        return False
-    text = b"".join(vocabulary.token_bytes[token_id] for token_id in token_ids)
-    return text.rstrip().endswith(ControlToken.THINK.value.encode())
-
-
-def _reasoning_is_closed(prompt: Prompt, vocabulary: Vocabulary) -> bool:
-    """Whether the template wrote `</think>` where the answer begins."""
-    token_ids = prompt.token_ids[_last(prompt.token_ids, vocabulary.names.get("<|assistant|>")) + 1 :]
-    return _last(token_ids, vocabulary.control_tokens.ids.get(ControlToken.END_THINK)) >= 0
-
-
-def _last(token_ids: NDArray[np.int32], token_id: int | None) -> int:
-    """Index of the last occurrence, -1 if there is none."""
-    places = [] if token_id is None else np.flatnonzero(token_ids == token_id).tolist()
-    return places[-1] if places else -1
+                self._writer.call(delta)

@@ -7,23 +7,35 @@ between the call's control tokens, or a name and then the arguments as JSON; bot
 
 A value that can only be a string is streamed. Other values are buffered until they are complete. They are
 emitted as JSON if that has a type which the tool's schema allows, else as a string if the schema allows
-one, else converted: Python's `True`, `False` and `None`, JSON of another type, and finally a string. A call
-without a name is ignored, and so is the second of two arguments with the same name. A call of a tool that was
-not offered is returned as text.
+one, else converted: JSON within a string, JSON with blemishes (lenient_json.py), Python's `True`, `False` and
+`None`, JSON of another type, and finally a string. The second of two arguments with the same name is ignored, and
+so is a call that has neither name nor text. A call of a tool that was not offered is returned as text, and so is
+what is no call at all.
 """
 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Collection
 from enum import Enum, auto
-from typing import NoReturn
+from typing import Any
 
 from serve_app.contracts import ToolCallDelta, ToolUse
 from serve_app.engine.output.control_tokens import ControlToken
-from serve_app.engine.output.json_calls import parse_arguments, parse_calls, parse_cut_call, split_name
+from serve_app.engine.output.json_calls import (
+    cut_object,
+    parse_arguments,
+    parse_calls,
+    parse_cut_calls,
+    split_name,
+    without_fence,
+)
+from serve_app.engine.output.lenient_json import compact, read_json, whole_json
 from serve_app.engine.output.tool_schema import JsonTypes, argument_types, json_type
 
 _PYTHON_CONSTANTS = {"True": "true", "False": "false", "None": "null"}
+_NAME = re.compile(r"[\w.:/-]+")  # of a tool; other text is no call
 _STRING = frozenset(["string"])
 _STRING_OR_NULL = frozenset(["string", "null"])
 
@@ -52,6 +64,7 @@ class ToolCallParser:
         self._types = {tool.name: argument_types(tool.parameters) for tool in tools.tools}
         self._parallel = tools.parallel
         self._part = _Part.OUTSIDE
+        self.written = ""  # all text of the last call
         self._buffer = ""  # of the current name, key or value
         self._name = ""
         self._key = ""
@@ -61,20 +74,29 @@ class ToolCallParser:
         self.calls = 0  # of tools that were offered
 
     @property
+    def tools(self) -> Collection[str]:
+        """The names of the tools that were offered."""
+        return self._types.keys()
+
+    @property
+    def complete(self) -> bool:
+        """Whether no more calls are allowed after those that ended."""
+        return self.calls > 0 and not self._parallel and not self.inside
+
+    @property
     def inside(self) -> bool:
         """Whether a call is open."""
         return self._part is not _Part.OUTSIDE
 
     def push_text(self, text: str) -> list[ToolCallDelta | str]:
         """Parse text of a call."""
+        self.written += text
         if self._part is _Part.STRING:
             self._emit(_escape(text))
         else:
             self._buffer += text
-            if self._part is _Part.NAME and self._buffer.lstrip().startswith(("{", "[")):
-                self._part = _Part.JSON
-            elif self._part is _Part.NAME and "\n" in self._buffer.lstrip():
-                self._end_part()
+            if self._part is _Part.NAME:
+                self._read_name(without_fence(self._buffer) or "")
             elif self._part is _Part.VALUE and self._is_certainly_a_string():
                 self._begin_string()
         return self._take_deltas()
@@ -83,7 +105,7 @@ class ToolCallParser:
         """Parse a control token; one that is not allowed here is ignored."""
         if token is ControlToken.TOOL_CALL:
             self._close()
-            self._part, self._name, self._key, self._keys = _Part.NAME, "", "", set()
+            self._part, self.written, self._name, self._key, self._keys = _Part.NAME, "", "", "", set()
         elif not self.inside:
             return []
         elif token is ControlToken.END_TOOL_CALL:
@@ -92,6 +114,8 @@ class ToolCallParser:
             self._end_part()
             self._part = _Part.KEY
         elif token is ControlToken.ARG_VALUE:
+            if self._part is _Part.BETWEEN:
+                self._buffer = ""
             self._end_part()
             self._begin_value()
         elif token in (ControlToken.END_ARG_KEY, ControlToken.END_ARG_VALUE):
@@ -108,32 +132,42 @@ class ToolCallParser:
         if self._foreign is not None:
             return self.close()
         if self._part is _Part.JSON:
-            name, arguments = parse_cut_call(self._buffer)
-            if name:
-                self._begin_call(name)
-                self._emit(arguments)
-        elif self._part is _Part.BETWEEN and not self._keys and self._buffer.lstrip().startswith("{"):
-            self._emit(self._buffer.strip())
+            self._cut_json()
+        elif self._part is _Part.BETWEEN and not self._keys and (at := self._buffer.find("{")) >= 0:
+            self._emit(cut_object(self._buffer[at:]).strip())
         self._part, self._buffer = _Part.OUTSIDE, ""
         return self._take_deltas()
+
+    def _read_name(self, text: str) -> None:
+        if text.startswith(("{", "[")):
+            self._part = _Part.JSON
+        elif "\n" in text:
+            self._end_part()
 
     def _end_part(self) -> None:
         """The current name, key or value is complete."""
         text, self._buffer = self._buffer, ""
         part, self._part = self._part, _Part.BETWEEN
-        if part is _Part.NAME and text.strip():
-            name, self._buffer = split_name(text)
+        if part is _Part.NAME:
+            name, self._buffer = split_name(without_fence(text) or "")
             if name:
                 self._begin_call(name)
+        elif part is _Part.BETWEEN and self._key and self._key not in self._keys and text.strip():
+            self._buffer = text.strip()  # a value whose beginning is not marked
+            self._begin_value()
+            self._end_part()
         elif part is _Part.KEY:
-            self._key = text.strip()
+            bare = text.strip().strip("\"'`")
+            self._key = bare if bare in self._types.get(self._name, {}) else text.strip()
         elif part is _Part.VALUE:
             self._emit(_to_json(text, self._value_types))
         elif part is _Part.STRING:
             self._emit('"')
 
     def _begin_call(self, name: str) -> None:
-        self._name = name
+        bare = name.strip("\"'`*: ")
+        offered = (name, bare, bare.removeprefix("functions."), bare.removeprefix("name:").lstrip())
+        self._name = name = next((known for known in offered if known in self._types), name)
         if name in self._types:
             self.calls += 1
             self._deltas.append(ToolCallDelta(self.calls - 1, name, "", 0))
@@ -164,20 +198,44 @@ class ToolCallParser:
         if self._part is _Part.JSON:
             self._close_json()
         elif self.inside:
-            if self._part is not _Part.BETWEEN:
+            if self._part is not _Part.BETWEEN or self._key:
                 self._end_part()
             arguments = None if self._keys else parse_arguments(self._buffer, self._types.get(self._name, {}))
-            self._emit(arguments or ("}" if self._keys else "{}"))
-            self._end_call()
+            if arguments is None and not self._keys and not (self._name in self._types or _NAME.fullmatch(self._name)):
+                self._return_as_text()
+            else:
+                self._emit(arguments or ("}" if self._keys else "{}"))
+                self._end_call()
         self._part, self._buffer = _Part.OUTSIDE, ""
 
     def _close_json(self) -> None:
-        for name, arguments in parse_calls(self._buffer):
-            self._begin_call(name)
-            self._emit(arguments)
-            self._end_call()
+        calls = parse_calls(self._buffer, self._types)
+        for name, arguments in calls:
+            self._add_call(name, arguments)
             if self.calls and not self._parallel:
                 break
+        if not calls:
+            self._return_as_text()
+
+    def _cut_json(self) -> None:
+        calls, (name, arguments) = parse_cut_calls(self._buffer, self._types)
+        for call in calls:
+            self._add_call(*call)
+            if self.calls and not self._parallel:
+                return
+        if name:
+            self._add_call(name, arguments)
+
+    def _add_call(self, name: str, arguments: str) -> None:
+        self._begin_call(name)
+        self._emit(arguments)
+        self._end_call()
+
+    def _return_as_text(self) -> None:
+        """What was written is no call."""
+        if self.written.strip():
+            self._deltas.append(self.written)
+        self._name, self._foreign = "", None
 
     def _end_call(self) -> None:
         if self._foreign is not None:
@@ -206,22 +264,24 @@ def _escape(text: str) -> str:
 def _to_json(text: str, types: JsonTypes) -> str:
     """A complete value as JSON text."""
     bare = text.strip()
-    found = _json_type(bare)
+    written, found = _parse(bare)
     if found is not None and (types is None or found in types):
-        return bare
+        return written
     if types is None or "string" in types:
         return json.dumps(text, ensure_ascii=False)
-    if bare in _PYTHON_CONSTANTS and _json_type(_PYTHON_CONSTANTS[bare]) in types:
+    if found == "string" and (inner := _parse(json.loads(bare)))[1] in types:
+        return inner[0]
+    if found is None and (value := read_json(without_fence(bare) or "")) is not None and json_type(value[0]) in types:
+        return compact(value[0])
+    if bare in _PYTHON_CONSTANTS and _parse(_PYTHON_CONSTANTS[bare])[1] in types:
         return _PYTHON_CONSTANTS[bare]
-    return bare if found is not None else json.dumps(text, ensure_ascii=False)
+    return written if found is not None else json.dumps(text, ensure_ascii=False)
 
 
-def _json_type(text: str) -> str | None:
+def _parse(text: str) -> tuple[str, str | None]:
+    """JSON that clients can read, and its type; the text and None if it is none."""
     try:
-        return json_type(json.loads(text, parse_constant=_reject_constant))
+        value: Any = whole_json(text)
     except (ValueError, RecursionError):
-        return None
-
-
-def _reject_constant(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not JSON")
+        return text, None
+    return (text if "\\u" not in text else compact(value)), json_type(value)

@@ -37,6 +37,20 @@ def test_a_known_page_without_users_stays_until_its_memory_is_needed() -> None:
     assert (pool.reserve([b"a", b"b"], 1) or ([], 0))[1] == 1
 
 
+def test_forgotten_pages_are_those_of_one_user_and_are_not_found() -> None:
+    pool = PagePool(5)
+    first, _ = pool.reserve([], 3) or ([], 0)
+    for page, key in zip(first, (b"a", b"b"), strict=False):
+        pool.publish(page, key)
+    shared, known = pool.reserve([b"a"], 1) or ([], 0)
+    assert (shared, known) == (first[:1], 1)
+    assert pool.forget(first) == first[1:]
+    pool.release(first)
+    pool.release(shared)
+    assert pool.used == 0
+    assert (pool.reserve([b"a", b"b"], 4) or ([], 0))[1] == 1
+
+
 def test_a_reservation_that_does_not_fit_takes_nothing() -> None:
     pool = PagePool(4)
     pages, _ = pool.reserve([], 1) or ([], 0)

@@ -1,22 +1,28 @@
 """The one numeric truth: a mixed batch gives, token for token, what each prompt gives alone and `generate()` gives."""
 
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from transformers import Glm4vForConditionalGeneration
 
-from serve_app.contracts import Prompt, Sampling
+from serve_app.contracts import Picture, Prompt, Sampling
 from serve_app.engine.loop import EngineLoop
 from serve_app.engine.model.families.adapter import ModelAdapter
 from serve_app.engine.model.families.glm4v import Glm4vAdapter, replace_convolution_by_matmul
 from serve_app.engine.model.feature_cache import FeatureCache
+from serve_app.engine.model.paged_runner import PagedRunner
+from serve_app.engine.model.pages import PagePool
+from serve_app.engine.model.runner import Runner
 from serve_app.engine.model.slot_runner import SlotRunner
+from serve_app.engine.model.trunk import Trunk
 from serve_app.engine.output.detokenizer import Vocabulary
 from serve_app.engine.scheduler import Scheduler
 from serve_app.metrics import SilentMeter
-from tests.engine.conftest import IMAGE, prompt
+from tests.engine.conftest import IMAGE, VOCAB, prompt
 
 NEW_TOKENS = 20
 
@@ -99,6 +105,41 @@ def test_the_size_of_prefill_chunks_does_not_change_the_answer(adapter: Glm4vAda
 def test_a_reused_slot_knows_nothing_of_its_former_owner(adapter: Glm4vAdapter) -> None:
     prompts = mixed_prompts(Sampling(max_tokens=8, temperature=0.0), count=6)
     assert answers(adapter, prompts, slots=1) == answers(adapter, prompts)
+
+
+def answers_after_one_with_nan(runner: Runner, pool: PagePool | None, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """How four answers in one slot end: one of text, one whose picture's features are NaN, and both without NaN."""
+    rng = np.random.default_rng(3)
+    bad = prompt("bad", rng, Sampling(max_tokens=5), pictures=1, text=200)
+    good = prompt("good", rng, Sampling(max_tokens=5), pictures=0, text=6)
+    encode = runner.encode_slices
+
+    def encode_nan(pictures: list[Picture]) -> Generator[int, None, list[torch.Tensor]]:
+        features = yield from encode(pictures)
+        return [one * torch.nan for one in features]
+
+    loop = EngineLoop(runner, Vocabulary([b"x"] * VOCAB), Scheduler(1, 64, 9, pool), FeatureCache(2**20), SilentMeter())
+    ends = []
+    for one, encoder in ((good, encode), (bad, encode_nan), (good, encode), (bad, encode)):
+        monkeypatch.setattr(runner, "encode_slices", encoder)
+        loop._features.clear()
+        events: list[Any] = []
+        loop.submit(loop.admission.admit(one, events.append))
+        while loop.step():
+            pass
+        ends.append(type(events[-1]).__name__)
+    return ends
+
+
+def test_after_a_sequence_with_nan_its_slot_and_pages_are_sound(
+    adapter: Glm4vAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A token that is not looked at counts with weight 0, and 0 times NaN is NaN: each later answer failed."""
+    right = ["Finished", "EngineFailed", "Finished", "Finished"]
+    assert answers_after_one_with_nan(SlotRunner(adapter, 1, 1024), None, monkeypatch) == right
+    paged = PagedRunner(adapter, Trunk(adapter.text_layers, adapter.device), 1, 17, 1024)
+    assert answers_after_one_with_nan(paged, PagePool(17), monkeypatch) == right
+    assert all(block.isfinite().all() for block in (*paged._cache.keys, *paged._cache.values))
 
 
 def test_positions_are_those_of_transformers(adapter: Glm4vAdapter, reference: Glm4vForConditionalGeneration) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -133,7 +134,14 @@ def call(name: str, **arguments: str) -> str:
         ("</think>\nbecause", "", "because"),
         ("so </think>because", "so", "because"),
         ("\n so\n</think>\n\nbecause", "so", "because"),
-        ("so <|begin_of_box|>5<|end_of_box|></think>because", "", "so 5because"),
+        ("so <|begin_of_box|>5<|end_of_box|></think>because", "so 5", "because"),
+        ("so </think>be</think>cause", "so", "because"),
+        ("so <think>why</think>because", "why", "so because"),
+        ("so <think>why<think> not</think>because", "why not", "so because"),
+        ("<think>a</think>b <think>c</think>d", "a\nc", "b d"),
+        ("<think>why<answer>because</answer>", "why", "because"),
+        ("why<answer>because</answer>", "why", "because"),
+        ("<think>I write <answer> next</think><answer>because</answer>", "I write\nnext", "because"),
         ("so <think>because", "", "so because"),
         ("<think>why <|begin_of_box|>5<|end_of_box|></think>because", "why 5", "because"),
         ("<think>why</think><answer>because</answer>", "why", "because"),
@@ -220,6 +228,24 @@ def test_text_is_held_for_the_end_of_reasoning_no_longer_than_a_limit() -> None:
     assert (len(delta.text), delta.channel) == (HELD_TOKENS + 1, "text")
     said = read("a STOP b</think>c", thinking=THINKING, sampling=Sampling(max_tokens=9, stop=("STOP",)))
     assert (said.reasoning, said.text) == ("", "a ")
+
+
+def test_a_box_in_held_text_is_one_if_the_text_is_the_answer() -> None:
+    for end in ("<|end_of_box|>", ""):
+        said = read(f"so <|begin_of_box|>5{end}", thinking=THINKING)
+        assert (said.reasoning, said.text, said.boxed) == ("", "so 5", ["5"])
+    said = read("a <|begin_of_box|>b<|end_of_box|> STOP c", thinking=THINKING, sampling=Sampling(stop=("STOP",)))
+    assert (said.text, said.boxed) == ("a b ", ["b"])
+
+
+def test_reasoning_in_the_text_has_its_tokens_and_logprobs() -> None:
+    answer = "so <think>why</think>because"
+    said = read(answer, thinking=THINKING)
+    assert said.parser is not None
+    assert said.parser.reasoning_tokens == len(ids_of("<think>why</think>"))
+    emitted = emitted_with_logprobs(answer, thinking=THINKING)
+    for channel, text in (("reasoning", b"why"), ("text", b"so because")):
+        assert b"".join(tokens for name, _, tokens in emitted if name == channel) == text
 
 
 def test_reasoning_tokens_are_counted_with_their_marks() -> None:
@@ -337,6 +363,58 @@ def test_a_call_written_as_json_keeps_its_arguments(written: str) -> None:
 def test_a_call_ends_reasoning() -> None:
     said = read("<think>I call. " + call("weather"), tools=TOOLS, thinking=THINKING)
     assert (said.reasoning, said.text, said.calls) == ("I call.", "", [["weather", "{}"]])
+
+
+def test_reasoning_that_goes_on_after_a_call_is_no_text() -> None:
+    answer = "<think>I call. " + call("weather") + call("weather") + " Then I wait.</think>Done."
+    said = read(answer, tools=TOOLS, thinking=THINKING)
+    assert (said.reasoning, said.text, len(said.calls)) == ("I call.\nThen I wait.", "Done.", 2)
+    said = read("<think>I call. " + call("weather") + "\nDone.", tools=TOOLS, thinking=THINKING)
+    assert (said.reasoning, said.text) == ("I call.", "Done.")
+
+
+def test_a_call_that_reasoning_only_mentions_is_reasoning() -> None:
+    said = read("<think>I write <tool_call> here</think>Done.", tools=TOOLS, thinking=THINKING)
+    assert (said.reasoning, said.text, said.calls) == ("I write\nhere", "Done.", [])
+    begun = '<think>I call <tool_call>{"name": "weather"}</think>Done.'
+    said = read(begun, tools=TOOLS, thinking=THINKING)
+    assert (said.reasoning, said.text, said.calls) == ("I call", "Done.", [["weather", "{}"]])
+
+
+@pytest.mark.parametrize("before", ["", "I call.\n", "I call.\n\n", "weather\n"])
+@pytest.mark.parametrize("thinking", [THINKING, Thinking(False)])
+def test_a_call_without_its_beginning_is_one(before: str, thinking: Thinking) -> None:
+    begun = call("weather", city="Paris").removeprefix("<tool_call>")
+    as_json = '{"name": "weather", "arguments": {"city": "Paris"}}</tool_call>'
+    for written in (begun, begun.replace("\n", "", 1), as_json, as_json.replace(" {", "\n {") + call("weather")):
+        for seed in range(5):
+            said = read(before + written, rng=random.Random(seed), tools=TOOLS, thinking=thinking)
+            assert (said.text, said.reasoning) == (before.rstrip(), "")
+            assert said.calls[0] == ["weather", '{"city":"Paris"}']
+    said = read("I call." + call("weather") + "\n" + begun, tools=TOOLS)
+    assert (said.text, len(said.calls)) == ("I call.", 2)
+
+
+def test_text_that_may_be_a_call_without_its_beginning_is_held_until_it_is_clear() -> None:
+    parser = OutputParser(MARKED, prompt(tools=TOOLS))
+    emitted = []
+    for token_id in b"we\nwed\nweather\nis":
+        parser.push(token_id)
+        emitted.append("".join(delta.text for delta in parser.take_deltas() if isinstance(delta, Delta)))
+    assert emitted == ["", "", "", "we", "", "\nwed", *[""] * 9, "\nweather\ni", "s"]
+    for text in ("weather", '{"name": "weather", "arguments": {}}', "so weather", '{"name": "x"}'):
+        assert read(text, tools=TOOLS).text == text
+    sampling = Sampling(max_tokens=9, stop=("STOP",))
+    said = read('{"name": "weather"} STOP more', tools=TOOLS, sampling=sampling)
+    assert said.text == '{"name": "weather"} '
+    assert said.parser is not None
+    assert said.parser.stopped
+
+
+@pytest.mark.parametrize("text", ["Write `<tool_call>` first.", "Write <tool_call> {city} </tool_call> first."])
+def test_text_in_a_call_that_is_no_call_stays_as_it_was_written(text: str) -> None:
+    said = read(text, tools=TOOLS)
+    assert (said.text.split(), said.calls) == (re.sub("</?tool_call>", "", text).split(), [])
 
 
 def test_without_tools_what_stands_in_a_call_is_text() -> None:

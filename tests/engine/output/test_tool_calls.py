@@ -75,12 +75,20 @@ def read(value: str, schema: Any = None) -> Any:
         ("5", {"type": ["string", "integer"]}, 5),
         ("5.5", {"type": ["string", "integer"]}, "5.5"),
         ('{"a": [1, "灯"]}', {"type": "object"}, {"a": [1, "灯"]}),
-        ("{'a': 1}", {"type": "object"}, "{'a': 1}"),
+        ("{'a': 1}", {"type": "object"}, {"a": 1}),
         ("[1, 2]", None, [1, 2]),
         ("5", None, 5),
         ("five", None, "five"),
         ("True", None, "True"),
         ("NaN", None, "NaN"),
+        ("1e999", {"type": "number"}, "1e999"),
+        ('"\\ud83d"', None, "\ufffd"),
+        ("[" * 200 + "]" * 200, None, "[" * 200 + "]" * 200),
+        ('"5"', {"type": "integer"}, 5),
+        ('"[1, 2]"', {"type": "array"}, [1, 2]),
+        ("['a', None]", {"type": "array"}, ["a", None]),
+        ('```json\n{"a": 1}\n```', {"type": "object"}, {"a": 1}),
+        ('{"a": "b\nc"}', {"type": "object"}, {"a": "b\nc"}),
         ("[" * 5000, None, "[" * 5000),
         ("9" * 5000, None, "9" * 5000),
     ],
@@ -134,6 +142,29 @@ ARGUMENTS = '{"waybill": "ZX5872", "kg": [1, 2.5]}'
         'f {\n"waybill": "ZX5872",\n"kg": [1, 2.5]\n}',
         f'f\n{{"arguments": {ARGUMENTS}}}',
         f'f\n{{"name": "f", "arguments": {ARGUMENTS}}}',
+        f'```json\n{{"name": "f", "arguments": {ARGUMENTS}}}\n```',
+        f"```\nf\n{ARGUMENTS}\n```",
+        f"f\n```json\n{ARGUMENTS}\n```\n",
+        f'{{"name": "f", "arguments": {ARGUMENTS}',
+        f"f\n{ARGUMENTS[:-1]}",
+        f'{{"name": "f", "arguments": {ARGUMENTS[:-1]},}}}}',
+        f'{{"name": "f", "input": {ARGUMENTS}}}',
+        f'{{"name": "f", "args": {ARGUMENTS}}}',
+        f'{{"function": "f", "arguments": {ARGUMENTS}}}',
+        f'{{"tool": "f", "arguments": {ARGUMENTS}}}',
+        f'{{"tool_calls": [{{"name": "f", "arguments": {ARGUMENTS}}}]}}',
+        f'{{"f": {ARGUMENTS}}}',
+        f'{{"name": "f", {ARGUMENTS[1:]}',
+        "{'name': 'f', 'arguments': {'waybill': 'ZX5872', 'kg': [1, 2.5]}}",
+        'f\n{waybill: "ZX5872", kg: [1, 2.5]}',
+        'f(waybill="ZX5872", kg=[1, 2.5])',
+        f"f\n{json.dumps(ARGUMENTS)}",
+        f"f\narguments: {ARGUMENTS}",
+        f"f: {ARGUMENTS}",
+        f'"f"\n{ARGUMENTS}',
+        f"functions.f\n{ARGUMENTS}",
+        f"name: f\narguments: {ARGUMENTS}",
+        f'{{"name": "f", "arguments": [{ARGUMENTS}]}}',
     ],
 )
 @pytest.mark.parametrize("ended", [True, False])
@@ -145,6 +176,60 @@ def test_arguments_written_as_json_are_not_lost(written: str, ended: bool) -> No
     assert name == "f"
     assert json.loads("".join(delta.arguments for delta in deltas)) == {"waybill": "ZX5872", "kg": [1, 2.5]}
     assert one.calls == 1
+
+
+@pytest.mark.parametrize(
+    ("written", "arguments"),
+    [
+        ('f {"a": "two\nlines"}', {"a": "two\nlines"}),
+        ("f {'a': 'it\\'s', 'b': None, 'c': True}", {"a": "it's", "b": None, "c": True}),
+        ('f {"a": "\\d+", "b": -1.5e3,}', {"a": "\\d+", "b": -1500.0}),
+        ("f {'a': '\\ud83d\\ude00\\u706f'}", {"a": "😀灯"}),
+        ('f {"a": [1, {"b": "c', {"a": [1, {"b": "c"}]}),
+        ("f(a=007)", {}),
+        ("f {'a': b}", {}),
+        ("f a", {}),
+    ],
+)
+def test_json_with_blemishes_is_read_as_far_as_it_is_clear(written: str, arguments: dict[str, Any]) -> None:
+    pieces = pushed(parser(), ControlToken.TOOL_CALL, written, ControlToken.END_TOOL_CALL)
+    assert json.loads("".join(piece.arguments for piece in pieces if not isinstance(piece, str)) or "{}") == arguments
+
+
+@pytest.mark.parametrize("between", ["\n", ", ", ""])
+@pytest.mark.parametrize("ended", [True, False])
+def test_calls_one_after_the_other_are_all_called(between: str, ended: bool) -> None:
+    one = parser()
+    written = between.join(f'{{"name": "{name}", "arguments": {{"a": 1}}}}' for name in ("f", "x", "g"))
+    deltas = [*pushed(one, ControlToken.TOOL_CALL, written), *(one.close() if ended else one.cut())]
+    assert deltas == [
+        ToolCallDelta(0, "f", "", 0),
+        ToolCallDelta(0, None, '{"a":1}', 0),
+        'x({"a":1})',
+        ToolCallDelta(1, "g", "", 0),
+        ToolCallDelta(1, None, '{"a":1}', 0),
+    ]
+
+
+@pytest.mark.parametrize("written", ['{"waybill": "ZX5872"}', "[1, 2]", "{", "two words", '{"name": ""}'])
+def test_what_is_no_call_is_returned_as_it_was_written(written: str) -> None:
+    one = parser()
+    assert pushed(one, ControlToken.TOOL_CALL, written, ControlToken.END_TOOL_CALL) == [written]
+    assert one.calls == 0
+
+
+def test_quotes_around_a_known_key_are_no_part_of_it() -> None:
+    for schema, key in (({"type": "string"}, "k"), (None, '"k"')):
+        written = (ControlToken.TOOL_CALL, "f\n", *argument("ZX5872", key='"k"'), ControlToken.END_TOOL_CALL)
+        assert json.loads("".join(piece.arguments for piece in pushed(parser(schema), *written))) == {key: "ZX5872"}
+
+
+def test_a_value_whose_beginning_is_not_marked_is_one() -> None:
+    for end in ((ControlToken.END_ARG_VALUE, "\n", ControlToken.END_TOOL_CALL), (ControlToken.END_TOOL_CALL,)):
+        written = (ControlToken.TOOL_CALL, "f\n", ControlToken.ARG_KEY, "k", ControlToken.END_ARG_KEY, "\nZX5872", *end)
+        for schema in (None, {"type": "string"}):
+            pieces = pushed(parser(schema), *written)
+            assert "".join(piece.arguments for piece in pieces) == '{"k":"ZX5872"}'
 
 
 def test_a_list_of_calls_is_several_calls() -> None:
@@ -167,6 +252,8 @@ def test_a_list_of_calls_is_several_calls() -> None:
         ('{"na', "", ""),
         ('f\n{"a": "b', "f", '{"a": "b'),
         ("f\n", "f", ""),
+        ('f\n```json\n{"a": 1}\n``', "f", '{"a": 1}'),
+        ('```json\n[{"name": "f", "arguments": {"a": 1}', "f", '{"a": 1}'),
     ],
 )
 def test_json_that_is_cut_off_is_sent_as_far_as_it_goes(written: str, name: str, arguments: str) -> None:
@@ -286,8 +373,9 @@ def test_json_of_any_depth_is_parsed_or_ignored(levels: int) -> None:
     deep = "[" * levels + "]" * levels
     for written, most in ((f'{{"name":"f","arguments":{{"a":{deep}}}}}', 99), (f'f {{"a":{deep}}}', 100)):
         pieces = pushed(parser(), ControlToken.TOOL_CALL, written, ControlToken.END_TOOL_CALL)
-        arguments = "".join(piece.arguments for piece in pieces)
+        arguments = "".join(piece.arguments for piece in pieces if isinstance(piece, ToolCallDelta))
         assert (deep in arguments) == (levels <= most), arguments[:50]
+        assert arguments or pieces == [written]
 
 
 @pytest.mark.parametrize(
