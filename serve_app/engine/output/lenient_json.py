@@ -2,6 +2,7 @@
 
 Valid JSON is read by Python's parser. Otherwise these are understood: line ends and unknown escapes within strings,
 single quotes, keys without quotes, Python's constants, a comma too many, and brackets or quotes that are not closed.
+The library json-repair is not used: it makes something of any text, also `inf`, and a call must not be invented.
 """
 
 from __future__ import annotations
