@@ -29,6 +29,7 @@ from schema_parts import (
     ports,
     some,
     texts,
+    with_null,
 )
 from schema_pods import additions, environment, image_name, placement, ray_pod
 
@@ -47,96 +48,96 @@ def files() -> dict[Path, str]:
 def schema() -> Schema:
     """The schema of values.yaml as JSON Schema draft 7, which helm 3 and 4 check before they render."""
     settings, definitions = settings_schema()
+    values = only(
+        nameOverride=LABEL,
+        fullnameOverride=TEXT,
+        image=image(),
+        settings=settings,
+        auth=only(
+            anonymous=one_of("allow", "refuse"),
+            keysSecret=key_of_secret(),
+            jwtSecret=key_of_secret(),
+            limitsRedisSecret=key_of_secret(),
+            widgetSecret=key_of_secret(),
+            testKeySecret=key_of_secret(),
+        ),
+        cache=only(secret=only(name=TEXT, passwordKey=TEXT, signingKey=TEXT)),
+        audit=only(existingClaim=TEXT, mountPath=TEXT),
+        stages=only(ingress=stage(), preprocess=stage(), engine=engine()),
+        head=only(**ray_pod()),
+        workers=workers(),
+        modelStorage=model_storage(),
+        autoscaler=only(enabled=FLAG, upscalingMode=one_of("Default", "Conservative", "Aggressive"), resources=FREE),
+        upgrade=upgrade(),
+        faultTolerance=only(
+            enabled=FLAG,
+            externalAddress=TEXT,
+            username=TEXT,
+            caSecret=key_of_secret(),
+            passwordSecret=key_of_secret(),
+        ),
+        redis=only(
+            image=TEXT,
+            persistence=only(enabled=FLAG, size=MEMORY, storageClassName=STORAGE_CLASS),
+            resources=FREE,
+            **placement(),
+        ),
+        rayAuth=one_of("token", "disabled"),
+        publish=only(apiReference=FLAG),
+        ingress=ingress(),
+        gateway=only(
+            enabled=FLAG,
+            parentRefs=objects(),
+            hostnames=texts(),
+            annotations=STRINGS,
+            timeouts=FLAG,
+            filters=objects(),
+        ),
+        networkPolicy=only(
+            enabled=FLAG,
+            clients=objects(),
+            monitors=objects(),
+            operatorNamespace={"type": "string", "minLength": 1},
+            operator=objects(),
+            dns=objects(least=1),
+            dnsPorts=ports(),
+            egress=objects(),
+            extraEgress=objects(),
+            apiServer=objects(),
+            apiServerPorts=ports(),
+        ),
+        podDisruptionBudget=only(enabled=FLAG),
+        serviceAccount=only(create=FLAG, name=TEXT, annotations=STRINGS),
+        monitoring=monitoring(),
+        test=only(
+            question={"type": "string", "minLength": 1},
+            expect=TEXT,
+            timeoutSeconds=integer(1),
+            resources=FREE,
+            **placement(),
+        ),
+        podSecurityContext=FREE,
+        labels=LABELS,
+        annotations=STRINGS,
+        commonLabels=LABELS,
+        commonAnnotations=STRINGS,
+        **additions(),
+        rayTokenSecret=TEXT,
+        suspend=FLAG,
+        serveService=only(
+            type=one_of("ClusterIP", "NodePort", "LoadBalancer"), labels=LABELS, annotations=STRINGS, spec=FREE
+        ),
+        extraObjects={"type": "array", "items": {"type": ["object", "string"]}},
+        overrides=only(all=FREE, head=FREE, workers={"type": "object", "additionalProperties": FREE}),
+        # Of a parent chart: the switch that its `condition` names, and the values for all its charts.
+        enabled=FLAG,
+        **{"global": some(imageRegistry=TEXT, imagePullSecrets=pull_secrets())},
+    )
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "Values of the glm-vision-serve chart; written by `python helm/generate`",
-        **only(
-            nameOverride=LABEL,
-            fullnameOverride=TEXT,
-            image=image(),
-            settings=settings,
-            auth=only(
-                anonymous=one_of("allow", "refuse"),
-                keysSecret=key_of_secret(),
-                jwtSecret=key_of_secret(),
-                limitsRedisSecret=key_of_secret(),
-                widgetSecret=key_of_secret(),
-                testKeySecret=key_of_secret(),
-            ),
-            cache=only(secret=only(name=TEXT, passwordKey=TEXT, signingKey=TEXT)),
-            audit=only(existingClaim=TEXT, mountPath=TEXT),
-            stages=only(ingress=stage(), preprocess=stage(), engine=engine()),
-            head=only(**ray_pod()),
-            workers=workers(),
-            modelStorage=model_storage(),
-            autoscaler=only(
-                enabled=FLAG, upscalingMode=one_of("Default", "Conservative", "Aggressive"), resources=FREE
-            ),
-            upgrade=upgrade(),
-            faultTolerance=only(
-                enabled=FLAG,
-                externalAddress=TEXT,
-                username=TEXT,
-                caSecret=key_of_secret(),
-                passwordSecret=key_of_secret(),
-            ),
-            redis=only(
-                image=TEXT,
-                persistence=only(enabled=FLAG, size=MEMORY, storageClassName=STORAGE_CLASS),
-                resources=FREE,
-                **placement(),
-            ),
-            rayAuth=one_of("token", "disabled"),
-            publish=only(apiReference=FLAG),
-            ingress=ingress(),
-            gateway=only(
-                enabled=FLAG,
-                parentRefs=objects(),
-                hostnames=texts(),
-                annotations=STRINGS,
-                timeouts=FLAG,
-                filters=objects(),
-            ),
-            networkPolicy=only(
-                enabled=FLAG,
-                clients=objects(),
-                monitors=objects(),
-                operatorNamespace={"type": "string", "minLength": 1},
-                operator=objects(),
-                dns=objects(least=1),
-                dnsPorts=ports(),
-                egress=objects(),
-                extraEgress=objects(),
-                apiServer=objects(),
-                apiServerPorts=ports(),
-            ),
-            podDisruptionBudget=only(enabled=FLAG),
-            serviceAccount=only(create=FLAG, name=TEXT, annotations=STRINGS),
-            monitoring=monitoring(),
-            test=only(
-                question={"type": "string", "minLength": 1},
-                expect=TEXT,
-                timeoutSeconds=integer(1),
-                resources=FREE,
-                **placement(),
-            ),
-            podSecurityContext=FREE,
-            labels=LABELS,
-            annotations=STRINGS,
-            commonLabels=LABELS,
-            commonAnnotations=STRINGS,
-            **additions(),
-            rayTokenSecret=TEXT,
-            suspend=FLAG,
-            serveService=only(
-                type=one_of("ClusterIP", "NodePort", "LoadBalancer"), labels=LABELS, annotations=STRINGS, spec=FREE
-            ),
-            extraObjects={"type": "array", "items": {"type": ["object", "string"]}},
-            overrides=only(all=FREE, head=FREE, workers={"type": "object", "additionalProperties": FREE}),
-            # Of a parent chart: the switch that its `condition` names, and the values for all its charts.
-            enabled=FLAG,
-            **{"global": some(imageRegistry=TEXT, imagePullSecrets=pull_secrets())},
-        ),
+        **with_null(values),
+        "type": "object",
         "definitions": definitions,
     }
 
@@ -156,6 +157,7 @@ def settings_schema() -> tuple[Schema, Schema]:
         properties = definitions[section.__name__]["properties"]
         for old, name in section.renamed.items():
             properties[old] = {**properties[name], "description": f"Old name of {name}; refused from version 0.2 on."}
+        definitions[section.__name__]["type"] = ["object", "null"]
     return only(**{name: {"$ref": field["$ref"]} for name, field in tree["properties"].items()}), definitions
 
 
@@ -213,13 +215,13 @@ def workers() -> Schema:
         suspend=FLAG,
         **ray_pod(),
     )
-    on = {**group, "required": ["stages", "replicas", "resources"]}
+    on = with_null({**group, "required": ["stages", "replicas", "resources"]})
     off = {"properties": {"enabled": {"const": False}}, "required": ["enabled"]}
     name = "^[a-z]([-a-z0-9]{0,14}[a-z0-9])?$"
     return {
         "type": "object",
         "propertyNames": {"pattern": name},
-        "additionalProperties": {"if": off, "then": group, "else": on},
+        "additionalProperties": {"if": off, "then": with_null(group), "else": on},
     }
 
 

@@ -34,6 +34,22 @@ def only(**properties: Schema) -> Schema:
     return {"type": "object", "additionalProperties": False, "properties": properties}
 
 
+def with_null(schema: Schema) -> Schema:
+    """The schema, and that of all its properties that are not required, with null: what is null has its default."""
+    made = dict(schema)
+    if "properties" in schema:
+        required = schema.get("required", ())
+        made["properties"] = {
+            name: each if name in required else with_null(each) for name, each in schema["properties"].items()
+        }
+    if "enum" in schema:
+        made["enum"] = [*schema["enum"], None]
+    if "type" in schema:
+        kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+        made["type"] = [*kinds, *({"null"} - set(kinds))]
+    return made
+
+
 def some(**properties: Schema) -> Schema:
     """An object with these properties and any others."""
     return {"type": "object", "properties": properties}
