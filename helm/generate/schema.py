@@ -6,12 +6,13 @@ import json
 from pathlib import Path
 
 from schema_parts import (
+    AMOUNT,
+    CPUS,
     FLAG,
     FRACTION,
     FREE,
     LABEL,
     LABELS,
-    MEMORY,
     NUMBER,
     PERCENT,
     POSITIVE,
@@ -62,7 +63,7 @@ def schema() -> Schema:
             testKeySecret=key_of_secret(),
         ),
         cache=only(secret=only(name=TEXT, passwordKey=TEXT, signingKey=TEXT)),
-        audit=only(existingClaim=TEXT, mountPath=TEXT),
+        audit=only(existingClaim=TEXT, mountPath={"type": "string", "pattern": "^/.+"}),
         stages=only(ingress=stage(), preprocess=stage(), engine=engine()),
         head=only(**ray_pod()),
         workers=workers(),
@@ -78,10 +79,11 @@ def schema() -> Schema:
         ),
         redis=only(
             image=TEXT,
-            persistence=only(enabled=FLAG, size=MEMORY, storageClassName=STORAGE_CLASS),
+            persistence=only(enabled=FLAG, size=AMOUNT, storageClassName=STORAGE_CLASS),
             resources=FREE,
             **placement(),
         ),
+        uninstall=only(resources=FREE),
         rayAuth=one_of("token", "disabled"),
         publish=only(apiReference=FLAG),
         ingress=ingress(),
@@ -183,7 +185,7 @@ def stage() -> Schema:
     """A stage with at least one replica."""
     return only(
         replicas=count(least=1),
-        cpus=NUMBER,
+        cpus=CPUS,
         targetOngoingRequests=POSITIVE,
         upscaleDelaySeconds=SECONDS,
         downscaleDelaySeconds=SECONDS,
@@ -193,7 +195,7 @@ def stage() -> Schema:
 def engine() -> Schema:
     return only(
         replicas=count(least=0),
-        cpus=NUMBER,
+        cpus=CPUS,
         gpus=NUMBER,
         targetTokensInFlight=integer(1),
         targetKvUse=POSITIVE,
@@ -230,13 +232,13 @@ def model_storage() -> Schema:
         mountPath={"type": "string", "pattern": "^/.+"},
         existingClaim=TEXT,
         create=FLAG,
-        size=MEMORY,
+        size=AMOUNT,
         storageClassName=STORAGE_CLASS,
         accessModes={"type": "array", "items": one_of(*ACCESS_MODES), "minItems": 1},
         volume=FREE,
         subPath=TEXT,
         readOnly=FLAG,
-        emptyDirSizeLimit=MEMORY,
+        emptyDirSizeLimit=AMOUNT,
         hubTokenSecret=key_of_secret(),
         fetch=only(
             enabled=FLAG,
@@ -254,9 +256,12 @@ def upgrade() -> Schema:
     return only(
         strategy=one_of("NewCluster", "NewClusterWithIncrementalUpgrade", "None"),
         incremental=only(
-            gatewayClassName=TEXT, stepSizePercent=PERCENT, intervalSeconds=integer(1), maxSurgePercent=PERCENT
+            gatewayClassName=TEXT,
+            stepSizePercent={**PERCENT, "minimum": 1},
+            intervalSeconds=integer(1),
+            maxSurgePercent=PERCENT,
         ),
-        initializingTimeout={"type": "string", "pattern": "^([1-9][0-9]*|([0-9]+(h|m|s))+)?$"},
+        initializingTimeout={"type": ["string", "integer"]},  # _checks_operator.tpl says what is wrong with one
         check=only(enabled=FLAG, resources=FREE),
     )
 
@@ -279,10 +284,10 @@ def monitoring() -> Schema:
     return only(
         api=one_of(*MONITORING_APIS),
         scrapeAnnotations=FLAG,
-        podMonitor=only(enabled=FLAG, labels=STRINGS, interval={"type": "string", "pattern": "^[0-9]+(s|m)$"}),
+        podMonitor=only(enabled=FLAG, labels=LABELS, interval={"type": "string", "pattern": "^[0-9]+(s|m)$"}),
         prometheusRule=only(
             enabled=FLAG,
-            labels=STRINGS,
+            labels=LABELS,
             errorFraction=FRACTION,
             firstTokenSeconds=POSITIVE,
             waitingRequests=integer(0),
@@ -292,5 +297,5 @@ def monitoring() -> Schema:
             alertLabels=STRINGS,
             alerts={"type": "object", "additionalProperties": alert},
         ),
-        dashboards=only(enabled=FLAG, labels=STRINGS, annotations=STRINGS),
+        dashboards=only(enabled=FLAG, labels=LABELS, annotations=STRINGS),
     )

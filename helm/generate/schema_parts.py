@@ -12,6 +12,8 @@ FREE: Schema = {"type": "object"}  # Kubernetes objects, which the API server va
 PERCENT: Schema = {"type": "integer", "minimum": 0, "maximum": 100}
 # helm's --set makes a string of 0.5, so numbers that may be fractions are also taken as strings.
 NUMBER: Schema = {"type": ["number", "string"], "pattern": "^[0-9]*\\.?[0-9]+$", "minimum": 0}
+# As numbers, or as Kubernetes writes a part of a CPU: 500m.
+CPUS: Schema = {"type": ["number", "string"], "pattern": "^([0-9]*\\.?[0-9]+|[0-9]+m)$", "minimum": 0}
 POSITIVE: Schema = {"type": ["number", "string"], "pattern": "^0*\\.?0*[1-9][0-9]*(\\.[0-9]+)?$", "exclusiveMinimum": 0}
 FRACTION: Schema = {
     "type": ["number", "string"],
@@ -22,10 +24,9 @@ FRACTION: Schema = {
 SECONDS = NUMBER
 LABEL: Schema = {"type": "string", "pattern": "^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$"}
 STRINGS: Schema = {"type": "object", "additionalProperties": TEXT}
-MEMORY: Schema = {"type": "string", "pattern": "^[0-9]+(\\.[0-9]+)?(Ki|Mi|Gi|Ti|k|M|G|T)$"}
-CPUS: Schema = {"type": ["string", "number"], "pattern": "^[0-9]+(\\.[0-9]+)?m?$", "minimum": 0}
+AMOUNT: Schema = {"type": ["string", "number"]}  # of a resource; _checks_resources.tpl says what is wrong with one
 STORAGE_CLASS: Schema = {"type": ["string", "null"]}
-LABELS: Schema = {"type": "object", "additionalProperties": LABEL}
+LABELS: Schema = {"type": "object", "additionalProperties": LABEL}  # _checks_pods.tpl checks their names
 PORT: Schema = {"type": "integer", "minimum": 1, "maximum": 65535}
 
 

@@ -4,11 +4,14 @@
 {{- include "glm.checkName" . -}}
 {{- include "glm.checkPorts" . -}}
 {{- include "glm.checkBounds" . -}}
+{{- include "glm.checkAmounts" . -}}
 {{- include "glm.checkStages" . -}}
 {{- include "glm.checkRoom" . -}}
 {{- include "glm.checkMemory" . -}}
 {{- include "glm.checkDevice" . -}}
 {{- include "glm.checkUpgrade" . -}}
+{{- include "glm.checkOperator" . -}}
+{{- include "glm.checkNames" . -}}
 {{- include "glm.checkAuthentication" . -}}
 {{- include "glm.checkAudit" . -}}
 {{- include "glm.checkLabels" . -}}
@@ -29,6 +32,31 @@
 {{- $name := include "glm.fullname" . -}}
 {{- if not (regexMatch "^[a-z]([-a-z0-9]{0,45}[a-z0-9])?$" $name) -}}
 {{- fail (printf "The name %q is not valid: KubeRay accepts at most 47 lower-case letters, digits and '-', beginning with a letter. Set fullnameOverride." $name) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Names of images and hosts, in which addresses are often written. */}}
+{{- define "glm.checkNames" -}}
+{{- $repositories := dict "image.repository" .Values.image.repository "head.image.repository" (default dict .Values.head.image).repository -}}
+{{- range $name, $group := include "glm.groups" . | fromJson -}}
+{{- $_ := set $repositories (printf "workers.%s.image.repository" $name) (default dict $group.image).repository -}}
+{{- end -}}
+{{- range $path, $repository := $repositories -}}
+{{- if and $repository (not (regexMatch "^([A-Za-z0-9.-]+(:[0-9]+)?/)?[a-z0-9]+([._/-]+[a-z0-9]+)*$" $repository)) -}}
+{{- fail (printf "%s is %q, which is not the name of an image. Write registry/name in small letters, without https:// in front; tag and digest have values of their own." $path $repository) -}}
+{{- end -}}
+{{- end -}}
+{{- $registry := (default dict .Values.global).imageRegistry -}}
+{{- if and $registry (not (regexMatch "^[A-Za-z0-9.-]+(:[0-9]+)?(/[a-z0-9._/-]*)?$" $registry)) -}}
+{{- fail (printf "global.imageRegistry is %q. Write the registry's name, with a port if it has one, for example registry.example.com:5000; without https:// in front." $registry) -}}
+{{- end -}}
+{{- $hosts := dict "ingress.host" (list .Values.ingress.host) "ingress.extraHosts" .Values.ingress.extraHosts "gateway.hostnames" .Values.gateway.hostnames -}}
+{{- range $path, $names := $hosts -}}
+{{- range compact (default list $names) -}}
+{{- if not (regexMatch "^([*][.])?[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$" .) -}}
+{{- fail (printf "%s has %q, which is not the name of a host. Write it in small letters, without https://, port or path, for example glm.example.com." $path .) -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 
@@ -86,13 +114,34 @@
 {{- if and (gt (int $group.gpus) 0) (not $group.gpuResource) (not $group.resourceClaims) -}}
 {{- fail (printf "workers.%s.gpuResource is empty, so its pods would get no GPU. Name the resource, or claim devices with resourceClaims and resources.claims." $name) -}}
 {{- end -}}
-{{- $requested := get (default dict $group.resources.requests) $group.gpuResource -}}
-{{- $limited := get (default dict $group.resources.limits) $group.gpuResource -}}
-{{- if and $requested (ne (toString $requested) (toString $limited)) -}}
-{{- fail (printf "workers.%s.resources.requests has %v of %s, and limits has %v. Kubernetes wants them to be equal: write it in limits only." $name $requested $group.gpuResource (default "none" $limited)) -}}
-{{- end -}}
+{{- include "glm.checkDevices" (dict "name" $name "group" $group) -}}
 {{- if and (has "engine" $group.stages) (gt $gpus (float64 $group.gpus)) -}}
 {{- fail (printf "stages.engine.gpus is %v, but a pod of workers.%s has %d (workers.%s.gpus)." $gpus $name (int $group.gpus) $name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The devices of a worker group: Ray is told how many there are, Kubernetes gives them; arguments: name, group. */}}
+{{- define "glm.checkDevices" -}}
+{{- $gpus := int .group.gpus -}}
+{{- if and $gpus .group.gpuResource (not (contains "/" .group.gpuResource)) -}}
+{{- fail (printf "workers.%s.gpuResource is %q. Kubernetes' names of devices begin with a domain: write nvidia.com/gpu, or the name that `kubectl describe node` shows." .name .group.gpuResource) -}}
+{{- end -}}
+{{- $claims := list -}}
+{{- range .group.resourceClaims -}}{{- $claims = append $claims .name -}}{{- end -}}
+{{- $used := list -}}
+{{- range .group.resources.claims -}}
+{{- $used = append $used .name -}}
+{{- if not (has .name $claims) -}}
+{{- fail (printf "workers.%s.resources.claims names %q, which is not in workers.%s.resourceClaims. There are: %s." $.name .name $.name (default "none" (join ", " $claims))) -}}
+{{- end -}}
+{{- end -}}
+{{- if and $gpus (not .group.gpuResource) (not $used) -}}
+{{- fail (printf "workers.%s.resourceClaims has devices for the pod, but none for its container. Name them in workers.%s.resources.claims, too: [{ name: %s }]." .name .name (first $claims)) -}}
+{{- end -}}
+{{- range $resource, $amount := .group.resources.limits -}}
+{{- if and (regexMatch "^nvidia[.]com/(gpu|gpu[.]shared|mig-.+)$" $resource) (ne (include "glm.amount" $amount | float64) (float64 $gpus)) -}}
+{{- fail (printf "workers.%s.resources.limits has %v of %s, but workers.%s.gpus, which is what Ray counts, is %d. Write the number in workers.%s.gpus only." $.name $amount $resource $.name $gpus $.name) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

@@ -18,6 +18,7 @@
 {{- fail (printf "%s: two containers are named %q. Give the one in extraContainers or extraInitContainers another name." $path $container) -}}
 {{- end -}}
 {{- $containers = append $containers $container -}}
+{{- include "glm.checkResources" (dict "path" (printf "%s: resources of the container %q" $path $container) "resources" (default dict .resources) "devices" true) -}}
 {{- $mounts := dict -}}
 {{- range .volumeMounts -}}
 {{- $place := clean .mountPath -}}
@@ -60,6 +61,9 @@
 {{- end -}}
 {{- range $path, $labels := $of -}}
 {{- range $label, $_ := $labels -}}
+{{- if not (regexMatch "^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$" $label) -}}
+{{- fail (printf "%s sets the label %q, which is not a name of Kubernetes' labels. Write at most 63 letters, digits, '-', '_' and '.', after a domain and / if you like: example.com/team." $path $label) -}}
+{{- end -}}
 {{- if has $label $taken -}}
 {{- fail (printf "%s sets the label %s, by which network policies, budgets, monitors, KubeRay or Helm find the objects. Use another name." $path $label) -}}
 {{- end -}}
@@ -109,9 +113,15 @@
 {{- if and $storage.volume (or $storage.existingClaim $storage.create) -}}
 {{- fail "modelStorage.volume can't be used with modelStorage.existingClaim or modelStorage.create. Remove one." -}}
 {{- end -}}
-{{- if $storage.readOnly -}}
+{{- if $storage.subPath -}}
+{{- if or (hasPrefix "/" $storage.subPath) (has ".." (splitList "/" $storage.subPath)) -}}
+{{- fail (printf "modelStorage.subPath is %q. Write a path in the volume without / in front and without .., for example models/glm." $storage.subPath) -}}
+{{- end -}}
+{{- end -}}
+{{- if include "glm.modelIsReadOnly" . -}}
+{{- $what := ternary "modelStorage.readOnly is true" "modelStorage.volume can't be written" $storage.readOnly -}}
 {{- if $storage.fetch.enabled -}}
-{{- fail "modelStorage.readOnly is true, so modelStorage.fetch can't copy the model into the volume. Set one of them." -}}
+{{- fail (printf "%s, so modelStorage.fetch can't copy the model into the volume. Set one of them." $what) -}}
 {{- end -}}
 {{- if not (or $storage.existingClaim $storage.volume) -}}
 {{- fail "modelStorage.readOnly is true, and a new volume has no model. Set modelStorage.existingClaim or modelStorage.volume." -}}
@@ -119,7 +129,7 @@
 {{- $ownCache := false -}}
 {{- range .Values.extraEnv -}}{{- if has .name (list "HF_HOME" "HF_HUB_CACHE") -}}{{- $ownCache = true -}}{{- end -}}{{- end -}}
 {{- if and $path (not (hasPrefix "/" $path)) (not $ownCache) -}}
-{{- fail (printf "modelStorage.readOnly is true, so %s can't be downloaded into the volume. Set settings.model.path to a folder of it, below modelStorage.mountPath." $path) -}}
+{{- fail (printf "%s, so %s can't be downloaded into the volume. Set settings.model.path to a folder of it, below modelStorage.mountPath." $what $path) -}}
 {{- end -}}
 {{- end -}}
 {{- if and $storage.create (not $storage.existingClaim) -}}

@@ -25,6 +25,15 @@ emptyDir: { sizeLimit: {{ $storage.emptyDirSizeLimit }} }
 {{- end -}}
 {{- end -}}
 
+{{/* Not empty if nothing can be written to the volume: by modelStorage.readOnly, or by its source (an image always). */}}
+{{- define "glm.modelIsReadOnly" -}}
+{{- $readOnly := .Values.modelStorage.readOnly -}}
+{{- range $kind, $source := .Values.modelStorage.volume -}}
+{{- if or (eq $kind "image") (and (kindIs "map" $source) (dig "readOnly" false (default dict $source))) -}}{{- $readOnly = true -}}{{- end -}}
+{{- end -}}
+{{- if $readOnly -}}true{{- end -}}
+{{- end -}}
+
 {{/* JSON. */}}
 {{- define "glm.modelMount" -}}
 {{- $mount := dict "name" "models" "mountPath" .Values.modelStorage.mountPath -}}
@@ -35,12 +44,12 @@ emptyDir: { sizeLimit: {{ $storage.emptyDirSizeLimit }} }
 
 {{/* HF_HOME: a folder of the volume, or of /tmp if the volume can't be written. */}}
 {{- define "glm.hubCache" -}}
-{{- ternary "/tmp" .Values.modelStorage.mountPath .Values.modelStorage.readOnly -}}/huggingface
+{{- ternary "/tmp" .Values.modelStorage.mountPath (not (empty (include "glm.modelIsReadOnly" .))) -}}/huggingface
 {{- end -}}
 
 {{/* Where compiled GPU kernels are kept: as the hub's cache, so that a new pod of the same image and GPU compiles nothing. */}}
 {{- define "glm.kernelCache" -}}
-{{- ternary "/tmp" .Values.modelStorage.mountPath .Values.modelStorage.readOnly -}}/triton
+{{- ternary "/tmp" .Values.modelStorage.mountPath (not (empty (include "glm.modelIsReadOnly" .))) -}}/triton
 {{- end -}}
 
 {{/* The storage class of a claim; the argument is the value: null is the cluster's default, "" and "-" are no class. */}}
