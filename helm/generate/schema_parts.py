@@ -83,3 +83,33 @@ def texts() -> Schema:
 
 def key_of_secret() -> Schema:
     return only(name=TEXT, key={"type": "string", "minLength": 1})
+
+
+def tolerations() -> Schema:
+    """As in a pod's spec: `value: true` without quotes is a mistake that only pods would show."""
+    return {
+        "type": "array",
+        "items": only(
+            key=TEXT,
+            operator=one_of("Exists", "Equal", "Lt", "Gt"),
+            value=LABEL,
+            effect=one_of("NoSchedule", "PreferNoSchedule", "NoExecute", ""),
+            tolerationSeconds={"type": "integer"},
+        ),
+    }
+
+
+def peers(least: int = 0) -> Schema:
+    """Peers of a NetworkPolicy; one without anything is refused by the API server."""
+    selector = some(matchLabels={"type": "object", "additionalProperties": LABEL}, matchExpressions=objects())
+    block = {
+        **some(cidr={"type": "string", "pattern": "^[0-9A-Fa-f.:]+/[0-9]{1,3}$"}, **{"except": texts()}),
+        "required": ["cidr"],
+    }
+    peer = {**only(podSelector=selector, namespaceSelector=selector, ipBlock=block), "minProperties": 1}
+    return {"type": "array", "items": peer, "minItems": least}
+
+
+def egress_rules() -> Schema:
+    """Rules of a NetworkPolicy."""
+    return {"type": "array", "items": only(to=peers(), ports=objects())}

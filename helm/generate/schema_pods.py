@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from schema_parts import AMOUNT, FLAG, FREE, LABELS, STRINGS, TEXT, Schema, objects, one_of, only, some
+from schema_parts import AMOUNT, FLAG, FREE, LABELS, STRINGS, TEXT, Schema, objects, one_of, only, some, tolerations
 
 
 def placement() -> dict[str, Schema]:
     """Where a pod runs, and what is written on it: what every pod of the release takes."""
     return {
         "nodeSelector": LABELS,
-        "tolerations": objects(),
+        "tolerations": tolerations(),
         "affinity": FREE,
         "topologySpreadConstraints": objects(),
         "priorityClassName": TEXT,

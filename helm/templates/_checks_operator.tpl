@@ -32,6 +32,9 @@
 {{- $path := .path -}}
 {{- $managed := list "RAY_CLUSTER_NAME" "RAY_CLUSTER_NAMESPACE" "RAY_CLOUD_INSTANCE_ID" "RAY_NODE_TYPE_NAME" "RAY_IP" "FQ_RAY_IP" "KUBERAY_GEN_RAY_START_CMD" "RAY_USAGE_STATS_EXTRA_TAGS" -}}
 {{- range .env -}}
+{{- if and (hasKey . "value") .valueFrom -}}
+{{- fail (printf "extraEnv or %s.extraEnv gives %s a value and a valueFrom. Remove one." $path .name) -}}
+{{- end -}}
 {{- if has .name $managed -}}
 {{- fail (printf "extraEnv or %s.extraEnv sets %s, which KubeRay sets in every Ray container. Remove it." $path .name) -}}
 {{- end -}}

@@ -8,6 +8,7 @@
 {{- if has .name $volumes -}}
 {{- fail (printf "%s: two volumes are named %q. Give the one in extraVolumes another name." $path .name) -}}
 {{- end -}}
+{{- include "glm.checkPartName" (dict "path" $path "kind" "volume" "name" .name) -}}
 {{- $volumes = append $volumes .name -}}
 {{- end -}}
 {{- $containers := list -}}
@@ -16,6 +17,10 @@
 {{- $container := .name -}}
 {{- if has $container $containers -}}
 {{- fail (printf "%s: two containers are named %q. Give the one in extraContainers or extraInitContainers another name." $path $container) -}}
+{{- end -}}
+{{- include "glm.checkPartName" (dict "path" $path "kind" "container" "name" $container) -}}
+{{- if has $container (list "autoscaler" "wait-gcs-ready") -}}
+{{- fail (printf "%s: a container is named %q, as one that KubeRay adds to the pods. Give it another name." $path $container) -}}
 {{- end -}}
 {{- $containers = append $containers $container -}}
 {{- include "glm.checkResources" (dict "path" (printf "%s: resources of the container %q" $path $container) "resources" (default dict .resources) "devices" true) -}}
@@ -27,6 +32,9 @@
 {{- end -}}
 {{- if eq $place "/" -}}
 {{- fail (printf "%s: the volume %q is mounted at / in the container %q, where the image's own files are. Set another mountPath." $path .name $container) -}}
+{{- end -}}
+{{- if contains ":" $place -}}
+{{- fail (printf "%s: the volume %q is mounted at %s in the container %q. A mountPath of Kubernetes contains no colon." $path .name $place $container) -}}
 {{- end -}}
 {{- $_ := set $mounts $place .name -}}
 {{- if not (has .name $volumes) -}}
@@ -40,6 +48,13 @@
 {{- end -}}
 {{- $ports = append $ports $port -}}
 {{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The name of a volume or container; arguments: path, kind, name. */}}
+{{- define "glm.checkPartName" -}}
+{{- if not (regexMatch "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$" .name) -}}
+{{- fail (printf "%s: a %s is named %q. Kubernetes takes at most 63 lower-case letters, digits and '-', with a letter or digit at both ends." .path .kind .name) -}}
 {{- end -}}
 {{- end -}}
 

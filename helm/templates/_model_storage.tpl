@@ -58,3 +58,27 @@ emptyDir: { sizeLimit: {{ $storage.emptyDirSizeLimit }} }
 storageClassName: {{ ternary "" . (eq . "-") | quote }}
 {{- end -}}
 {{- end -}}
+
+{{/* Refuses what Kubernetes can't change in the chart's claim that exists, also of an earlier release, which kept it. */}}
+{{- define "glm.checkModelClaim" -}}
+{{- $storage := .Values.modelStorage -}}
+{{- $running := lookup "v1" "PersistentVolumeClaim" .Release.Namespace (include "glm.modelClaim" .) -}}
+{{- if $running -}}
+{{- $change := "" -}}
+{{- $modes := join ", " $running.spec.accessModes -}}
+{{- if ne (join ", " $storage.accessModes) $modes -}}
+{{- $change = printf "accessModes is %s, and the claim has %s" (join ", " $storage.accessModes) $modes -}}
+{{- end -}}
+{{- $class := default "" $running.spec.storageClassName -}}
+{{- if and (kindIs "string" $storage.storageClassName) (ne (trimPrefix "-" $storage.storageClassName) $class) -}}
+{{- $change = printf "storageClassName is %q, and the claim has %q" $storage.storageClassName $class -}}
+{{- end -}}
+{{- $size := $running.spec.resources.requests.storage -}}
+{{- if lt (include "glm.bytes" $storage.size | int64) (include "glm.bytes" $size | int64) -}}
+{{- $change = printf "size is %v, and the claim has %v" $storage.size $size -}}
+{{- end -}}
+{{- if $change -}}
+{{- fail (printf "modelStorage.%s, which Kubernetes can't change. Write the claim's, or delete it with the model in it: kubectl -n %s delete pvc %s" $change .Release.Namespace (include "glm.modelClaim" .)) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}

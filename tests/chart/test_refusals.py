@@ -10,6 +10,7 @@ import pytest
 from tests.chart.render import CHART, HELMS, refusal, render
 from tests.chart.test_uninstall import installed, ray_service
 from tests.chart.test_upgrade_in_place import upgraded
+from tests.chart.test_volumes_in_place import changed
 
 pytestmark = pytest.mark.chart
 GROUP = {
@@ -115,6 +116,19 @@ COMBINATIONS = [
     ({"ingress.host": "https://glm.example.com"}, 'ingress.host has "https://glm.example.com", which is not the name'),
     ({"gateway.hostnames": ["glm.example.com:443"]}, 'gateway.hostnames has "glm.example.com:443", which is not the'),
     ({"commonLabels": {"Cost Centre": "a"}}, 'commonLabels sets the label "Cost Centre", which is not a name of Kube'),
+    (
+        {"extraVolumes": [{"name": "Company_CA", "emptyDir": {}}]},
+        'head: a volume is named "Company_CA". Kubernetes takes',
+    ),
+    (
+        {"head.extraContainers": [{"name": "autoscaler", "image": "x"}]},
+        'head: a container is named "autoscaler", as one that KubeRay adds to the pods',
+    ),
+    ({"modelStorage.mountPath": "/mo:dels"}, "is mounted at /mo:dels in the container"),
+    (
+        {"extraEnv": [{"name": "A", "value": "b", "valueFrom": {"secretKeyRef": {"name": "a", "key": "b"}}}]},
+        "extraEnv or head.extraEnv gives A a value and a valueFrom. Remove one.",
+    ),
     ({"modelStorage.subPath": "/models"}, 'modelStorage.subPath is "/models". Write a path in the volume without /'),
     (
         {
@@ -238,6 +252,11 @@ OUT_OF_BOUNDS = [
     ({"upgrade.initializingTimeout": 1.5}, "upgrade/initializingTimeout"),
     ({"upgrade.incremental.stepSizePercent": 0}, "upgrade/incremental/stepSizePercent"),
     ({"audit.mountPath": "audit"}, "audit/mountPath"),
+    ({"workers.gpu.tolerations": [{"key": "gpu", "operator": "Equal", "value": True}]}, "tolerations/0/value"),
+    ({"redis.tolerations": [{"key": "gpu", "operator": "exists"}]}, "redis/tolerations/0/operator"),
+    ({"networkPolicy.clients": [{"podSelector": {"matchLabels": {"tier": 1}}}]}, "clients/0/podSelector/matchLabels"),
+    ({"networkPolicy.clients": [{"podSelectors": {}}]}, "podSelectors"),
+    ({"networkPolicy.extraEgress": [{"to": [{"ipBlock": {"cidr": "10.0.0.7"}}]}]}, "extraEgress/0/to/0/ipBlock/cidr"),
     ({"monitoring.podMonitor.labels": {"team": "a b"}}, "monitoring/podMonitor/labels/team"),
     ({"head.nodeSelector": {"pool": "a b"}}, "head/nodeSelector/pool"),
     ({"image.digest": "abc"}, "image/digest"),
@@ -285,6 +304,7 @@ def test_every_refusal_of_the_chart_is_tested() -> None:
     said += installed("helm4", ray_service(deletionTimestamp="2026-11-29T20:00:00Z"))[1]
     said += refusal("ci/everything-off-values.yaml", set=INCREMENTAL | {"autoscaler.enabled": False})
     said += upgraded("helm4", "--set", "image.tag=0.2.0", "--set", "settings.engine.max_slots=4").stderr
+    said += changed("helm4", {"redis.persistence.size": "2Gi"}) + changed("helm4", {"modelStorage.size": "1Gi"})
     # Those of amounts are in test_canonical_form.
     files = [file for file in (CHART / "templates").glob("*.tpl") if file.name != "_canonical.tpl"]
     templates = "".join(file.read_text() for file in files)
