@@ -120,7 +120,9 @@ def schema() -> Schema:
             resources=FREE,
             **placement(),
         ),
-        podSecurityContext=FREE,
+        podSecurityContext=some(
+            runAsNonRoot=FLAG, runAsUser=integer(0), runAsGroup=integer(0), fsGroup=integer(0), seccompProfile=FREE
+        ),
         labels=LABELS,
         annotations=STRINGS,
         commonLabels=LABELS,

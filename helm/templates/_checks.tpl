@@ -114,6 +114,9 @@
 {{- if and (gt (int $group.gpus) 0) (not $group.gpuResource) (not $group.resourceClaims) -}}
 {{- fail (printf "workers.%s.gpuResource is empty, so its pods would get no GPU. Name the resource, or claim devices with resourceClaims and resources.claims." $name) -}}
 {{- end -}}
+{{- if not (include "glm.groupCpus" $group | int) -}}
+{{- fail (printf "workers.%s.resources has no cpu in requests or limits, so Ray would count none and start nothing there. Set workers.%s.resources.requests.cpu." $name $name) -}}
+{{- end -}}
 {{- include "glm.checkDevices" (dict "name" $name "group" $group) -}}
 {{- if and (has "engine" $group.stages) (gt $gpus (float64 $group.gpus)) -}}
 {{- fail (printf "stages.engine.gpus is %v, but a pod of workers.%s has %d (workers.%s.gpus)." $gpus $name (int $group.gpus) $name) -}}

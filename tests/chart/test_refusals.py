@@ -84,6 +84,7 @@ COMBINATIONS = [
         {"modelStorage.size": "60GB"},
         'modelStorage.size is "60GB", which is not an amount of a resource. Write a number',
     ),
+    ({"workers.gpu.resources.requests": {"cpu": 0}}, "workers.gpu.resources has no cpu in requests or limits, so Ray"),
     ({"head.resources.limits.memory": 4}, "head.resources.limits.memory is 4, which is less than one mebibyte"),
     ({"redis.resources.limits.memory": "512m"}, "redis.resources.limits.memory is 512m, which is less than one mebi"),
     (
@@ -252,6 +253,7 @@ OUT_OF_BOUNDS = [
     ({"upgrade.initializingTimeout": 1.5}, "upgrade/initializingTimeout"),
     ({"upgrade.incremental.stepSizePercent": 0}, "upgrade/incremental/stepSizePercent"),
     ({"audit.mountPath": "audit"}, "audit/mountPath"),
+    ({"podSecurityContext": {"runAsUser": "10001"}}, "podSecurityContext/runAsUser"),
     ({"workers.gpu.tolerations": [{"key": "gpu", "operator": "Equal", "value": True}]}, "tolerations/0/value"),
     ({"redis.tolerations": [{"key": "gpu", "operator": "exists"}]}, "redis/tolerations/0/operator"),
     ({"networkPolicy.clients": [{"podSelector": {"matchLabels": {"tier": 1}}}]}, "clients/0/podSelector/matchLabels"),
