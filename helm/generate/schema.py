@@ -91,7 +91,7 @@ def schema() -> Schema:
         ingress=ingress(),
         gateway=only(
             enabled=FLAG,
-            parentRefs=objects(),
+            parentRefs={"type": "array", "items": {**some(name=TEXT), "required": ["name"]}},
             hostnames=texts(),
             annotations=STRINGS,
             timeouts=FLAG,
@@ -288,7 +288,7 @@ def monitoring() -> Schema:
     return only(
         api=one_of(*MONITORING_APIS),
         scrapeAnnotations=FLAG,
-        podMonitor=only(enabled=FLAG, labels=LABELS, interval={"type": "string", "pattern": "^[0-9]+(s|m)$"}),
+        podMonitor=only(enabled=FLAG, labels=LABELS, interval={"type": "string", "pattern": "^([0-9]+(ms|s|m|h))+$"}),
         prometheusRule=only(
             enabled=FLAG,
             labels=LABELS,

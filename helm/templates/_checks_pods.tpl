@@ -128,6 +128,9 @@
 {{- if and $storage.volume (or $storage.existingClaim $storage.create) -}}
 {{- fail "modelStorage.volume can't be used with modelStorage.existingClaim or modelStorage.create. Remove one." -}}
 {{- end -}}
+{{- if gt (len (omit $storage.volume "name")) 1 -}}
+{{- fail (printf "modelStorage.volume has %d sources (%s), and a volume has one. Remove the others." (len (omit $storage.volume "name")) (keys (omit $storage.volume "name") | sortAlpha | join ", ")) -}}
+{{- end -}}
 {{- if $storage.subPath -}}
 {{- if or (hasPrefix "/" $storage.subPath) (has ".." (splitList "/" $storage.subPath)) -}}
 {{- fail (printf "modelStorage.subPath is %q. Write a path in the volume without / in front and without .., for example models/glm." $storage.subPath) -}}

@@ -130,6 +130,32 @@ COMBINATIONS = [
         {"extraEnv": [{"name": "A", "value": "b", "valueFrom": {"secretKeyRef": {"name": "a", "key": "b"}}}]},
         "extraEnv or head.extraEnv gives A a value and a valueFrom. Remove one.",
     ),
+    (
+        {"redis.image": "https://registry/redis:7"},
+        'redis.image is "https://registry/redis:7", which is not an image. Write',
+    ),
+    (
+        {"modelStorage.existingClaim": "My_Claim"},
+        'modelStorage.existingClaim is "My_Claim", which is not a name of Kuber',
+    ),
+    ({"head.priorityClassName": "High"}, 'head.priorityClassName is "High", which is not a name of Kubernetes. Write'),
+    (
+        {"workers.gpu.topologySpreadConstraints": [{"labelSelector": {"matchLabels": {"tier": 1}}}]},
+        "workers.gpu.topologySpreadConstraints has 1 without quotes in matchLabels. Values of labels are text: write",
+    ),
+    (
+        {"faultTolerance.externalAddress": "redis://secret@redis:6379"},
+        'faultTolerance.externalAddress is "redis://secret@redis:6379". Write host:port',
+    ),
+    ({"faultTolerance.externalAddress": "redis:66379"}, '"redis:66379", and ports end at 65535. Set another port.'),
+    (
+        {"faultTolerance.enabled": True, "faultTolerance.username": "ray"},
+        'faultTolerance.username is "ray", which is for an external Redis: the bundled one has neither',
+    ),
+    (
+        {"modelStorage.volume": {"nfs": {"server": "nas", "path": "/"}, "emptyDir": {}}},
+        "modelStorage.volume has 2 sources (emptyDir, nfs), and a volume has one. Remove the others.",
+    ),
     ({"modelStorage.subPath": "/models"}, 'modelStorage.subPath is "/models". Write a path in the volume without /'),
     (
         {
@@ -253,6 +279,7 @@ OUT_OF_BOUNDS = [
     ({"upgrade.initializingTimeout": 1.5}, "upgrade/initializingTimeout"),
     ({"upgrade.incremental.stepSizePercent": 0}, "upgrade/incremental/stepSizePercent"),
     ({"audit.mountPath": "audit"}, "audit/mountPath"),
+    ({"gateway.parentRefs": [{"namespace": "gateways"}]}, "gateway/parentRefs/0"),
     ({"podSecurityContext": {"runAsUser": "10001"}}, "podSecurityContext/runAsUser"),
     ({"workers.gpu.tolerations": [{"key": "gpu", "operator": "Equal", "value": True}]}, "tolerations/0/value"),
     ({"redis.tolerations": [{"key": "gpu", "operator": "exists"}]}, "redis/tolerations/0/operator"),
