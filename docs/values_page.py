@@ -67,6 +67,7 @@ WHO = {
     "faultTolerance.username": "Redis with access lists",
     "faultTolerance.caSecret": "Redis with a private certificate authority",
     "redis": "fault tolerance with the bundled Redis",
+    "uninstall": "quotas that ask for more than these",
     "rayAuth": "debugging",
     "publish": "developers outside the cluster",
     "ingress": "callers outside the cluster",

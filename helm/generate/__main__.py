@@ -1,4 +1,4 @@
-"""Writes the chart's generated files: schema, Ray's environment, default settings, dashboards.
+"""Writes the chart's generated files: schema, Ray's environment, default settings and values, dashboards.
 
 python helm/generate            write the files
 python helm/generate --check    exit 1 if one is out of date
@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 CHART = Path(__file__).parents[1]
-MODULES = ("environment", "schema", "dashboards")  # each has files() -> {path within the chart: text}
+MODULES = ("environment", "schema", "defaults", "dashboards")  # each has files() -> {path within the chart: text}
 
 
 def generated() -> dict[Path, str]:

@@ -6,12 +6,13 @@ import json
 from pathlib import Path
 
 from schema_parts import (
+    AMOUNT,
+    CPUS,
     FLAG,
     FRACTION,
     FREE,
     LABEL,
     LABELS,
-    MEMORY,
     NUMBER,
     PERCENT,
     POSITIVE,
@@ -21,14 +22,17 @@ from schema_parts import (
     TEXT,
     Schema,
     count,
+    egress_rules,
     integer,
     key_of_secret,
     objects,
     one_of,
     only,
+    peers,
     ports,
     some,
     texts,
+    with_null,
 )
 from schema_pods import additions, environment, image_name, placement, ray_pod
 
@@ -47,96 +51,99 @@ def files() -> dict[Path, str]:
 def schema() -> Schema:
     """The schema of values.yaml as JSON Schema draft 7, which helm 3 and 4 check before they render."""
     settings, definitions = settings_schema()
+    values = only(
+        nameOverride=LABEL,
+        fullnameOverride=TEXT,
+        image=image(),
+        settings=settings,
+        auth=only(
+            anonymous=one_of("allow", "refuse"),
+            keysSecret=key_of_secret(),
+            jwtSecret=key_of_secret(),
+            limitsRedisSecret=key_of_secret(),
+            widgetSecret=key_of_secret(),
+            testKeySecret=key_of_secret(),
+        ),
+        cache=only(secret=only(name=TEXT, passwordKey=TEXT, signingKey=TEXT)),
+        audit=only(existingClaim=TEXT, mountPath={"type": "string", "pattern": "^/.+"}),
+        stages=only(ingress=stage(), preprocess=stage(), engine=engine()),
+        head=only(**ray_pod()),
+        workers=workers(),
+        modelStorage=model_storage(),
+        autoscaler=only(enabled=FLAG, upscalingMode=one_of("Default", "Conservative", "Aggressive"), resources=FREE),
+        upgrade=upgrade(),
+        faultTolerance=only(
+            enabled=FLAG,
+            externalAddress=TEXT,
+            username=TEXT,
+            caSecret=key_of_secret(),
+            passwordSecret=key_of_secret(),
+        ),
+        redis=only(
+            image=TEXT,
+            persistence=only(enabled=FLAG, size=AMOUNT, storageClassName=STORAGE_CLASS),
+            resources=FREE,
+            **placement(),
+        ),
+        uninstall=only(resources=FREE),
+        rayAuth=one_of("token", "disabled"),
+        publish=only(apiReference=FLAG),
+        ingress=ingress(),
+        gateway=only(
+            enabled=FLAG,
+            parentRefs={"type": "array", "items": {**some(name=TEXT), "required": ["name"]}},
+            hostnames=texts(),
+            annotations=STRINGS,
+            timeouts=FLAG,
+            filters=objects(),
+        ),
+        networkPolicy=only(
+            enabled=FLAG,
+            clients=peers(),
+            monitors=peers(),
+            operatorNamespace={"type": "string", "minLength": 1},
+            operator=peers(),
+            dns=peers(least=1),
+            dnsPorts=ports(),
+            egress=egress_rules(),
+            extraEgress=egress_rules(),
+            apiServer=peers(),
+            apiServerPorts=ports(),
+        ),
+        podDisruptionBudget=only(enabled=FLAG),
+        serviceAccount=only(create=FLAG, name=TEXT, annotations=STRINGS),
+        monitoring=monitoring(),
+        test=only(
+            question={"type": "string", "minLength": 1},
+            expect=TEXT,
+            timeoutSeconds=integer(1),
+            resources=FREE,
+            **placement(),
+        ),
+        podSecurityContext=some(
+            runAsNonRoot=FLAG, runAsUser=integer(0), runAsGroup=integer(0), fsGroup=integer(0), seccompProfile=FREE
+        ),
+        labels=LABELS,
+        annotations=STRINGS,
+        commonLabels=LABELS,
+        commonAnnotations=STRINGS,
+        **additions(),
+        rayTokenSecret=TEXT,
+        suspend=FLAG,
+        serveService=only(
+            type=one_of("ClusterIP", "NodePort", "LoadBalancer"), labels=LABELS, annotations=STRINGS, spec=FREE
+        ),
+        extraObjects={"type": "array", "items": {"type": ["object", "string"]}},
+        overrides=only(all=FREE, head=FREE, workers={"type": "object", "additionalProperties": FREE}),
+        # Of a parent chart: the switch that its `condition` names, and the values for all its charts.
+        enabled=FLAG,
+        **{"global": some(imageRegistry=TEXT, imagePullSecrets=pull_secrets())},
+    )
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "Values of the glm-vision-serve chart; written by `python helm/generate`",
-        **only(
-            nameOverride=LABEL,
-            fullnameOverride=TEXT,
-            image=image(),
-            settings=settings,
-            auth=only(
-                anonymous=one_of("allow", "refuse"),
-                keysSecret=key_of_secret(),
-                jwtSecret=key_of_secret(),
-                limitsRedisSecret=key_of_secret(),
-                widgetSecret=key_of_secret(),
-                testKeySecret=key_of_secret(),
-            ),
-            cache=only(secret=only(name=TEXT, passwordKey=TEXT, signingKey=TEXT)),
-            audit=only(existingClaim=TEXT, mountPath=TEXT),
-            stages=only(ingress=stage(), preprocess=stage(), engine=engine()),
-            head=only(**ray_pod()),
-            workers=workers(),
-            modelStorage=model_storage(),
-            autoscaler=only(
-                enabled=FLAG, upscalingMode=one_of("Default", "Conservative", "Aggressive"), resources=FREE
-            ),
-            upgrade=upgrade(),
-            faultTolerance=only(
-                enabled=FLAG,
-                externalAddress=TEXT,
-                username=TEXT,
-                caSecret=key_of_secret(),
-                passwordSecret=key_of_secret(),
-            ),
-            redis=only(
-                image=TEXT,
-                persistence=only(enabled=FLAG, size=MEMORY, storageClassName=STORAGE_CLASS),
-                resources=FREE,
-                **placement(),
-            ),
-            rayAuth=one_of("token", "disabled"),
-            publish=only(apiReference=FLAG),
-            ingress=ingress(),
-            gateway=only(
-                enabled=FLAG,
-                parentRefs=objects(),
-                hostnames=texts(),
-                annotations=STRINGS,
-                timeouts=FLAG,
-                filters=objects(),
-            ),
-            networkPolicy=only(
-                enabled=FLAG,
-                clients=objects(),
-                monitors=objects(),
-                operatorNamespace={"type": "string", "minLength": 1},
-                operator=objects(),
-                dns=objects(least=1),
-                dnsPorts=ports(),
-                egress=objects(),
-                extraEgress=objects(),
-                apiServer=objects(),
-                apiServerPorts=ports(),
-            ),
-            podDisruptionBudget=only(enabled=FLAG),
-            serviceAccount=only(create=FLAG, name=TEXT, annotations=STRINGS),
-            monitoring=monitoring(),
-            test=only(
-                question={"type": "string", "minLength": 1},
-                expect=TEXT,
-                timeoutSeconds=integer(1),
-                resources=FREE,
-                **placement(),
-            ),
-            podSecurityContext=FREE,
-            labels=LABELS,
-            annotations=STRINGS,
-            commonLabels=LABELS,
-            commonAnnotations=STRINGS,
-            **additions(),
-            rayTokenSecret=TEXT,
-            suspend=FLAG,
-            serveService=only(
-                type=one_of("ClusterIP", "NodePort", "LoadBalancer"), labels=LABELS, annotations=STRINGS, spec=FREE
-            ),
-            extraObjects={"type": "array", "items": {"type": ["object", "string"]}},
-            overrides=only(all=FREE, head=FREE, workers={"type": "object", "additionalProperties": FREE}),
-            # Of a parent chart: the switch that its `condition` names, and the values for all its charts.
-            enabled=FLAG,
-            **{"global": some(imageRegistry=TEXT, imagePullSecrets=pull_secrets())},
-        ),
+        **with_null(values),
+        "type": "object",
         "definitions": definitions,
     }
 
@@ -156,6 +163,7 @@ def settings_schema() -> tuple[Schema, Schema]:
         properties = definitions[section.__name__]["properties"]
         for old, name in section.renamed.items():
             properties[old] = {**properties[name], "description": f"Old name of {name}; refused from version 0.2 on."}
+        definitions[section.__name__]["type"] = ["object", "null"]
     return only(**{name: {"$ref": field["$ref"]} for name, field in tree["properties"].items()}), definitions
 
 
@@ -181,7 +189,7 @@ def stage() -> Schema:
     """A stage with at least one replica."""
     return only(
         replicas=count(least=1),
-        cpus=NUMBER,
+        cpus=CPUS,
         targetOngoingRequests=POSITIVE,
         upscaleDelaySeconds=SECONDS,
         downscaleDelaySeconds=SECONDS,
@@ -191,7 +199,7 @@ def stage() -> Schema:
 def engine() -> Schema:
     return only(
         replicas=count(least=0),
-        cpus=NUMBER,
+        cpus=CPUS,
         gpus=NUMBER,
         targetTokensInFlight=integer(1),
         targetKvUse=POSITIVE,
@@ -213,13 +221,13 @@ def workers() -> Schema:
         suspend=FLAG,
         **ray_pod(),
     )
-    on = {**group, "required": ["stages", "replicas", "resources"]}
+    on = with_null({**group, "required": ["stages", "replicas", "resources"]})
     off = {"properties": {"enabled": {"const": False}}, "required": ["enabled"]}
     name = "^[a-z]([-a-z0-9]{0,14}[a-z0-9])?$"
     return {
         "type": "object",
         "propertyNames": {"pattern": name},
-        "additionalProperties": {"if": off, "then": group, "else": on},
+        "additionalProperties": {"if": off, "then": with_null(group), "else": on},
     }
 
 
@@ -228,13 +236,13 @@ def model_storage() -> Schema:
         mountPath={"type": "string", "pattern": "^/.+"},
         existingClaim=TEXT,
         create=FLAG,
-        size=MEMORY,
+        size=AMOUNT,
         storageClassName=STORAGE_CLASS,
         accessModes={"type": "array", "items": one_of(*ACCESS_MODES), "minItems": 1},
         volume=FREE,
         subPath=TEXT,
         readOnly=FLAG,
-        emptyDirSizeLimit=MEMORY,
+        emptyDirSizeLimit=AMOUNT,
         hubTokenSecret=key_of_secret(),
         fetch=only(
             enabled=FLAG,
@@ -252,9 +260,12 @@ def upgrade() -> Schema:
     return only(
         strategy=one_of("NewCluster", "NewClusterWithIncrementalUpgrade", "None"),
         incremental=only(
-            gatewayClassName=TEXT, stepSizePercent=PERCENT, intervalSeconds=integer(1), maxSurgePercent=PERCENT
+            gatewayClassName=TEXT,
+            stepSizePercent={**PERCENT, "minimum": 1},
+            intervalSeconds=integer(1),
+            maxSurgePercent=PERCENT,
         ),
-        initializingTimeout={"type": "string", "pattern": "^([1-9][0-9]*|([0-9]+(h|m|s))+)?$"},
+        initializingTimeout={"type": ["string", "integer"]},  # _checks_operator.tpl says what is wrong with one
         check=only(enabled=FLAG, resources=FREE),
     )
 
@@ -277,10 +288,10 @@ def monitoring() -> Schema:
     return only(
         api=one_of(*MONITORING_APIS),
         scrapeAnnotations=FLAG,
-        podMonitor=only(enabled=FLAG, labels=STRINGS, interval={"type": "string", "pattern": "^[0-9]+(s|m)$"}),
+        podMonitor=only(enabled=FLAG, labels=LABELS, interval={"type": "string", "pattern": "^([0-9]+(ms|s|m|h))+$"}),
         prometheusRule=only(
             enabled=FLAG,
-            labels=STRINGS,
+            labels=LABELS,
             errorFraction=FRACTION,
             firstTokenSeconds=POSITIVE,
             waitingRequests=integer(0),
@@ -290,5 +301,5 @@ def monitoring() -> Schema:
             alertLabels=STRINGS,
             alerts={"type": "object", "additionalProperties": alert},
         ),
-        dashboards=only(enabled=FLAG, labels=STRINGS, annotations=STRINGS),
+        dashboards=only(enabled=FLAG, labels=LABELS, annotations=STRINGS),
     )

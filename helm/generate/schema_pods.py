@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from schema_parts import CPUS, FLAG, FREE, LABELS, MEMORY, STRINGS, TEXT, Schema, objects, one_of, only, some
+from schema_parts import AMOUNT, FLAG, FREE, LABELS, STRINGS, TEXT, Schema, objects, one_of, only, some, tolerations
 
 
 def placement() -> dict[str, Schema]:
     """Where a pod runs, and what is written on it: what every pod of the release takes."""
     return {
-        "nodeSelector": STRINGS,
-        "tolerations": objects(),
+        "nodeSelector": LABELS,
+        "tolerations": tolerations(),
         "affinity": FREE,
         "topologySpreadConstraints": objects(),
         "priorityClassName": TEXT,
@@ -49,11 +49,11 @@ def ray_pod() -> dict[str, Schema]:
     return {
         # Ray takes a pod's memory from its limit.
         "resources": {
-            **only(requests=some(cpu=CPUS), limits={**some(memory=MEMORY), "required": ["memory"]}, claims=objects()),
+            **only(requests=some(cpu=AMOUNT), limits={**some(memory=AMOUNT), "required": ["memory"]}, claims=objects()),
             "required": ["requests", "limits"],
         },
-        "sharedMemory": MEMORY,
-        "temporaryStorage": MEMORY,
+        "sharedMemory": AMOUNT,
+        "temporaryStorage": AMOUNT,
         "image": only(**image_name()),
         "lifecycle": only(postStart=FREE, preStop=FREE),
         "resourceClaims": objects(),

@@ -4,11 +4,15 @@
 {{- include "glm.checkName" . -}}
 {{- include "glm.checkPorts" . -}}
 {{- include "glm.checkBounds" . -}}
+{{- include "glm.checkAmounts" . -}}
 {{- include "glm.checkStages" . -}}
 {{- include "glm.checkRoom" . -}}
 {{- include "glm.checkMemory" . -}}
 {{- include "glm.checkDevice" . -}}
 {{- include "glm.checkUpgrade" . -}}
+{{- include "glm.checkOperator" . -}}
+{{- include "glm.checkNames" . -}}
+{{- include "glm.checkObjectNames" . -}}
 {{- include "glm.checkAuthentication" . -}}
 {{- include "glm.checkAudit" . -}}
 {{- include "glm.checkLabels" . -}}
@@ -29,6 +33,81 @@
 {{- $name := include "glm.fullname" . -}}
 {{- if not (regexMatch "^[a-z]([-a-z0-9]{0,45}[a-z0-9])?$" $name) -}}
 {{- fail (printf "The name %q is not valid: KubeRay accepts at most 47 lower-case letters, digits and '-', beginning with a letter. Set fullnameOverride." $name) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Names of images and hosts, in which addresses are often written. */}}
+{{- define "glm.checkNames" -}}
+{{- $repositories := dict "image.repository" .Values.image.repository "head.image.repository" (default dict .Values.head.image).repository -}}
+{{- range $name, $group := include "glm.groups" . | fromJson -}}
+{{- $_ := set $repositories (printf "workers.%s.image.repository" $name) (default dict $group.image).repository -}}
+{{- end -}}
+{{- range $path, $repository := $repositories -}}
+{{- if and $repository (not (regexMatch "^([A-Za-z0-9.-]+(:[0-9]+)?/)?[a-z0-9]+([._/-]+[a-z0-9]+)*$" $repository)) -}}
+{{- fail (printf "%s is %q, which is not the name of an image. Write registry/name in small letters, without https:// in front; tag and digest have values of their own." $path $repository) -}}
+{{- end -}}
+{{- end -}}
+{{- range $path, $image := dict "redis.image" .Values.redis.image "modelStorage.fetch.image" .Values.modelStorage.fetch.image -}}
+{{- if and $image (not (regexMatch "^([A-Za-z0-9.-]+(:[0-9]+)?/)?[a-z0-9]+([._/-]+[a-z0-9]+)*(:[A-Za-z0-9_.-]+)?(@sha256:[0-9a-f]{64})?$" $image)) -}}
+{{- fail (printf "%s is %q, which is not an image. Write registry/name:tag or registry/name@sha256:..., the name in small letters, without https:// in front." $path $image) -}}
+{{- end -}}
+{{- end -}}
+{{- $registry := (default dict .Values.global).imageRegistry -}}
+{{- if and $registry (not (regexMatch "^[A-Za-z0-9.-]+(:[0-9]+)?(/[a-z0-9._/-]*)?$" $registry)) -}}
+{{- fail (printf "global.imageRegistry is %q. Write the registry's name, with a port if it has one, for example registry.example.com:5000; without https:// in front." $registry) -}}
+{{- end -}}
+{{- $hosts := dict "ingress.host" (list .Values.ingress.host) "ingress.extraHosts" .Values.ingress.extraHosts "gateway.hostnames" .Values.gateway.hostnames -}}
+{{- range $path, $names := $hosts -}}
+{{- range compact (default list $names) -}}
+{{- if not (regexMatch "^([*][.])?[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$" .) -}}
+{{- fail (printf "%s has %q, which is not the name of a host. Write it in small letters, without https://, port or path, for example glm.example.com." $path .) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Names of objects that values refer to: pods with a name that can't exist are never created. */}}
+{{- define "glm.checkObjectNames" -}}
+{{- $values := .Values -}}
+{{- $names := dict "modelStorage.existingClaim" $values.modelStorage.existingClaim "audit.existingClaim" $values.audit.existingClaim "serviceAccount.name" $values.serviceAccount.name "rayTokenSecret" $values.rayTokenSecret "modelStorage.fetch.envFromSecret" $values.modelStorage.fetch.envFromSecret "cache.secret.name" $values.cache.secret.name "modelStorage.hubTokenSecret.name" $values.modelStorage.hubTokenSecret.name "faultTolerance.caSecret.name" $values.faultTolerance.caSecret.name "faultTolerance.passwordSecret.name" $values.faultTolerance.passwordSecret.name "ingress.tlsSecret" $values.ingress.tlsSecret "ingress.className" $values.ingress.className "networkPolicy.operatorNamespace" $values.networkPolicy.operatorNamespace -}}
+{{- range $name, $secret := omit $values.auth "anonymous" -}}
+{{- $_ := set $names (printf "auth.%s.name" $name) $secret.name -}}
+{{- end -}}
+{{- $pods := dict "head" $values.head "redis" $values.redis "test" $values.test -}}
+{{- range $name, $group := include "glm.groups" . | fromJson -}}
+{{- $_ := set $pods (printf "workers.%s" $name) $group -}}
+{{- end -}}
+{{- range $path, $pod := $pods -}}
+{{- range list "priorityClassName" "runtimeClassName" "schedulerName" -}}
+{{- $_ := set $names (printf "%s.%s" $path .) (index $pod .) -}}
+{{- end -}}
+{{- include "glm.checkSelectors" (dict "path" (print $path ".affinity") "node" (default dict $pod.affinity)) -}}
+{{- include "glm.checkSelectors" (dict "path" (print $path ".topologySpreadConstraints") "node" (default list $pod.topologySpreadConstraints)) -}}
+{{- end -}}
+{{- range $path, $name := $names -}}
+{{- if and $name (not (regexMatch "^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$" $name)) -}}
+{{- fail (printf "%s is %q, which is not a name of Kubernetes. Write lower-case letters, digits, '-' and '.', as `kubectl get` shows it." $path $name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Values of labels in selectors are text: 1 and true need quotes; arguments: path, node (a list or object). */}}
+{{- define "glm.checkSelectors" -}}
+{{- $path := .path -}}
+{{- if kindIs "slice" .node -}}
+{{- range .node -}}{{- include "glm.checkSelectors" (dict "path" $path "node" .) -}}{{- end -}}
+{{- else if kindIs "map" .node -}}
+{{- range $name, $value := .node -}}
+{{- if has $name (list "values" "matchLabels") -}}
+{{- range $value -}}
+{{- if not (kindIs "string" .) -}}
+{{- fail (printf "%s has %v without quotes in %s. Values of labels are text: write %q." $path . $name (toString .)) -}}
+{{- end -}}
+{{- end -}}
+{{- else -}}
+{{- include "glm.checkSelectors" (dict "path" $path "node" $value) -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 
@@ -86,13 +165,37 @@
 {{- if and (gt (int $group.gpus) 0) (not $group.gpuResource) (not $group.resourceClaims) -}}
 {{- fail (printf "workers.%s.gpuResource is empty, so its pods would get no GPU. Name the resource, or claim devices with resourceClaims and resources.claims." $name) -}}
 {{- end -}}
-{{- $requested := get (default dict $group.resources.requests) $group.gpuResource -}}
-{{- $limited := get (default dict $group.resources.limits) $group.gpuResource -}}
-{{- if and $requested (ne (toString $requested) (toString $limited)) -}}
-{{- fail (printf "workers.%s.resources.requests has %v of %s, and limits has %v. Kubernetes wants them to be equal: write it in limits only." $name $requested $group.gpuResource (default "none" $limited)) -}}
+{{- if not (include "glm.groupCpus" $group | int) -}}
+{{- fail (printf "workers.%s.resources has no cpu in requests or limits, so Ray would count none and start nothing there. Set workers.%s.resources.requests.cpu." $name $name) -}}
 {{- end -}}
+{{- include "glm.checkDevices" (dict "name" $name "group" $group) -}}
 {{- if and (has "engine" $group.stages) (gt $gpus (float64 $group.gpus)) -}}
 {{- fail (printf "stages.engine.gpus is %v, but a pod of workers.%s has %d (workers.%s.gpus)." $gpus $name (int $group.gpus) $name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The devices of a worker group: Ray is told how many there are, Kubernetes gives them; arguments: name, group. */}}
+{{- define "glm.checkDevices" -}}
+{{- $gpus := int .group.gpus -}}
+{{- if and $gpus .group.gpuResource (not (contains "/" .group.gpuResource)) -}}
+{{- fail (printf "workers.%s.gpuResource is %q. Kubernetes' names of devices begin with a domain: write nvidia.com/gpu, or the name that `kubectl describe node` shows." .name .group.gpuResource) -}}
+{{- end -}}
+{{- $claims := list -}}
+{{- range .group.resourceClaims -}}{{- $claims = append $claims .name -}}{{- end -}}
+{{- $used := list -}}
+{{- range .group.resources.claims -}}
+{{- $used = append $used .name -}}
+{{- if not (has .name $claims) -}}
+{{- fail (printf "workers.%s.resources.claims names %q, which is not in workers.%s.resourceClaims. There are: %s." $.name .name $.name (default "none" (join ", " $claims))) -}}
+{{- end -}}
+{{- end -}}
+{{- if and $gpus (not .group.gpuResource) (not $used) -}}
+{{- fail (printf "workers.%s.resourceClaims has devices for the pod, but none for its container. Name them in workers.%s.resources.claims, too: [{ name: %s }]." .name .name (first $claims)) -}}
+{{- end -}}
+{{- range $resource, $amount := .group.resources.limits -}}
+{{- if and (regexMatch "^nvidia[.]com/(gpu|gpu[.]shared|mig-.+)$" $resource) (ne (include "glm.amount" $amount | float64) (float64 $gpus)) -}}
+{{- fail (printf "workers.%s.resources.limits has %v of %s, but workers.%s.gpus, which is what Ray counts, is %d. Write the number in workers.%s.gpus only." $.name $amount $resource $.name $gpus $.name) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -184,8 +287,18 @@ update starts the new replica first, which would wait forever for room.
 {{- fail "gateway.enabled needs gateway.parentRefs, the Gateways that the route attaches to." -}}
 {{- end -}}
 {{- $address := .Values.faultTolerance.externalAddress -}}
-{{- if and $address (not (regexMatch "^([a-z]+://)?([^]:/[]+|[[][0-9a-fA-F:.]+[]]):[0-9]+$" $address)) -}}
+{{- if and $address (not (regexMatch "^([a-z]+://)?([^]:/@[]+|[[][0-9a-fA-F:.]+[]]):[0-9]+$" $address)) -}}
 {{- fail (printf "faultTolerance.externalAddress is %q. Write host:port, for example redis.example.com:6379, rediss://redis.example.com:6380 for TLS, or [fd00::1]:6379." $address) -}}
+{{- end -}}
+{{- if and $address (gt (include "glm.redisPort" . | int) 65535) -}}
+{{- fail (printf "faultTolerance.externalAddress is %q, and ports end at 65535. Set another port." $address) -}}
+{{- end -}}
+{{- if include "glm.redisBundled" . -}}
+{{- range $name, $value := dict "username" .Values.faultTolerance.username "caSecret.name" .Values.faultTolerance.caSecret.name -}}
+{{- if $value -}}
+{{- fail (printf "faultTolerance.%s is %q, which is for an external Redis: the bundled one has neither users nor certificates. Remove it, or set faultTolerance.externalAddress." $name $value) -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- if eq (toString .Values.enabled) "false" -}}
 {{- fail "enabled is false, which has a meaning only as the condition of a parent chart. To remove the service uninstall the release." -}}

@@ -8,6 +8,7 @@
 {{- if has .name $volumes -}}
 {{- fail (printf "%s: two volumes are named %q. Give the one in extraVolumes another name." $path .name) -}}
 {{- end -}}
+{{- include "glm.checkPartName" (dict "path" $path "kind" "volume" "name" .name) -}}
 {{- $volumes = append $volumes .name -}}
 {{- end -}}
 {{- $containers := list -}}
@@ -17,7 +18,12 @@
 {{- if has $container $containers -}}
 {{- fail (printf "%s: two containers are named %q. Give the one in extraContainers or extraInitContainers another name." $path $container) -}}
 {{- end -}}
+{{- include "glm.checkPartName" (dict "path" $path "kind" "container" "name" $container) -}}
+{{- if has $container (list "autoscaler" "wait-gcs-ready") -}}
+{{- fail (printf "%s: a container is named %q, as one that KubeRay adds to the pods. Give it another name." $path $container) -}}
+{{- end -}}
 {{- $containers = append $containers $container -}}
+{{- include "glm.checkResources" (dict "path" (printf "%s: resources of the container %q" $path $container) "resources" (default dict .resources) "devices" true) -}}
 {{- $mounts := dict -}}
 {{- range .volumeMounts -}}
 {{- $place := clean .mountPath -}}
@@ -26,6 +32,9 @@
 {{- end -}}
 {{- if eq $place "/" -}}
 {{- fail (printf "%s: the volume %q is mounted at / in the container %q, where the image's own files are. Set another mountPath." $path .name $container) -}}
+{{- end -}}
+{{- if contains ":" $place -}}
+{{- fail (printf "%s: the volume %q is mounted at %s in the container %q. A mountPath of Kubernetes contains no colon." $path .name $place $container) -}}
 {{- end -}}
 {{- $_ := set $mounts $place .name -}}
 {{- if not (has .name $volumes) -}}
@@ -39,6 +48,13 @@
 {{- end -}}
 {{- $ports = append $ports $port -}}
 {{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The name of a volume or container; arguments: path, kind, name. */}}
+{{- define "glm.checkPartName" -}}
+{{- if not (regexMatch "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$" .name) -}}
+{{- fail (printf "%s: a %s is named %q. Kubernetes takes at most 63 lower-case letters, digits and '-', with a letter or digit at both ends." .path .kind .name) -}}
 {{- end -}}
 {{- end -}}
 
@@ -60,6 +76,9 @@
 {{- end -}}
 {{- range $path, $labels := $of -}}
 {{- range $label, $_ := $labels -}}
+{{- if not (regexMatch "^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$" $label) -}}
+{{- fail (printf "%s sets the label %q, which is not a name of Kubernetes' labels. Write at most 63 letters, digits, '-', '_' and '.', after a domain and / if you like: example.com/team." $path $label) -}}
+{{- end -}}
 {{- if has $label $taken -}}
 {{- fail (printf "%s sets the label %s, by which network policies, budgets, monitors, KubeRay or Helm find the objects. Use another name." $path $label) -}}
 {{- end -}}
@@ -109,9 +128,18 @@
 {{- if and $storage.volume (or $storage.existingClaim $storage.create) -}}
 {{- fail "modelStorage.volume can't be used with modelStorage.existingClaim or modelStorage.create. Remove one." -}}
 {{- end -}}
-{{- if $storage.readOnly -}}
+{{- if gt (len (omit $storage.volume "name")) 1 -}}
+{{- fail (printf "modelStorage.volume has %d sources (%s), and a volume has one. Remove the others." (len (omit $storage.volume "name")) (keys (omit $storage.volume "name") | sortAlpha | join ", ")) -}}
+{{- end -}}
+{{- if $storage.subPath -}}
+{{- if or (hasPrefix "/" $storage.subPath) (has ".." (splitList "/" $storage.subPath)) -}}
+{{- fail (printf "modelStorage.subPath is %q. Write a path in the volume without / in front and without .., for example models/glm." $storage.subPath) -}}
+{{- end -}}
+{{- end -}}
+{{- if include "glm.modelIsReadOnly" . -}}
+{{- $what := ternary "modelStorage.readOnly is true" "modelStorage.volume can't be written" $storage.readOnly -}}
 {{- if $storage.fetch.enabled -}}
-{{- fail "modelStorage.readOnly is true, so modelStorage.fetch can't copy the model into the volume. Set one of them." -}}
+{{- fail (printf "%s, so modelStorage.fetch can't copy the model into the volume. Set one of them." $what) -}}
 {{- end -}}
 {{- if not (or $storage.existingClaim $storage.volume) -}}
 {{- fail "modelStorage.readOnly is true, and a new volume has no model. Set modelStorage.existingClaim or modelStorage.volume." -}}
@@ -119,7 +147,7 @@
 {{- $ownCache := false -}}
 {{- range .Values.extraEnv -}}{{- if has .name (list "HF_HOME" "HF_HUB_CACHE") -}}{{- $ownCache = true -}}{{- end -}}{{- end -}}
 {{- if and $path (not (hasPrefix "/" $path)) (not $ownCache) -}}
-{{- fail (printf "modelStorage.readOnly is true, so %s can't be downloaded into the volume. Set settings.model.path to a folder of it, below modelStorage.mountPath." $path) -}}
+{{- fail (printf "%s, so %s can't be downloaded into the volume. Set settings.model.path to a folder of it, below modelStorage.mountPath." $what $path) -}}
 {{- end -}}
 {{- end -}}
 {{- if and $storage.create (not $storage.existingClaim) -}}

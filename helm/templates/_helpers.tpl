@@ -53,7 +53,12 @@ annotations:
 
 {{/* The service's image in a pod; arguments: root, gpus (of the pod), image (values of the pod that differ). */}}
 {{- define "glm.image" -}}
-{{- $image := merge dict (default dict .image) .root.Values.image -}}
+{{- $own := default dict .image -}}
+{{- $image := merge dict $own .root.Values.image -}}
+{{- if and $own.tag (not $own.digest) -}}
+{{- /* The digest for all pods would take precedence over it. */ -}}
+{{- $_ := set $image "digest" "" -}}
+{{- end -}}
 {{- $repository := include "glm.inRegistry" (list .root $image.repository) -}}
 {{- if $image.digest -}}
 {{- printf "%s@%s" $repository $image.digest -}}

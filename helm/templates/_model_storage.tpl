@@ -25,6 +25,15 @@ emptyDir: { sizeLimit: {{ $storage.emptyDirSizeLimit }} }
 {{- end -}}
 {{- end -}}
 
+{{/* Not empty if nothing can be written to the volume: by modelStorage.readOnly, or by its source (an image always). */}}
+{{- define "glm.modelIsReadOnly" -}}
+{{- $readOnly := .Values.modelStorage.readOnly -}}
+{{- range $kind, $source := .Values.modelStorage.volume -}}
+{{- if or (eq $kind "image") (and (kindIs "map" $source) (dig "readOnly" false (default dict $source))) -}}{{- $readOnly = true -}}{{- end -}}
+{{- end -}}
+{{- if $readOnly -}}true{{- end -}}
+{{- end -}}
+
 {{/* JSON. */}}
 {{- define "glm.modelMount" -}}
 {{- $mount := dict "name" "models" "mountPath" .Values.modelStorage.mountPath -}}
@@ -35,17 +44,41 @@ emptyDir: { sizeLimit: {{ $storage.emptyDirSizeLimit }} }
 
 {{/* HF_HOME: a folder of the volume, or of /tmp if the volume can't be written. */}}
 {{- define "glm.hubCache" -}}
-{{- ternary "/tmp" .Values.modelStorage.mountPath .Values.modelStorage.readOnly -}}/huggingface
+{{- ternary "/tmp" .Values.modelStorage.mountPath (not (empty (include "glm.modelIsReadOnly" .))) -}}/huggingface
 {{- end -}}
 
 {{/* Where compiled GPU kernels are kept: as the hub's cache, so that a new pod of the same image and GPU compiles nothing. */}}
 {{- define "glm.kernelCache" -}}
-{{- ternary "/tmp" .Values.modelStorage.mountPath .Values.modelStorage.readOnly -}}/triton
+{{- ternary "/tmp" .Values.modelStorage.mountPath (not (empty (include "glm.modelIsReadOnly" .))) -}}/triton
 {{- end -}}
 
 {{/* The storage class of a claim; the argument is the value: null is the cluster's default, "" and "-" are no class. */}}
 {{- define "glm.storageClass" -}}
 {{- if kindIs "string" . -}}
 storageClassName: {{ ternary "" . (eq . "-") | quote }}
+{{- end -}}
+{{- end -}}
+
+{{/* Refuses what Kubernetes can't change in the chart's claim that exists, also of an earlier release, which kept it. */}}
+{{- define "glm.checkModelClaim" -}}
+{{- $storage := .Values.modelStorage -}}
+{{- $running := lookup "v1" "PersistentVolumeClaim" .Release.Namespace (include "glm.modelClaim" .) -}}
+{{- if $running -}}
+{{- $change := "" -}}
+{{- $modes := join ", " $running.spec.accessModes -}}
+{{- if ne (join ", " $storage.accessModes) $modes -}}
+{{- $change = printf "accessModes is %s, and the claim has %s" (join ", " $storage.accessModes) $modes -}}
+{{- end -}}
+{{- $class := default "" $running.spec.storageClassName -}}
+{{- if and (kindIs "string" $storage.storageClassName) (ne (trimPrefix "-" $storage.storageClassName) $class) -}}
+{{- $change = printf "storageClassName is %q, and the claim has %q" $storage.storageClassName $class -}}
+{{- end -}}
+{{- $size := $running.spec.resources.requests.storage -}}
+{{- if lt (include "glm.bytes" $storage.size | int64) (include "glm.bytes" $size | int64) -}}
+{{- $change = printf "size is %v, and the claim has %v" $storage.size $size -}}
+{{- end -}}
+{{- if $change -}}
+{{- fail (printf "modelStorage.%s, which Kubernetes can't change. Write the claim's, or delete it with the model in it: kubectl -n %s delete pvc %s" $change .Release.Namespace (include "glm.modelClaim" .)) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}

@@ -34,3 +34,28 @@
 {{- printf "/etc/glm-serve/redis-ca/%s" $faultTolerance.caSecret.key -}}
 {{- end -}}
 {{- end -}}
+
+{{/* Refuses an upgrade that changes the volume of a running Redis: Kubernetes changes no StatefulSet's volumes. */}}
+{{- define "glm.checkRedisVolume" -}}
+{{- $name := include "glm.redisName" . -}}
+{{- $running := lookup "apps/v1" "StatefulSet" .Release.Namespace $name -}}
+{{- if $running -}}
+{{- $wanted := .Values.redis.persistence -}}
+{{- $claims := default list $running.spec.volumeClaimTemplates -}}
+{{- $change := "" -}}
+{{- if ne (not $claims) (not $wanted.enabled) -}}
+{{- $change = printf "enabled is %t" $wanted.enabled -}}
+{{- else if $claims -}}
+{{- $spec := (first $claims).spec -}}
+{{- if ne (include "glm.quantity" $spec.resources.requests.storage) (include "glm.quantity" $wanted.size) -}}
+{{- $change = printf "size is %v, and was %v" $wanted.size $spec.resources.requests.storage -}}
+{{- end -}}
+{{- if and (kindIs "string" $wanted.storageClassName) (ne (trimPrefix "-" $wanted.storageClassName) (default "" $spec.storageClassName)) -}}
+{{- $change = printf "storageClassName is %q, and was %q" $wanted.storageClassName (default "" $spec.storageClassName) -}}
+{{- end -}}
+{{- end -}}
+{{- if $change -}}
+{{- fail (printf "redis.persistence.%s: Kubernetes refuses that for a Redis that runs. Leave it as it was, or remove Redis before the upgrade, which restarts all workers once: kubectl -n %s delete statefulset %s" $change .Release.Namespace $name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}

@@ -173,3 +173,9 @@ def test_a_route_joins_the_gateways_that_are_named() -> None:
     spec = route(render("ci/gateway-route-values.yaml"))
     assert spec["parentRefs"] == [{"name": "public", "namespace": "gateways", "sectionName": "https"}]
     assert spec["hostnames"] == ["glm.example.com"]
+
+
+def test_a_host_that_is_named_twice_is_there_once() -> None:
+    values = {"ingress": {"enabled": True, "host": "a.example.com", "extraHosts": ["a.example.com", "b.example.com"]}}
+    (ingress,) = of_kind(render(set=values), "Ingress")
+    assert [rule["host"] for rule in ingress["spec"]["rules"]] == ["a.example.com", "b.example.com"]

@@ -10,6 +10,7 @@ import pytest
 from tests.chart.render import CHART, HELMS, refusal, render
 from tests.chart.test_uninstall import installed, ray_service
 from tests.chart.test_upgrade_in_place import upgraded
+from tests.chart.test_volumes_in_place import changed
 
 pytestmark = pytest.mark.chart
 GROUP = {
@@ -39,6 +40,130 @@ COMBINATIONS = [
         {"workers.gpu.resources.requests": {"cpu": "4", "nvidia.com/gpu": 2}},
         "workers.gpu.resources.requests has 2 of nvidia.com/gpu, and limits has none",
     ),
+    (
+        {"workers.gpu.resources.limits": {"memory": "24Gi", "nvidia.com/gpu": 2}},
+        "workers.gpu.resources.limits has 2 of nvidia.com/gpu, but workers.gpu.gpus, which is what Ray counts, is 1",
+    ),
+    (
+        {"workers.cpu.resources.limits": {"memory": "8Gi", "nvidia.com/mig-1g.10gb": 1}},
+        "workers.cpu.resources.limits has 1 of nvidia.com/mig-1g.10gb, but workers.cpu.gpus, which is what Ray counts,",
+    ),
+    (
+        {"workers.gpu.resources.limits": {"memory": "24Gi", "nvidia.com/gpu": 0.5}},
+        "workers.gpu.resources.limits.nvidia.com/gpu is 0.5, and Kubernetes gives whole devices only",
+    ),
+    (
+        {"workers.gpu.gpuResource": "gpu"},
+        'workers.gpu.gpuResource is "gpu". Kubernetes\' names of devices begin with a',
+    ),
+    (
+        {"workers.gpu.gpuResource": "", "workers.gpu.resourceClaims": [{"name": "card"}]},
+        "workers.gpu.resourceClaims has devices for the pod, but none for its container. Name them in workers.gpu.res",
+    ),
+    (
+        {"workers.gpu.resourceClaims": [{"name": "card"}], "workers.gpu.resources.claims": [{"name": "gpu"}]},
+        'workers.gpu.resources.claims names "gpu", which is not in workers.gpu.resourceClaims. There are: card',
+    ),
+    (
+        {"workers.gpu.resources.requests.memory": "32Gi"},
+        "workers.gpu.resources.requests.memory is 32Gi, which is more than limits.memory (24Gi)",
+    ),
+    (
+        {"upgrade.check.resources.limits.memory": "512Mi"},
+        "upgrade.check.resources.requests.memory is 1Gi, which is more than limits.memory (512Mi)",
+    ),
+    (
+        {"extraContainers": [{"name": "log", "image": "x", "resources": {"limits": {"cpu": "1 core"}}}]},
+        'head: resources of the container "log".limits.cpu is "1 core", which is not an amount of a resource. Write',
+    ),
+    (
+        {"workers.gpu.resources.limits.memory": "24GiB"},
+        'workers.gpu.resources.limits.memory is "24GiB", which is not an',
+    ),
+    (
+        {"modelStorage.size": "60GB"},
+        'modelStorage.size is "60GB", which is not an amount of a resource. Write a number',
+    ),
+    ({"workers.gpu.resources.requests": {"cpu": 0}}, "workers.gpu.resources has no cpu in requests or limits, so Ray"),
+    ({"head.resources.limits.memory": 4}, "head.resources.limits.memory is 4, which is less than one mebibyte"),
+    ({"redis.resources.limits.memory": "512m"}, "redis.resources.limits.memory is 512m, which is less than one mebi"),
+    (
+        {"upgrade.initializingTimeout": "soon"},
+        'upgrade.initializingTimeout is "soon". Write hours, minutes and seconds',
+    ),
+    ({"upgrade.initializingTimeout": "0s"}, 'upgrade.initializingTimeout is "0s". Write hours, minutes and seconds'),
+    (
+        {"commonAnnotations": {"ray.io/ft-enabled": "true"}},
+        "commonAnnotations sets ray.io/ft-enabled, which the chart sets itself. Remove it, and set faultTolerance.enab",
+    ),
+    ({"workers.cpu.suspend": True}, "workers.cpu.suspend is true, which KubeRay refuses with the autoscaler"),
+    (
+        {"extraEnv": [{"name": "RAY_REDIS_ADDRESS", "value": "redis:6379"}]},
+        "extraEnv or head.extraEnv sets RAY_REDIS_ADDRESS, with which KubeRay refuses the RayService",
+    ),
+    (
+        {"workers.cpu.extraEnv": [{"name": "RAY_CLUSTER_NAME", "value": "glm"}]},
+        "extraEnv or workers.cpu.extraEnv sets RAY_CLUSTER_NAME, which KubeRay sets in every Ray container",
+    ),
+    (
+        {"image.repository": "registry:5000/glm:1.2"},
+        'image.repository is "registry:5000/glm:1.2", which is not the name',
+    ),
+    ({"image.repository": "https://registry/glm"}, 'image.repository is "https://registry/glm", which is not the name'),
+    (
+        {"global.imageRegistry": "https://harbor"},
+        'global.imageRegistry is "https://harbor". Write the registry\'s name',
+    ),
+    ({"ingress.host": "https://glm.example.com"}, 'ingress.host has "https://glm.example.com", which is not the name'),
+    ({"gateway.hostnames": ["glm.example.com:443"]}, 'gateway.hostnames has "glm.example.com:443", which is not the'),
+    ({"commonLabels": {"Cost Centre": "a"}}, 'commonLabels sets the label "Cost Centre", which is not a name of Kube'),
+    (
+        {"extraVolumes": [{"name": "Company_CA", "emptyDir": {}}]},
+        'head: a volume is named "Company_CA". Kubernetes takes',
+    ),
+    (
+        {"head.extraContainers": [{"name": "autoscaler", "image": "x"}]},
+        'head: a container is named "autoscaler", as one that KubeRay adds to the pods',
+    ),
+    ({"modelStorage.mountPath": "/mo:dels"}, "is mounted at /mo:dels in the container"),
+    (
+        {"extraEnv": [{"name": "A", "value": "b", "valueFrom": {"secretKeyRef": {"name": "a", "key": "b"}}}]},
+        "extraEnv or head.extraEnv gives A a value and a valueFrom. Remove one.",
+    ),
+    (
+        {"redis.image": "https://registry/redis:7"},
+        'redis.image is "https://registry/redis:7", which is not an image. Write',
+    ),
+    (
+        {"modelStorage.existingClaim": "My_Claim"},
+        'modelStorage.existingClaim is "My_Claim", which is not a name of Kuber',
+    ),
+    ({"head.priorityClassName": "High"}, 'head.priorityClassName is "High", which is not a name of Kubernetes. Write'),
+    (
+        {"workers.gpu.topologySpreadConstraints": [{"labelSelector": {"matchLabels": {"tier": 1}}}]},
+        "workers.gpu.topologySpreadConstraints has 1 without quotes in matchLabels. Values of labels are text: write",
+    ),
+    (
+        {"faultTolerance.externalAddress": "redis://secret@redis:6379"},
+        'faultTolerance.externalAddress is "redis://secret@redis:6379". Write host:port',
+    ),
+    ({"faultTolerance.externalAddress": "redis:66379"}, '"redis:66379", and ports end at 65535. Set another port.'),
+    (
+        {"faultTolerance.enabled": True, "faultTolerance.username": "ray"},
+        'faultTolerance.username is "ray", which is for an external Redis: the bundled one has neither',
+    ),
+    (
+        {"modelStorage.volume": {"nfs": {"server": "nas", "path": "/"}, "emptyDir": {}}},
+        "modelStorage.volume has 2 sources (emptyDir, nfs), and a volume has one. Remove the others.",
+    ),
+    ({"modelStorage.subPath": "/models"}, 'modelStorage.subPath is "/models". Write a path in the volume without /'),
+    (
+        {
+            "modelStorage.volume": {"image": {"reference": "registry.example.com/weights:1"}},
+            "settings.model.path": "zai-org/GLM-4.6V-Flash",
+        },
+        "modelStorage.volume can't be written, so zai-org/GLM-4.6V-Flash can't be downloaded into the volume",
+    ),
     ({"workers.big": GROUP}, "stages.engine.gpus is 1, but a pod of workers.big has 0"),
     ({"workers.gpu.enabled": False}, 'No enabled group of `workers` lists "engine" in its stages'),
     ({"workers.cpu.stages": ["ingress"]}, 'No enabled group of `workers` lists "preprocess" in its stages'),
@@ -66,8 +191,11 @@ COMBINATIONS = [
     ({"settings.audit.mode": "required"}, "there is no volume for the audit log"),
     ({"auth.anonymous": "refuse"}, "auth.anonymous is refuse, and there is no authentication"),
     ({"modelStorage.fetch.enabled": True}, "needs modelStorage.fetch.image"),
-    ({"autoscaler.resources": {"limits": {"cpu": "2GB"}}}, '"2GB" is not an amount of a resource. Write a number'),
-    ({"autoscaler.resources": {"limits": {"cpu": "0.1n"}}}, "0.1n of a resource is finer or larger than Kubernetes'"),
+    (
+        {"autoscaler.resources": {"limits": {"cpu": "2GB"}}},
+        'autoscaler.resources.limits.cpu is "2GB", which is not an am',
+    ),
+    ({"autoscaler.resources": {"requests": {"cpu": "0.1n"}}}, "0.1n of a resource is finer or larger than Kubernetes'"),
     (
         {"head.temporaryStorage": "1.23456789Ti"},
         "1.23456789Ti of a resource has too many digits. Write it in a smaller",
@@ -148,7 +276,18 @@ OUT_OF_BOUNDS = [
     ({"rayAuth": "kerberos"}, "rayAuth"),
     ({"auth.anonymous": "sometimes"}, "auth/anonymous"),
     ({"upgrade.strategy": "Recreate"}, "upgrade/strategy"),
-    ({"upgrade.initializingTimeout": "soon"}, "upgrade/initializingTimeout"),
+    ({"upgrade.initializingTimeout": 1.5}, "upgrade/initializingTimeout"),
+    ({"upgrade.incremental.stepSizePercent": 0}, "upgrade/incremental/stepSizePercent"),
+    ({"audit.mountPath": "audit"}, "audit/mountPath"),
+    ({"gateway.parentRefs": [{"namespace": "gateways"}]}, "gateway/parentRefs/0"),
+    ({"podSecurityContext": {"runAsUser": "10001"}}, "podSecurityContext/runAsUser"),
+    ({"workers.gpu.tolerations": [{"key": "gpu", "operator": "Equal", "value": True}]}, "tolerations/0/value"),
+    ({"redis.tolerations": [{"key": "gpu", "operator": "exists"}]}, "redis/tolerations/0/operator"),
+    ({"networkPolicy.clients": [{"podSelector": {"matchLabels": {"tier": 1}}}]}, "clients/0/podSelector/matchLabels"),
+    ({"networkPolicy.clients": [{"podSelectors": {}}]}, "podSelectors"),
+    ({"networkPolicy.extraEgress": [{"to": [{"ipBlock": {"cidr": "10.0.0.7"}}]}]}, "extraEgress/0/to/0/ipBlock/cidr"),
+    ({"monitoring.podMonitor.labels": {"team": "a b"}}, "monitoring/podMonitor/labels/team"),
+    ({"head.nodeSelector": {"pool": "a b"}}, "head/nodeSelector/pool"),
     ({"image.digest": "abc"}, "image/digest"),
     ({"modelStorage.accessModes": ["RWX"]}, "modelStorage/accessModes/0"),
     ({"labels": {"team": "a b"}}, "labels/team"),
@@ -194,6 +333,7 @@ def test_every_refusal_of_the_chart_is_tested() -> None:
     said += installed("helm4", ray_service(deletionTimestamp="2026-11-29T20:00:00Z"))[1]
     said += refusal("ci/everything-off-values.yaml", set=INCREMENTAL | {"autoscaler.enabled": False})
     said += upgraded("helm4", "--set", "image.tag=0.2.0", "--set", "settings.engine.max_slots=4").stderr
+    said += changed("helm4", {"redis.persistence.size": "2Gi"}) + changed("helm4", {"modelStorage.size": "1Gi"})
     # Those of amounts are in test_canonical_form.
     files = [file for file in (CHART / "templates").glob("*.tpl") if file.name != "_canonical.tpl"]
     templates = "".join(file.read_text() for file in files)

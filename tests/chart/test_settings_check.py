@@ -48,6 +48,13 @@ def test_other_settings_of_the_model_are_checked_before_the_upgrade():
     assert job["spec"]["backoffLimit"] == 0
 
 
+def test_the_check_has_the_labels_that_keep_a_mesh_out_of_the_test_pod():
+    outside = {"sidecar.istio.io/inject": "false"}
+    (job,) = jobs(ON_A_CLAIM, ON_A_CLAIM | {"settings.model.quantization": "nf4", "test.podLabels": outside})
+    labels = job["spec"]["template"]["metadata"]["labels"]
+    assert labels.items() >= outside.items() | {("app.kubernetes.io/component", "check")}
+
+
 @pytest.mark.parametrize(
     ("before", "after"),
     [

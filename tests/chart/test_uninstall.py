@@ -160,3 +160,14 @@ def test_without_a_redis_of_the_release_an_uninstall_needs_no_job():
 def test_the_claim_of_redis_goes_with_the_release():
     (redis,) = of_kind(profile("cluster"), "StatefulSet")
     assert redis["spec"]["persistentVolumeClaimRetentionPolicy"] == {"whenDeleted": "Delete", "whenScaled": "Retain"}
+
+
+def test_the_job_has_the_labels_that_keep_a_mesh_out_of_the_test_pod() -> None:
+    """With a sidecar that does not end, the Job would fail, and the uninstall with it."""
+    outside = {"sidecar.istio.io/inject": "false"}
+    disabled = {"linkerd.io/inject": "disabled"}
+    objects = render(set={"faultTolerance.enabled": True, "test.podLabels": outside, "test.podAnnotations": disabled})
+    (job,) = of_kind(hooks(objects), "Job")
+    metadata = job["spec"]["template"]["metadata"]
+    assert metadata["labels"].items() >= outside.items() | {("app.kubernetes.io/component", "uninstall")}
+    assert metadata["annotations"] == disabled

@@ -52,9 +52,17 @@ CONDITIONS: dict[str, dict[str, Any]] = {
     },
     "faultTolerance.externalAddress": {"faultTolerance.enabled": True},
     "faultTolerance.passwordSecret": {"faultTolerance.enabled": True},
-    "faultTolerance.username": {"faultTolerance.enabled": True},
-    "faultTolerance.caSecret": {"faultTolerance.enabled": True, "faultTolerance.caSecret.name": "ca"},
+    "faultTolerance.username": {
+        "faultTolerance.enabled": True,
+        "faultTolerance.externalAddress": "redis.example.com:6379",
+    },
+    "faultTolerance.caSecret": {
+        "faultTolerance.enabled": True,
+        "faultTolerance.externalAddress": "redis.example.com:6379",
+        "faultTolerance.caSecret.name": "ca",
+    },
     "redis": {"faultTolerance.enabled": True},
+    "uninstall": {"faultTolerance.enabled": True},
     "publish": {"ingress.enabled": True},
     "ingress": {"ingress.enabled": True},
     "ingress.enabled": {},
@@ -156,8 +164,10 @@ def other(path: str, value: Any) -> Any:
     if path in OTHERS:
         return OTHERS[path]
     last = path.rpartition(".")[2]
-    if last in {"memory", "size", "sizeLimit", "emptyDirSizeLimit"}:
-        return "3Gi" if path != "workers.gpu.resources.limits.memory" else "30Gi"
+    if last == "memory":
+        return "48Mi" if path.endswith("requests.memory") else "30Gi"  # a request is at most the limit
+    if last in {"size", "sizeLimit", "emptyDirSizeLimit"}:
+        return "3Gi"
     if last in {"sharedMemory", "temporaryStorage"}:
         return "1Gi"
     if last == "cpu":
@@ -170,7 +180,9 @@ def other(path: str, value: Any) -> Any:
         return f"{value}x" if value else "other"
     if isinstance(value, dict):
         return {**value, **GROWN.get(last, {"x": "y"})}
-    return [*value, {"podSelector": {}}]
+    items = {"tolerations": {"operator": "Exists"}, "parentRefs": {"name": "other"}}
+    items |= {name: {"ports": [{"port": 8443}]} for name in ("egress", "extraEgress")}
+    return [*value, items.get(last, {"podSelector": {}})]
 
 
 def condition(path: str) -> dict[str, Any]:

@@ -1,0 +1,50 @@
+{{/*
+A value that is null, also a section of which every line is a comment, has its default; lists and Kubernetes objects are
+empty. Helm removes it from the values, or leaves null where the default is no value. Every template begins with this.
+*/}}
+
+{{/* Changes .Values in place, which all templates share; only the first call does. */}}
+{{- define "glm.complete" -}}
+{{- if not .Values.isComplete -}}
+{{- $defaults := .Files.Get "files/defaults.json" | fromJson -}}
+{{- include "glm.completeSection" (dict "values" .Values "defaults" $defaults.values "removable" $defaults.removable "place" "") -}}
+{{- include "glm.removeNulls" .Values.global -}}
+{{- range $_, $group := .Values.workers -}}
+{{- include "glm.removeNulls" $group -}}
+{{- include "glm.removeNulls" (default dict $group).image -}}
+{{- end -}}
+{{- $_ := set .Values "settings" (default dict .Values.settings) -}}
+{{- include "glm.removeNulls" .Values.settings -}}
+{{- $_ := set .Values "isComplete" true -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Arguments: values (a section), defaults (of the section), removable (paths that stay empty), place (of the section). */}}
+{{- define "glm.completeSection" -}}
+{{- $values := .values -}}
+{{- $removable := .removable -}}
+{{- $place := .place -}}
+{{- range $name, $default := .defaults -}}
+{{- $path := print $place $name -}}
+{{- if kindIs "invalid" (index $values $name) -}}
+{{- if has $path $removable -}}
+{{- $_ := set $values $name (ternary dict list (kindIs "map" $default)) -}}
+{{- else -}}
+{{- $_ := set $values $name (deepCopy (dict "copy" $default)).copy -}}
+{{- end -}}
+{{- else if and (kindIs "map" $default) (not (has $path $removable)) -}}
+{{- include "glm.completeSection" (dict "values" (get $values $name) "defaults" $default "removable" $removable "place" (print $path ".")) -}}
+{{- end -}}
+{{- end -}}
+{{- include "glm.removeNulls" $values -}}
+{{- end -}}
+
+{{/* Removes the values of a section that are null, in place; the argument may be no section. */}}
+{{- define "glm.removeNulls" -}}
+{{- if kindIs "map" . -}}
+{{- $section := . -}}
+{{- range $name, $value := $section -}}
+{{- if kindIs "invalid" $value -}}{{- $_ := unset $section $name -}}{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
