@@ -8,6 +8,8 @@ from typing import Final
 REQUESTS: Final[Mapping[str, str]] = {
     # -- bodies
     "The body is not JSON: {}.": "请求体不是 JSON：{0}。",
+    "The body is not UTF-8: byte {} is 0x{}. Encode the JSON as UTF-8.": "请求体不是 UTF-8：第 {0} 个字节是 0x{1}。请用 UTF-8 编码 JSON。",
+    "The body begins like UTF-16 but is not; encode the JSON as UTF-8.": "请求体开头像 UTF-16，但并不是；请用 UTF-8 编码 JSON。",
     "The body has {} brackets and {} commas; the limits are {} and {}.": (
         "请求体有 {0} 个括号和 {1} 个逗号，上限是 {2} 个和 {3} 个。"
     ),

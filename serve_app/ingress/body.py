@@ -24,6 +24,7 @@ IN_PLACE_BYTES: Final = 4 * 2**20  # of JSON that is parsed on the event loop, i
 IN_PLACE_SEPARATORS: Final = 10_000  # take 1 ms
 UTF_8: Final = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
 BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"  # Windows tools write it before UTF-8
+UTF_16_MARKS: Final = (b"\xff\xfe", b"\xfe\xff")  # PowerShell's `>` writes one of them and UTF-16
 
 
 async def read_json(request: Request) -> dict[str, Any]:
@@ -35,6 +36,7 @@ async def read_json(request: Request) -> dict[str, Any]:
     """
     body = await request.body()
     is_large = len(body) > IN_PLACE_BYTES
+    body = await asyncio.to_thread(_as_utf_8, body) if is_large else _as_utf_8(body)
     separators = await asyncio.to_thread(check_bytes, body) if is_large else check_bytes(body)
     in_place = not is_large and separators <= IN_PLACE_SEPARATORS
     try:
@@ -46,12 +48,35 @@ async def read_json(request: Request) -> dict[str, Any]:
     return parsed
 
 
+def _as_utf_8(body: bytes) -> bytes:
+    """The JSON as UTF-8 without a byte order mark; UTF-16 is known by its mark."""
+    if body.startswith(UTF_16_MARKS):
+        try:
+            return body.decode("utf-16").encode()
+        except UnicodeDecodeError:
+            raise InvalidRequest("The body begins like UTF-16 but is not; encode the JSON as UTF-8.") from None
+    return body.removeprefix(BYTE_ORDER_MARK)
+
+
 def _parse(body: bytes) -> Any:
-    text = replace_lone_surrogates(body.removeprefix(BYTE_ORDER_MARK))
-    parsed = from_json(text, allow_inf_nan=False, cache_strings="keys")
+    try:
+        parsed = from_json(replace_lone_surrogates(body), allow_inf_nan=False, cache_strings="keys")
+    except ValueError:
+        _check_utf_8(body)
+        raise
     if isinstance(parsed, dict):
         check_values(parsed)
     return parsed
+
+
+def _check_utf_8(body: bytes) -> None:
+    """Raises InvalidRequest for text in another encoding, such as GBK."""
+    try:
+        body.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(
+            f"The body is not UTF-8: byte {error.start} is 0x{body[error.start]:02x}. Encode the JSON as UTF-8."
+        ) from None
 
 
 async def read_form(request: Request) -> FormData:
@@ -85,5 +110,7 @@ class _FormParser(MultiPartParser):
                 bytes(part.data).decode("utf-8")
             except UnicodeDecodeError:
                 name = truncate(part.field_name)
-                raise InvalidRequest(f"The text of '{name}' is not UTF-8; encode the form as UTF-8.", name) from None
+                raise InvalidRequest(
+                    f"The text of '{name}' is not UTF-8; encode the form as UTF-8, and give a file a file name.", name
+                ) from None
         super().on_part_end()

@@ -73,7 +73,8 @@ def read_ask_form(form: FormData) -> AskForm:
             raise InvalidRequest(f"'{truncate(name)}' is a file; only 'image' and 'file' may be one.", truncate(name))
         if name in values:
             raise InvalidRequest(f"'{truncate(name)}' is given more than once.", truncate(name))
-        values[name] = value
+        if value or name == "question":  # a form can't leave out a field that nobody filled in
+            values[name] = value
     try:
         form_fields = AskForm.model_validate(values)
     except ValidationError as error:
@@ -85,7 +86,7 @@ def read_ask_form(form: FormData) -> AskForm:
 
 async def read_files(form: FormData) -> list[ImagePart]:
     """The pictures and documents in their order, with the pages that are asked for; raises InvalidRequest."""
-    uploads = [(name, value) for name, value in form.multi_items() if name in FILES]
+    uploads = [(name, value) for name, value in form.multi_items() if name in FILES and not _is_unfilled(value)]
     if not uploads:
         raise InvalidRequest("'image' is required: a picture or a PDF as a file upload.", "image")
     texts = form.getlist("pages")
@@ -98,7 +99,7 @@ async def read_files(form: FormData) -> list[ImagePart]:
     files: list[ImagePart] = []
     numbers = dict.fromkeys(FILES, 0)
     for index, (name, upload) in enumerate(uploads):
-        param = _indexed(name, numbers[name], len(form.getlist(name)))
+        param = _indexed(name, numbers[name], [each for each, _ in uploads].count(name))
         numbers[name] += 1
         if not isinstance(upload, UploadFile):
             raise InvalidRequest(f"'{param}' must be a file upload, not text.", param)
@@ -112,6 +113,11 @@ async def read_files(form: FormData) -> list[ImagePart]:
         noun: Literal["Picture", "File"] = "Picture" if name == "image" else "File"
         files.append(ImagePart(content, param, pages=parse_pages(pages, pages_param), noun=noun))
     return files
+
+
+def _is_unfilled(value: UploadFile | str) -> bool:
+    """Whether a browser sent this for a file input without a file: no name and no bytes (HTML, section 4.10.21.4)."""
+    return not (value.filename or value.size) if isinstance(value, UploadFile) else not value
 
 
 def _indexed(name: str, index: int, number: int) -> str:
