@@ -13,14 +13,15 @@ from serve_app.errors import InvalidRequest
 from serve_app.ingress.fields.files import FilePartBody, FileUrlPartBody, file_part
 from serve_app.ingress.fields.messages import (
     AssistantMessage,
-    AssistantPartBody,
     ImagePartBody,
     MessageBody,
     PartBody,
     RefusalPartBody,
     TextPartBody,
+    ThoughtPartBody,
     ToolMessage,
 )
+from serve_app.ingress.fields.plain_image import PlainImagePartBody, plain_image_part
 
 UNPARSED: Final = "arguments"  # the key of a call's arguments that are no JSON object
 
@@ -42,7 +43,11 @@ def _message(message: MessageBody, param: str) -> Message:
 
 
 def _assistant(message: AssistantMessage, param: str) -> Message:
-    parts = tuple(_part(part, f"{param}.content[{index}]") for index, part in enumerate(message.content or ()))
+    parts = tuple(
+        _part(part, f"{param}.content[{index}]")
+        for index, part in enumerate(message.content or ())
+        if not isinstance(part, ThoughtPartBody)
+    )
     if not parts and message.refusal:
         parts = (TextPart(message.refusal),)
     calls = tuple(
@@ -52,14 +57,16 @@ def _assistant(message: AssistantMessage, param: str) -> Message:
     return Message("assistant", parts, message.reasoning_content or message.reasoning or "", calls, param=param)
 
 
-def _part(part: PartBody | AssistantPartBody, param: str) -> Part:
+def _part(part: PartBody | RefusalPartBody, param: str) -> Part:
     match part:
         case TextPartBody():
             return TextPart(part.text)
         case RefusalPartBody():
             return TextPart(part.refusal)
         case ImagePartBody():
-            return image_part(part.image_url.url, f"{param}.image_url", part.image_url.detail)
+            return image_part(part.image_url.url, f"{param}.image_url", part.image_url.detail or part.detail)
+        case PlainImagePartBody():
+            return plain_image_part(part, param)
         case FilePartBody(file=file):
             return file_part(f"{param}.file", file_data=file.file_data, file_id=file.file_id, pages=file.pages)
         case FileUrlPartBody(file_url=file):
