@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from serve_app.contracts import Constraint, ImagePart, TextPart, Thinking
+from serve_app.contracts import Constraint, ImagePart, TextPart, Thinking, ToolCall
 from serve_app.errors import InvalidRequest
 from tests.fakes import FakeAnswer
 from tests.ingress.client import PICTURE_URL, MakeClient, chat, parse_chat, picture, text
@@ -161,6 +161,25 @@ def test_vllms_constraints_may_have_all_their_fields() -> None:
 
 
 # -- tools -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments", ["", "{}", [], None])
+async def test_empty_arguments_of_an_earlier_call_have_several_forms_in_each_api(
+    make_client: MakeClient, arguments: Any
+) -> None:
+    used = {"type": "tool_use", "id": "t", "name": "f", "input": arguments}
+    result = {"type": "tool_result", "tool_use_id": "t", "content": "x"}
+    called = {"type": "function_call", "call_id": "t", "name": "f", "arguments": arguments}
+    output = {"type": "function_call_output", "call_id": "t"}
+    answer = FakeAnswer("x")
+    client = make_client(answer)
+    for path, asked in {
+        "/v1/messages": {"messages": [{"role": "assistant", "content": [used]}, {"role": "user", "content": [result]}]},
+        "/v1/responses": {"input": [called, output]},
+    }.items():
+        response = await client.post(path, json=asked)
+        assert response.status_code == 200, response.text
+        assert answer.requests[-1].messages[0].tool_calls == (ToolCall("t", "f", {}),)
 
 
 async def test_what_claude_code_sends_beside_its_question_is_accepted(make_client: MakeClient) -> None:

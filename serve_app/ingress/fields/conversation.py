@@ -79,20 +79,18 @@ def image_part(source: str, param: str, detail: Detail | None = None) -> ImagePa
     return ImagePart(source, param, detail or "auto")
 
 
-def call_arguments(arguments: str | dict[str, Any] | None) -> dict[str, Any]:
+def call_arguments(arguments: Any) -> dict[str, Any]:
     """The arguments of an earlier call, never refused: a conversation with a call that failed goes on.
 
     What the token limit cut off is read up to there; anything else that is no JSON object is one text.
     """
-    if isinstance(arguments, dict):
-        return arguments
-    if arguments is None or not arguments.strip():
-        return {}
-    try:
-        parsed = from_json(arguments, allow_inf_nan=False, allow_partial="trailing-strings")
-    except ValueError:
-        parsed = arguments
-    if parsed is None:
+    parsed = arguments
+    if isinstance(arguments, str):
+        try:
+            parsed = from_json(arguments, allow_inf_nan=False, allow_partial="trailing-strings")
+        except ValueError:
+            parsed = arguments.strip() and arguments
+    if parsed is None or parsed in ("", []):  # PHP writes an empty object as []
         return {}
     return parsed if isinstance(parsed, dict) else {UNPARSED: parsed}
 

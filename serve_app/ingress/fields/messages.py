@@ -123,14 +123,14 @@ class CalledFunction(ClientNotes):
     """The called function and its arguments."""
 
     name: str = Field(description="The function's name.")
-    arguments: str | dict[str, Any] | None = Field(None, description=ARGUMENTS)
+    arguments: Any = Field(None, description=ARGUMENTS)
     parsed_arguments: Any = Field(None, description=f"{IGNORED} (OpenAI's SDK: `parse`)")
 
 
 class ToolCallBody(ClientNotes):
     """A tool call in an earlier answer."""
 
-    id: str = Field(min_length=1, description="The id that the tool's result refers to.")
+    id: GivenText = Field("", description="The id that the tool's result refers to; may be empty in both.")
     type: Literal["function"] | None = Field(None, description="Functions are the only tools.")
     function: CalledFunction = Field(description="The function and its arguments.")
 
@@ -175,7 +175,7 @@ class ToolMessage(_Message):
     """The result of a tool call; may be a picture."""
 
     role: Literal["tool"] = Field(description=ROLE)
-    tool_call_id: str = Field(description="`id` of the call in an earlier answer's `tool_calls`.")
+    tool_call_id: GivenText = Field(description="`id` of the call in an earlier answer's `tool_calls`.")
 
 
 MessageBody: TypeAlias = Annotated[

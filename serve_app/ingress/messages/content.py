@@ -9,9 +9,9 @@ from pydantic import BeforeValidator, Field
 
 from serve_app.contracts import ImagePart, Message, Part, TextPart, ToolCall
 from serve_app.errors import InvalidRequest
-from serve_app.ingress.fields.conversation import check_results
+from serve_app.ingress.fields.conversation import call_arguments, check_results
 from serve_app.ingress.fields.files import PAGES, parse_pages
-from serve_app.ingress.fields.messages import ROLE, GivenText, as_parts
+from serve_app.ingress.fields.messages import ARGUMENTS, ROLE, GivenText, as_parts
 from serve_app.ingress.fields.strict_model import IGNORED, ClientNotes, MessageNotes, StrictModel, Switch
 
 KIND: Final = "The kind of block."
@@ -103,7 +103,7 @@ class ToolUseBlock(ClientNotes):
     type: Literal["tool_use"] = Field(description=KIND)
     id: str = Field(min_length=1, description="The id that the tool's result refers to.")
     name: str = Field(description="The tool's name.")
-    input: dict[str, Any] | None = Field(None, description="The arguments.")
+    input: Any = Field(None, description=ARGUMENTS)
     caller: Any = Field(None, description=IGNORED)
 
 
@@ -197,7 +197,7 @@ def _answer(message: BlockAnswerMessage, param: str) -> Message:
         "assistant",
         texts,
         reasoning,
-        tuple(ToolCall(call.id, call.name, call.input or {}) for call in calls),
+        tuple(ToolCall(call.id, call.name, call_arguments(call.input)) for call in calls),
         param=param,
     )
 

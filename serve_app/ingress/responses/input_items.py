@@ -101,7 +101,7 @@ class FunctionCallItem(ClientNotes):
     type: Literal["function_call"] = Field(description="The kind of item.")
     call_id: str = Field(min_length=1, description="The id that the function's result refers to.")
     name: str = Field(description="The function's name.")
-    arguments: str | dict[str, Any] | None = Field(None, description=ARGUMENTS)
+    arguments: Any = Field(None, description=ARGUMENTS)
     parsed_arguments: Any = Field(None, description=f"{IGNORED} (OpenAI's SDK: `parse`)")
     status: Any = Field(None, description=IGNORED)
 
