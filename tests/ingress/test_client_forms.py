@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -127,6 +128,67 @@ async def test_reasoning_that_is_disabled_may_have_a_budget_of_0(make_client: Ma
     asked = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 5, "thinking": switch}
     assert (await make_client(answer).post("/v1/messages", json=asked)).status_code == 200
     assert answer.requests[0].thinking == Thinking(False)
+
+
+@pytest.mark.parametrize(
+    "name", ["logit_bias", "stream_options", "chat_template_kwargs", "structured_outputs", "metadata"]
+)
+def test_an_empty_object_may_be_an_empty_list(name: str) -> None:
+    """PHP writes it so."""
+    assert parse_chat(chat(**{name: []})) == parse_chat(chat())
+
+
+def test_a_function_without_parameters_may_have_an_empty_list_of_them() -> None:
+    empty = {"type": "object", "properties": {}}
+    for parameters in ([], {"type": "object", "properties": []}):
+        (tool,) = parse_chat(chat(tools=[as_tool(parameters)])).tools.tools  # type: ignore[union-attr]
+        assert tool.parameters == empty
+
+
+def as_tool(parameters: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": "now", "parameters": parameters, "strict": True}}
+
+
+SGLANG = {
+    "n": 1,
+    "top_k": -1,
+    "min_p": 0.0,
+    "min_tokens": 0,
+    "repetition_penalty": 1.0,
+    "no_stop_trim": False,
+    "separate_reasoning": True,
+    "stream_reasoning": True,
+    "return_hidden_states": False,
+    "return_routed_experts": False,
+    "routed_experts_start_len": 0,
+    "return_cached_tokens_details": False,
+    "return_prompt_token_ids": False,
+    "return_meta_info": False,
+    "rid": "0f3c",
+}
+LMDEPLOY = {
+    "session_id": -1,
+    "do_preprocess": True,
+    "skip_special_tokens": True,
+    "return_token_ids": False,
+    "min_p": 0.0,
+}
+LLAMA_CPP = {"reasoning_format": "auto", "typ_p": 1, "xtc_threshold": 0.1, "backend_sampling": False, "max_tokens": -1}
+QWEN = {
+    "enable_search": False,
+    "incremental_output": True,
+    "result_format": "message",
+    "vl_high_resolution_images": False,
+}
+
+
+@pytest.mark.parametrize(
+    "defaults", [SGLANG, LMDEPLOY, LLAMA_CPP, QWEN], ids=["sglang", "lmdeploy", "llama.cpp", "qwen"]
+)
+def test_defaults_of_other_servers_spelled_out_change_nothing(defaults: dict[str, Any]) -> None:
+    given, plain = parse_chat(chat(**defaults)), parse_chat(chat())
+    assert (given.messages, given.thinking, given.constraint) == (plain.messages, plain.thinking, plain.constraint)
+    assert replace(given.sampling, top_k=0, min_p=0.0) == replace(plain.sampling, top_k=0, min_p=0.0)
 
 
 # -- formats ---------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ class IgnoredFields(StrictModel):
     prompt_cache_retention: Any = Field(None, description=IGNORED)
     prompt_cache_options: Any = Field(None, description=IGNORED)
     request_id: Any = Field(None, description=f"{IGNORED} The id in the header X-Request-ID counts. (z.ai's)")
+    rid: Any = Field(None, description=f"{IGNORED} As `request_id`. (SGLang's)")
     user_id: Any = Field(None, description=f"{IGNORED} (z.ai's)")
     tool_stream: Any = Field(
         None, description=f"{IGNORED} A stream always has tool calls as they are generated. (z.ai's)"
@@ -58,7 +59,18 @@ UNSUPPORTED_ELSEWHERE: Final[dict[str, UnsupportedField]] = {
     "truncate_prompt_tokens": UnsupportedField(),
     "use_beam_search": UnsupportedField((False,)),
     "vllm_xargs": UnsupportedField(({},)),
+    "return_cached_tokens_details": UnsupportedField((False,)),
+    "return_meta_info": UnsupportedField((False,)),
+    "return_prompt_token_ids": UnsupportedField((False,)),
+    "return_routed_experts": UnsupportedField((False,)),
+    "routed_experts_start_len": UnsupportedField((0,)),
+    "use_audio_in_video": UnsupportedField((False,)),
+    # LMDeploy's and Mistral's
+    "do_preprocess": UnsupportedField((True,)),
+    "safe_prompt": UnsupportedField((False,)),
+    "session_id": UnsupportedField((-1,)),
     # llama.cpp's and Ollama's
+    "backend_sampling": UnsupportedField((False,)),
     "dry_allowed_length": UnsupportedField((2,)),
     "dry_base": UnsupportedField((1.75,)),
     "dry_multiplier": UnsupportedField((0,)),
@@ -84,6 +96,7 @@ UNSUPPORTED_ELSEWHERE: Final[dict[str, UnsupportedField]] = {
     "repeat_penalty": UnsupportedField((1,), PENALTY_HINT),
     "return_progress": UnsupportedField((False,)),
     "tfs_z": UnsupportedField((1,)),
+    "typ_p": UnsupportedField((1,)),
     "typical_p": UnsupportedField((1,)),
     "xtc_probability": UnsupportedField((0,)),
     "xtc_threshold": UnsupportedField((0.1,)),

@@ -12,7 +12,16 @@ from pydantic import BeforeValidator, Field, StringConstraints
 
 from serve_app.contracts import Sampling
 from serve_app.errors import InvalidRequest
-from serve_app.ingress.fields.strict_model import MAX_INT, Integer, Number, StrictModel, Switch, read_number, whole
+from serve_app.ingress.fields.strict_model import (
+    MAX_INT,
+    Integer,
+    Number,
+    StrictModel,
+    Switch,
+    empty_object,
+    read_number,
+    whole,
+)
 
 MAX_STOP_STRINGS: Final = 4  # OpenAI's limit
 MAX_STOP_SEQUENCES: Final = 16  # of /v1/messages
@@ -100,6 +109,7 @@ class SamplingFields(StrictModel):
         Annotated[
             dict[TokenId, Annotated[Number, Field(ge=-100, le=100)]],
             Field(max_length=MAX_BIASED_TOKENS),
+            BeforeValidator(empty_object),
         ]
         | None
     ) = Field(

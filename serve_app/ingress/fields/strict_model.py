@@ -37,6 +37,11 @@ _WHOLE: Final = re.compile(r"[+-]?[0-9]+", re.ASCII)
 _SWITCHES: Final = {"true": True, "false": False}
 
 
+def empty_object(value: Any) -> Any:
+    """An empty object for an empty list, as which PHP writes it; any other value as it is."""
+    return {} if value == [] else value
+
+
 def read_number(value: Any) -> Any:
     """The number that a text is, as forms and workflow tools write it ("0.5"); any other value as it is."""
     if not isinstance(value, str) or not _NUMBER.fullmatch(value):
@@ -80,6 +85,7 @@ class StrictModel(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _without_unknown_nulls(cls, fields: Any) -> Any:
+        fields = empty_object(fields)
         if not isinstance(fields, dict) or all(value is not None for value in fields.values()):
             return fields
         return {name: value for name, value in fields.items() if value is not None or name in cls.names}

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
-from pydantic import AfterValidator, Discriminator, Field, Tag
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
 from serve_app.contracts import Tool, ToolUse
 from serve_app.errors import InvalidRequest
-from serve_app.ingress.fields.strict_model import IGNORED, ClientNotes, JsonObject, StrictModel, Switch
+from serve_app.ingress.fields.strict_model import IGNORED, ClientNotes, JsonObject, StrictModel, Switch, empty_object
 
 MAX_TOOLS: Final = 128  # OpenAI's limit
 
@@ -29,10 +29,12 @@ CHOICE: Final = (
 def _object_schema(schema: dict[str, Any]) -> dict[str, Any]:
     if schema.get("type", "object") != "object":
         raise PydanticCustomError("not_object_schema", "must be the schema of an object")
-    return schema
+    return {**schema, "properties": {}} if schema.get("properties") == [] else schema
 
 
-Parameters: TypeAlias = Annotated[JsonObject, AfterValidator(_object_schema)]
+Parameters: TypeAlias = Annotated[
+    JsonObject, AfterValidator(_object_schema), BeforeValidator(empty_object, json_schema_input_type=dict[str, Any])
+]
 
 
 class Function(StrictModel):
