@@ -162,8 +162,11 @@ def test_a_continuation_that_is_not_possible_is_refused(messages: Any, fields: d
 @pytest.mark.parametrize("mark", ["prefix", "partial"])
 def test_a_mark_on_the_last_message_continues_it(mark: str) -> None:
     assert parse_chat({"messages": [QUESTION, {**ANSWER, mark: True}]}).continue_last
-    with pytest.raises(InvalidRequest, match="continue_final_message"):
-        parse_chat({"messages": [QUESTION, {**ANSWER, mark: True}], "response_format": {"type": "json_object"}})
+    for content, fields in (("", {}), ("x", {"add_generation_prompt": True})):
+        with pytest.raises(InvalidRequest) as refused:
+            parse_chat({"messages": [QUESTION, {**ANSWER, "content": content, mark: True}], **fields})
+        assert refused.value.param == f"messages[1].{mark}"
+        assert refused.value.message.startswith(f"'messages[1].{mark}' ")
 
 
 def test_defaults_of_vllm_change_nothing() -> None:

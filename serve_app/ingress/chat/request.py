@@ -72,9 +72,11 @@ def chat_request(body: ChatBody, *, id: str, deadline_s: float) -> ChatRequest:
     if body.top_logprobs and not body.logprobs:
         raise InvalidRequest("'top_logprobs' is only for a request with 'logprobs': true.", "top_logprobs")
     messages, form = parse_messages(body.messages), constraint(body)
+    continue_final, field = body.continue_final_message, "continue_final_message"
     last = body.messages[-1]
-    marked = True if isinstance(last, AssistantMessage) and (last.prefix or last.partial) else None
-    continue_final = marked if body.continue_final_message is None else body.continue_final_message
+    if continue_final is None and isinstance(last, AssistantMessage) and (last.prefix or last.partial):
+        mark = "prefix" if last.prefix else "partial"
+        continue_final, field = True, f"messages[{len(body.messages) - 1}].{mark}"
     limit = single_max_tokens(body.max_tokens, body.max_completion_tokens)
     return ChatRequest(
         id,
@@ -85,6 +87,6 @@ def chat_request(body: ChatBody, *, id: str, deadline_s: float) -> ChatRequest:
         tool_use(body),
         form,
         thinking(body),
-        continue_last=continues_last(messages, continue_final, body.add_generation_prompt, form is None),
+        continue_last=continues_last(messages, continue_final, body.add_generation_prompt, form is None, field),
         lane=lane(body, messages),
     )

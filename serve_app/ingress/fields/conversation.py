@@ -110,17 +110,20 @@ def check_results(messages: Sequence[Message], call_field: str) -> tuple[Message
 
 
 def continues_last(
-    messages: Sequence[Message], continue_final: bool | None, generation_prompt: bool | None, free_text: bool = True
+    messages: Sequence[Message],
+    continue_final: bool | None,
+    generation_prompt: bool | None,
+    free_text: bool = True,
+    field: str = "continue_final_message",
 ) -> bool:
     """Whether the answer continues the last message, which then is a text of the assistant.
 
     By default it does where that message is the assistant's; vLLM's two fields decide otherwise. A text that has to
-    match a constraint (`free_text` is false) is always a new answer. Raises InvalidRequest for a contradiction.
+    match a constraint (`free_text` is false) is always a new answer. Raises InvalidRequest for a contradiction;
+    `field` is the one that `continue_final` comes from.
     """
     if continue_final and generation_prompt:
-        raise InvalidRequest(
-            "'continue_final_message' and 'add_generation_prompt' exclude each other.", "continue_final_message"
-        )
+        raise InvalidRequest(f"'{field}' and 'add_generation_prompt' exclude each other.", field)
     last = messages[-1]
     possible = (
         last.role == "assistant"
@@ -128,7 +131,7 @@ def continues_last(
         and any(isinstance(part, TextPart) and part.text for part in last.parts)
     )
     for name, asked in (
-        ("continue_final_message", continue_final),
+        (field, continue_final),
         ("add_generation_prompt", generation_prompt is False),
     ):
         if asked and not possible:
