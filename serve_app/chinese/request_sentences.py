@@ -8,6 +8,8 @@ from typing import Final
 REQUESTS: Final[Mapping[str, str]] = {
     # -- bodies
     "The body is not JSON: {}.": "请求体不是 JSON：{0}。",
+    "The body is not UTF-8: byte {} is 0x{}. Encode the JSON as UTF-8.": "请求体不是 UTF-8：第 {0} 个字节是 0x{1}。请用 UTF-8 编码 JSON。",
+    "The body begins like UTF-16 but is not; encode the JSON as UTF-8.": "请求体开头像 UTF-16，但并不是；请用 UTF-8 编码 JSON。",
     "The body has {} brackets and {} commas; the limits are {} and {}.": (
         "请求体有 {0} 个括号和 {1} 个逗号，上限是 {2} 个和 {3} 个。"
     ),
@@ -36,9 +38,7 @@ REQUESTS: Final[Mapping[str, str]] = {
     "Give them in a message.": "请写在消息里。",
     "The context is set by the service; /v1/models returns its length.": "上下文长度由服务决定；/v1/models 返回它的值。",
     "'{}' names no tool call of an earlier answer.": "'{0}' 不是之前回答中的工具调用。",
-    "'continue_final_message' and 'add_generation_prompt' exclude each other.": (
-        "'continue_final_message' 和 'add_generation_prompt' 不能同时使用。"
-    ),
+    "'{}' and 'add_generation_prompt' exclude each other.": ("'{0}' 和 'add_generation_prompt' 不能同时使用。"),
     "'{}' needs a last message of the assistant with a text to continue.": (
         "使用 '{0}' 时，最后一条消息必须是助手的文本，才能接着写。"
     ),

@@ -145,10 +145,10 @@ SENTENCES: Final[Mapping[str, str]] = {
         "请求体的 Content-Encoding 是 {0}；请不要压缩。"
     ),
     "The body is empty. Send a JSON object.": "请求体是空的。请发送一个 JSON 对象。",
-    "The body is not UTF-8. Encode the JSON as UTF-8.": "请求体不是 UTF-8。请用 UTF-8 编码 JSON。",
     "'{}' is a file; only 'image' and 'file' may be one.": "'{0}' 是文件；只有 'image' 和 'file' 可以是文件。",
     "The form can't be read: {}.": "表单无法读取：{0}。",
     "The text of '{}' is not UTF-8; encode the form as UTF-8.": "'{0}' 的文本不是 UTF-8；请用 UTF-8 编码表单。",
+    "'{}' has {} of the fields 'url', 'image', 'base64' and 'data'; it must have one, with the picture or its address.": "'{0}' 含有 'url'、'image'、'base64'、'data' 中的 {1} 个字段；必须恰好有一个，内容为图片或其地址。",
     "'{}.file_id' is not supported: this service keeps no files. Send the file as 'file_data'.": (
         "不支持 '{0}.file_id'：本服务不保存文件。请用 'file_data' 发送文件。"
     ),
@@ -160,7 +160,6 @@ SENTENCES: Final[Mapping[str, str]] = {
     "'max_tokens' and 'max_completion_tokens' differ; they mean the same, so give one of them.": (
         "'max_tokens' 和 'max_completion_tokens' 的值不同；两者含义相同，请只给一个。"
     ),
-    "'stream_options' is only for a request with 'stream': true.": "'stream_options' 只能用于 'stream': true 的请求。",
     "'top_logprobs' is only for a request with 'logprobs': true.": "'top_logprobs' 只能用于 'logprobs': true 的请求。",
     "'{}' and '{}' exclude each other; give one of them.": "'{0}' 和 '{1}' 不能同时使用；请只给一个。",
     "'{}' contradicts '{}'; give one of them.": "'{0}' 与 '{1}' 矛盾；请只给一个。",

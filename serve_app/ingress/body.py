@@ -26,6 +26,7 @@ IN_PLACE_BYTES: Final = 4 * 2**20  # of JSON that is parsed on the event loop, i
 IN_PLACE_SEPARATORS: Final = 10_000  # take 1 ms
 UTF_8: Final = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
 BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"  # Windows tools write it before UTF-8
+UTF_16_MARKS: Final = (b"\xff\xfe", b"\xfe\xff")  # PowerShell's `>` writes one of them and UTF-16
 
 
 async def read_json(request: Request) -> dict[str, Any]:
@@ -38,6 +39,7 @@ async def read_json(request: Request) -> dict[str, Any]:
     _check_encoding(request)
     body = await request.body()
     is_large = len(body) > IN_PLACE_BYTES
+    body = await asyncio.to_thread(_as_utf_8, body) if is_large else _as_utf_8(body)
     separators = await asyncio.to_thread(check_bytes, body) if is_large else check_bytes(body)
     in_place = not is_large and separators <= IN_PLACE_SEPARATORS
     try:
@@ -49,9 +51,18 @@ async def read_json(request: Request) -> dict[str, Any]:
     return parsed
 
 
+def _as_utf_8(body: bytes) -> bytes:
+    """The JSON as UTF-8 without a byte order mark; UTF-16 is known by its mark."""
+    if body.startswith(UTF_16_MARKS):
+        try:
+            return body.decode("utf-16").encode()
+        except UnicodeDecodeError:
+            raise InvalidRequest("The body begins like UTF-16 but is not; encode the JSON as UTF-8.") from None
+    return body.removeprefix(BYTE_ORDER_MARK)
+
+
 def _parse(body: bytes) -> Any:
-    text = replace_lone_surrogates(body.removeprefix(BYTE_ORDER_MARK))
-    parsed = from_json(text, allow_inf_nan=False, cache_strings="keys")
+    parsed = from_json(replace_lone_surrogates(body), allow_inf_nan=False, cache_strings="keys")
     if isinstance(parsed, dict):
         check_values(parsed)
     return parsed
@@ -102,8 +113,11 @@ def _not_json(body: bytes, error: ValueError) -> InvalidRequest:
         return InvalidRequest("The body is empty. Send a JSON object.")
     try:
         body.decode()
-    except UnicodeDecodeError:
-        return InvalidRequest("The body is not UTF-8. Encode the JSON as UTF-8.")
-    if b"\0" in body[:4]:  # UTF-16 and UTF-32 without other characters than ASCII
-        return InvalidRequest("The body is not UTF-8. Encode the JSON as UTF-8.")
+    except UnicodeDecodeError as wrong:
+        return InvalidRequest(
+            f"The body is not UTF-8: byte {wrong.start} is 0x{body[wrong.start]:02x}. Encode the JSON as UTF-8."
+        )
+    if b"\0" in body[:4]:  # UTF-16 and UTF-32 of ASCII, without a byte order mark
+        place = body.index(b"\0")
+        return InvalidRequest(f"The body is not UTF-8: byte {place} is 0x00. Encode the JSON as UTF-8.")
     return InvalidRequest(f"The body is not JSON: {error}.")

@@ -1,7 +1,7 @@
 """Pictures inside the request: `data:` URLs and bare base64, decoded as browsers do.
 
-White space, further parameters, missing padding and the URL-safe alphabet (RFC 4648, section 5) are accepted, since
-clients send them; a character outside both alphabets is refused.
+White space, further parameters, a prefix written twice, missing padding and the URL-safe alphabet (RFC 4648, section
+5) are accepted, since clients send them; a character outside both alphabets is refused.
 """
 
 import base64
@@ -24,6 +24,8 @@ def decode_data_url(source: str, label: ImageLabel, max_bytes: int) -> bytes:
     parameters = [parameter.strip().lower() for parameter in head.split(";")[1:]]
     if not comma or "base64" not in parameters:
         raise label.rejected('is a data: URL without base64. It must begin like "data:image/png;base64,"')
+    if payload[:_HEAD].lstrip()[:5].lower() == "data:":  # the client wrote the prefix before a data: URL
+        payload = payload.partition(",")[2]
     if "%" in payload:
         payload = unquote_to_bytes(payload).decode("latin-1")
     return _decode(payload, label, max_bytes)

@@ -81,6 +81,41 @@ def test_a_body_of_halves_of_characters_is_refused_in_time_proportional_to_its_s
     assert time.process_time() - started < 2
 
 
+@pytest.mark.parametrize(
+    "note",
+    [
+        {"thinking_blocks": [{"type": "thinking", "thinking": "Hm.", "signature": "x"}]},
+        {"extra_content": {"google": {"thought_signature": "x"}}},
+        {"additional_kwargs": {"refusal": None}, "response_metadata": {"finish_reason": "stop"}},
+        {"id": "msg_1", "type": "message", "model": "m", "stop_reason": "end_turn", "stop_sequence": None, "usage": {}},
+        {"thinking": "Hm.", "createdAt": "2026-12-01", "status": "completed", "citations": []},
+    ],
+)
+def test_what_another_service_wrote_on_an_answer_changes_nothing(note: dict[str, Any]) -> None:
+    earlier = {"role": "assistant", "content": "Hello!"}
+    noted = parse_chat({"messages": [QUESTION, {**earlier, **note}, QUESTION]})
+    assert noted == parse_chat({"messages": [QUESTION, earlier, QUESTION]})
+
+
+@pytest.mark.parametrize("thought", [{"type": "thinking", "thinking": "Hm."}, {"type": "reasoning", "text": "Hm."}])
+def test_a_part_of_reasoning_is_no_part_of_the_text(thought: dict[str, Any]) -> None:
+    earlier = {"role": "assistant", "content": [{"signature": "", **thought}, text("Hello!")]}
+    assert parse_chat({"messages": [QUESTION, earlier, QUESTION]}).messages[1].parts == (TextPart("Hello!"),)
+
+
+@pytest.mark.parametrize("role", ["system", "user", "assistant"])
+def test_content_that_is_missing_is_empty_content(role: str) -> None:
+    """Clients in Go leave out what is empty."""
+    missing = parse_chat({"messages": [{"role": role}, QUESTION]})
+    assert missing == parse_chat({"messages": [{"role": role, "content": None}, QUESTION]})
+
+
+def test_a_result_without_content_is_an_empty_result() -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}, "extra_content": {"x": 1}}
+    turns = [QUESTION, {"role": "assistant", "tool_calls": [call]}, {"role": "tool", "tool_call_id": "c"}]
+    assert parse_chat({"messages": turns}).messages[2].parts == ()
+
+
 # -- prefill --------------------------------------------------------------------------------------------
 
 
@@ -124,6 +159,16 @@ def test_a_continuation_that_is_not_possible_is_refused(messages: Any, fields: d
     assert refused.value.param == param
 
 
+@pytest.mark.parametrize("mark", ["prefix", "partial"])
+def test_a_mark_on_the_last_message_continues_it(mark: str) -> None:
+    assert parse_chat({"messages": [QUESTION, {**ANSWER, mark: True}]}).continue_last
+    for content, fields in (("", {}), ("x", {"add_generation_prompt": True})):
+        with pytest.raises(InvalidRequest) as refused:
+            parse_chat({"messages": [QUESTION, {**ANSWER, "content": content, mark: True}], **fields})
+        assert refused.value.param == f"messages[1].{mark}"
+        assert refused.value.message.startswith(f"'messages[1].{mark}' ")
+
+
 def test_defaults_of_vllm_change_nothing() -> None:
     assert parse_chat(chat(add_generation_prompt=True, continue_final_message=False)) == parse_chat(chat())
 
@@ -146,9 +191,10 @@ def test_a_whole_number_may_be_written_with_a_point(number: int) -> None:
     assert parse_chat(chat(**dict.fromkeys(fields, float(number)))) == exact
 
 
-def test_a_number_that_is_not_whole_is_refused() -> None:
+@pytest.mark.parametrize("number", [24.5, "24.5", "", " ", "many", "0x18", "٢٤", "9" * 40, "1e999", "NaN", "Infinity"])
+def test_a_number_that_is_not_whole_is_refused(number: Any) -> None:
     with pytest.raises(InvalidRequest, match="max_tokens"):
-        parse_chat(chat(max_tokens=24.5))
+        parse_chat(chat(max_tokens=number))
 
 
 def test_the_format_of_a_picture_is_what_its_bytes_say() -> None:

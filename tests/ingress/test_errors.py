@@ -143,9 +143,9 @@ async def test_the_app_answers_normally_after_each_error(make_client: MakeClient
     ("body", "message"),
     [
         (b"", "The body is empty. Send a JSON object."),
-        ('{"model": "物流"}'.encode("gbk"), "The body is not UTF-8. Encode the JSON as UTF-8."),
-        ('{"model": "物流"}'.encode("utf-16"), "The body is not UTF-8. Encode the JSON as UTF-8."),
-        (b"\0{\0}", "The body is not UTF-8. Encode the JSON as UTF-8."),
+        ('{"model": "物流"}'.encode("utf-16-le"), "The body is not UTF-8: byte 1 is 0x00. Encode the JSON as UTF-8."),
+        ("{}".encode("utf-16-be"), "The body is not UTF-8: byte 0 is 0x00. Encode the JSON as UTF-8."),
+        ("{}".encode("utf-32-le"), "The body is not UTF-8: byte 1 is 0x00. Encode the JSON as UTF-8."),
         (b'{"messages": [}', "The body is not JSON: expected value at line 1 column 15."),
         (b'{"temperature": NaN}', "The body is not JSON: expected value at line 1 column 17."),
         (b'"hi"', "The body must be a JSON object."),

@@ -38,7 +38,8 @@ def test_a_data_url_is_decoded() -> None:
     escaped = "data:image/png;charset=utf-8;base64," + quote(base64.b64encode(payload).decode(), safe="")
     lines = "DATA:;BASE64," + base64.encodebytes(payload).decode()
     url_safe = "data:image/png;base64," + base64.urlsafe_b64encode(payload).decode()
-    for url in (plain, lines, spaced, escaped, url_safe):
+    twice = "data:image/jpeg;base64," + plain
+    for url in (plain, lines, spaced, escaped, url_safe, twice):
         assert decode_data_url(url, LABEL, 256) == payload
 
 
@@ -49,6 +50,7 @@ def test_a_data_url_is_decoded() -> None:
         ("data:image/png;base64,abcde", "not valid base64"),
         ("data:image/png;base64,红灯", "not valid base64"),
         ("data:image/png;base64,ab.~", "not valid base64"),
+        ("data:image/png;base64," * 3 + "abcd", "not valid base64"),
         ("data:image/png,abcd", "without base64"),
         ("data:image/png;base64", "without base64"),
         ("data:image/png;base64," + "A" * 5000, "the limit"),

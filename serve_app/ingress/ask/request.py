@@ -72,7 +72,7 @@ def read_ask_form(form: FormData) -> AskForm:
             continue
         if isinstance(value, UploadFile):
             raise InvalidRequest(f"'{truncate(name)}' is a file; only 'image' and 'file' may be one.", truncate(name))
-        if not value and name != "question":  # a field that was left empty asks for nothing
+        if not value and name != "question":  # a form can't leave out a field that nobody filled in
             continue
         if name in values:
             raise InvalidRequest(f"'{truncate(name)}' is given more than once.", truncate(name))
@@ -88,7 +88,7 @@ def read_ask_form(form: FormData) -> AskForm:
 
 async def read_files(form: FormData) -> list[ImagePart]:
     """The pictures and documents in their order, with the pages that are asked for; raises InvalidRequest."""
-    uploads = [(name, value) for name, value in form.multi_items() if name in FILES and not _is_unselected(value)]
+    uploads = [(name, value) for name, value in form.multi_items() if name in FILES and not _is_unfilled(value)]
     if not uploads:
         raise InvalidRequest("'image' is required: a picture or a PDF as a file upload.", "image")
     texts = form.getlist("pages")
@@ -117,9 +117,9 @@ async def read_files(form: FormData) -> list[ImagePart]:
     return files
 
 
-def _is_unselected(value: UploadFile | str) -> bool:
-    """Whether it is what browsers send for a file input without a file."""
-    return isinstance(value, UploadFile) and not value.filename and not value.size
+def _is_unfilled(value: UploadFile | str) -> bool:
+    """Whether a browser sent this for a file input without a file: no name and no bytes (HTML, section 4.10.21.4)."""
+    return not (value.filename or value.size) if isinstance(value, UploadFile) else not value
 
 
 def _indexed(name: str, index: int, number: int) -> str:

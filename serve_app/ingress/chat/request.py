@@ -13,12 +13,13 @@ from serve_app.ingress.fields.lane import LaneFields, lane
 from serve_app.ingress.fields.messages import AssistantMessage, Messages
 from serve_app.ingress.fields.other_servers import UNSUPPORTED_ELSEWHERE, UNSUPPORTED_TEMPLATE, IgnoredFields
 from serve_app.ingress.fields.sampling import MAX_TOP_LOGPROBS, SamplingFields, TokenLimit, sampling, single_max_tokens
-from serve_app.ingress.fields.stream_options import StreamFields, check_stream_options
-from serve_app.ingress.fields.strict_model import IGNORED, Integer, RequestBody, UnsupportedField
+from serve_app.ingress.fields.stream_options import StreamFields
+from serve_app.ingress.fields.strict_model import IGNORED, Integer, RequestBody, Switch, UnsupportedField
 from serve_app.ingress.fields.structured_output import ConstraintFields, constraint
 from serve_app.ingress.fields.thinking import ThinkingFields, thinking
 from serve_app.ingress.fields.tools import ToolFields, tool_use
 
+EFFORT_HINT: Final = "Use 'reasoning_effort' or 'enable_thinking'."
 CONTINUE: Final = (
     "Whether the answer goes on from the last message, which then is the assistant's; it has only what is new. "
     "Default: true where that message is the assistant's and there is no format. (vLLM's)"
@@ -36,9 +37,11 @@ class ChatBody(
         "audio": UnsupportedField(),
         "function_call": UnsupportedField(("none", "auto"), "Use 'tool_choice'."),
         "functions": UnsupportedField(([],), "Use 'tools'."),
-        "modalities": UnsupportedField((["text"],)),
+        "modalities": UnsupportedField((["text"], [])),
         "moderation": UnsupportedField(),
         "prediction": UnsupportedField(),
+        "reasoning": UnsupportedField(({},), EFFORT_HINT),
+        "think": UnsupportedField((), "Use 'enable_thinking'."),
         "verbosity": UnsupportedField(("medium",)),
         "web_search_options": UnsupportedField(),
     }
@@ -57,21 +60,23 @@ class ChatBody(
         le=MAX_TOP_LOGPROBS,
         description="Number of likeliest tokens returned beside each one; needs `logprobs`.",
     )
-    metadata: dict[str, Any] | None = Field(None, description=IGNORED)
-    continue_final_message: bool | None = Field(None, description=CONTINUE)
-    add_generation_prompt: bool | None = Field(
+    metadata: Any = Field(None, description=IGNORED)
+    continue_final_message: Switch | None = Field(None, description=CONTINUE)
+    add_generation_prompt: Switch | None = Field(
         None, description="false: as `continue_final_message`. true: a new answer also after one of the assistant."
     )
 
 
 def chat_request(body: ChatBody, *, id: str, deadline_s: float) -> ChatRequest:
     """The request for the pipeline; raises InvalidRequest where fields contradict each other."""
-    check_stream_options(body.stream, body.stream_options)
     if body.top_logprobs and not body.logprobs:
         raise InvalidRequest("'top_logprobs' is only for a request with 'logprobs': true.", "top_logprobs")
     messages, form = parse_messages(body.messages), constraint(body)
-    marked = True if isinstance(last := body.messages[-1], AssistantMessage) and last.prefix else None
-    continue_final = marked if body.continue_final_message is None else body.continue_final_message
+    continue_final, field = body.continue_final_message, "continue_final_message"
+    last = body.messages[-1]
+    if continue_final is None and isinstance(last, AssistantMessage) and (last.prefix or last.partial):
+        mark = "prefix" if last.prefix else "partial"
+        continue_final, field = True, f"messages[{len(body.messages) - 1}].{mark}"
     limit = single_max_tokens(body.max_tokens, body.max_completion_tokens)
     return ChatRequest(
         id,
@@ -82,6 +87,6 @@ def chat_request(body: ChatBody, *, id: str, deadline_s: float) -> ChatRequest:
         tool_use(body),
         form,
         thinking(body),
-        continue_last=continues_last(messages, continue_final, body.add_generation_prompt, form is None),
+        continue_last=continues_last(messages, continue_final, body.add_generation_prompt, form is None, field),
         lane=lane(body, messages),
     )

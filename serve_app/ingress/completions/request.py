@@ -18,8 +18,8 @@ from serve_app.ingress.fields.sampling import (
     VocabularyId,
     sampling,
 )
-from serve_app.ingress.fields.stream_options import StreamFields, check_stream_options
-from serve_app.ingress.fields.strict_model import IGNORED, Integer, RequestBody, UnsupportedField
+from serve_app.ingress.fields.stream_options import StreamFields
+from serve_app.ingress.fields.strict_model import IGNORED, Integer, RequestBody, Switch, UnsupportedField
 
 DEFAULT_TOKENS: Final = 16  # OpenAI's
 MAX_PROMPTS: Final = 32
@@ -72,9 +72,9 @@ class CompletionBody(RequestBody, StreamFields, SamplingFields, LaneFields, Igno
         le=MAX_TOP_LOGPROBS,
         description="Returns each token's log probability, and this many of the likeliest tokens.",
     )
-    echo: bool | None = Field(None, description="Whether the text begins with the prompt; not with `logprobs`.")
-    add_special_tokens: bool | None = Field(None, description=SPECIAL_TOKENS)
-    metadata: dict[str, Any] | None = Field(None, description=IGNORED)
+    echo: Switch | None = Field(None, description="Whether the text begins with the prompt; not with `logprobs`.")
+    add_special_tokens: Switch | None = Field(None, description=SPECIAL_TOKENS)
+    metadata: Any = Field(None, description=IGNORED)
 
     def texts(self) -> list[str]:
         """The prompts that are repeated before their choices; empty texts without `echo`."""
@@ -83,7 +83,6 @@ class CompletionBody(RequestBody, StreamFields, SamplingFields, LaneFields, Igno
 
 def completion_requests(body: CompletionBody, *, id: str, deadline_s: float) -> list[ChatRequest]:
     """One request for the pipeline for each prompt."""
-    check_stream_options(body.stream, body.stream_options)
     if body.echo and body.logprobs is not None:
         raise InvalidRequest("'echo' is not supported together with 'logprobs': a prompt has none.", "echo")
     if body.echo and not isinstance(body.prompt[0], str):

@@ -13,14 +13,15 @@ from serve_app.errors import InvalidRequest
 from serve_app.ingress.fields.files import FilePartBody, FileUrlPartBody, file_part
 from serve_app.ingress.fields.messages import (
     AssistantMessage,
-    AssistantPartBody,
     ImagePartBody,
     MessageBody,
     PartBody,
     RefusalPartBody,
     TextPartBody,
+    ThoughtPartBody,
     ToolMessage,
 )
+from serve_app.ingress.fields.plain_image import PlainImagePartBody, plain_image_part
 
 UNPARSED: Final = "arguments"  # the key of a call's arguments that are no JSON object
 
@@ -42,7 +43,11 @@ def _message(message: MessageBody, param: str) -> Message:
 
 
 def _assistant(message: AssistantMessage, param: str) -> Message:
-    parts = tuple(_part(part, f"{param}.content[{index}]") for index, part in enumerate(message.content or ()))
+    parts = tuple(
+        _part(part, f"{param}.content[{index}]")
+        for index, part in enumerate(message.content or ())
+        if not isinstance(part, ThoughtPartBody)
+    )
     if not parts and message.refusal:
         parts = (TextPart(message.refusal),)
     calls = tuple(
@@ -52,14 +57,16 @@ def _assistant(message: AssistantMessage, param: str) -> Message:
     return Message("assistant", parts, message.reasoning_content or message.reasoning or "", calls, param=param)
 
 
-def _part(part: PartBody | AssistantPartBody, param: str) -> Part:
+def _part(part: PartBody | RefusalPartBody, param: str) -> Part:
     match part:
         case TextPartBody():
             return TextPart(part.text)
         case RefusalPartBody():
             return TextPart(part.refusal)
         case ImagePartBody():
-            return image_part(part.image_url.url, f"{param}.image_url", part.image_url.detail)
+            return image_part(part.image_url.url, f"{param}.image_url", part.image_url.detail or part.detail)
+        case PlainImagePartBody():
+            return plain_image_part(part, param)
         case FilePartBody(file=file):
             return file_part(f"{param}.file", file_data=file.file_data, file_id=file.file_id, pages=file.pages)
         case FileUrlPartBody(file_url=file):
@@ -72,20 +79,18 @@ def image_part(source: str, param: str, detail: Detail | None = None) -> ImagePa
     return ImagePart(source, param, detail or "auto")
 
 
-def call_arguments(arguments: str | dict[str, Any] | None) -> dict[str, Any]:
+def call_arguments(arguments: Any) -> dict[str, Any]:
     """The arguments of an earlier call, never refused: a conversation with a call that failed goes on.
 
     What the token limit cut off is read up to there; anything else that is no JSON object is one text.
     """
-    if isinstance(arguments, dict):
-        return arguments
-    if arguments is None or not arguments.strip():
-        return {}
-    try:
-        parsed = from_json(arguments, allow_inf_nan=False, allow_partial="trailing-strings")
-    except ValueError:
-        parsed = arguments
-    if parsed is None:
+    parsed = arguments
+    if isinstance(arguments, str):
+        try:
+            parsed = from_json(arguments, allow_inf_nan=False, allow_partial="trailing-strings")
+        except ValueError:
+            parsed = arguments.strip() and arguments
+    if parsed is None or parsed in ("", []):  # PHP writes an empty object as []
         return {}
     return parsed if isinstance(parsed, dict) else {UNPARSED: parsed}
 
@@ -105,17 +110,20 @@ def check_results(messages: Sequence[Message], call_field: str) -> tuple[Message
 
 
 def continues_last(
-    messages: Sequence[Message], continue_final: bool | None, generation_prompt: bool | None, free_text: bool = True
+    messages: Sequence[Message],
+    continue_final: bool | None,
+    generation_prompt: bool | None,
+    free_text: bool = True,
+    field: str = "continue_final_message",
 ) -> bool:
     """Whether the answer continues the last message, which then is a text of the assistant.
 
     By default it does where that message is the assistant's; vLLM's two fields decide otherwise. A text that has to
-    match a constraint (`free_text` is false) is always a new answer. Raises InvalidRequest for a contradiction.
+    match a constraint (`free_text` is false) is always a new answer. Raises InvalidRequest for a contradiction;
+    `field` is the one that `continue_final` comes from.
     """
     if continue_final and generation_prompt:
-        raise InvalidRequest(
-            "'continue_final_message' and 'add_generation_prompt' exclude each other.", "continue_final_message"
-        )
+        raise InvalidRequest(f"'{field}' and 'add_generation_prompt' exclude each other.", field)
     last = messages[-1]
     possible = (
         last.role == "assistant"
@@ -123,7 +131,7 @@ def continues_last(
         and any(isinstance(part, TextPart) and part.text for part in last.parts)
     )
     for name, asked in (
-        ("continue_final_message", continue_final),
+        (field, continue_final),
         ("add_generation_prompt", generation_prompt is False),
     ):
         if asked and not possible:

@@ -12,7 +12,8 @@ from pydantic_core import PydanticCustomError
 
 from serve_app.contracts import Detail
 from serve_app.ingress.fields.files import FilePartBody, FileUrlPartBody
-from serve_app.ingress.fields.strict_model import IGNORED, ClientNotes, StrictModel
+from serve_app.ingress.fields.plain_image import PlainImagePartBody
+from serve_app.ingress.fields.strict_model import IGNORED, ClientNotes, MessageNotes, StrictModel, Switch
 
 DETAIL: Final = (
     "low: few tokens, fast. auto, high: scaled down to the service's limit. "
@@ -27,32 +28,62 @@ ARGUMENTS: Final = (
 )
 
 
-class TextPartBody(ClientNotes):
-    """A piece of text."""
+def _null_is_empty(value: Any) -> Any:
+    return "" if value is None else value
 
-    type: Literal["text"] = Field(description=TYPE)
-    text: str = Field(description="The text; may be empty.")
+
+def _empty_is_null(value: Any) -> Any:
+    return None if value == "" else value
+
+
+GivenText: TypeAlias = Annotated[str, BeforeValidator(_null_is_empty, json_schema_input_type=str | None)]
+"""A text; null is an empty one."""
+GivenDetail: TypeAlias = Annotated[
+    Detail | None, BeforeValidator(_empty_is_null, json_schema_input_type=Detail | Literal[""] | None)
+]
+"""A detail; gateways write an empty text where they were given none."""
+
+
+class TextPartBody(ClientNotes):
+    """A piece of text; the longer types are those of /v1/responses."""
+
+    type: Literal["text", "input_text", "output_text"] = Field(description=TYPE)
+    text: GivenText = Field(description="The text; may be empty.")
 
 
 class ImageUrl(StrictModel):
     """The address of a picture, or the picture itself."""
 
     url: str = Field(description=SOURCE)
-    detail: Detail | None = Field(None, description=DETAIL)
+    detail: GivenDetail = Field(None, description=DETAIL)
     format: Any = Field(None, description=f"{IGNORED} The file says what it is. (LiteLLM's)")
+    mime_type: Any = Field(None, alias="MimeType", description=f"{IGNORED} (new-api's)")
 
 
 def _as_object(value: Any) -> Any:
     return {"url": value} if isinstance(value, str) else value
 
 
-class ImagePartBody(ClientNotes):
-    """A picture."""
+PictureUrl: TypeAlias = Annotated[ImageUrl, BeforeValidator(_as_object, json_schema_input_type=ImageUrl | str)]
 
-    type: Literal["image_url"] = Field(description=TYPE)
-    image_url: Annotated[ImageUrl, BeforeValidator(_as_object, json_schema_input_type=ImageUrl | str)] = Field(
-        description="The picture, or where it is."
-    )
+
+class ImagePartBody(ClientNotes):
+    """A picture; `input_image` is the type of /v1/responses, where `detail` stands beside the address."""
+
+    type: Literal["image_url", "input_image"] = Field(description=TYPE)
+    image_url: PictureUrl = Field(description="The picture, or where it is.")
+    detail: GivenDetail = Field(None, description="As in `image_url`.")
+    uuid: Any = Field(None, description=f"{IGNORED} Equal pictures are recognised. (vLLM's)")
+
+
+class ThoughtPartBody(ClientNotes):
+    """Reasoning among the parts of an earlier answer. (Mistral's, vLLM's and LangChain's)"""
+
+    type: Literal["thinking", "reasoning"] = Field(description=TYPE)
+    thinking: Any = Field(None, description=f"{IGNORED} The model reads the field `reasoning_content` only.")
+    reasoning: Any = Field(None, description=IGNORED)
+    text: Any = Field(None, description=IGNORED)
+    signature: Any = Field(None, description=IGNORED)
 
 
 class RefusalPartBody(ClientNotes):
@@ -74,12 +105,14 @@ def as_parts(value: Any) -> Any:
 
 
 PartBody: TypeAlias = Annotated[
-    TextPartBody | ImagePartBody | FilePartBody | FileUrlPartBody, Field(discriminator="type")
+    TextPartBody | ImagePartBody | PlainImagePartBody | FilePartBody | FileUrlPartBody, Field(discriminator="type")
 ]
 Content: TypeAlias = Annotated[
     list[PartBody], BeforeValidator(as_parts, json_schema_input_type=str | list[PartBody | str] | None)
 ]
-AssistantPartBody: TypeAlias = Annotated[TextPartBody | ImagePartBody | RefusalPartBody, Field(discriminator="type")]
+AssistantPartBody: TypeAlias = Annotated[
+    TextPartBody | ImagePartBody | RefusalPartBody | ThoughtPartBody, Field(discriminator="type")
+]
 AssistantContent: TypeAlias = Annotated[
     list[AssistantPartBody],
     BeforeValidator(as_parts, json_schema_input_type=str | list[AssistantPartBody | str] | None),
@@ -90,37 +123,35 @@ class CalledFunction(ClientNotes):
     """The called function and its arguments."""
 
     name: str = Field(description="The function's name.")
-    arguments: str | dict[str, Any] | None = Field(None, description=ARGUMENTS)
+    arguments: Any = Field(None, description=ARGUMENTS)
     parsed_arguments: Any = Field(None, description=f"{IGNORED} (OpenAI's SDK: `parse`)")
 
 
 class ToolCallBody(ClientNotes):
     """A tool call in an earlier answer."""
 
-    id: str = Field(min_length=1, description="The id that the tool's result refers to.")
+    id: GivenText = Field("", description="The id that the tool's result refers to; may be empty in both.")
     type: Literal["function"] | None = Field(None, description="Functions are the only tools.")
     function: CalledFunction = Field(description="The function and its arguments.")
 
 
-class _Message(ClientNotes):
-    name: Any = Field(None, description=IGNORED)
+class _Message(MessageNotes):
+    content: Content = Field([], description=CONTENT)
 
 
 class SystemMessage(_Message):
     """Instructions to the model; `developer` is OpenAI's newer name for the same. No pictures."""
 
     role: Literal["system", "developer"] = Field(description=ROLE)
-    content: Content = Field(description=CONTENT)
 
 
 class UserMessage(_Message):
     """A question, with or without pictures."""
 
     role: Literal["user"] = Field(description=ROLE)
-    content: Content = Field(description=CONTENT)
 
 
-class AssistantMessage(_Message):
+class AssistantMessage(MessageNotes):
     """An earlier answer; accepts what clients copy from a response. No pictures."""
 
     role: Literal["assistant"] = Field(description=ROLE)
@@ -129,8 +160,12 @@ class AssistantMessage(_Message):
     reasoning_content: str | None = Field(None, description="The reasoning before the answer.")
     reasoning: str | None = Field(None, description="The same, under vLLM's name.")
     refusal: str | None = Field(None, description="An earlier refusal, where there is no content.")
-    prefix: bool | None = Field(None, description="true on the last message: as `continue_final_message`. (DeepSeek's)")
-    boxes: list[Any] | None = Field(None, description=IGNORED)
+    prefix: Switch | None = Field(
+        None, description="true on the last message: as `continue_final_message`. (DeepSeek's)"
+    )
+    partial: Switch | None = Field(None, description="The same. (Qwen's and Kimi's)")
+    thinking: Any = Field(None, description=f"{IGNORED} (Ollama's)")
+    boxes: Any = Field(None, description=IGNORED)
     parsed: Any = Field(None, description=f"{IGNORED} (OpenAI's SDK: `parse`)")
     audio: None = Field(None, description="Not supported.")
     function_call: None = Field(None, description="Not supported; use `tool_calls`.")
@@ -140,8 +175,7 @@ class ToolMessage(_Message):
     """The result of a tool call; may be a picture."""
 
     role: Literal["tool"] = Field(description=ROLE)
-    content: Content = Field(description=CONTENT)
-    tool_call_id: str = Field(description="`id` of the call in an earlier answer's `tool_calls`.")
+    tool_call_id: GivenText = Field(description="`id` of the call in an earlier answer's `tool_calls`.")
 
 
 MessageBody: TypeAlias = Annotated[

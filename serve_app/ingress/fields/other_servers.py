@@ -12,23 +12,23 @@ from serve_app.ingress.fields.strict_model import IGNORED, StrictModel, Unsuppor
 class IgnoredFields(StrictModel):
     """Hints for the platforms of OpenAI, z.ai and others; they have no effect here."""
 
-    user: str | None = Field(None, description=IGNORED)
-    store: bool | None = Field(None, description=f"{IGNORED} Nothing is stored.")
-    safety_identifier: str | None = Field(None, description=IGNORED)
-    prompt_cache_key: str | None = Field(None, description=IGNORED)
-    prompt_cache_retention: str | None = Field(None, description=IGNORED)
-    prompt_cache_options: dict[str, Any] | None = Field(None, description=IGNORED)
-    request_id: str | None = Field(None, description=f"{IGNORED} The id in the header X-Request-ID counts. (z.ai's)")
-    user_id: str | None = Field(None, description=f"{IGNORED} (z.ai's)")
-    tool_stream: bool | None = Field(
+    user: Any = Field(None, description=IGNORED)
+    store: Any = Field(None, description=f"{IGNORED} Nothing is stored.")
+    safety_identifier: Any = Field(None, description=IGNORED)
+    prompt_cache_key: Any = Field(None, description=IGNORED)
+    prompt_cache_retention: Any = Field(None, description=IGNORED)
+    prompt_cache_options: Any = Field(None, description=IGNORED)
+    request_id: Any = Field(None, description=f"{IGNORED} The id in the header X-Request-ID counts. (z.ai's)")
+    rid: Any = Field(None, description=f"{IGNORED} As `request_id`. (SGLang's)")
+    user_id: Any = Field(None, description=f"{IGNORED} (z.ai's)")
+    tool_stream: Any = Field(
         None, description=f"{IGNORED} A stream always has tool calls as they are generated. (z.ai's)"
     )
-    watermark_enabled: bool | None = Field(None, description=f"{IGNORED} It is for generated pictures. (z.ai's)")
-    cache_salt: str | None = Field(
-        None, description=f"{IGNORED} Pages of equal prompts are shared in one tenant. (vLLM's)"
-    )
-    cache_prompt: bool | None = Field(None, description=f"{IGNORED} Equal prompts always share pages. (llama.cpp's)")
-    timings_per_token: bool | None = Field(None, description=f"{IGNORED} (llama.cpp's)")
+    watermark_enabled: Any = Field(None, description=f"{IGNORED} It is for generated pictures. (z.ai's)")
+    cache_salt: Any = Field(None, description=f"{IGNORED} Pages of equal prompts are shared in one tenant. (vLLM's)")
+    cache_prompt: Any = Field(None, description=f"{IGNORED} Equal prompts always share pages. (llama.cpp's)")
+    timings_per_token: Any = Field(None, description=f"{IGNORED} (llama.cpp's)")
+    guided_decoding_backend: Any = Field(None, description=f"{IGNORED} (earlier versions of vLLM)")
 
 
 CONTEXT_HINT: Final = "The context is set by the service; /v1/models returns its length."
@@ -40,13 +40,17 @@ UNSUPPORTED_ELSEWHERE: Final[dict[str, UnsupportedField]] = {
     "allowed_token_ids": UnsupportedField(([],)),
     "bad_words": UnsupportedField(([],), "Use 'logit_bias'."),
     "best_of": UnsupportedField((1,), "Use 'n'."),
+    "detokenize": UnsupportedField((True,)),
+    "ebnf": UnsupportedField(("",)),
     "early_stopping": UnsupportedField((False,)),
     "include_stop_str_in_output": UnsupportedField((False,)),
     "length_penalty": UnsupportedField((1,)),
     "logits_processors": UnsupportedField(([],)),
     "lora_path": UnsupportedField(),
     "no_stop_trim": UnsupportedField((False,)),
+    "json_schema": UnsupportedField((), "Use 'response_format'."),
     "prompt_logprobs": UnsupportedField(),
+    "regex": UnsupportedField(("",), "Use 'guided_regex'."),
     "return_hidden_states": UnsupportedField((False,)),
     "return_token_ids": UnsupportedField((False,)),
     "return_tokens_as_token_ids": UnsupportedField((False,)),
@@ -55,7 +59,18 @@ UNSUPPORTED_ELSEWHERE: Final[dict[str, UnsupportedField]] = {
     "truncate_prompt_tokens": UnsupportedField(),
     "use_beam_search": UnsupportedField((False,)),
     "vllm_xargs": UnsupportedField(({},)),
+    "return_cached_tokens_details": UnsupportedField((False,)),
+    "return_meta_info": UnsupportedField((False,)),
+    "return_prompt_token_ids": UnsupportedField((False,)),
+    "return_routed_experts": UnsupportedField((False,)),
+    "routed_experts_start_len": UnsupportedField((0,)),
+    "use_audio_in_video": UnsupportedField((False,)),
+    # LMDeploy's and Mistral's
+    "do_preprocess": UnsupportedField((True,)),
+    "safe_prompt": UnsupportedField((False,)),
+    "session_id": UnsupportedField((-1,)),
     # llama.cpp's and Ollama's
+    "backend_sampling": UnsupportedField((False,)),
     "dry_allowed_length": UnsupportedField((2,)),
     "dry_base": UnsupportedField((1.75,)),
     "dry_multiplier": UnsupportedField((0,)),
@@ -79,13 +94,20 @@ UNSUPPORTED_ELSEWHERE: Final[dict[str, UnsupportedField]] = {
     "raw": UnsupportedField((False,), "Use /v1/completions."),
     "repeat_last_n": UnsupportedField((64, 0), PENALTY_HINT),
     "repeat_penalty": UnsupportedField((1,), PENALTY_HINT),
+    "return_progress": UnsupportedField((False,)),
     "tfs_z": UnsupportedField((1,)),
+    "typ_p": UnsupportedField((1,)),
     "typical_p": UnsupportedField((1,)),
     "xtc_probability": UnsupportedField((0,)),
     "xtc_threshold": UnsupportedField((0.1,)),
-    # transformers' and z.ai's
+    # transformers', z.ai's, Qwen's and OpenRouter's
+    "enable_search": UnsupportedField((False,)),
+    "extra_body": UnsupportedField(({},), "Give its fields in the request itself."),
+    "incremental_output": UnsupportedField((True,)),
     "num_beams": UnsupportedField((1,)),
+    "result_format": UnsupportedField(("message",)),
     "sensitive_word_check": UnsupportedField(({"type": "ALL", "status": "DISABLE"},)),
+    "vl_high_resolution_images": UnsupportedField((False,), "Use 'detail' of a picture."),
 }
 
 UNSUPPORTED_TEMPLATE: Final[dict[str, UnsupportedField]] = {
@@ -95,6 +117,7 @@ UNSUPPORTED_TEMPLATE: Final[dict[str, UnsupportedField]] = {
     "echo": UnsupportedField((False,)),
     "include_reasoning": UnsupportedField((True,)),
     "mm_processor_kwargs": UnsupportedField(({},)),
+    "reasoning_format": UnsupportedField(("auto", "deepseek", "parsed")),
     "separate_reasoning": UnsupportedField((True,)),
     "stream_reasoning": UnsupportedField((True,)),
 }

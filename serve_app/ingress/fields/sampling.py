@@ -12,9 +12,19 @@ from pydantic import BeforeValidator, Field, StringConstraints
 
 from serve_app.contracts import Sampling
 from serve_app.errors import InvalidRequest
-from serve_app.ingress.fields.strict_model import MAX_INT, Integer, StrictModel
+from serve_app.ingress.fields.strict_model import (
+    MAX_INT,
+    Integer,
+    Number,
+    StrictModel,
+    Switch,
+    empty_object,
+    read_number,
+    whole,
+)
 
 MAX_STOP_STRINGS: Final = 4  # OpenAI's limit
+MAX_STOP_SEQUENCES: Final = 16  # of /v1/messages
 MAX_STOP_CHARACTERS: Final = 256  # the text that the engine may have to keep back from a stream
 MAX_SEED: Final = 2**63 - 1  # a signed 64-bit number, as in OpenAI's API
 MAX_TOP_LOGPROBS: Final = 20  # OpenAI's limit
@@ -23,19 +33,31 @@ MAX_STOP_TOKENS: Final = 64
 
 
 def _as_list(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
+    return _filled([value] if isinstance(value, str) else value)
+
+
+def _filled(value: Any) -> Any:
+    return [each for each in value if each != ""] if isinstance(value, list) else value
 
 
 def _unlimited(value: Any) -> Any:
-    return None if value == -1 else value
+    return None if read_number(value) == -1 else value
 
 
 _UNLIMITED: TypeAlias = Annotated[int, Field(ge=1, le=MAX_INT)] | Literal[-1] | None
-StopString: TypeAlias = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
+StopString: TypeAlias = Annotated[str, Field(max_length=MAX_STOP_CHARACTERS)]
+StopSequences: TypeAlias = Annotated[
+    list[StopString],
+    Field(max_length=MAX_STOP_SEQUENCES),
+    BeforeValidator(_filled, json_schema_input_type=list[StopString]),
+]
+"""Those of /v1/messages. Front ends send an empty text where a user entered none; no answer ends before it."""
 TokenCount: TypeAlias = Annotated[Integer, Field(ge=1, le=MAX_INT)]
 TokenLimit: TypeAlias = Annotated[TokenCount | None, BeforeValidator(_unlimited, json_schema_input_type=_UNLIMITED)]
 """The maximum number of tokens; null, or -1 of llama.cpp's and LM Studio's clients, is no limit of the request."""
-VocabularyId: TypeAlias = Annotated[Integer, Field(ge=0, le=MAX_INT)]
+VocabularyId: TypeAlias = Annotated[
+    int, Field(ge=0, le=MAX_INT), BeforeValidator(whole, json_schema_input_type=Annotated[int, Field(ge=0, le=MAX_INT)])
+]
 TopK: TypeAlias = Annotated[Integer, Field(ge=-1, le=MAX_INT)]
 TokenId: TypeAlias = Annotated[str, StringConstraints(pattern=r"^(0|[1-9][0-9]{0,8})$")]
 
@@ -46,18 +68,18 @@ _MIN_TEMPERATURE = 1e-5  # below, only the likeliest token is ever sampled; logi
 class SamplingFields(StrictModel):
     """How the answer's tokens are sampled; fields that are not OpenAI's name their origin."""
 
-    temperature: float | None = Field(None, ge=0, le=2, description="0: always the likeliest token. Default: 1.")
-    do_sample: bool | None = Field(
+    temperature: Number | None = Field(None, ge=0, le=2, description="0: always the likeliest token. Default: 1.")
+    do_sample: Switch | None = Field(
         None, description="false: always the likeliest token, as with temperature 0. (z.ai's and transformers')"
     )
-    top_p: float | None = Field(
+    top_p: Number | None = Field(
         None,
         ge=0,
         le=1,
         description="Sample of the likeliest tokens that together have this probability. 0: always the likeliest.",
     )
     top_k: TopK | None = Field(None, description="Sample of this many likeliest tokens. 0 and -1: off. (vLLM's)")
-    min_p: float | None = Field(
+    min_p: Number | None = Field(
         None, ge=0, le=1, description="Minimum probability, relative to the likeliest token's. 0: off. (vLLM's)"
     )
     stop: (
@@ -67,26 +89,27 @@ class SamplingFields(StrictModel):
             Field(max_length=MAX_STOP_STRINGS),
         ]
         | None
-    ) = Field(None, description="The answer ends before the first of these.")
+    ) = Field(None, description="The answer ends before the first of these; empty texts are left out.")
     seed: Integer | None = Field(
         None,
         ge=-MAX_SEED - 1,
         le=MAX_SEED,
         description="Same request, same seed: same answer. With `n`, each further answer has the next seed.",
     )
-    presence_penalty: float | None = Field(
+    presence_penalty: Number | None = Field(
         None, ge=-2, le=2, description="Subtracted from the logit of each token that the answer has already. 0: off."
     )
-    frequency_penalty: float | None = Field(
+    frequency_penalty: Number | None = Field(
         None, ge=-2, le=2, description="The same for each time that the answer has the token. 0: off."
     )
-    repetition_penalty: float | None = Field(
+    repetition_penalty: Number | None = Field(
         None, gt=0, le=2, description="Divides logits of tokens that prompt or answer have already. 1: off. (vLLM's)"
     )
     logit_bias: (
         Annotated[
-            dict[TokenId, Annotated[float, Field(ge=-100, le=100)]],
+            dict[TokenId, Annotated[Number, Field(ge=-100, le=100)]],
             Field(max_length=MAX_BIASED_TOKENS),
+            BeforeValidator(empty_object),
         ]
         | None
     ) = Field(
@@ -95,7 +118,7 @@ class SamplingFields(StrictModel):
     min_tokens: Integer | None = Field(
         None, ge=0, le=MAX_INT, description="The answer does not end before this many tokens. (vLLM's)"
     )
-    ignore_eos: bool | None = Field(
+    ignore_eos: Switch | None = Field(
         None, description="The answer ends at its token limit only; for benchmarks. (vLLM's)"
     )
     stop_token_ids: Annotated[list[VocabularyId], Field(max_length=MAX_STOP_TOKENS)] | None = Field(

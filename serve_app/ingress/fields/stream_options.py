@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
-from serve_app.errors import InvalidRequest
-from serve_app.ingress.fields.strict_model import Integer, StrictModel
+from serve_app.ingress.fields.strict_model import Integer, StrictModel, Switch
 
 MAX_N: Final = 128  # upper bound of the setting `http.max_choices`, which is the limit in force
 
@@ -15,8 +14,8 @@ MAX_N: Final = 128  # upper bound of the setting `http.max_choices`, which is th
 class StreamOptions(StrictModel):
     """What a stream contains besides text."""
 
-    include_usage: bool | None = Field(None, description="A last chunk with the usage and no choices.")
-    continuous_usage_stats: bool | None = Field(
+    include_usage: Switch | None = Field(None, description="A last chunk with the usage and no choices.")
+    continuous_usage_stats: Switch | None = Field(
         None, description="With include_usage: the usage so far in every chunk. (vLLM's)"
     )
     include_obfuscation: Literal[False] | None = Field(None, description="Not supported.")
@@ -28,8 +27,8 @@ class StreamFields(StrictModel):
     n: Integer | None = Field(
         None, ge=1, le=MAX_N, description="Number of answers to the one question; `http.max_choices` is the limit."
     )
-    stream: bool | None = Field(None, description="The answer as server-sent events, while it is generated.")
-    stream_options: StreamOptions | None = Field(None, description="Only with `stream`.")
+    stream: Switch | None = Field(None, description="The answer as server-sent events, while it is generated.")
+    stream_options: StreamOptions | None = Field(None, description="Without `stream` it has no effect.")
 
     @property
     def include_usage(self) -> Literal["last", "continuous"] | None:
@@ -37,8 +36,3 @@ class StreamFields(StrictModel):
         if self.stream_options is None or not self.stream_options.include_usage:
             return None
         return "continuous" if self.stream_options.continuous_usage_stats else "last"
-
-
-def check_stream_options(stream: bool | None, stream_options: BaseModel | None) -> None:
-    if stream_options is not None and not stream:
-        raise InvalidRequest("'stream_options' is only for a request with 'stream': true.", "stream_options")

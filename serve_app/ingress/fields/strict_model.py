@@ -7,6 +7,7 @@ nothing and refused by name otherwise. Any other field is refused, unless it is 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -31,18 +32,47 @@ from serve_app.ingress.validation import MAX_QUOTED, invalid_fields, truncate
 IGNORED: Final = "Accepted and ignored."
 MAX_INT: Final = 2**31 - 1  # of a token count or a token id
 _EXACT: Final = 2**53  # floats of whole numbers are exact below it
+_NUMBER: Final = re.compile(r"[+-]?[0-9]{1,19}(?:\.[0-9]{1,19})?(?:[eE][+-]?[0-9]{1,2})?", re.ASCII)
+_WHOLE: Final = re.compile(r"[+-]?[0-9]+", re.ASCII)
+_SWITCHES: Final = {"true": True, "false": False}
 
 
-def _whole(value: Any) -> Any:
+def empty_object(value: Any) -> Any:
+    """An empty object for an empty list, as which PHP writes it; any other value as it is."""
+    return {} if value == [] else value
+
+
+def read_number(value: Any) -> Any:
+    """The number that a text is, as forms and workflow tools write it ("0.5"); any other value as it is."""
+    if not isinstance(value, str) or not _NUMBER.fullmatch(value):
+        return value
+    return int(value) if _WHOLE.fullmatch(value) else float(value)
+
+
+def whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() and abs(value) <= _EXACT else value
 
 
-Integer: TypeAlias = Annotated[int, BeforeValidator(_whole, json_schema_input_type=int)]
-"""A whole number; clients in JavaScript and R write it as 24.0."""
+def _read_whole(value: Any) -> Any:
+    return whole(read_number(value))
+
+
+def _read_switch(value: Any) -> Any:
+    if isinstance(value, int) and value in (0, 1):
+        return bool(value)
+    return _SWITCHES.get(value.lower(), value) if isinstance(value, str) else value
+
+
+Integer: TypeAlias = Annotated[int, BeforeValidator(_read_whole, json_schema_input_type=int)]
+"""A whole number; clients in JavaScript and R write it as 24.0, forms and workflow tools as "24"."""
+Number: TypeAlias = Annotated[float, BeforeValidator(read_number, json_schema_input_type=float)]
+"""A number, or the text of one."""
+Switch: TypeAlias = Annotated[bool, BeforeValidator(_read_switch, json_schema_input_type=bool)]
+"""true or false, or "true", "false", 1 or 0."""
 
 
 class StrictModel(BaseModel):
-    """A JSON object of the API: no unknown fields but null ones, no silent conversions ("0.5" is not a number)."""
+    """A JSON object of the API: no unknown fields but null ones, no conversions but those that the types above name."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -55,6 +85,7 @@ class StrictModel(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _without_unknown_nulls(cls, fields: Any) -> Any:
+        fields = empty_object(fields)
         if not isinstance(fields, dict) or all(value is not None for value in fields.values()):
             return fields
         return {name: value for name, value in fields.items() if value is not None or name in cls.names}
@@ -74,6 +105,26 @@ class ClientNotes(StrictModel):
     provider_options: Any = Field(None, description=f"{IGNORED} (AI SDK's)")
     created_at: Any = Field(None, description=IGNORED)
     timestamp: Any = Field(None, description=IGNORED)
+    extra_content: Any = Field(None, description=f"{IGNORED} (Gemini's)")
+
+
+class MessageNotes(ClientNotes):
+    """What clients copy from another service's response, or from their own store, onto a message."""
+
+    name: Any = Field(None, description=IGNORED)
+    type: Any = Field(None, description=f"{IGNORED} `role` decides.")
+    status: Any = Field(None, description=IGNORED)
+    model: Any = Field(None, description=IGNORED)
+    usage: Any = Field(None, description=IGNORED)
+    finish_reason: Any = Field(None, description=IGNORED)
+    stop_reason: Any = Field(None, description=f"{IGNORED} (Anthropic's)")
+    stop_sequence: Any = Field(None, description=f"{IGNORED} (Anthropic's)")
+    citations: Any = Field(None, description=IGNORED)
+    thinking_blocks: Any = Field(None, description=f"{IGNORED} (LiteLLM's)")
+    additional_kwargs: Any = Field(None, description=f"{IGNORED} (LangChain's)")
+    response_metadata: Any = Field(None, description=f"{IGNORED} (LangChain's)")
+    created: Any = Field(None, description=IGNORED)
+    createdAt: Any = Field(None, description=f"{IGNORED} (AI SDK's)")
 
 
 @dataclass(frozen=True, slots=True)

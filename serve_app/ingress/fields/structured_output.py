@@ -10,12 +10,10 @@ from pydantic_core import PydanticCustomError, from_json
 
 from serve_app.contracts import Constraint
 from serve_app.errors import InvalidRequest
-from serve_app.ingress.fields.strict_model import IGNORED, JsonObject, StrictModel
+from serve_app.ingress.fields.strict_model import IGNORED, JsonObject, StrictModel, Switch
 
 MAX_PATTERN: Final = 10_000  # characters of a regular expression
 MAX_CHOICES: Final = 1000
-
-Name: TypeAlias = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 
 
 class TextFormat(StrictModel):
@@ -30,13 +28,19 @@ class JsonObjectFormat(StrictModel):
     type: Literal["json_object"] = Field(description="The kind of format.")
 
 
+class SchemaObjectFormat(JsonObjectFormat):
+    """A JSON object; of a schema where there is one."""
+
+    schema_: JsonObject | None = Field(None, alias="schema", description="As in `json_schema`. (llama.cpp's)")
+
+
 class JsonSchema(StrictModel):
     """A JSON Schema as OpenAI wraps it; the answer always matches it, `strict` or not."""
 
-    name: Name = Field(description=f"{IGNORED} OpenAI's API requires it.")
-    description: str | None = Field(None, description=IGNORED)
+    name: Any = Field(None, description=f"{IGNORED} OpenAI's API requires it.")
+    description: Any = Field(None, description=IGNORED)
     schema_: JsonObject = Field(alias="schema", description="The JSON Schema that the answer matches.")
-    strict: bool | None = Field(None, description=f"{IGNORED} The answer always matches.")
+    strict: Any = Field(None, description=f"{IGNORED} The answer always matches.")
 
 
 class JsonSchemaType(StrictModel):
@@ -51,7 +55,7 @@ class JsonSchemaFormat(JsonSchemaType):
     json_schema: JsonSchema = Field(description="The schema and its name.")
 
 
-ResponseFormat: TypeAlias = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
+ResponseFormat: TypeAlias = Annotated[TextFormat | SchemaObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
 
 
 def _parse(value: Any) -> Any:
@@ -75,6 +79,10 @@ class StructuredOutputs(StrictModel):
     json_: Schema | None = Field(None, alias="json", description="A JSON Schema.")
     regex: Pattern | None = Field(None, description="A pattern that the complete text matches.")
     choice: Choices | None = Field(None, description="The text is one of these.")
+    json_object: Switch | None = Field(None, description="true: any JSON object.")
+    disable_fallback: Any = Field(None, description=IGNORED)
+    disable_any_whitespace: Literal[False] | None = Field(None, description="Not supported.")
+    disable_additional_properties: Literal[False] | None = Field(None, description="Not supported.")
 
 
 class ConstraintFields(StrictModel):
@@ -95,6 +103,7 @@ def constraint(fields: ConstraintFields) -> Constraint | None:
         _of_schema(outputs.json_, "structured_outputs.json"),
         _of_pattern(outputs.regex, "structured_outputs.regex"),
         _of_choices(outputs.choice, "structured_outputs.choice"),
+        Constraint("json_object", param="structured_outputs.json_object") if outputs.json_object else None,
         _of_schema(fields.guided_json, "guided_json"),
         _of_pattern(fields.guided_regex, "guided_regex"),
         _of_choices(fields.guided_choice, "guided_choice"),
@@ -107,9 +116,11 @@ def constraint(fields: ConstraintFields) -> Constraint | None:
     return given[0] if given else None
 
 
-def _of_format(format: TextFormat | JsonObjectFormat | JsonSchemaFormat | None) -> Constraint | None:
+def _of_format(format: TextFormat | SchemaObjectFormat | JsonSchemaFormat | None) -> Constraint | None:
     match format:
-        case JsonObjectFormat():
+        case SchemaObjectFormat(schema_=dict() as schema):
+            return schema_constraint(schema, "response_format.schema")
+        case SchemaObjectFormat():
             return Constraint("json_object", param="response_format")
         case JsonSchemaFormat():
             return schema_constraint(format.json_schema.schema_, "response_format.json_schema.schema")

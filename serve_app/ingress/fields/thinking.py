@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Final, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeAlias, TypeVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from serve_app.contracts import Thinking
 from serve_app.errors import InvalidRequest
-from serve_app.ingress.fields.strict_model import IGNORED, MAX_INT, Integer, StrictModel
+from serve_app.ingress.fields.strict_model import IGNORED, MAX_INT, Integer, StrictModel, Switch
 
 T = TypeVar("T")
 
@@ -39,8 +39,8 @@ Budget: TypeAlias = Annotated[Integer, Field(ge=1, le=MAX_INT)]
 class TemplateArguments(StrictModel):
     """vLLM's arguments for the chat template; GLM's template takes this one."""
 
-    enable_thinking: bool | None = Field(None, description="Whether the model reasons before it answers.")
-    clear_thinking: bool | None = Field(None, description=CLEAR)
+    enable_thinking: Switch | None = Field(None, description="Whether the model reasons before it answers.")
+    clear_thinking: Any = Field(None, description=CLEAR)
 
 
 class ThinkingSwitch(StrictModel):
@@ -49,8 +49,18 @@ class ThinkingSwitch(StrictModel):
     type: Literal["enabled", "disabled", "adaptive", "auto"] = Field(
         description="Whether the model reasons. adaptive, auto: the default of its chat template."
     )
-    budget_tokens: Budget | None = Field(None, description="The answer begins after this many tokens of reasoning.")
-    clear_thinking: bool | None = Field(None, description=CLEAR)
+    budget_tokens: Budget | None = Field(
+        None, description="The answer begins after this many tokens of reasoning; 0 only with `disabled`."
+    )
+    clear_thinking: Any = Field(None, description=CLEAR)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_budget_of_0(cls, fields: Any) -> Any:
+        """LobeChat sends `{"type": "disabled", "budget_tokens": 0}`."""
+        if not isinstance(fields, dict) or fields.get("type") != "disabled" or fields.get("budget_tokens") != 0:
+            return fields
+        return {**fields, "budget_tokens": None}
 
 
 class ThinkingFields(StrictModel):
@@ -58,7 +68,7 @@ class ThinkingFields(StrictModel):
 
     reasoning_effort: Effort | None = Field(None, description=EFFORT)
     thinking: ThinkingSwitch | None = Field(None, description="Whether and how long the model reasons.")
-    enable_thinking: bool | None = Field(None, description="Whether the model reasons. (Qwen's and SGLang's)")
+    enable_thinking: Switch | None = Field(None, description="Whether the model reasons. (Qwen's and SGLang's)")
     thinking_token_budget: Budget | None = Field(
         None, description="The same as `thinking.budget_tokens`. (vLLM's and SGLang's)"
     )

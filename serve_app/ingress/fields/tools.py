@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
-from pydantic import AfterValidator, Discriminator, Field, Tag
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
 from serve_app.contracts import Tool, ToolUse
 from serve_app.errors import InvalidRequest
-from serve_app.ingress.fields.strict_model import IGNORED, ClientNotes, JsonObject, StrictModel
+from serve_app.ingress.fields.strict_model import IGNORED, ClientNotes, JsonObject, StrictModel, Switch, empty_object
 
 MAX_TOOLS: Final = 128  # OpenAI's limit
 
-FunctionName: TypeAlias = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+FunctionName: TypeAlias = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,128}$")]
 STRICT: Final = "Arguments are generated so that they match the schema; otherwise the model only sees it."
 TOOLS: Final = (
     "Functions that the model may call. A model without tools answers without them where none must be called; "
@@ -29,10 +29,12 @@ CHOICE: Final = (
 def _object_schema(schema: dict[str, Any]) -> dict[str, Any]:
     if schema.get("type", "object") != "object":
         raise PydanticCustomError("not_object_schema", "must be the schema of an object")
-    return schema
+    return {**schema, "properties": {}} if schema.get("properties") == [] else schema
 
 
-Parameters: TypeAlias = Annotated[JsonObject, AfterValidator(_object_schema)]
+Parameters: TypeAlias = Annotated[
+    JsonObject, AfterValidator(_object_schema), BeforeValidator(empty_object, json_schema_input_type=dict[str, Any])
+]
 
 
 class Function(StrictModel):
@@ -41,7 +43,7 @@ class Function(StrictModel):
     name: FunctionName = Field(description="The name that the model writes.")
     description: str | None = Field(None, description="What the function does; the model reads it.")
     parameters: Parameters | None = Field(None, description="JSON Schema of the arguments object.")
-    strict: bool | None = Field(None, description=STRICT)
+    strict: Switch | None = Field(None, description=STRICT)
 
 
 class FunctionType(StrictModel):
@@ -86,7 +88,7 @@ class ToolFields(StrictModel):
 
     tools: Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS)] | None = Field(None, description=TOOLS)
     tool_choice: ToolChoice | None = Field(None, description=CHOICE)
-    parallel_tool_calls: bool | None = Field(
+    parallel_tool_calls: Switch | None = Field(
         None, description="Whether one answer may have several tool calls. Default: true."
     )
 

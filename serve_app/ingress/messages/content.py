@@ -9,10 +9,10 @@ from pydantic import BeforeValidator, Field
 
 from serve_app.contracts import ImagePart, Message, Part, TextPart, ToolCall
 from serve_app.errors import InvalidRequest
-from serve_app.ingress.fields.conversation import check_results
+from serve_app.ingress.fields.conversation import call_arguments, check_results
 from serve_app.ingress.fields.files import PAGES, parse_pages
-from serve_app.ingress.fields.messages import ROLE, as_parts
-from serve_app.ingress.fields.strict_model import IGNORED, ClientNotes, StrictModel
+from serve_app.ingress.fields.messages import ARGUMENTS, ROLE, GivenText, as_parts
+from serve_app.ingress.fields.strict_model import IGNORED, ClientNotes, MessageNotes, StrictModel, Switch
 
 KIND: Final = "The kind of block."
 SOURCE_KIND: Final = "Where the file is."
@@ -24,7 +24,7 @@ class TextBlock(ClientNotes):
     """A text."""
 
     type: Literal["text"] = Field(description=KIND)
-    text: str = Field(description="The text; may be empty.")
+    text: GivenText = Field(description="The text; may be empty.")
     citations: Any = Field(None, description=IGNORED)
 
 
@@ -103,7 +103,7 @@ class ToolUseBlock(ClientNotes):
     type: Literal["tool_use"] = Field(description=KIND)
     id: str = Field(min_length=1, description="The id that the tool's result refers to.")
     name: str = Field(description="The tool's name.")
-    input: dict[str, Any] | None = Field(None, description="The arguments.")
+    input: Any = Field(None, description=ARGUMENTS)
     caller: Any = Field(None, description=IGNORED)
 
 
@@ -113,7 +113,7 @@ class ToolResultBlock(ClientNotes):
     type: Literal["tool_result"] = Field(description=KIND)
     tool_use_id: str = Field(description="`id` of a tool call in an earlier answer.")
     content: ShownBlocks | None = Field(None, description="A text, or texts, pictures and documents.")
-    is_error: bool | None = Field(None, description=ERROR)
+    is_error: Switch | None = Field(None, description=ERROR)
 
 
 class ThinkingBlock(ClientNotes):
@@ -137,7 +137,7 @@ AnswerBlock: TypeAlias = Annotated[
 ]
 
 
-class BlockUserMessage(ClientNotes):
+class BlockUserMessage(MessageNotes):
     """A question, with results of tools; or instructions to the model."""
 
     role: Literal["user", "system"] = Field(description=ROLE)
@@ -146,7 +146,7 @@ class BlockUserMessage(ClientNotes):
     ] = Field(description=BLOCKS)
 
 
-class BlockAnswerMessage(ClientNotes):
+class BlockAnswerMessage(MessageNotes):
     """An earlier answer, with its reasoning and its tool calls."""
 
     role: Literal["assistant"] = Field(description=ROLE)
@@ -197,7 +197,7 @@ def _answer(message: BlockAnswerMessage, param: str) -> Message:
         "assistant",
         texts,
         reasoning,
-        tuple(ToolCall(call.id, call.name, call.input or {}) for call in calls),
+        tuple(ToolCall(call.id, call.name, call_arguments(call.input)) for call in calls),
         param=param,
     )
 

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar, Final, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import Field
 
 from serve_app.contracts import ChatRequest, Constraint, Sampling, Thinking
 from serve_app.ingress.fields.conversation import continues_last
-from serve_app.ingress.fields.sampling import SamplingFields, StopString, TokenCount, TopK, sampling
+from serve_app.ingress.fields.sampling import SamplingFields, StopSequences, TokenCount, TopK, sampling
 from serve_app.ingress.fields.strict_model import (
     IGNORED,
     ClientNotes,
     JsonObject,
+    Number,
     RequestBody,
     StrictModel,
+    Switch,
     UnsupportedField,
 )
 from serve_app.ingress.fields.structured_output import schema_constraint
 from serve_app.ingress.fields.thinking import (
+    CLEAR,
     EFFORT,
     Effort,
     ThinkingFields,
@@ -30,8 +33,6 @@ from serve_app.ingress.fields.thinking import (
 from serve_app.ingress.fields.tools import MAX_TOOLS, STRICT, TOOLS, Function, FunctionName, Parameters, combine_tools
 from serve_app.ingress.messages.content import BlockMessage, SystemTexts, parse_conversation
 
-MAX_STOP_SEQUENCES: Final = 16
-
 
 class CustomTool(ClientNotes):
     """A function that the model may call."""
@@ -40,9 +41,12 @@ class CustomTool(ClientNotes):
     name: FunctionName = Field(description="The name that the model writes.")
     description: str | None = Field(None, description="What the function does; the model reads it.")
     input_schema: Parameters = Field(description="JSON Schema of the arguments object.")
-    strict: bool | None = Field(None, description=STRICT)
-    eager_input_streaming: bool | None = Field(None, description=f"{IGNORED} Arguments are always streamed.")
-    input_examples: None = Field(None, description="Not supported; give examples in the description.")
+    strict: Switch | None = Field(None, description=STRICT)
+    eager_input_streaming: Switch | None = Field(None, description=f"{IGNORED} Arguments are always streamed.")
+    defer_loading: Any = Field(None, description=f"{IGNORED} The model always sees every tool.")
+    input_examples: Annotated[list[Any], Field(max_length=0)] | None = Field(
+        None, description="Not supported; give examples in the description."
+    )
 
 
 class AnyToolChoice(StrictModel):
@@ -51,7 +55,7 @@ class AnyToolChoice(StrictModel):
     type: Literal["auto", "any", "none"] = Field(
         description="auto: the model decides. any: at least one tool is called. none: the tools are left out."
     )
-    disable_parallel_tool_use: bool | None = Field(None, description="true: one tool call at most.")
+    disable_parallel_tool_use: Switch | None = Field(None, description="true: one tool call at most.")
 
 
 class OneToolChoice(StrictModel):
@@ -59,7 +63,7 @@ class OneToolChoice(StrictModel):
 
     type: Literal["tool"] = Field(description="A tool by its name.")
     name: str = Field(description="The name of one of the tools.")
-    disable_parallel_tool_use: bool | None = Field(None, description="true: one tool call at most.")
+    disable_parallel_tool_use: Switch | None = Field(None, description="true: one tool call at most.")
 
 
 ToolChoiceObject: TypeAlias = Annotated[AnyToolChoice | OneToolChoice, Field(discriminator="type")]
@@ -85,12 +89,24 @@ class OutputConfig(StrictModel):
     format: JsonSchemaOutput | None = Field(None, description="What the text matches.")
 
 
+class ContextEdit(StrictModel):
+    """What leaves the conversation before the model reads it."""
+
+    type: Literal["clear_thinking_20251015"] = Field(description=f"Earlier reasoning. {CLEAR}")
+    keep: Any = Field(None, description=IGNORED)
+
+
+class ContextManagement(StrictModel):
+    """Edits of a long conversation; Claude Code asks for one of reasoning."""
+
+    edits: list[ContextEdit] | None = Field(None, description="The chat template alone edits reasoning.")
+
+
 class MessagesBody(RequestBody):
     """A conversation: the answer to its last message, or the rest of a last message of the assistant."""
 
     unsupported: ClassVar[dict[str, UnsupportedField]] = {
         "container": UnsupportedField(),
-        "context_management": UnsupportedField(),
         "diagnostics": UnsupportedField(),
         "mcp_servers": UnsupportedField(([],)),
         "speed": UnsupportedField(("standard",)),
@@ -103,12 +119,12 @@ class MessagesBody(RequestBody):
         None, description="Maximum number of tokens of the answer, reasoning included; Anthropic's API requires it."
     )
     system: SystemTexts | None = Field(None, description="Instructions to the model: a text, or blocks of text.")
-    stream: bool | None = Field(None, description="The answer as server-sent events, while it is generated.")
-    stop_sequences: Annotated[list[StopString], Field(max_length=MAX_STOP_SEQUENCES)] | None = Field(
-        None, description="The answer ends before the first of these."
+    stream: Switch | None = Field(None, description="The answer as server-sent events, while it is generated.")
+    stop_sequences: StopSequences | None = Field(
+        None, description="The answer ends before the first of these; empty texts are left out."
     )
-    temperature: float | None = Field(None, ge=0, le=2, description="0: always the likeliest token. Default: 1.")
-    top_p: float | None = Field(None, ge=0, le=1, description="Sample of the likeliest tokens of this probability.")
+    temperature: Number | None = Field(None, ge=0, le=2, description="0: always the likeliest token. Default: 1.")
+    top_p: Number | None = Field(None, ge=0, le=1, description="Sample of the likeliest tokens of this probability.")
     top_k: TopK | None = Field(None, description="Sample of this many likeliest tokens. 0 and -1: off.")
     tools: Annotated[list[CustomTool], Field(max_length=MAX_TOOLS)] | None = Field(None, description=TOOLS)
     tool_choice: ToolChoiceObject | None = Field(None, description="Whether and which tools are called.")
@@ -116,12 +132,13 @@ class MessagesBody(RequestBody):
         None, description="Whether and how long the model reasons. Default: that of the model's chat template."
     )
     output_config: OutputConfig | None = Field(None, description="The effort and the form of the answer.")
-    metadata: dict[str, Any] | None = Field(None, description=IGNORED)
-    service_tier: str | None = Field(None, description=IGNORED)
+    metadata: Any = Field(None, description=IGNORED)
+    context_management: ContextManagement | None = Field(None, description="Only of earlier reasoning.")
+    service_tier: Any = Field(None, description=IGNORED)
     cache_control: Any = Field(None, description=IGNORED)
-    inference_geo: str | None = Field(None, description=IGNORED)
-    user_profile_id: str | None = Field(None, description=IGNORED)
-    workspace_id: str | None = Field(None, description=IGNORED)
+    inference_geo: Any = Field(None, description=IGNORED)
+    user_profile_id: Any = Field(None, description=IGNORED)
+    workspace_id: Any = Field(None, description=IGNORED)
 
 
 def messages_request(body: MessagesBody, *, id: str, deadline_s: float) -> ChatRequest:

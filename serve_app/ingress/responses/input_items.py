@@ -9,32 +9,31 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidatorFunctionWrapHandler, WrapValidator
 from pydantic_core import PydanticCustomError
 
-from serve_app.contracts import Detail, Message, Part, Role, TextPart, ToolCall
+from serve_app.contracts import Message, Part, Role, TextPart, ToolCall
 from serve_app.errors import InvalidRequest
 from serve_app.ingress.fields.conversation import call_arguments, check_results, image_part
 from serve_app.ingress.fields.files import FILE_DATA, FILE_ID, FILENAME, PAGES, file_part
-from serve_app.ingress.fields.messages import ARGUMENTS, DETAIL, SOURCE, TYPE
-from serve_app.ingress.fields.strict_model import IGNORED, ClientNotes
+from serve_app.ingress.fields.messages import ARGUMENTS, DETAIL, SOURCE, TYPE, GivenDetail, GivenText, PictureUrl
+from serve_app.ingress.fields.strict_model import IGNORED, ClientNotes, MessageNotes
 from serve_app.ingress.validation import truncate
 
 REASONING_ID: Final = "rs_"
-ItemStatus: TypeAlias = Literal["in_progress", "completed", "incomplete"]
 
 
 class InputText(ClientNotes):
-    """A piece of text."""
+    """A piece of text; `text` is the type of /v1/chat/completions."""
 
-    type: Literal["input_text"] = Field(description=TYPE)
-    text: str = Field(description="The text; may be empty.")
+    type: Literal["input_text", "text"] = Field(description=TYPE)
+    text: GivenText = Field(description="The text; may be empty.")
 
 
 class InputImage(ClientNotes):
-    """A picture."""
+    """A picture; `image_url` is the type of /v1/chat/completions."""
 
-    type: Literal["input_image"] = Field(description=TYPE)
+    type: Literal["input_image", "image_url"] = Field(description=TYPE)
     file_id: None = Field(None, description="Not supported; this service keeps no files.")
-    image_url: str = Field(description=SOURCE)
-    detail: Detail | None = Field(None, description=DETAIL)
+    image_url: PictureUrl = Field(description=SOURCE)
+    detail: GivenDetail = Field(None, description=DETAIL)
 
 
 class InputFile(ClientNotes):
@@ -45,7 +44,7 @@ class InputFile(ClientNotes):
     file_url: str | None = Field(None, description="An http(s) address of the file; instead of `file_data`.")
     file_id: Any = Field(None, description=FILE_ID)
     filename: Any = Field(None, description=FILENAME)
-    detail: Detail | None = Field(None, description=DETAIL)
+    detail: GivenDetail = Field(None, description=DETAIL)
     pages: str | None = Field(None, description=PAGES)
 
 
@@ -53,8 +52,8 @@ class OutputText(ClientNotes):
     """A piece of an earlier answer; accepts what clients copy from a response."""
 
     type: Literal["output_text"] = Field(description=TYPE)
-    text: str = Field(description="The text.")
-    logprobs: list[Any] | None = Field(None, description=IGNORED)
+    text: GivenText = Field(description="The text.")
+    logprobs: Any = Field(None, description=IGNORED)
     parsed: Any = Field(None, description=f"{IGNORED} (OpenAI's SDK: `parse`)")
 
 
@@ -87,14 +86,13 @@ Result: TypeAlias = Annotated[
 ]
 
 
-class MessageItem(ClientNotes):
+class MessageItem(MessageNotes):
     """A message of any role; an earlier answer may be sent back unchanged."""
 
     type: Literal["message"] | None = Field(None, description="The kind of item; may be missing.")
     role: Literal["user", "assistant", "system", "developer"] = Field(description="Who wrote the message.")
-    content: ItemContent = Field(description="A text, or texts, pictures and files.")
-    status: ItemStatus | None = Field(None, description=IGNORED)
-    phase: str | None = Field(None, description=IGNORED)
+    content: ItemContent = Field([], description="A text, or texts, pictures and files.")
+    phase: Any = Field(None, description=IGNORED)
 
 
 class FunctionCallItem(ClientNotes):
@@ -103,9 +101,9 @@ class FunctionCallItem(ClientNotes):
     type: Literal["function_call"] = Field(description="The kind of item.")
     call_id: str = Field(min_length=1, description="The id that the function's result refers to.")
     name: str = Field(description="The function's name.")
-    arguments: str | dict[str, Any] | None = Field(None, description=ARGUMENTS)
+    arguments: Any = Field(None, description=ARGUMENTS)
     parsed_arguments: Any = Field(None, description=f"{IGNORED} (OpenAI's SDK: `parse`)")
-    status: ItemStatus | None = Field(None, description=IGNORED)
+    status: Any = Field(None, description=IGNORED)
 
 
 class FunctionCallOutputItem(ClientNotes):
@@ -113,8 +111,8 @@ class FunctionCallOutputItem(ClientNotes):
 
     type: Literal["function_call_output"] = Field(description="The kind of item.")
     call_id: str = Field(description="`call_id` of an earlier function_call.")
-    output: Result = Field(description="A text, or texts, pictures and files.")
-    status: ItemStatus | None = Field(None, description=IGNORED)
+    output: Result = Field([], description="A text, or texts, pictures and files.")
+    status: Any = Field(None, description=IGNORED)
 
 
 class ReasoningText(ClientNotes):
@@ -130,8 +128,8 @@ class ReasoningItem(ClientNotes):
     type: Literal["reasoning"] = Field(description="The kind of item.")
     summary: list[ReasoningText] | None = Field(None, description="The reasoning, where there is no `content`.")
     content: list[ReasoningText] | None = Field(None, description="The reasoning.")
-    status: ItemStatus | None = Field(None, description=IGNORED)
-    encrypted_content: str | None = Field(None, description=IGNORED)
+    status: Any = Field(None, description=IGNORED)
+    encrypted_content: Any = Field(None, description=IGNORED)
 
 
 class ItemReference(ClientNotes):
@@ -233,7 +231,7 @@ def _part(part: ItemPart, param: str) -> Part:
         case OutputRefusal():
             return TextPart(part.refusal)
         case InputImage():
-            return image_part(part.image_url, f"{param}.image_url", part.detail)
+            return image_part(part.image_url.url, f"{param}.image_url", part.detail or part.image_url.detail)
         case InputFile():
             return file_part(
                 param,

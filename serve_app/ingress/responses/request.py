@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Final, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeAlias
 
 from pydantic import Discriminator, Field, Tag
 
@@ -11,13 +11,13 @@ from serve_app.ingress.fields.conversation import continues_last
 from serve_app.ingress.fields.lane import LaneFields, lane
 from serve_app.ingress.fields.other_servers import UNSUPPORTED_ELSEWHERE, IgnoredFields
 from serve_app.ingress.fields.sampling import MAX_TOP_LOGPROBS, SamplingFields, TokenCount, sampling
-from serve_app.ingress.fields.stream_options import check_stream_options
 from serve_app.ingress.fields.strict_model import (
     IGNORED,
     ClientNotes,
     Integer,
     RequestBody,
     StrictModel,
+    Switch,
     UnsupportedField,
 )
 from serve_app.ingress.fields.structured_output import (
@@ -42,7 +42,16 @@ from serve_app.ingress.fields.tools import (
 from serve_app.ingress.responses.input_items import Input, parse_input
 
 LOGPROBS: Final = "message.output_text.logprobs"
-Includable: TypeAlias = Literal["message.output_text.logprobs", "reasoning.encrypted_content"]
+Includable: TypeAlias = Literal[
+    "message.output_text.logprobs",
+    "reasoning.encrypted_content",
+    # of tools that no request here has
+    "code_interpreter_call.outputs",
+    "computer_call_output.output.image_url",
+    "file_search_call.results",
+    "web_search_call.action.sources",
+    "web_search_call.results",
+]
 
 
 class FlatFunctionTool(ClientNotes, Function, FunctionType):
@@ -73,7 +82,7 @@ class ReasoningConfig(StrictModel):
     summary: Literal["auto", "concise", "detailed"] | None = Field(
         None, description="The complete reasoning is then the item's `summary` and not its `content`."
     )
-    generate_summary: str | None = Field(None, description=IGNORED)
+    generate_summary: Any = Field(None, description=IGNORED)
 
 
 class ResponseStreamOptions(StrictModel):
@@ -93,14 +102,14 @@ class ResponseBody(RequestBody, SamplingFields, LaneFields, IgnoredFields):
         "conversation": UnsupportedField((), "Send the whole conversation as 'input'."),
         "image": UnsupportedField(),
         "moderation": UnsupportedField(),
-        "previous_response_id": UnsupportedField((), "Nothing is stored; send the whole conversation as 'input'."),
+        "previous_response_id": UnsupportedField(("",), "Nothing is stored; send the whole conversation as 'input'."),
         "prompt": UnsupportedField(),
     }
 
     input: Input = Field(description="A question, or the items of a conversation, oldest first.")
     instructions: str | None = Field(None, description="Instructions to the model; put first as a system message.")
-    stream: bool | None = Field(None, description="The answer as server-sent events, while it is generated.")
-    stream_options: ResponseStreamOptions | None = Field(None, description="Only with `stream`.")
+    stream: Switch | None = Field(None, description="The answer as server-sent events, while it is generated.")
+    stream_options: ResponseStreamOptions | None = Field(None, description="Without `stream` it has no effect.")
     max_output_tokens: TokenCount | None = Field(
         None, description="Maximum number of tokens of the answer, reasoning included."
     )
@@ -113,13 +122,13 @@ class ResponseBody(RequestBody, SamplingFields, LaneFields, IgnoredFields):
         ]
         | None
     ) = Field(None, description=CHOICE)
-    parallel_tool_calls: bool | None = Field(
+    parallel_tool_calls: Switch | None = Field(
         None, description="Whether one answer may have several tool calls. Default: true."
     )
-    max_tool_calls: Integer | None = Field(None, description=f"{IGNORED} It limits OpenAI's own tools.")
+    max_tool_calls: Any = Field(None, description=f"{IGNORED} It limits OpenAI's own tools.")
     reasoning: ReasoningConfig | None = Field(None, description="Whether and how long the model reasons.")
     include: list[Includable] | None = Field(
-        None, description=f"`{LOGPROBS}` returns the log probability of each token; nothing is encrypted here."
+        None, description=f"`{LOGPROBS}` returns the log probability of each token; the others ask for nothing here."
     )
     top_logprobs: Integer | None = Field(
         None,
@@ -127,7 +136,7 @@ class ResponseBody(RequestBody, SamplingFields, LaneFields, IgnoredFields):
         le=MAX_TOP_LOGPROBS,
         description=f"Number of likeliest tokens returned beside each one; implies `{LOGPROBS}`.",
     )
-    store: bool | None = Field(
+    store: Switch | None = Field(
         None, description="false: the items of the answer are not kept, so that no `item_reference` finds them."
     )
     metadata: (
@@ -136,14 +145,12 @@ class ResponseBody(RequestBody, SamplingFields, LaneFields, IgnoredFields):
         ]
         | None
     ) = Field(None, description="Returned in the response.")
-    truncation: Literal["auto", "disabled"] | None = Field(
-        None, description=f"{IGNORED} A conversation that is too long is refused, never truncated."
-    )
+    client_metadata: Any = Field(None, description=f"{IGNORED} (Codex's)")
+    truncation: Any = Field(None, description=f"{IGNORED} A conversation that is too long is refused, never truncated.")
 
 
 def response_request(body: ResponseBody, *, id: str, deadline_s: float) -> ChatRequest:
     """The request for the pipeline; raises InvalidRequest where fields contradict each other."""
-    check_stream_options(body.stream, body.stream_options)
     choice = body.tool_choice
     named = choice.name if isinstance(choice, FlatToolChoice) else None
     messages, form = parse_input(body.input, body.instructions), _constraint(body)

@@ -11,7 +11,7 @@ from serve_app.ingress.chat.request import CONTINUE
 from serve_app.ingress.completions.request import SPECIAL_TOKENS
 from serve_app.ingress.fields.conversation import continues_last, parse_messages
 from serve_app.ingress.fields.messages import Messages
-from serve_app.ingress.fields.strict_model import RequestBody, UnsupportedField
+from serve_app.ingress.fields.strict_model import RequestBody, Switch, UnsupportedField
 from serve_app.ingress.fields.thinking import TemplateArguments, ThinkingFields, thinking
 from serve_app.ingress.fields.tools import MAX_TOOLS, TOOLS, FunctionTool, ToolFields, tool_use
 
@@ -24,7 +24,7 @@ class TextTokensBody(RequestBody):
     }
 
     prompt: str = Field(description="The text.")
-    add_special_tokens: bool | None = Field(None, description=SPECIAL_TOKENS)
+    add_special_tokens: Switch | None = Field(None, description=SPECIAL_TOKENS)
 
 
 class ChatTokensBody(RequestBody):
@@ -38,8 +38,8 @@ class ChatTokensBody(RequestBody):
     messages: Messages = Field(description="The conversation, oldest message first.")
     tools: Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS)] | None = Field(None, description=TOOLS)
     chat_template_kwargs: TemplateArguments | None = Field(None, description="Arguments for the chat template.")
-    continue_final_message: bool | None = Field(None, description=CONTINUE)
-    add_generation_prompt: bool | None = Field(None, description="As in /v1/chat/completions.")
+    continue_final_message: Switch | None = Field(None, description=CONTINUE)
+    add_generation_prompt: Switch | None = Field(None, description="As in /v1/chat/completions.")
 
 
 def tokens_request(body: TextTokensBody | ChatTokensBody, *, id: str, deadline_s: float) -> ChatRequest:

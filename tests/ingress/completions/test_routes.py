@@ -110,9 +110,9 @@ async def test_logprobs_have_the_older_shape_with_offsets(make_client: MakeClien
         ({"prompt": "x", "logprobs": 21}, "logprobs", "'logprobs' must be less than or equal to 20, not 21."),
         ({"prompt": "x", "messages": []}, "messages", "'messages' is not a field of this request."),
         (
-            {"prompt": "x", "stream_options": {}},
-            "stream_options",
-            "'stream_options' is only for a request with 'stream': true.",
+            {"prompt": "x", "stream_options": {"every": 3}},
+            "stream_options.every",
+            "'stream_options.every' is not a field of this request.",
         ),
     ],
 )  # fmt: skip

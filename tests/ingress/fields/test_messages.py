@@ -115,6 +115,11 @@ def test_a_result_belongs_to_an_earlier_call() -> None:
         ('{"city": "Ulm", "day', {"city": "Ulm"}),
         ("{", {}),
         ("[1]", {"arguments": [1]}),
+        ([1], {"arguments": [1]}),
+        ("[]", {}),
+        ([], {}),
+        (5, {"arguments": 5}),
+        (False, {"arguments": False}),
         ("rain?", {"arguments": "rain?"}),
         ('{"a": NaN}', {"arguments": '{"a": NaN}'}),
     ],
@@ -122,6 +127,15 @@ def test_a_result_belongs_to_an_earlier_call() -> None:
 def test_arguments_that_are_cut_off_or_no_json_do_not_end_a_conversation(arguments: Any, read: Any) -> None:
     call = {**CALL, "function": {"name": "weather", "arguments": arguments}}
     assert parsed(QUESTION, {**CALLING, "tool_calls": [call]}, RESULT)[1].tool_calls[0].arguments == read
+
+
+@pytest.mark.parametrize(("called", "answered"), [({"id": ""}, ""), ({"id": None}, None), ({}, "")])
+def test_a_call_and_its_result_may_both_have_an_empty_id(called: dict[str, Any], answered: str | None) -> None:
+    """Gemini's API and local servers send such calls."""
+    call = {"function": CALL["function"], **called}
+    turns = parsed(QUESTION, {**CALLING, "tool_calls": [call]}, {**RESULT, "tool_call_id": answered})
+    assert turns[1].tool_calls[0].id == turns[2].tool_call_id == ""
+    assert refused(QUESTION, CALLING, {**RESULT, "tool_call_id": answered})[0] == "messages[2].tool_call_id"
 
 
 @given(cut=st.integers(0, len(ARGUMENTS)))

@@ -68,11 +68,6 @@ def test_every_field_for_it_reaches_the_pipeline(fields: dict[str, Any], constra
             "'response_format.json_schema.schema' is required.",
         ),
         (
-            as_format(schema=SCHEMA),
-            "response_format.json_schema.name",
-            "'response_format.json_schema.name' is required.",
-        ),
-        (
             as_format(name="label", schema=[SCHEMA]),
             "response_format.json_schema.schema",
             "'response_format.json_schema.schema' must be an object.",

@@ -84,12 +84,12 @@ def test_a_request_for_one_call_at_a_time_reaches_the_pipeline() -> None:
         (
             {"tools": [{"type": "function", "function": {"name": "two words"}}]},
             "tools[0].function.name",
-            "'tools[0].function.name' must match ^[a-zA-Z0-9_-]{1,64}$.",
+            "'tools[0].function.name' must match ^[a-zA-Z0-9_-]{1,128}$.",
         ),
         (
-            {"tools": [{"type": "function", "function": {"name": "f" * 65}}]},
+            {"tools": [{"type": "function", "function": {"name": "f" * 129}}]},
             "tools[0].function.name",
-            "'tools[0].function.name' must match ^[a-zA-Z0-9_-]{1,64}$.",
+            "'tools[0].function.name' must match ^[a-zA-Z0-9_-]{1,128}$.",
         ),
         (
             {"tools": [{"type": "function", "function": {"name": "f", "parameters": "object"}}]},

@@ -243,9 +243,9 @@ def test_a_field_that_needs_a_store_or_openais_platform_is_refused_by_name(name:
             "'text.format.schema' is required.",
         ),
         (
-            {"input": "x", "stream_options": {"include_obfuscation": False}},
-            "stream_options",
-            "'stream_options' is only for a request with 'stream': true.",
+            {"input": "x", "stream_options": {"every": 3}},
+            "stream_options.every",
+            "'stream_options.every' is not a field of this request.",
         ),
         ({"input": "x", "metadata": {"a": 1}}, "metadata.a", "'metadata.a' must be a valid string, not 1."),
         ({"input": "x", "messages": []}, "messages", "'messages' is not a field of this request."),
