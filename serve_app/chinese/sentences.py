@@ -138,6 +138,7 @@ SENTENCES: Final[Mapping[str, str]] = {
     "'{}' has the Content-Transfer-Encoding {}; send its bytes as they are, without this header.": (
         "'{0}' 的 Content-Transfer-Encoding 是 {1}；请去掉这个头，原样发送字节。"
     ),
+    "The form ends before the closing boundary. Send the complete form.": "表单中断，缺少结束的 boundary。请发送完整的表单。",
     "The form ends inside the part '{}', before the closing boundary. Send the complete form.": (
         "表单在 '{0}' 这一部分中断，缺少结束的 boundary。请发送完整的表单。"
     ),
@@ -192,7 +193,7 @@ REASONS: Final[Mapping[str, str]] = {
     ),
     "is a damaged or incomplete {} file. Send the complete file": "是损坏或不完整的 {0} 文件。请发送完整的文件",
     "is {}. {}; accepted are {}": "是{0:zh}。{1:zh}；接受的格式有 {2}",
-    "is a PDF with a protection that can't be read. Send it without one": "是受保护的 PDF，无法读取。请去掉保护再发送",
+    "is a protected PDF that this service can't open. Remove the protection": "是受保护的 PDF，无法读取。请去掉保护再发送",
     "is a PDF that needs a password. Send it without one": "是带密码的 PDF。请去掉密码再发送",
     "is a damaged or incomplete PDF. Send the complete file": "是损坏或不完整的 PDF。请发送完整的文件",
     "is a PDF without pages": "是没有页面的 PDF",
@@ -213,7 +214,7 @@ REASONS: Final[Mapping[str, str]] = {
     "is a damaged {} file: its size differs between header and pixels. Save it again": (
         "是损坏的 {0} 文件：文件头与像素的尺寸不一致。请重新保存"
     ),
-    "has 32-bit or signed pixels. Send unsigned ones of 8 or 16 bits per channel": (
+    "has 32-bit or signed pixels. Save it with 8 or 16 bits per channel and without negative values": (
         "的像素是 32 位或带符号的。请发送每通道 8 位或 16 位、不带符号的图片"
     ),
     "is a {} file of a rare kind that this service can't read. Save it as an ordinary PNG or JPEG": (

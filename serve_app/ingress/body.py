@@ -26,6 +26,7 @@ IN_PLACE_BYTES: Final = 4 * 2**20  # of JSON that is parsed on the event loop, i
 IN_PLACE_SEPARATORS: Final = 10_000  # take 1 ms
 UTF_8: Final = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
 BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"  # Windows tools write it before UTF-8
+COMPRESSIONS: Final = frozenset({"gzip", "x-gzip", "deflate", "compress", "x-compress", "br", "zstd"})
 UTF_16_MARKS: Final = (b"\xff\xfe", b"\xfe\xff")  # PowerShell's `>` writes one of them and UTF-16
 
 
@@ -99,7 +100,7 @@ async def read_form(request: Request, files: Container[str]) -> FormData:
 def _check_encoding(request: Request) -> None:
     """Refuses compressed bodies: a small one could expand to gigabytes, and pictures are compressed already."""
     encoding = request.headers.get("content-encoding", "").strip().lower()
-    if encoding not in ("", "identity"):
+    if any(part.strip() in COMPRESSIONS for part in encoding.split(",")):  # clients also write `utf-8` here
         raise HTTPException(
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
             f"The body has the Content-Encoding {truncate(encoding)!r}; send it without compression.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container
 from typing import Any, Final
 
@@ -12,6 +13,7 @@ from serve_app.errors import InvalidRequest
 from serve_app.ingress.validation import truncate
 
 AS_THEY_ARE: Final = frozenset({"", "7bit", "8bit", "binary"})
+FILENAME_IN_UTF_8: Final = re.compile(rb";\s*filename\*\s*=", re.IGNORECASE)
 NOT_LIKE_ASCII: Final = ("utf-16", "utf16", "utf-32", "utf32", "ucs-2", "ucs-4")
 
 
@@ -41,7 +43,7 @@ class FormParser(MultiPartParser):
         _, names = parse_options_header(disposition)
         name = names.get(b"name", b"").decode("utf-8", "replace")
         is_file = name in self._files and content_type and not content_type.lower().startswith(b"text/")
-        if b"filename" not in names and (is_file or b"filename*" in disposition.lower()):
+        if b"filename" not in names and (is_file or FILENAME_IN_UTF_8.search(disposition)):
             part.content_disposition = disposition + b'; filename="unnamed"'
         super().on_headers_finished()
         encoding = headers.get(b"content-transfer-encoding", b"").decode("latin-1").strip().lower()
@@ -77,8 +79,9 @@ class FormParser(MultiPartParser):
         """Raises InvalidRequest if the form ended inside a part, which the parser leaves out."""
         if self._in_part and self._current_part.item_headers:
             name = truncate(self._current_part.field_name)
+            inside = f" inside the part '{name}'," if name else ""
             raise InvalidRequest(
-                f"The form ends inside the part '{name}', before the closing boundary. Send the complete form.", name
+                f"The form ends{inside} before the closing boundary. Send the complete form.", name or None
             )
 
     def _not_utf_8(self) -> InvalidRequest:

@@ -190,7 +190,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         assert upgrade is not None
         if method == b"CONNECT":
             self.send_400_response("")
-        if self._refused:
+            return
+        if self._refused or self.transport.is_closing():
             return
         line = b"%b %b HTTP/%b\r\n" % (method, self.url, self.parser.get_http_version().encode())
         headers = b"".join(b"%b: %b\r\n" % header for header in self.headers if header[0] != b"upgrade")

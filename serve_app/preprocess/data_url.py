@@ -72,6 +72,6 @@ def _lost_plus(payload: str) -> bool:
 
     Without them the picture would be garbled, or called damaged. Spaces between lines are at equal distances.
     """
-    if len(payload) < _LEAST_PICTURE or len(payload) % 4 or "+" in payload or "-" in payload:
+    if len(payload) < _LEAST_PICTURE or len(payload) % 4 or any(other in payload for other in "+-\r\n\t\f"):
         return False
     return len({len(line) for line in payload.split(" ")[:-1]}) > 1

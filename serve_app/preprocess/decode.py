@@ -92,10 +92,10 @@ def read_header(data: bytes, label: ImageLabel, limits: PictureLimits) -> Header
     """
     check_bytes(len(data), limits.max_bytes, label)
     file_format = sniff(data, label)
-    with _pillow_errors_rejected(label, file_format, limits.max_pixels):
+    with _pillow_errors_rejected(data, label, file_format, limits.max_pixels):
         if file_format == "TIFF":
             check_strips(_count_strips(data), label)
-        elif (file_format == "JPEG" and not is_common(data)) or data[12:16] == _APPLES_PNG:
+        elif data[12:16] == _APPLES_PNG:
             raise _of_rare_kind(label, file_format)
         image = _open(data, file_format)
         width, height = image.size
@@ -119,7 +119,7 @@ def decode_picture(data: bytes, header: Header, label: ImageLabel, max_pixels: i
 
     Raises ImageRejected if the file is damaged, cut off, or has a pixel type without an 8-bit equivalent.
     """
-    with _pillow_errors_rejected(label, header.format, max_pixels):
+    with _pillow_errors_rejected(data, label, header.format, max_pixels):
         image = _eight_bit(_load(data, header.format), label)
         if header.orientation in _UPRIGHT:
             image = image.transpose(_UPRIGHT[header.orientation])
@@ -188,7 +188,9 @@ def _eight_bit(image: Image.Image, label: ImageLabel) -> Image.Image:
         case mode if mode.startswith("I;16"):
             return _grey_of_16_bits(image)
         case "I" | "F":
-            raise label.rejected("has 32-bit or signed pixels. Send unsigned ones of 8 or 16 bits per channel")
+            raise label.rejected(
+                "has 32-bit or signed pixels. Save it with 8 or 16 bits per channel and without negative values"
+            )
         case _:
             return image.convert("RGB")
 
@@ -223,7 +225,7 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 @contextmanager
-def _pillow_errors_rejected(label: ImageLabel, file_format: str, max_pixels: int) -> Iterator[None]:
+def _pillow_errors_rejected(data: bytes, label: ImageLabel, file_format: str, max_pixels: int) -> Iterator[None]:
     try:
         yield
     except ServiceError:
@@ -231,7 +233,7 @@ def _pillow_errors_rejected(label: ImageLabel, file_format: str, max_pixels: int
     except Image.DecompressionBombError as error:  # only far above our own limit
         raise label.rejected(f"has more pixels than the limit of {megapixels(max_pixels)} megapixels") from error
     except Exception as error:  # Pillow's parsers raise any exception type on malicious bytes
-        if str(error).startswith(_RARE_KINDS):
+        if str(error).startswith(_RARE_KINDS) or (file_format == "JPEG" and not is_common(data)):
             raise _of_rare_kind(label, file_format) from error
         raise label.rejected(f"is a damaged or incomplete {file_format} file. Send the complete file") from error
 

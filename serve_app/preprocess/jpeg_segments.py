@@ -9,7 +9,8 @@ _MARKER: Final = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _START_OF_IMAGE, _END_OF_IMAGE, _START_OF_SCAN = 0xD8, 0xD9, 0xDA
 _FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # how the pixels are coded
 _COMMON_FRAMES: Final = frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA})  # by DCT, baseline or progressive
-_STANDALONE: Final = 0x01  # the only other marker without a length
+_FIRST_WITH_LENGTH: Final = 0xC0  # libjpeg steps over those below without reading a length
+_MOST_SEGMENTS: Final = 20_000  # cameras write up to 300
 _APPLICATION: Final = range(0xE0, 0xF0)
 _COMMENT: Final = 0xFE
 # What is kept of the application's segments: (marker, beginning, least bytes of a sound one).
@@ -22,12 +23,17 @@ _READ: Final = (
 
 
 def keep_pixel_segments(data: bytes) -> bytes:
-    """The JPEG without profiles, previews and comments, on whose faults Pillow refuses the file."""
+    """The JPEG without profiles, previews and comments, on whose faults Pillow refuses the file.
+
+    Raises ValueError if it has far more segments than any camera writes: each takes time, in libjpeg too.
+    """
     kept: list[bytes] = []
     end = 0
-    for marker, start, after in _segments(data):
+    for number, (marker, start, after) in enumerate(_segments(data)):
         if marker == _START_OF_SCAN:
             break
+        if number == _MOST_SEGMENTS:
+            raise ValueError(f"more than {_MOST_SEGMENTS} segments")
         if not _is_read(marker, data[start + 4 : after]):
             kept.append(data[end:start])
             end = after
@@ -55,7 +61,7 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         place = start + 2
         if marker in (_START_OF_IMAGE, _END_OF_IMAGE):
             return
-        if marker != _STANDALONE:
+        if marker >= _FIRST_WITH_LENGTH:
             place += max(2, int.from_bytes(data[place : place + 2]))
         yield marker, start, place
 

@@ -69,5 +69,5 @@ def _opened(data: bytes, label: ImageLabel) -> Iterator[pypdfium2.PdfDocument]:
         if "password" in reason:
             raise label.rejected("is a PDF that needs a password. Send it without one") from error
         if "security" in reason:
-            raise label.rejected("is a PDF with a protection that can't be read. Send it without one") from error
+            raise label.rejected("is a protected PDF that this service can't open. Remove the protection") from error
         raise label.rejected("is a damaged or incomplete PDF. Send the complete file") from error

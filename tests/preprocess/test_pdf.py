@@ -45,5 +45,5 @@ def test_a_pdf_without_pages_is_not_said_to_need_the_password_of_the_pdf_before_
 
 
 def test_a_pdf_whose_protection_is_unknown_is_not_called_damaged() -> None:
-    message = "File 1 is a PDF with a protection that can't be read. Send it without one."
+    message = "File 1 is a protected PDF that this service can't open. Remove the protection."
     assert refusal(pdf(encryption=b"<</Filter/Company/V 1>>")) == message

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 from serve_app.contracts import Boxed, Channel, Delta, Prompt, ToolCallDelta
@@ -9,6 +10,8 @@ from serve_app.engine.output.boxes import parse_box
 from serve_app.engine.output.deltas import AnyDelta, append_delta
 from serve_app.engine.output.detokenizer import StopStrings
 from serve_app.engine.sampling.logprobs import LogprobBuffer
+
+_CALL = re.compile(r"\S+\(")
 
 
 class DeltaWriter:
@@ -35,10 +38,16 @@ class DeltaWriter:
 
     def text(self, text: str) -> None:
         """Write text up to a stop string."""
+        if self.stop_strings.found is not None:
+            return
         if self.box_text is not None:
             self.box_text += text
         self.at_line_start = text.endswith("\n") if text else self.at_line_start
         self._write("text", self.stop_strings.push(text, active=self.tokens > self._min_tokens))
+
+    def call_as_text(self, text: str) -> None:
+        """Write a call of a tool that was not offered, on a line of its own, or what is no call."""
+        self.text("\n" * bool(self.has_text and _CALL.match(text)) + text)
 
     def end_box(self) -> None:
         """The text since the box began is what is in it."""

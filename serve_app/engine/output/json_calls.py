@@ -3,7 +3,7 @@
 The forms are those that other models were trained on, and that GLM models copy from prompts: an object with `name`
 and `arguments` or `parameters` (Hermes, Llama), the same within `function` (OpenAI), a list of such objects
 (Mistral), several of them, and a name before the arguments object, with or without parentheses, or before Python's
-keyword arguments. Code fences around them are dropped, and blemishes of the JSON are understood (lenient_json.py).
+keyword arguments. Code fences around them are dropped, and small errors of the JSON are understood (lenient_json.py).
 """
 
 from __future__ import annotations

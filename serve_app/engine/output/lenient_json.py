@@ -1,4 +1,4 @@
-"""JSON as models write it: with the usual blemishes, read as far as its meaning is clear.
+"""JSON as models write it: with small errors, read as far as its meaning is clear.
 
 Valid JSON is read by Python's parser. Otherwise these are understood: line ends and unknown escapes within strings,
 single quotes, keys without quotes, Python's constants, a comma too many, and brackets or quotes that are not closed.
@@ -43,7 +43,7 @@ def read_json(text: str, start: int = 0) -> tuple[Any, int] | None:
 
 
 def read_valid_json(text: str, start: int) -> tuple[Any, int]:
-    """As `read_json`, without blemishes but line ends in strings; raises ValueError or RecursionError."""
+    """As `read_json`, without errors but line ends in strings; raises ValueError or RecursionError."""
     decoder = json.JSONDecoder(parse_float=_finite, parse_constant=_reject_constant, strict=False)
     return decoder.raw_decode(text, start)
 
@@ -84,7 +84,7 @@ def encodable(text: str) -> str:
 
 
 class _Reader:
-    """Reads one value with blemishes; raises ValueError where the meaning is not clear."""
+    """Reads one value with small errors; raises ValueError where the meaning is not clear."""
 
     def __init__(self, text: str, start: int) -> None:
         self._text = text

@@ -19,7 +19,6 @@ Control tokens (control_tokens.py) drive a state machine; the tokens between the
 
 from __future__ import annotations
 
-import re
 from enum import Enum, auto
 
 from serve_app.contracts import Prompt, TokenLogprob, ToolCallDelta
@@ -32,7 +31,6 @@ from serve_app.engine.output.tool_calls import ToolCallParser
 from serve_app.engine.output.unmarked_calls import call_begins_at, is_call
 
 HELD_TOKENS = 1024  # after this many, held text is not reasoning
-_FOREIGN_CALL = re.compile(r"\S+\(")
 
 
 class _State(Enum):
@@ -61,7 +59,7 @@ class OutputParser:
         self._buffer = ""  # white space that may be dropped, the beginning of a control token in text, or held text
         self._held_from, self._held_since = _State.START, 0  # the state and the number of tokens before held text
         self._held_boxes: list[tuple[int, ControlToken]] = []  # box tokens by their place in held text
-        self._may_go_on = False  # reasoning, which was open before the last call or `<answer>`
+        self._reasoning_may_continue = False  # reasoning, which was open before the last call or `<answer>`
         self._in_answer = False  # after an `<answer>` written as text
         self._begins_block = True  # of reasoning: nothing of it was emitted
         self.reasoning_tokens = 0  # control tokens included
@@ -137,7 +135,7 @@ class OutputParser:
         elif self._state is _State.REASONING:
             if token in (ControlToken.END_THINK, ControlToken.ANSWER):
                 self._enter(_State.ANSWER)
-                self._may_go_on = token is ControlToken.ANSWER
+                self._reasoning_may_continue = token is ControlToken.ANSWER
         elif token is ControlToken.BOX:
             self._begin_text()
             self._emit_buffer()
@@ -149,8 +147,8 @@ class OutputParser:
                 self._enter(_State.REASONING)
             elif token in (ControlToken.END_THINK, ControlToken.ANSWER):
                 self._enter(_State.ANSWER)
-                self._may_go_on = False
-        elif token is ControlToken.THINK and self._form.may_hold:
+                self._reasoning_may_continue = False
+        elif token is ControlToken.THINK and self._form.may_hold and self._form.thinking:
             self._emit_buffer()
             self._writer.end_text()
             self._hold()
@@ -174,13 +172,15 @@ class OutputParser:
     def _handle_call_token(self, token: ControlToken) -> None:
         assert self._call_parser is not None
         if self._state is not _State.CALL:
-            self._may_go_on = self.in_reasoning or (self._may_go_on and self._state is _State.ANSWER)
+            self._reasoning_may_continue = self.in_reasoning or (
+                self._reasoning_may_continue and self._state is _State.ANSWER
+            )
             if self._state is _State.TEXT:
                 self._writer.text(self._buffer.rstrip())
                 self._writer.end_text()
             self._writer.box_text = None
             self._enter(_State.CALL)
-        if token is ControlToken.END_THINK and self._may_go_on:
+        if token is ControlToken.END_THINK and self._reasoning_may_continue and not self._call_parser.has_name:
             self._end_reasoning_in_call(self._call_parser)
         else:
             self._emit_calls(self._call_parser.push_token(token))
@@ -194,6 +194,8 @@ class OutputParser:
             self._buffer = self._buffer[:begin]
             self._handle_call_token(ControlToken.TOOL_CALL)
             self._emit_calls(parser.push_text(written))
+        elif token is ControlToken.END_TOOL_CALL:  # held text is no call, so it is not looked at again
+            self._emit_buffer()
 
     def _end_reasoning_in_call(self, call: ToolCallParser) -> None:
         """The reasoning ends within a call that began in it: `<tool_call>` may only have been mentioned."""
@@ -201,8 +203,8 @@ class OutputParser:
         if any(isinstance(delta, ToolCallDelta) for delta in deltas):
             self._emit_calls(deltas)
         else:
-            self._emit_reasoning(call.written.strip() if self._begins_block else call.written.rstrip())
-        self._may_go_on = False
+            self._emit_reasoning(call.written.strip())
+        self._reasoning_may_continue = False
 
     def _end_box(self) -> None:
         if self._writer.box_text is not None:
@@ -232,7 +234,7 @@ class OutputParser:
             self._read_held()
         elif (text := self._buffer.lstrip()) and not self._starts_control_token(text):
             begins_in_reasoning = self._state is _State.START and self._form.may_begin_in_reasoning
-            if self._form.may_hold and (begins_in_reasoning or self._may_go_on):
+            if self._form.may_hold and (begins_in_reasoning or self._reasoning_may_continue):
                 self._hold()
                 self._read_held()
             else:
@@ -285,7 +287,7 @@ class OutputParser:
 
     def _held_is_reasoning(self, reasoning: str, unread: str = "") -> None:
         self.reasoning_tokens += self._writer.tokens - self._held_since
-        self._held_boxes, self._may_go_on, self._begins_block = [], False, True
+        self._held_boxes, self._reasoning_may_continue, self._begins_block = [], False, True
         self._skip(len(reasoning) - len(reasoning.lstrip()))
         self._emit_reasoning(reasoning.strip())
         self._enter(_State.TEXT if self._held_from is _State.TEXT else _State.ANSWER, unread)
@@ -295,7 +297,7 @@ class OutputParser:
         if self._state is not _State.HELD:
             return
         text, boxes, begin = self._buffer, self._held_boxes, 0
-        self._state, self._buffer, self._held_boxes, self._may_go_on = self._held_from, "", [], False
+        self._state, self._buffer, self._held_boxes, self._reasoning_may_continue = self._held_from, "", [], False
         for end, token in [*boxes, (len(text), None)]:
             self._buffer += text[begin:end]
             self._begin_text()
@@ -328,8 +330,6 @@ class OutputParser:
         self._writer.text(self._buffer[:certain])
         self._buffer = self._buffer[certain:]
 
-    # -- deltas
-
     def _skip(self, characters: int) -> None:
         self._buffer = self._buffer[characters:]
         self._writer.logprobs.skip(characters)
@@ -344,7 +344,7 @@ class OutputParser:
 
     def _emit_calls(self, deltas: list[ToolCallDelta | str]) -> None:
         for delta in deltas:
-            if isinstance(delta, str):  # a call of a tool that was not offered, or no call
-                self._writer.text("\n" * bool(self._writer.has_text and _FOREIGN_CALL.match(delta)) + delta)
+            if isinstance(delta, str):
+                self._writer.call_as_text(delta)
             else:
                 self._writer.call(delta)

@@ -17,6 +17,7 @@ class AnswerForm:
     """How an answer is parsed."""
 
     raw: bool  # as text only
+    thinking: bool  # is enabled
     control_tokens_are_text: bool  # the vocabulary has none for reasoning
     may_hold: bool  # text may be reasoning; a grammar allows no `</think>` without `<think>`
     may_begin_in_reasoning: bool
@@ -29,6 +30,7 @@ class AnswerForm:
         constraint = prompt.constraint
         return cls(
             raw=prompt.raw,
+            thinking=thinking,
             control_tokens_are_text=thinking and not vocabulary.control_tokens.has_reasoning,
             may_hold=not (prompt.raw or prompt.is_constrained),
             may_begin_in_reasoning=thinking and not _reasoning_is_closed(prompt, vocabulary),

@@ -7,7 +7,7 @@ between the call's control tokens, or a name and then the arguments as JSON; bot
 
 A value that can only be a string is streamed. Other values are buffered until they are complete. They are
 emitted as JSON if that has a type which the tool's schema allows, else as a string if the schema allows
-one, else converted: JSON within a string, JSON with blemishes (lenient_json.py), Python's `True`, `False` and
+one, else converted: JSON within a string, JSON with small errors (lenient_json.py), Python's `True`, `False` and
 `None`, JSON of another type, and finally a string. The second of two arguments with the same name is ignored, and
 so is a call that has neither name nor text. A call of a tool that was not offered is returned as text, and so is
 what is no call at all.
@@ -82,6 +82,11 @@ class ToolCallParser:
     def complete(self) -> bool:
         """Whether no more calls are allowed after those that ended."""
         return self.calls > 0 and not self._parallel and not self.inside
+
+    @property
+    def has_name(self) -> bool:
+        """Whether the open call is of a tool that was offered, as far as it was read."""
+        return self.inside and self._name in self._types
 
     @property
     def inside(self) -> bool:
@@ -271,11 +276,18 @@ def _to_json(text: str, types: JsonTypes) -> str:
         return json.dumps(text, ensure_ascii=False)
     if found == "string" and (inner := _parse(json.loads(bare)))[1] in types:
         return inner[0]
-    if found is None and (value := read_json(without_fence(bare) or "")) is not None and json_type(value[0]) in types:
-        return compact(value[0])
+    if found is None and (value := _lenient_value(bare)) is not None and json_type(value) in types:
+        return compact(value)
     if bare in _PYTHON_CONSTANTS and _parse(_PYTHON_CONSTANTS[bare])[1] in types:
         return _PYTHON_CONSTANTS[bare]
     return written if found is not None else json.dumps(text, ensure_ascii=False)
+
+
+def _lenient_value(text: str) -> Any:
+    """The JSON with small errors that a whole value is; None if more follows, as in `1,000` and `2024-01-05`."""
+    unfenced = without_fence(text) or ""
+    found = read_json(unfenced)
+    return None if found is None or unfenced[found[1] :].strip(" \r\n\t`;") else found[0]
 
 
 def _parse(text: str) -> tuple[str, str | None]:
