@@ -24,6 +24,7 @@ _ERRORS: Final = {
     503: "The service is at its limit of work, or is not ready; Retry-After has the seconds to wait.",
     504: "The answer was not ready in time.",
 }
+BOUNDS: Final = {"ge": "minimum", "le": "maximum", "gt": "exclusiveMinimum", "lt": "exclusiveMaximum"}
 
 
 def _header(description: str, kind: str = "string") -> dict[str, Any]:
@@ -136,6 +137,7 @@ def complete_openapi(
             ]
             _, definitions = TypeAdapter.json_schemas(inputs, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
             schemas.update(definitions["$defs"])
+            _rename_bounds(schemas)
             for name in bodies:
                 _fill_in(schemas[name]["properties"], served, max_choices)
             document["components"]["securitySchemes"] = SECURITY_SCHEMES
@@ -152,6 +154,16 @@ def complete_openapi(
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _rename_bounds(schema: Any) -> None:
+    """Gives bounds their names in JSON Schema: pydantic leaves its own beside a validator that runs before."""
+    for part in schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ():
+        _rename_bounds(part)
+    if isinstance(schema, dict):
+        for name, keyword in BOUNDS.items():
+            if isinstance(schema.get(name), int | float):
+                schema[keyword] = schema.pop(name)
 
 
 def _fill_in(properties: dict[str, Any], served: str, max_choices: int) -> None:

@@ -101,6 +101,7 @@ async def test_a_compressed_body_is_refused_by_its_encoding(make_client: MakeCli
     assert response.json()["error"]["message"] == message
 
 
-async def test_an_identity_encoding_is_no_compression(make_client: MakeClient) -> None:
-    response = await make_client(FakeAnswer("x")).post(URL, json=chat(), headers={"Content-Encoding": "identity"})
+@pytest.mark.parametrize("encoding", ["identity", "utf-8", "none", "8bit"])
+async def test_an_encoding_that_is_no_compression_is_ignored(make_client: MakeClient, encoding: str) -> None:
+    response = await make_client(FakeAnswer("x")).post(URL, json=chat(), headers={"Content-Encoding": encoding})
     assert response.status_code == 200

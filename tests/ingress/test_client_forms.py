@@ -47,7 +47,9 @@ def test_a_picture_has_several_forms(part: dict[str, Any]) -> None:
 def test_a_picture_may_have_the_form_of_transformers_langchain_or_mcp(fields: dict[str, Any]) -> None:
     (part,) = parse_chat(chat([{"type": "image", **fields}])).messages[0].parts
     name, source = next(iter(fields.items()))
-    assert part == ImagePart(source, f"messages[0].content[0].{name}")
+    assert part == ImagePart(
+        source if name in ("url", "image") else f"data:;base64,{source}", f"messages[0].content[0].{name}"
+    )
 
 
 @pytest.mark.parametrize("fields", [{}, {"url": None}, {"url": PICTURE_URL, "data": "iVBORw0KGgo="}])
@@ -274,3 +276,27 @@ async def test_what_codex_sends_beside_its_question_is_accepted(make_client: Mak
     }
     response = await make_client().post("/v1/responses", json=asked)
     assert response.status_code == 200, response.text
+
+
+@pytest.mark.parametrize(
+    ("schema", "meant"),
+    [
+        ({}, Constraint("json_object")),
+        ({"required": ["a"]}, Constraint("json_schema", '{"type":"object","required":["a"]}')),
+    ],
+)
+def test_a_json_object_of_any_schema_is_an_object(schema: dict[str, Any], meant: Constraint) -> None:
+    constraint = parse_chat(chat(response_format={"type": "json_object", "schema": schema})).constraint
+    assert constraint is not None
+    assert (constraint.kind, constraint.value) == (meant.kind, meant.value)
+
+
+def test_a_json_object_of_the_schema_of_a_list_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match=r"'response_format\.schema' must be the schema of an object"):
+        parse_chat(chat(response_format={"type": "json_object", "schema": {"type": "array"}}))
+
+
+def test_logprobs_may_be_the_text_of_a_switch_and_no_number() -> None:
+    assert parse_chat(chat(logprobs="true")) == parse_chat(chat(logprobs=True))
+    with pytest.raises(InvalidRequest):
+        parse_chat(chat(logprobs=1))

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.contracts import ChatRequest, Event, Finished, Sampling, Started, TextPart, Thinking, Usage
+from serve_app.contracts import ChatRequest, Event, Finished, ImagePart, Sampling, Started, TextPart, Thinking, Usage
 from serve_app.errors import InvalidRequest
 from serve_app.ingress.surrogates import replace_lone_surrogates
 from serve_app.settings import ModelSettings
@@ -279,3 +279,27 @@ async def test_a_stream_with_news_gets_no_comment(make_client: MakeClient) -> No
 
 def events_of_stream(body: str) -> list[str]:
     return [frame.removeprefix("data: ") for frame in body.split("\n\n") if frame]
+
+
+@pytest.mark.parametrize(
+    "thought",
+    [
+        {"type": "thinking", "thinking": "Need the id."},
+        {"type": "thinking", "thinking": [{"type": "text", "text": "Need "}, {"type": "text", "text": "the id."}]},
+        {"type": "reasoning", "text": "Need the id."},
+        {"type": "reasoning", "reasoning": "Need the id."},
+    ],
+)
+def test_a_part_of_reasoning_is_the_reasoning_of_its_answer(thought: dict[str, Any]) -> None:
+    earlier = {"role": "assistant", "content": [thought, text("Hello!")]}
+    assert parse_chat({"messages": [QUESTION, earlier, QUESTION]}).messages[1].reasoning == "Need the id."
+    named = {**earlier, "reasoning_content": "Another."}
+    assert parse_chat({"messages": [QUESTION, named, QUESTION]}).messages[1].reasoning == "Another."
+
+
+@pytest.mark.parametrize("source", [{"base64": "aGk="}, {"data": "aGk=", "url": ""}])
+def test_a_picture_as_base64_is_never_an_address(source: dict[str, str]) -> None:
+    asked = {"messages": [{"role": "user", "content": [{"type": "image", **source}, text("x")]}]}
+    (picture, _) = parse_chat(asked).messages[0].parts
+    assert isinstance(picture, ImagePart)
+    assert picture.source == "data:;base64,aGk="

@@ -318,3 +318,22 @@ async def test_a_short_body_in_very_small_chunks_is_read() -> None:
     async with serve(read_body) as port:
         head, _ = await talk(port, CHUNKED + b"1\r\nx\r\n" * 5_000 + b"0\r\n\r\n")
     assert head.startswith("HTTP/1.1 503 ")
+
+
+async def test_a_tunnel_on_a_connection_that_is_closing_is_not_read_again() -> None:
+    """It was fed to the parser again and again until the recursion limit."""
+
+    async def answer_early(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 401, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body"})
+
+    failures: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
+    async with serve(answer_early) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"POST / HTTP/1.0\r\nConnection: keep-alive\r\nContent-Length: 5\r\n\r\n")
+        await asyncio.sleep(0.1)
+        writer.write(b"helloCONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n")
+        await asyncio.wait_for(reader.read(), 5)
+        writer.close()
+    assert not failures

@@ -234,3 +234,18 @@ def test_every_route_but_health_documents_its_security_and_refusals():
 
 def test_where_requests_without_credentials_are_accepted_security_is_optional():
     assert operation("/v1/models", "get")["security"][0] == {}
+
+
+def bounds_of_pydantic(node: Any) -> Iterator[str]:
+    for name, part in node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ():
+        if name in ("ge", "le", "gt", "lt") and isinstance(part, int | float):
+            yield name
+        yield from bounds_of_pydantic(part)
+
+
+def test_bounds_have_their_names_in_json_schema() -> None:
+    """A client that is made from the document would send a temperature of 99."""
+    assert not list(bounds_of_pydantic(DOCUMENT))
+    temperature = SCHEMAS["ChatBody"]["properties"]["temperature"]["anyOf"][0]
+    assert (temperature["minimum"], temperature["maximum"]) == (0, 2)
+    assert SCHEMAS["MessagesBody"]["properties"]["stop_sequences"]["anyOf"][0]["maxItems"] == 16

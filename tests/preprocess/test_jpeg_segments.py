@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from serve_app.errors import ImageRejected
 from serve_app.preprocess.decode import decode_picture, read_header
 from serve_app.preprocess.jpeg_segments import count_scans, keep_pixel_segments
 from tests.preprocess.decoders import LABEL, LIMITS
@@ -73,3 +74,26 @@ def test_scans_behind_a_false_end_mark_are_counted(hidden_by: bytes) -> None:
 def test_a_jpeg_that_is_cut_off_anywhere_has_countable_scans(cut: int) -> None:
     assert count_scans(JPEG[:cut]) == 1
     assert keep_pixel_segments(PIXELS[:cut]) == PIXELS[:cut]
+
+
+def test_scans_behind_a_marker_that_libjpeg_steps_over_are_counted() -> None:
+    """With a restart interval libjpeg decodes them: a reserved marker has no length there."""
+    progressive = encoded(PICTURE, "JPEG", progressive=True)
+    place = progressive.index(b"\xff\xda")
+    scan = progressive[place : place + 4 + progressive[place + 3] - 2]
+    hidden = b"\xff\x02\xff\xff" + scan * 201
+    data = progressive[:place] + segment(0xDD, b"\0\1") + scan + b"\0\0" + hidden + b"\xff\xd9"
+    assert count_scans(data) > 200
+
+
+def test_a_jpeg_of_very_many_segments_is_refused() -> None:
+    with pytest.raises(ImageRejected, match="damaged or incomplete JPEG"):
+        read_header(with_segments(segment(0xFE, b"") * 100_000), LABEL, LIMITS)
+
+
+def test_a_lossless_jpeg_that_pillow_decodes_is_read() -> None:
+    """Scanners write them; all differences of this one are 0, so it is grey."""
+    frame = segment(0xC3, struct.pack(">BHHBBBB", 8, 8, 8, 1, 1, 0x11, 0))
+    codes = segment(0xC4, bytes([0, 1, *[0] * 15, 0]))
+    data = b"\xff\xd8" + frame + codes + segment(0xDA, bytes([1, 1, 0, 1, 0, 0])) + bytes(8) + b"\xff\xd9"
+    assert np.asarray(decoded(data)).tolist() == [[128] * 8] * 8

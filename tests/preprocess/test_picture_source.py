@@ -7,6 +7,7 @@ from urllib.parse import quote
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from serve_app.contracts import ImagePart
 from serve_app.errors import ImageRejected
@@ -128,3 +129,12 @@ def test_a_text_is_base64_exactly_when_the_library_says_so(payload: str) -> None
             decode_data_url(f"data:;base64,{payload}", LABEL, 1000)
     else:
         assert decode_data_url(f"data:;base64,{payload}", LABEL, 1000) == expected
+
+
+@pytest.mark.parametrize("indent", ["   ", " ", "\t "])
+@pytest.mark.parametrize("size", [40, 60, 76, 100])
+async def test_base64_in_indented_lines_is_read(indent: str, size: int) -> None:
+    picture = encoded(Image.new("RGB", (9, 9), (120, 90, size)), "PNG")
+    text = base64.b64encode(picture).decode()
+    lines = f"\n{indent}".join(text[at : at + size] for at in range(0, len(text), size))
+    assert await read(f"data:image/png;base64,{lines}") == picture

@@ -14,7 +14,7 @@ from serve_app.ingress.fields.messages import AssistantMessage, Messages
 from serve_app.ingress.fields.other_servers import UNSUPPORTED_ELSEWHERE, UNSUPPORTED_TEMPLATE, IgnoredFields
 from serve_app.ingress.fields.sampling import MAX_TOP_LOGPROBS, SamplingFields, TokenLimit, sampling, single_max_tokens
 from serve_app.ingress.fields.stream_options import StreamFields
-from serve_app.ingress.fields.strict_model import IGNORED, Integer, RequestBody, Switch, UnsupportedField
+from serve_app.ingress.fields.strict_model import IGNORED, Integer, RequestBody, Switch, TextSwitch, UnsupportedField
 from serve_app.ingress.fields.structured_output import ConstraintFields, constraint
 from serve_app.ingress.fields.thinking import ThinkingFields, thinking
 from serve_app.ingress.fields.tools import ToolFields, tool_use
@@ -51,7 +51,7 @@ class ChatBody(
         None, description="Maximum number of tokens of the answer, reasoning included. -1: as many as the context has."
     )
     max_completion_tokens: TokenLimit = Field(None, description="OpenAI's newer name of max_tokens.")
-    logprobs: bool | None = Field(
+    logprobs: TextSwitch | None = Field(
         None, description="The log probability of each token of the text; reasoning and tool calls have none."
     )
     top_logprobs: Integer | None = Field(

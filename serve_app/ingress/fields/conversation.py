@@ -54,7 +54,16 @@ def _assistant(message: AssistantMessage, param: str) -> Message:
         ToolCall(call.id, call.function.name, call_arguments(call.function.arguments))
         for call in message.tool_calls or ()
     )
-    return Message("assistant", parts, message.reasoning_content or message.reasoning or "", calls, param=param)
+    thoughts = "\n".join(_thought(part) for part in message.content or () if isinstance(part, ThoughtPartBody))
+    reasoning = message.reasoning_content or message.reasoning or thoughts
+    return Message("assistant", parts, reasoning, calls, param=param)
+
+
+def _thought(part: ThoughtPartBody) -> str:
+    given = part.thinking or part.reasoning or part.text
+    pieces = given if isinstance(given, list) else [given]
+    texts = [piece.get("text") if isinstance(piece, dict) else piece for piece in pieces]
+    return "".join(text for text in texts if isinstance(text, str))
 
 
 def _part(part: PartBody | RefusalPartBody, param: str) -> Part:

@@ -80,9 +80,9 @@ class ThoughtPartBody(ClientNotes):
     """Reasoning among the parts of an earlier answer. (Mistral's, vLLM's and LangChain's)"""
 
     type: Literal["thinking", "reasoning"] = Field(description=TYPE)
-    thinking: Any = Field(None, description=f"{IGNORED} The model reads the field `reasoning_content` only.")
-    reasoning: Any = Field(None, description=IGNORED)
-    text: Any = Field(None, description=IGNORED)
+    thinking: Any = Field(None, description="The reasoning: a text, or parts with a `text`.")
+    reasoning: Any = Field(None, description="The same. (LangChain's)")
+    text: Any = Field(None, description="The same. (Others')")
     signature: Any = Field(None, description=IGNORED)
 
 

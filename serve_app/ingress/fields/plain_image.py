@@ -30,7 +30,7 @@ class PlainImagePartBody(ClientNotes):
 
 def plain_image_part(part: PlainImagePartBody, param: str) -> ImagePart:
     """The contract's part; raises InvalidRequest for no picture or two."""
-    given = [(name, source) for name in SOURCES if (source := getattr(part, name)) is not None]
+    given = [(name, source) for name in SOURCES if (source := getattr(part, name))]
     if len(given) != 1:
         raise InvalidRequest(
             f"'{param}' has {len(given)} of the fields 'url', 'image', 'base64' and 'data'; it must have one, with the"
@@ -38,4 +38,6 @@ def plain_image_part(part: PlainImagePartBody, param: str) -> ImagePart:
             param,
         )
     ((name, source),) = given
+    if name in ("base64", "data") and not source.startswith("data:"):
+        source = f"data:;base64,{source}"
     return ImagePart(source, f"{param}.{name}")

@@ -48,8 +48,8 @@ _UNLIMITED: TypeAlias = Annotated[int, Field(ge=1, le=MAX_INT)] | Literal[-1] | 
 StopString: TypeAlias = Annotated[str, Field(max_length=MAX_STOP_CHARACTERS)]
 StopSequences: TypeAlias = Annotated[
     list[StopString],
-    Field(max_length=MAX_STOP_SEQUENCES),
     BeforeValidator(_filled, json_schema_input_type=list[StopString]),
+    Field(max_length=MAX_STOP_SEQUENCES),
 ]
 """Those of /v1/messages. Front ends send an empty text where a user entered none; no answer ends before it."""
 TokenCount: TypeAlias = Annotated[Integer, Field(ge=1, le=MAX_INT)]

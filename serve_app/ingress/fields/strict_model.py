@@ -50,23 +50,27 @@ def read_number(value: Any) -> Any:
 
 
 def whole(value: Any) -> Any:
-    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) <= _EXACT else value
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT else value
 
 
 def _read_whole(value: Any) -> Any:
     return whole(read_number(value))
 
 
-def _read_switch(value: Any) -> Any:
-    if isinstance(value, int) and value in (0, 1):
-        return bool(value)
+def _read_text_switch(value: Any) -> Any:
     return _SWITCHES.get(value.lower(), value) if isinstance(value, str) else value
+
+
+def _read_switch(value: Any) -> Any:
+    return bool(value) if isinstance(value, int) and value in (0, 1) else _read_text_switch(value)
 
 
 Integer: TypeAlias = Annotated[int, BeforeValidator(_read_whole, json_schema_input_type=int)]
 """A whole number; clients in JavaScript and R write it as 24.0, forms and workflow tools as "24"."""
 Number: TypeAlias = Annotated[float, BeforeValidator(read_number, json_schema_input_type=float)]
 """A number, or the text of one."""
+TextSwitch: TypeAlias = Annotated[bool, BeforeValidator(_read_text_switch, json_schema_input_type=bool)]
+"""true or false, or "true", "false"; numbers have another meaning in the other APIs' field."""
 Switch: TypeAlias = Annotated[bool, BeforeValidator(_read_switch, json_schema_input_type=bool)]
 """true or false, or "true", "false", 1 or 0."""
 

@@ -118,8 +118,11 @@ def constraint(fields: ConstraintFields) -> Constraint | None:
 
 def _of_format(format: TextFormat | SchemaObjectFormat | JsonSchemaFormat | None) -> Constraint | None:
     match format:
-        case SchemaObjectFormat(schema_=dict() as schema):
-            return schema_constraint(schema, "response_format.schema")
+        case SchemaObjectFormat(schema_=dict() as schema) if schema:
+            param = "response_format.schema"
+            if schema.get("type", "object") != "object":
+                raise InvalidRequest(f"'{param}' must be the schema of an object, as the format is json_object.", param)
+            return schema_constraint({"type": "object", **schema}, param)
         case SchemaObjectFormat():
             return Constraint("json_object", param="response_format")
         case JsonSchemaFormat():

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from serve_app.contracts import Thinking
 from serve_app.errors import InvalidRequest
-from serve_app.ingress.fields.strict_model import IGNORED, MAX_INT, Integer, StrictModel, Switch
+from serve_app.ingress.fields.strict_model import IGNORED, MAX_INT, Integer, StrictModel, Switch, read_number
 
 T = TypeVar("T")
 
@@ -58,9 +58,9 @@ class ThinkingSwitch(StrictModel):
     @classmethod
     def _without_budget_of_0(cls, fields: Any) -> Any:
         """LobeChat sends `{"type": "disabled", "budget_tokens": 0}`."""
-        if not isinstance(fields, dict) or fields.get("type") != "disabled" or fields.get("budget_tokens") != 0:
+        if not isinstance(fields, dict) or fields.get("type") != "disabled":
             return fields
-        return {**fields, "budget_tokens": None}
+        return {**fields, "budget_tokens": None} if read_number(fields.get("budget_tokens")) == 0 else fields
 
 
 class ThinkingFields(StrictModel):

@@ -3,6 +3,7 @@
 import json
 import random
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,8 +24,10 @@ from serve_app.contracts import (
     ToolCallDelta,
     ToolUse,
 )
+from serve_app.engine.output import unmarked_calls
 from serve_app.engine.output.deltas import AnyDelta
 from serve_app.engine.output.detokenizer import Vocabulary
+from serve_app.engine.output.json_calls import parse_calls
 from serve_app.engine.output.parser import HELD_TOKENS, OutputParser
 from tests.engine.conftest import MARKED, NAMES, ids_of
 
@@ -580,3 +583,59 @@ def test_of_any_tokens_whatever_nothing_leaks_and_pieces_add_up(
     assert not [mark for mark in NAMES if mark in everything and mark not in content]
     if not cut:
         assert all(isinstance(arguments, dict) for arguments in said.arguments)
+
+
+# -- calls without `<tool_call>`, and what only looks like one
+
+
+@pytest.mark.parametrize("fence", ["", "```json\n"])
+def test_text_after_an_example_of_a_call_is_streamed(fence: str) -> None:
+    example = fence + '{"name": "weather", "arguments": {}}\n' + "```\n" * bool(fence)
+    said = read(example + "This is how a call looks. " * 20, tools=TOOLS)
+    assert said.text == example + "This is how a call looks. " * 20
+    assert said.calls == []
+    assert len(said.pieces) > 100
+
+
+def test_a_call_that_is_too_long_to_be_held_is_text() -> None:
+    written = '{"name": "weather", "arguments": {"city": "' + "x" * 10_000
+    said = read(written, tools=TOOLS, cut=True)
+    assert (said.text, said.calls) == (written, [])
+    assert len(said.pieces) > 5000
+
+
+def test_held_text_that_is_no_call_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each `</tool_call>` read it again, which takes 10 ms of the engine's thread."""
+    lengths: list[int] = []
+
+    def recorded(text: str, tools: Collection[str]) -> list[tuple[str, str]]:
+        lengths.append(len(text))
+        return parse_calls(text, tools)
+
+    monkeypatch.setattr(unmarked_calls, "parse_calls", recorded)
+    written = '{"name": "weather", "arguments": [' + "1, " * 1000 + "x "
+    assert read(written + "</tool_call>" * 50, tools=TOOLS).text.startswith(written.rstrip())
+    assert sum(length > 1000 for length in lengths) == 1
+
+
+def test_the_end_of_reasoning_within_an_argument_cuts_nothing_off() -> None:
+    said = read(
+        "<think>I will write it.<tool_call>weather\n<arg_key>city</arg_key>\n<arg_value>the </think> end</arg_value>\n"
+        "</tool_call>",
+        tools=TOOLS,
+    )
+    assert said.arguments == [{"city": "the  end"}]
+    assert said.text == ""
+
+
+def test_nothing_follows_a_stop_string() -> None:
+    vocabulary = Vocabulary([*MARKED.token_bytes, b"ation:\nweather"], MARKED.names)
+    tokens = [*ids_of("done\nObserv"), len(MARKED.token_bytes)]
+    stopped = read(tokens, vocabulary, tools=TOOLS, sampling=Sampling(max_tokens=99, stop=("Observation:",)))
+    assert stopped.text == "done\n"
+
+
+def test_reasoning_in_text_is_text_where_thinking_is_disabled() -> None:
+    written = "GLM writes <think> its thoughts </think> and then the answer."
+    said = read(written, thinking=Thinking(enabled=False))
+    assert (said.text, said.reasoning) == ("GLM writes  its thoughts  and then the answer.", "")

@@ -400,3 +400,24 @@ def test_a_list_of_calls_is_one_call_where_calls_are_not_parallel(parallel: bool
     pieces = pushed(parser(parallel=parallel), ControlToken.TOOL_CALL, written, ControlToken.END_TOOL_CALL)
     names = [piece.name for piece in pieces if isinstance(piece, ToolCallDelta) and piece.name is not None]
     assert names == (["f", "g"] if parallel else ["f"])
+
+
+@pytest.mark.parametrize("kind", ["integer", "number", "boolean", "null", "array", "object"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "1,000",
+        "2024-01-05",
+        "12:30",
+        "1/2",
+        "007",
+        "0x1F",
+        "1 000",
+        "true or false",
+        "nullable",
+        "[1],[2]",
+        '{"a":1}{}',
+    ],
+)
+def test_what_begins_like_json_and_goes_on_stays_the_text_that_it_is(kind: str, value: str) -> None:
+    assert read(value, {"type": kind}) == value
