@@ -79,9 +79,10 @@ class FormParser(MultiPartParser):
         """Raises InvalidRequest if the form ended inside a part, which the parser leaves out."""
         if self._in_part and self._current_part.item_headers:
             name = truncate(self._current_part.field_name)
-            inside = f" inside the part '{name}'," if name else ""
+            if not name:
+                raise InvalidRequest("The form ends before the closing boundary. Send the complete form.")
             raise InvalidRequest(
-                f"The form ends{inside} before the closing boundary. Send the complete form.", name or None
+                f"The form ends inside the part '{name}', before the closing boundary. Send the complete form.", name
             )
 
     def _not_utf_8(self) -> InvalidRequest:

@@ -121,7 +121,7 @@ def _of_format(format: TextFormat | SchemaObjectFormat | JsonSchemaFormat | None
         case SchemaObjectFormat(schema_=dict() as schema) if schema:
             param = "response_format.schema"
             if schema.get("type", "object") != "object":
-                raise InvalidRequest(f"'{param}' must be the schema of an object, as the format is json_object.", param)
+                raise InvalidRequest(f"'{param}' must be the schema of an object.", param)
             return schema_constraint({"type": "object", **schema}, param)
         case SchemaObjectFormat():
             return Constraint("json_object", param="response_format")
