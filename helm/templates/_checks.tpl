@@ -98,7 +98,10 @@
 {{- range .node -}}{{- include "glm.checkSelectors" (dict "path" $path "node" .) -}}{{- end -}}
 {{- else if kindIs "map" .node -}}
 {{- range $name, $value := .node -}}
-{{- if has $name (list "values" "matchLabels") -}}
+{{- if and (has $name (list "values" "matchLabels")) (not (kindIs "invalid" $value)) -}}
+{{- if not (kindIs (ternary "slice" "map" (eq $name "values")) $value) -}}
+{{- fail (printf "%s has %v in %s. Write %s." $path $value $name (ternary "a list, for example [a, b]" "labels and their values, for example { app: glm }" (eq $name "values"))) -}}
+{{- end -}}
 {{- range $value -}}
 {{- if not (kindIs "string" .) -}}
 {{- fail (printf "%s has %v without quotes in %s. Values of labels are text: write %q." $path . $name (toString .)) -}}

@@ -35,6 +35,13 @@ def test_memory_is_taken_in_every_form_of_kubernetes(written: Any, helm: str) ->
     assert [quantity(resources[kind]["memory"]) for kind in ("requests", "limits")] == [24 * GIB, 24 * GIB]
 
 
+def test_small_amounts_with_their_unit_are_taken() -> None:
+    sidecar = {"name": "log", "image": "x", "resources": {"limits": {"ephemeral-storage": "512Ki", "memory": "640Ki"}}}
+    pages = {"memory": "24Gi", "hugepages-64Ki": "640Ki"}
+    objects = render(set={"workers.gpu.resources.limits": pages, "extraContainers": [sidecar]})
+    assert ray(group(objects, "gpu"))["resources"]["limits"].items() >= pages.items()
+
+
 @pytest.mark.parametrize("written", [2 * GIB, "2Gi", "2147483648", ".002Ti", "0.000002Pi"])
 def test_shared_memory_in_every_form_is_the_size_of_the_object_store(written: Any) -> None:
     cpu = group(render(set={"workers.cpu.sharedMemory": written}), "cpu")
