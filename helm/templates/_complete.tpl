@@ -16,7 +16,7 @@ it where the default is no value. Every template begins with this.
 {{- end -}}
 {{- include "glm.removeNulls" .Values.modelStorage.volume -}}
 {{- $parts := list .Values.autoscaler .Values.redis .Values.test .Values.upgrade.check .Values.uninstall .Values.modelStorage.fetch .Values.head -}}
-{{- range concat $parts (values .Values.workers) -}}
+{{- range concat $parts (values (default dict .Values.workers)) -}}
 {{- range $amounts := pick (default dict (default dict .).resources) "requests" "limits" -}}{{- include "glm.removeNulls" $amounts -}}{{- end -}}
 {{- end -}}
 {{- $_ := set .Values "settings" (default dict .Values.settings) -}}

@@ -200,3 +200,8 @@ def test_a_source_of_a_volume_and_an_amount_that_are_null_are_not_there(helm: st
     }
     without = {"modelStorage.volume": volume, "extraContainers": [container]}
     assert render(helm=helm, set=on | nulls) == render(helm=helm, set=on | without)
+
+
+@pytest.mark.parametrize("helm", HELMS)
+def test_workers_that_are_null_are_no_groups(helm: str) -> None:
+    assert 'No enabled group of `workers` lists "ingress"' in refusal(helm=helm, set={"workers": None})
