@@ -36,8 +36,14 @@ def only(**properties: Schema) -> Schema:
 
 
 def with_null(schema: Schema) -> Schema:
-    """The schema, and that of all its properties that are not required, with null: what is null has its default."""
+    """The schema, and that of all its properties that are not required, with null: what is null has its default.
+
+    So it is in the objects of lists, where null is what is absent; the objects themselves are there.
+    """
     made = dict(schema)
+    if "properties" in schema.get("items", {}):
+        items = schema["items"]
+        made["items"] = {**with_null(items), "type": items["type"]}
     if "properties" in schema:
         required = schema.get("required", ())
         made["properties"] = {
@@ -91,7 +97,7 @@ def tolerations() -> Schema:
         "type": "array",
         "items": only(
             key=TEXT,
-            operator=one_of("Exists", "Equal", "Lt", "Gt"),
+            operator=one_of("Exists", "Equal", "Lt", "Gt", ""),
             value=LABEL,
             effect=one_of("NoSchedule", "PreferNoSchedule", "NoExecute", ""),
             tolerationSeconds={"type": "integer"},

@@ -12,6 +12,7 @@ chart renders this form from the start.
 {{- else if kindIs "map" $node -}}
 {{- range $key, $value := $node -}}
 {{- if and (has $key (list "requests" "limits")) (kindIs "map" $value) -}}
+{{- include "glm.removeNulls" $value -}}
 {{- range $resource, $amount := $value -}}
 {{- $_ := set $value $resource (include "glm.quantity" $amount) -}}
 {{- end -}}

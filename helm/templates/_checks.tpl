@@ -36,30 +36,40 @@
 {{- end -}}
 {{- end -}}
 
-{{/* Names of images and hosts, in which addresses are often written. */}}
+{{/*
+Names of images and hosts, in which addresses are often written. A name that begins with < is a placeholder, which a plugin
+of Argo CD replaces after helm. A repository may have a tag where a digest follows it.
+*/}}
 {{- define "glm.checkNames" -}}
-{{- $repositories := dict "image.repository" .Values.image.repository "head.image.repository" (default dict .Values.head.image).repository -}}
-{{- range $name, $group := include "glm.groups" . | fromJson -}}
-{{- $_ := set $repositories (printf "workers.%s.image.repository" $name) (default dict $group.image).repository -}}
+{{- $host := "([A-Za-z0-9.-]+|[[][0-9A-Fa-f:.]+[]])(:[0-9]+)?" -}}
+{{- $name := printf "^(%s/)?[a-z0-9]+([._/-]+[a-z0-9]+)*" $host -}}
+{{- $all := .Values.image -}}
+{{- $images := list (dict "path" "image" "repository" $all.repository "digest" $all.digest) -}}
+{{- $pods := dict "head" .Values.head -}}
+{{- range $group, $pod := include "glm.groups" . | fromJson -}}{{- $_ := set $pods (print "workers." $group) $pod -}}{{- end -}}
+{{- range $path, $pod := $pods -}}
+{{- $own := default dict $pod.image -}}
+{{- $digest := default (ternary "" $all.digest (not (empty $own.tag))) $own.digest -}}
+{{- $images = append $images (dict "path" (ternary (print $path ".image") "image" (not (empty $own.repository))) "repository" (default $all.repository $own.repository) "digest" $digest) -}}
 {{- end -}}
-{{- range $path, $repository := $repositories -}}
-{{- if and $repository (not (regexMatch "^([A-Za-z0-9.-]+(:[0-9]+)?/)?[a-z0-9]+([._/-]+[a-z0-9]+)*$" $repository)) -}}
-{{- fail (printf "%s is %q, which is not the name of an image. Write registry/name in small letters, without https:// in front; tag and digest have values of their own." $path $repository) -}}
+{{- range $images -}}
+{{- if not (or (hasPrefix "<" .repository) (regexMatch (print $name (ternary "(:[A-Za-z0-9_.-]+)?$" "$" (not (empty .digest)))) .repository)) -}}
+{{- fail (printf "%s.repository is %q, which is not the name of an image. Write registry/name in small letters, without https:// in front; tag and digest have values of their own." .path .repository) -}}
 {{- end -}}
 {{- end -}}
 {{- range $path, $image := dict "redis.image" .Values.redis.image "modelStorage.fetch.image" .Values.modelStorage.fetch.image -}}
-{{- if and $image (not (regexMatch "^([A-Za-z0-9.-]+(:[0-9]+)?/)?[a-z0-9]+([._/-]+[a-z0-9]+)*(:[A-Za-z0-9_.-]+)?(@sha256:[0-9a-f]{64})?$" $image)) -}}
+{{- if and $image (not (hasPrefix "<" $image)) (not (regexMatch (print $name "(:[A-Za-z0-9_.-]+)?(@sha256:[0-9a-f]{64})?$") $image)) -}}
 {{- fail (printf "%s is %q, which is not an image. Write registry/name:tag or registry/name@sha256:..., the name in small letters, without https:// in front." $path $image) -}}
 {{- end -}}
 {{- end -}}
 {{- $registry := (default dict .Values.global).imageRegistry -}}
-{{- if and $registry (not (regexMatch "^[A-Za-z0-9.-]+(:[0-9]+)?(/[a-z0-9._/-]*)?$" $registry)) -}}
+{{- if and $registry (not (hasPrefix "<" $registry)) (not (regexMatch (printf "^%s(/[a-z0-9._/-]*)?$" $host) $registry)) -}}
 {{- fail (printf "global.imageRegistry is %q. Write the registry's name, with a port if it has one, for example registry.example.com:5000; without https:// in front." $registry) -}}
 {{- end -}}
 {{- $hosts := dict "ingress.host" (list .Values.ingress.host) "ingress.extraHosts" .Values.ingress.extraHosts "gateway.hostnames" .Values.gateway.hostnames -}}
 {{- range $path, $names := $hosts -}}
 {{- range compact (default list $names) -}}
-{{- if not (regexMatch "^([*][.])?[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$" .) -}}
+{{- if not (regexMatch "^<|^([*][.])?[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$" .) -}}
 {{- fail (printf "%s has %q, which is not the name of a host. Write it in small letters, without https://, port or path, for example glm.example.com." $path .) -}}
 {{- end -}}
 {{- end -}}
@@ -98,7 +108,10 @@
 {{- range .node -}}{{- include "glm.checkSelectors" (dict "path" $path "node" .) -}}{{- end -}}
 {{- else if kindIs "map" .node -}}
 {{- range $name, $value := .node -}}
-{{- if has $name (list "values" "matchLabels") -}}
+{{- if and (has $name (list "values" "matchLabels")) (not (kindIs "invalid" $value)) -}}
+{{- if not (kindIs (ternary "slice" "map" (eq $name "values")) $value) -}}
+{{- fail (printf "%s has %v in %s. Write %s." $path $value $name (ternary "a list, for example [a, b]" "labels and their values, for example { app: glm }" (eq $name "values"))) -}}
+{{- end -}}
 {{- range $value -}}
 {{- if not (kindIs "string" .) -}}
 {{- fail (printf "%s has %v without quotes in %s. Values of labels are text: write %q." $path . $name (toString .)) -}}

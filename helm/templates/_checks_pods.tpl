@@ -144,10 +144,17 @@
 {{- if not (or $storage.existingClaim $storage.volume) -}}
 {{- fail "modelStorage.readOnly is true, and a new volume has no model. Set modelStorage.existingClaim or modelStorage.volume." -}}
 {{- end -}}
-{{- $ownCache := false -}}
-{{- range .Values.extraEnv -}}{{- if has .name (list "HF_HOME" "HF_HUB_CACHE") -}}{{- $ownCache = true -}}{{- end -}}{{- end -}}
-{{- if and $path (not (hasPrefix "/" $path)) (not $ownCache) -}}
-{{- fail (printf "%s, so %s can't be downloaded into the volume. Set settings.model.path to a folder of it, below modelStorage.mountPath." $what $path) -}}
+{{- if and $path (not (hasPrefix "/" $path)) -}}
+{{- $groups := include "glm.groups" . | fromJson -}}
+{{- range include "glm.groupsOf" (dict "root" . "stages" (list "preprocess" "engine")) | fromJsonArray -}}
+{{- $hasCache := "" -}}
+{{- range concat (default list $.Values.extraEnv) (default list (get $groups .).extraEnv) -}}
+{{- if has .name (list "HF_HOME" "HF_HUB_CACHE") -}}{{- $hasCache = "true" -}}{{- end -}}
+{{- end -}}
+{{- if not (or $hasCache (include "glm.isOffline" (dict "root" $ "group" (get $groups .)))) -}}
+{{- fail (printf "%s, so %s can't be downloaded into the volume by workers.%s. Set settings.model.path to a folder of it, below modelStorage.mountPath. Or set in extraEnv, or in that of all workers with preprocess or engine: HF_HOME to another folder for downloads, or HF_HUB_OFFLINE to 1 if the volume has the model in its folder huggingface." $what $path .) -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- if and $storage.create (not $storage.existingClaim) -}}

@@ -25,6 +25,15 @@
 {{- define "glm.checkResources" -}}
 {{- $path := .path -}}
 {{- $devices := .devices -}}
+{{- if not (kindIs "map" .resources) -}}
+{{- fail (printf "%s is %v. Write an object with requests and limits, for example { limits: { memory: 4Gi } }." $path .resources) -}}
+{{- end -}}
+{{- range $kind, $amounts := pick .resources "requests" "limits" -}}
+{{- if not (kindIs "map" (default dict $amounts)) -}}
+{{- fail (printf "%s.%s is %v. Write amounts by the names of resources, for example { cpu: 500m, memory: 4Gi }." $path $kind $amounts) -}}
+{{- end -}}
+{{- include "glm.removeNulls" $amounts -}}
+{{- end -}}
 {{- $requests := default dict .resources.requests -}}
 {{- $limits := default dict .resources.limits -}}
 {{- range $kind, $amounts := dict "requests" $requests "limits" $limits -}}
@@ -53,7 +62,7 @@
 {{- fail (printf "%s is %q, which is not an amount of a resource. Write a number with a unit of Kubernetes or none, for example %s." .path $written (ternary "24Gi or 512Mi" "500m or 2" (ne .resource "cpu"))) -}}
 {{- end -}}
 {{- $amount := include "glm.amount" .amount | float64 -}}
-{{- if and (or (has .resource (list "memory" "ephemeral-storage")) (hasPrefix "hugepages-" .resource)) (gt $amount 0.0) (lt $amount 1048576.0) -}}
+{{- if and (eq .resource "memory") (regexMatch "[0-9.][num]?$" $written) (gt $amount 0.0) (lt $amount 1048576.0) -}}
 {{- fail (printf "%s is %s, which is less than one mebibyte: without a unit Kubernetes counts bytes, and m is a thousandth of one. Write for example 24Gi or 512Mi." .path $written) -}}
 {{- end -}}
 {{- if and .devices (contains "/" .resource) (ne $amount (floor $amount)) -}}

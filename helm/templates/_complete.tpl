@@ -1,6 +1,7 @@
 {{/*
 A value that is null, also a section of which every line is a comment, has its default; lists and Kubernetes objects are
-empty. Helm removes it from the values, or leaves null where the default is no value. Every template begins with this.
+empty; a switch that is on is refused, because people who write null mean off. Helm removes null from the values, or leaves
+it where the default is no value. Every template begins with this.
 */}}
 
 {{/* Changes .Values in place, which all templates share; only the first call does. */}}
@@ -12,6 +13,11 @@ empty. Helm removes it from the values, or leaves null where the default is no v
 {{- range $_, $group := .Values.workers -}}
 {{- include "glm.removeNulls" $group -}}
 {{- include "glm.removeNulls" (default dict $group).image -}}
+{{- end -}}
+{{- include "glm.removeNulls" .Values.modelStorage.volume -}}
+{{- $parts := list .Values.autoscaler .Values.redis .Values.test .Values.upgrade.check .Values.uninstall .Values.modelStorage.fetch .Values.head -}}
+{{- range concat $parts (values (default dict .Values.workers)) -}}
+{{- range $amounts := pick (default dict (default dict .).resources) "requests" "limits" -}}{{- include "glm.removeNulls" $amounts -}}{{- end -}}
 {{- end -}}
 {{- $_ := set .Values "settings" (default dict .Values.settings) -}}
 {{- include "glm.removeNulls" .Values.settings -}}
@@ -27,7 +33,9 @@ empty. Helm removes it from the values, or leaves null where the default is no v
 {{- range $name, $default := .defaults -}}
 {{- $path := print $place $name -}}
 {{- if kindIs "invalid" (index $values $name) -}}
-{{- if has $path $removable -}}
+{{- if and (kindIs "bool" $default) $default -}}
+{{- fail (printf "%s is null. Write true or false." $path) -}}
+{{- else if has $path $removable -}}
 {{- $_ := set $values $name (ternary dict list (kindIs "map" $default)) -}}
 {{- else -}}
 {{- $_ := set $values $name (deepCopy (dict "copy" $default)).copy -}}

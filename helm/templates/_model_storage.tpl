@@ -29,7 +29,7 @@ emptyDir: { sizeLimit: {{ $storage.emptyDirSizeLimit }} }
 {{- define "glm.modelIsReadOnly" -}}
 {{- $readOnly := .Values.modelStorage.readOnly -}}
 {{- range $kind, $source := .Values.modelStorage.volume -}}
-{{- if or (eq $kind "image") (and (kindIs "map" $source) (dig "readOnly" false (default dict $source))) -}}{{- $readOnly = true -}}{{- end -}}
+{{- if or (eq $kind "image") (and (kindIs "map" $source) (eq (toString (get (default dict $source) "readOnly")) "true")) -}}{{- $readOnly = true -}}{{- end -}}
 {{- end -}}
 {{- if $readOnly -}}true{{- end -}}
 {{- end -}}
@@ -42,9 +42,23 @@ emptyDir: { sizeLimit: {{ $storage.emptyDirSizeLimit }} }
 {{- toJson $mount -}}
 {{- end -}}
 
-{{/* HF_HOME: a folder of the volume, or of /tmp if the volume can't be written. */}}
+{{/*
+HF_HOME: a folder of the volume, or of /tmp if the volume can't be written; but where a model of the hub is read offline it
+can only be in the volume. Arguments: root, group.
+*/}}
 {{- define "glm.hubCache" -}}
-{{- ternary "/tmp" .Values.modelStorage.mountPath (not (empty (include "glm.modelIsReadOnly" .))) -}}/huggingface
+{{- $path := default "" (default dict .root.Values.settings.model).path -}}
+{{- $isThere := and $path (not (hasPrefix "/" $path)) (include "glm.isOffline" .) -}}
+{{- ternary "/tmp" .root.Values.modelStorage.mountPath (and (not (empty (include "glm.modelIsReadOnly" .root))) (not $isThere)) -}}/huggingface
+{{- end -}}
+
+{{/* Not empty if the hub is not asked in the pods of a group (HF_HUB_OFFLINE): the model is there. Arguments: root, group. */}}
+{{- define "glm.isOffline" -}}
+{{- $offline := "" -}}
+{{- range concat (default list .root.Values.extraEnv) (default list .group.extraEnv) -}}
+{{- if eq .name "HF_HUB_OFFLINE" -}}{{- $offline = ternary "true" "" (has (upper (default "" .value)) (list "1" "ON" "YES" "TRUE")) -}}{{- end -}}
+{{- end -}}
+{{- $offline -}}
 {{- end -}}
 
 {{/* Where compiled GPU kernels are kept: as the hub's cache, so that a new pod of the same image and GPU compiles nothing. */}}

@@ -21,7 +21,7 @@ those for all pods. KubeRay runs Ray in the first container, so further containe
 {{- $own := .values -}}
 {{- $spec := .template.spec -}}
 {{- $env := concat (default list $all.extraEnv) (default list $own.extraEnv) -}}
-{{- include "glm.checkOperatorsVariables" (dict "path" .path "env" $env) -}}
+{{- include "glm.checkOperatorsVariables" (dict "root" .root "path" .path "env" $env) -}}
 {{- $envFrom := concat (default list $all.extraEnvFrom) (default list $own.extraEnvFrom) -}}
 {{- $mounts := concat (default list $all.extraVolumeMounts) (default list $own.extraVolumeMounts) -}}
 {{- /* The containers of the chart: Ray, and the one that copies the model. */ -}}

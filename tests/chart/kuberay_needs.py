@@ -88,10 +88,11 @@ def ray_containers_come_first(rayservice: Object) -> Complaints:
 def operators_environment_is_left_alone(rayservice: Object) -> Complaints:
     """common/pod.go setContainerEnvVars appends these: a second one of the same name would win or be refused"""
     managed = {"RAY_CLUSTER_NAME", "RAY_CLUSTER_NAMESPACE", "RAY_CLOUD_INSTANCE_ID", "RAY_NODE_TYPE_NAME", "RAY_IP"}
-    managed |= {"FQ_RAY_IP", "KUBERAY_GEN_RAY_START_CMD", "RAY_USAGE_STATS_EXTRA_TAGS"}
+    managed |= {"FQ_RAY_IP", "KUBERAY_GEN_RAY_START_CMD"}
     for name, group in groups_of(rayservice):
         for variable in group["template"]["spec"]["containers"][0].get("env") or ():
-            if variable["name"] in managed:
+            tags = name == "the head" and variable["name"] == "RAY_USAGE_STATS_EXTRA_TAGS"
+            if tags or variable["name"] in managed:
                 yield f"{name} sets {variable['name']}"
 
 

@@ -133,3 +133,75 @@ def test_null_in_the_values_of_a_parent_chart_is_the_default(helm: str, tmp_path
 
     nulls = {"cache": None, "image": {"tag": None}, "ingress": {"annotations": None}, "head": {"sharedMemory": None}}
     assert rendered(nulls) == rendered({})
+
+
+def on_by_default(values: Object, place: str = "") -> list[str]:
+    """The paths of switches that are on."""
+    paths = [f"{place}{name}" for name, value in values.items() if value is True]
+    for name, value in values.items():
+        if isinstance(value, dict) and name not in {"workers", "podSecurityContext"}:
+            paths += on_by_default(value, f"{place}{name}.")
+    return paths
+
+
+@pytest.mark.parametrize("path", on_by_default(DEFAULTS))
+def test_null_for_a_switch_that_is_on_is_refused(path: str) -> None:
+    assert f"{path} is null. Write true or false." in refusal(set={path: None})
+
+
+@pytest.mark.parametrize("helm", HELMS)
+def test_null_in_the_objects_of_lists_is_what_kubernetes_has_where_nothing_is_written(helm: str) -> None:
+    toleration = {"key": "gpu", "operator": "", "value": None, "effect": None, "tolerationSeconds": None}
+    block = {"cidr": "10.0.0.0/8", "except": None}
+    peers = [{"ipBlock": block, "podSelector": None}, {"podSelector": {}, "namespaceSelector": {"matchLabels": None}}]
+    variable = {"name": "A", "value": None, "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}
+    values = {
+        "workers.gpu.tolerations": [toleration],
+        "redis.tolerations": [toleration],
+        "networkPolicy.clients": peers,
+        "networkPolicy.egress": [{"to": None, "ports": None}],
+        "extraEnv": [variable],
+    }
+    objects = render(helm=helm, set=ALL_ON | values)
+    (gpu,) = [
+        group
+        for group in rayservice(objects)["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+        if "gpu" in group["groupName"]
+    ]
+    assert gpu["template"]["spec"]["tolerations"] == [{"key": "gpu", "operator": ""}]
+    assert {"name": "A", "valueFrom": variable["valueFrom"]} in gpu["template"]["spec"]["containers"][0]["env"]
+    policies = {each["metadata"]["name"].rpartition("-")[2]: each["spec"] for each in of_kind(objects, "NetworkPolicy")}
+    assert without_nulls(policies["serve"]["ingress"][0]["from"][1:]) == without_nulls(peers)
+    assert without_nulls(policies["outside"]["egress"]) == [{}]
+
+
+def without_nulls(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {key: without_nulls(value) for key, value in node.items() if value is not None}
+    return [without_nulls(each) for each in node] if isinstance(node, list) else node
+
+
+def test_an_object_of_a_list_that_is_itself_null_is_refused() -> None:
+    assert "tolerations/0" in refusal(set={"head.tolerations": [None]}).replace(".", "/")
+    assert "extraEnv/0" in refusal(set={"extraEnv": [{"name": None}]}).replace(".", "/")
+
+
+@pytest.mark.parametrize("helm", HELMS)
+def test_a_source_of_a_volume_and_an_amount_that_are_null_are_not_there(helm: str) -> None:
+    on = {"faultTolerance.enabled": True, "faultTolerance.passwordSecret.name": "redis"}
+    volume = {"hostPath": {"path": "/models"}}
+    container = {"name": "log", "image": "x", "resources": {"limits": {"memory": "1Gi"}}}
+    nulls = {
+        "modelStorage.volume": volume | {"nfs": None},
+        "redis.resources.limits.cpu": None,
+        "head.resources.limits.cpu": None,
+        "workers.gpu.resources.limits.cpu": None,
+        "extraContainers": [container | {"resources": {"requests": None, "limits": {"memory": "1Gi", "cpu": None}}}],
+    }
+    without = {"modelStorage.volume": volume, "extraContainers": [container]}
+    assert render(helm=helm, set=on | nulls) == render(helm=helm, set=on | without)
+
+
+@pytest.mark.parametrize("helm", HELMS)
+def test_workers_that_are_null_are_no_groups(helm: str) -> None:
+    assert 'No enabled group of `workers` lists "ingress"' in refusal(helm=helm, set={"workers": None})

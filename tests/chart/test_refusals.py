@@ -93,13 +93,33 @@ COMBINATIONS = [
     ),
     ({"upgrade.initializingTimeout": "0s"}, 'upgrade.initializingTimeout is "0s". Write hours, minutes and seconds'),
     (
-        {"commonAnnotations": {"ray.io/ft-enabled": "true"}},
-        "commonAnnotations sets ray.io/ft-enabled, which the chart sets itself. Remove it, and set faultTolerance.enab",
+        {"commonAnnotations": {"ray.io/ft-enabled": "true"}, "faultTolerance.enabled": True},
+        "commonAnnotations sets ray.io/ft-enabled, and faultTolerance.enabled is set too. Remove one of them.",
+    ),
+    (
+        {"annotations": {"ray.io/initializing-timeout": "1h"}, "upgrade.initializingTimeout": "1h"},
+        "annotations sets ray.io/initializing-timeout, and upgrade.initializingTimeout is set too. Remove one of them.",
+    ),
+    (
+        {"annotations": {"ray.io/initializing-timeout": "soon"}},
+        'annotations[ray.io/initializing-timeout] is "soon". Write hours, minutes and seconds',
     ),
     ({"workers.cpu.suspend": True}, "workers.cpu.suspend is true, which KubeRay refuses with the autoscaler"),
     (
         {"extraEnv": [{"name": "RAY_REDIS_ADDRESS", "value": "redis:6379"}]},
         "extraEnv or head.extraEnv sets RAY_REDIS_ADDRESS, with which KubeRay refuses the RayService",
+    ),
+    (
+        {"head.extraEnv": [{"name": "REDIS_USERNAME", "value": "ray"}]},
+        "extraEnv or head.extraEnv sets REDIS_USERNAME, with which KubeRay refuses the RayService",
+    ),
+    (
+        {"extraEnv": [{"name": "REDIS_PASSWORD", "value": "x"}], "faultTolerance.enabled": True},
+        "extraEnv or head.extraEnv sets REDIS_PASSWORD, and faultTolerance is enabled: KubeRay then sets it in",
+    ),
+    (
+        {"extraEnv": [{"name": "RAY_USAGE_STATS_EXTRA_TAGS", "value": "a=b"}]},
+        "extraEnv or head.extraEnv sets RAY_USAGE_STATS_EXTRA_TAGS, which KubeRay sets in the head. Remove it.",
     ),
     (
         {"workers.cpu.extraEnv": [{"name": "RAY_CLUSTER_NAME", "value": "glm"}]},
@@ -143,6 +163,21 @@ COMBINATIONS = [
         {"workers.gpu.topologySpreadConstraints": [{"labelSelector": {"matchLabels": {"tier": 1}}}]},
         "workers.gpu.topologySpreadConstraints has 1 without quotes in matchLabels. Values of labels are text: write",
     ),
+    (
+        {"head.affinity": {"nodeAffinity": {"matchExpressions": [{"key": "a", "operator": "In", "values": "b"}]}}},
+        "head.affinity has b in values. Write a list, for example [a, b].",
+    ),
+    (
+        {"redis.topologySpreadConstraints": [{"labelSelector": {"matchLabels": "x"}}]},
+        "redis.topologySpreadConstraints has x in matchLabels. Write labels and their values, for example { app: glm }",
+    ),
+    ({"redis.resources": {"requests": "x"}}, "redis.resources.requests is x. Write amounts by the names of resources"),
+    ({"test.resources": {"limits": ["a"]}}, "test.resources.limits is [a]. Write amounts by the names of resources"),
+    (
+        {"extraContainers": [{"name": "log", "image": "x", "resources": "1Gi"}]},
+        'head: resources of the container "log" is 1Gi. Write an object with requests and limits, for example { limits',
+    ),
+    ({"networkPolicy.enabled": None}, "networkPolicy.enabled is null. Write true or false."),
     (
         {"faultTolerance.externalAddress": "redis://secret@redis:6379"},
         'faultTolerance.externalAddress is "redis://secret@redis:6379". Write host:port',
