@@ -52,20 +52,31 @@ async def test_a_list_of_thousands_of_objects_is_refused(make_client: MakeClient
 async def test_the_event_loop_runs_while_a_body_of_many_values_is_validated(make_client: MakeClient) -> None:
     parts = [{"type": "text", "text": "a"}] * 2000
     body = {"messages": [{"role": "user", "content": parts}, {"role": "assistant", "content": "b"}] * 4}
-    longest_s, begun = 0.0, asyncio.get_running_loop().time()
+    now = asyncio.get_running_loop().time
+    longest_s = 0.0
 
     async def watch() -> None:
         nonlocal longest_s
         while True:
-            before = asyncio.get_running_loop().time()
+            before = now()
             await asyncio.sleep(0)
-            longest_s = max(longest_s, asyncio.get_running_loop().time() - before)
+            longest_s = max(longest_s, now() - before)
 
-    watching = asyncio.create_task(watch())
-    responses = await asyncio.gather(*(make_client().post(URL, json=body) for _ in range(6)))
-    watching.cancel()
-    assert {response.status_code for response in responses} == {200}
-    assert longest_s < 0.5 * (asyncio.get_running_loop().time() - begun)
+    async def longest_share() -> float:
+        """The longest time in which the loop did not run, as a share of the time of all requests."""
+        nonlocal longest_s
+        longest_s, begun = 0.0, now()
+        watching = asyncio.create_task(watch())
+        responses = await asyncio.gather(*(make_client().post(URL, json=body) for _ in range(6)))
+        watching.cancel()
+        assert {response.status_code for response in responses} == {200}
+        return longest_s / (now() - begun)
+
+    # A busy machine may stop this process for seconds, but not three times.
+    for _ in range(3):
+        if (share := await longest_share()) < 0.5:
+            break
+    assert share < 0.5
 
 
 async def test_a_body_of_empty_objects_is_refused_before_it_is_parsed(make_client: MakeClient) -> None:

@@ -203,7 +203,7 @@ class ResponsesResponder(Responder):
             "top_p": 1.0 if request.top_p is None else request.top_p,
             "truncation": "disabled",
             "usage": None,
-            "user": request.user,
+            "user": request.user if isinstance(request.user, str) else None,
         }
         if answers.pictures:
             response["images"] = images_json(answers.pictures)

@@ -302,3 +302,10 @@ async def test_an_answers_items_can_be_sent_back_as_they_came(make_client: MakeC
 async def test_another_model_is_a_404(make_client: MakeClient) -> None:
     response = await make_client().post(URL, json={"input": "x", "model": "gpt-4o"})
     assert (response.status_code, response.json()["error"]["code"]) == (404, "model_not_found")
+
+
+@pytest.mark.parametrize(("user", "returned"), [("ann", "ann"), (None, None), (0, None), ({"id": "ann"}, None)])
+async def test_a_user_that_is_no_text_is_not_returned(make_client: MakeClient, user: object, returned: object) -> None:
+    """Clients send ids in any form; the response says that it is a text or null."""
+    response = await make_client(FakeAnswer("x")).post("/v1/responses", json={"input": "x", "user": user})
+    assert (response.status_code, response.json()["user"]) == (200, returned)
