@@ -27,6 +27,10 @@ READER_LEFT: Final = 141  # 128 + SIGPIPE, as a shell reports it
 _KEY: Final = re.compile("[!-~]*")  # what an Authorization header can have
 
 
+class InvalidSettings(Exception):
+    """The options or the environment have an invalid setting; the reasons are on standard error."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     try:
         try:
@@ -34,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return COMMANDS[options.command](options)
         finally:
             sys.stdout.flush()
+    except InvalidSettings:
+        return 2
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # `glm-serve ask … | head -c 10`; Python would write to the closed pipe again at its exit
@@ -45,8 +51,6 @@ def _up(options: argparse.Namespace) -> int:
     from serve_app.standalone.up import up
 
     settings = _settings(options)
-    if settings is None:
-        return 2
     with os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1) as console:
         return up(settings, lambda line: print(in_terminal_language(line), file=console), json_logs=options.json_logs)
 
@@ -56,10 +60,7 @@ def _ask(options: argparse.Namespace) -> int:
 
     url = options.url
     if url is None:
-        settings = _settings(options)
-        if settings is None:
-            return 2
-        url = settings.http.local_url
+        url = _settings(options).http.local_url
     try:
         key = options.key_file.read_text(encoding="utf-8").strip() if options.key_file else ""
     except (OSError, UnicodeError) as error:
@@ -89,12 +90,7 @@ def _ask(options: argparse.Namespace) -> int:
 
 
 def _keys(options: argparse.Namespace) -> int:
-    file = options.file
-    if file is None:
-        settings = _settings(options)
-        if settings is None:
-            return 2
-        file = settings.access.keys_file
+    file = _settings(options).access.keys_file if options.file is None else options.file
     return keys.run(options, file)
 
 
@@ -103,8 +99,6 @@ def _doctor(options: argparse.Namespace) -> int:
     from serve_app.doctor.run_checks import run_checks
 
     settings = _settings(options)
-    if settings is None:
-        return 2
     report = run_checks(settings, files_only=options.files)
     if options.json:
         print(json.dumps(report.as_object(), indent=2))
@@ -154,8 +148,7 @@ def _wecom(options: argparse.Namespace) -> int:
         return simulate(options, sys.stdout)
     from serve_app.bots.wecom.check import run as check
 
-    settings = _settings(options)
-    return 2 if settings is None else check(options, settings, sys.stdout)
+    return check(options, _settings(options), sys.stdout)
 
 
 COMMANDS: Final[dict[str, Callable[[argparse.Namespace], int]]] = {
@@ -174,8 +167,8 @@ def _complain(sentence: str) -> None:
     print(in_terminal_language(f"glm-serve: {sentence}"), file=sys.stderr)
 
 
-def _settings(options: argparse.Namespace) -> Settings | None:
-    """Settings from the options and the environment; prints what is invalid and returns None."""
+def _settings(options: argparse.Namespace) -> Settings:
+    """Settings from the options and the environment; prints what is invalid and raises InvalidSettings."""
     from pydantic import ValidationError
 
     from serve_app.settings import Settings, unknown_variables
@@ -189,13 +182,13 @@ def _settings(options: argparse.Namespace) -> Settings | None:
         hint = f" Did you mean {similar}?" if similar else " docs/settings.md lists all settings."
         _complain(f"The environment variable {name} is not a setting.{hint}")
     if unknown:
-        return None
+        raise InvalidSettings
     try:
         return Settings.model_validate(given)
     except ValidationError as error:
         for problem in error.errors():
             _complain(_setting_error(problem))
-        return None
+        raise InvalidSettings from error
 
 
 def _setting_error(problem: ErrorDetails) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+from dataclasses import dataclass
 from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
@@ -37,27 +38,36 @@ def test_rays_warnings_are_shown():
     assert shown.endswith("warning A replica died.")
 
 
-def test_new_lines_are_shown_once_and_only_when_complete(tmp_path: Path):
-    shown: list[str] = []
-    follower = LogFollower(tmp_path, shown.append, as_json=True)
-    file = tmp_path / "replica.log"
-    file.write_text("one\ntw")
-    follower.show_new()
-    assert shown == ["one"]
-    file.write_text("one\ntwo\n")
-    follower.show_new()
-    assert shown == ["one", "two"]
+@dataclass
+class Followed:
+    """A log file, what follows it, and the lines that were shown."""
+
+    file: Path
+    follower: LogFollower
+    shown: list[str]
 
 
-def test_a_rotated_file_is_read_from_its_start(tmp_path: Path):
+@pytest.fixture
+def followed(tmp_path: Path) -> Followed:
     shown: list[str] = []
-    follower = LogFollower(tmp_path, shown.append, as_json=True)
-    file = tmp_path / "replica.log"
-    file.write_text("a long first line\n")
-    follower.show_new()
-    file.write_text("new\n")
-    follower.show_new()
-    assert shown == ["a long first line", "new"]
+    return Followed(tmp_path / "replica.log", LogFollower(tmp_path, shown.append, as_json=True), shown)
+
+
+def test_new_lines_are_shown_once_and_only_when_complete(followed: Followed):
+    followed.file.write_text("one\ntw")
+    followed.follower.show_new()
+    assert followed.shown == ["one"]
+    followed.file.write_text("one\ntwo\n")
+    followed.follower.show_new()
+    assert followed.shown == ["one", "two"]
+
+
+def test_a_rotated_file_is_read_from_its_start(followed: Followed):
+    followed.file.write_text("a long first line\n")
+    followed.follower.show_new()
+    followed.file.write_text("new\n")
+    followed.follower.show_new()
+    assert followed.shown == ["a long first line", "new"]
 
 
 def rotate(file: Path) -> None:
@@ -65,37 +75,31 @@ def rotate(file: Path) -> None:
     file.rename(file.with_name(f"{file.name}.1"))
 
 
-def test_no_line_is_lost_when_a_file_is_rotated(tmp_path: Path):
-    shown: list[str] = []
-    follower = LogFollower(tmp_path, shown.append, as_json=True)
-    file = tmp_path / "replica.log"
-    file.write_text("one\n")
-    follower.show_new()
-    file.write_text("one\ntwo\n")
-    rotate(file)
-    file.write_text("three, longer than what was read of the first file\n")
-    follower.show_new()
-    follower.show_new()
-    assert shown == ["one", "two", "three, longer than what was read of the first file"]
+def test_no_line_is_lost_when_a_file_is_rotated(followed: Followed):
+    followed.file.write_text("one\n")
+    followed.follower.show_new()
+    followed.file.write_text("one\ntwo\n")
+    rotate(followed.file)
+    followed.file.write_text("three, longer than what was read of the first file\n")
+    followed.follower.show_new()
+    followed.follower.show_new()
+    assert followed.shown == ["one", "two", "three, longer than what was read of the first file"]
 
 
 def test_the_console_log_goes_on_after_a_file_was_renamed_between_listing_and_reading(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    followed: Followed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The thread that follows the files ended with a FileNotFoundError."""
-    shown: list[str] = []
-    follower = LogFollower(tmp_path, shown.append, as_json=True)
-    file = tmp_path / "replica.log"
-    file.write_text("one\n")
-    follower.show_new()
-    file.write_text("one\ntwo\n")
+    followed.file.write_text("one\n")
+    followed.follower.show_new()
+    followed.file.write_text("one\ntwo\n")
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "glob", lambda folder, pattern: [file])
-        rotate(file)
-        follower.show_new()
-    file.write_text("three\n")
-    follower.show_new()
-    assert shown == ["one", "two", "three"]
+        patched.setattr(Path, "glob", lambda folder, pattern: [followed.file])
+        rotate(followed.file)
+        followed.follower.show_new()
+    followed.file.write_text("three\n")
+    followed.follower.show_new()
+    assert followed.shown == ["one", "two", "three"]
 
 
 def test_the_last_lines_are_shown_before_the_end(tmp_path: Path):

@@ -177,7 +177,7 @@ class Scheduler:
                 self._pool.publish(sequence.pages[index], sequence.page_keys[index])
 
     def forget_pages(self, sequence: Sequence) -> list[int]:
-        """The pages that only this sequence uses; no later prompt finds what they hold."""
+        """Remove the keys of pages that only this sequence uses, so that no prompt reuses them; return them."""
         return [] if self._pool is None else self._pool.forget(sequence.pages)
 
     def retire(self, sequence: Sequence) -> None:

@@ -40,7 +40,9 @@ async def read_json(request: Request) -> dict[str, Any]:
     _check_encoding(request)
     body = await request.body()
     is_large = len(body) > IN_PLACE_BYTES
-    body = await asyncio.to_thread(_as_utf_8, body) if is_large else _as_utf_8(body)
+    if body.startswith(UTF_16_MARKS):
+        body = await asyncio.to_thread(_utf_16_as_utf_8, body) if is_large else _utf_16_as_utf_8(body)
+    body = body.removeprefix(BYTE_ORDER_MARK)
     separators = await asyncio.to_thread(check_bytes, body) if is_large else check_bytes(body)
     in_place = not is_large and separators <= IN_PLACE_SEPARATORS
     try:
@@ -52,14 +54,11 @@ async def read_json(request: Request) -> dict[str, Any]:
     return parsed
 
 
-def _as_utf_8(body: bytes) -> bytes:
-    """The JSON as UTF-8 without a byte order mark; UTF-16 is known by its mark."""
-    if body.startswith(UTF_16_MARKS):
-        try:
-            return body.decode("utf-16").encode()
-        except UnicodeDecodeError:
-            raise InvalidRequest("The body begins like UTF-16 but is not; encode the JSON as UTF-8.") from None
-    return body.removeprefix(BYTE_ORDER_MARK)
+def _utf_16_as_utf_8(body: bytes) -> bytes:
+    try:
+        return body.decode("utf-16").encode()
+    except UnicodeDecodeError:
+        raise InvalidRequest("The body begins like UTF-16 but is not; encode the JSON as UTF-8.") from None
 
 
 def _parse(body: bytes) -> Any:

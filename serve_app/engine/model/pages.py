@@ -60,7 +60,7 @@ class PagePool:
             self._page_of[key], self._key_of[page] = page, key
 
     def forget(self, pages: list[int]) -> list[int]:
-        """Remove the keys of those of these pages that only one sequence uses; return these pages."""
+        """Remove the keys of pages with one reference, so that no prompt reuses them; return those pages."""
         own = [page for page in pages if self._ref_counts[page] == 1]
         for page in own:
             if (key := self._key_of.pop(page, None)) is not None:

@@ -16,9 +16,9 @@ from serve_app.ingress.fields.messages import (
     ImagePartBody,
     MessageBody,
     PartBody,
+    ReasoningPartBody,
     RefusalPartBody,
     TextPartBody,
-    ThoughtPartBody,
     ToolMessage,
 )
 from serve_app.ingress.fields.plain_image import PlainImagePartBody, plain_image_part
@@ -46,7 +46,7 @@ def _assistant(message: AssistantMessage, param: str) -> Message:
     parts = tuple(
         _part(part, f"{param}.content[{index}]")
         for index, part in enumerate(message.content or ())
-        if not isinstance(part, ThoughtPartBody)
+        if not isinstance(part, ReasoningPartBody)
     )
     if not parts and message.refusal:
         parts = (TextPart(message.refusal),)
@@ -54,12 +54,13 @@ def _assistant(message: AssistantMessage, param: str) -> Message:
         ToolCall(call.id, call.function.name, call_arguments(call.function.arguments))
         for call in message.tool_calls or ()
     )
-    thoughts = "\n".join(_thought(part) for part in message.content or () if isinstance(part, ThoughtPartBody))
-    reasoning = message.reasoning_content or message.reasoning or thoughts
+    in_parts = "\n".join(_reasoning_text(part) for part in message.content or () if isinstance(part, ReasoningPartBody))
+    reasoning = message.reasoning_content or message.reasoning or in_parts
     return Message("assistant", parts, reasoning, calls, param=param)
 
 
-def _thought(part: ThoughtPartBody) -> str:
+def _reasoning_text(part: ReasoningPartBody) -> str:
+    """The reasoning of a part, which may be a text or a list of objects with a `text`."""
     given = part.thinking or part.reasoning or part.text
     pieces = given if isinstance(given, list) else [given]
     texts = [piece.get("text") if isinstance(piece, dict) else piece for piece in pieces]

@@ -36,9 +36,9 @@ def _empty_is_null(value: Any) -> Any:
     return None if value == "" else value
 
 
-GivenText: TypeAlias = Annotated[str, BeforeValidator(_null_is_empty, json_schema_input_type=str | None)]
+TextOrNull: TypeAlias = Annotated[str, BeforeValidator(_null_is_empty, json_schema_input_type=str | None)]
 """A text; null is an empty one."""
-GivenDetail: TypeAlias = Annotated[
+DetailOrEmpty: TypeAlias = Annotated[
     Detail | None, BeforeValidator(_empty_is_null, json_schema_input_type=Detail | Literal[""] | None)
 ]
 """A detail; gateways write an empty text where they were given none."""
@@ -48,14 +48,14 @@ class TextPartBody(ClientNotes):
     """A piece of text; the longer types are those of /v1/responses."""
 
     type: Literal["text", "input_text", "output_text"] = Field(description=TYPE)
-    text: GivenText = Field(description="The text; may be empty.")
+    text: TextOrNull = Field(description="The text; may be empty.")
 
 
 class ImageUrl(StrictModel):
     """The address of a picture, or the picture itself."""
 
     url: str = Field(description=SOURCE)
-    detail: GivenDetail = Field(None, description=DETAIL)
+    detail: DetailOrEmpty = Field(None, description=DETAIL)
     format: Any = Field(None, description=f"{IGNORED} The file says what it is. (LiteLLM's)")
     mime_type: Any = Field(None, alias="MimeType", description=f"{IGNORED} (new-api's)")
 
@@ -72,11 +72,11 @@ class ImagePartBody(ClientNotes):
 
     type: Literal["image_url", "input_image"] = Field(description=TYPE)
     image_url: PictureUrl = Field(description="The picture, or where it is.")
-    detail: GivenDetail = Field(None, description="As in `image_url`.")
+    detail: DetailOrEmpty = Field(None, description="As in `image_url`.")
     uuid: Any = Field(None, description=f"{IGNORED} Equal pictures are recognised. (vLLM's)")
 
 
-class ThoughtPartBody(ClientNotes):
+class ReasoningPartBody(ClientNotes):
     """Reasoning among the parts of an earlier answer. (Mistral's, vLLM's and LangChain's)"""
 
     type: Literal["thinking", "reasoning"] = Field(description=TYPE)
@@ -111,7 +111,7 @@ Content: TypeAlias = Annotated[
     list[PartBody], BeforeValidator(as_parts, json_schema_input_type=str | list[PartBody | str] | None)
 ]
 AssistantPartBody: TypeAlias = Annotated[
-    TextPartBody | ImagePartBody | RefusalPartBody | ThoughtPartBody, Field(discriminator="type")
+    TextPartBody | ImagePartBody | RefusalPartBody | ReasoningPartBody, Field(discriminator="type")
 ]
 AssistantContent: TypeAlias = Annotated[
     list[AssistantPartBody],
@@ -130,7 +130,7 @@ class CalledFunction(ClientNotes):
 class ToolCallBody(ClientNotes):
     """A tool call in an earlier answer."""
 
-    id: GivenText = Field("", description="The id that the tool's result refers to; may be empty in both.")
+    id: TextOrNull = Field("", description="The id that the tool's result refers to; may be empty in both.")
     type: Literal["function"] | None = Field(None, description="Functions are the only tools.")
     function: CalledFunction = Field(description="The function and its arguments.")
 
@@ -175,7 +175,7 @@ class ToolMessage(_Message):
     """The result of a tool call; may be a picture."""
 
     role: Literal["tool"] = Field(description=ROLE)
-    tool_call_id: GivenText = Field(description="`id` of the call in an earlier answer's `tool_calls`.")
+    tool_call_id: TextOrNull = Field(description="`id` of the call in an earlier answer's `tool_calls`.")
 
 
 MessageBody: TypeAlias = Annotated[

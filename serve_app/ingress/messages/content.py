@@ -11,7 +11,7 @@ from serve_app.contracts import ImagePart, Message, Part, TextPart, ToolCall
 from serve_app.errors import InvalidRequest
 from serve_app.ingress.fields.conversation import call_arguments, check_results
 from serve_app.ingress.fields.files import PAGES, parse_pages
-from serve_app.ingress.fields.messages import ARGUMENTS, ROLE, GivenText, as_parts
+from serve_app.ingress.fields.messages import ARGUMENTS, ROLE, TextOrNull, as_parts
 from serve_app.ingress.fields.strict_model import IGNORED, ClientNotes, MessageNotes, StrictModel, Switch
 
 KIND: Final = "The kind of block."
@@ -24,7 +24,7 @@ class TextBlock(ClientNotes):
     """A text."""
 
     type: Literal["text"] = Field(description=KIND)
-    text: GivenText = Field(description="The text; may be empty.")
+    text: TextOrNull = Field(description="The text; may be empty.")
     citations: Any = Field(None, description=IGNORED)
 
 

@@ -13,7 +13,7 @@ from serve_app.contracts import Message, Part, Role, TextPart, ToolCall
 from serve_app.errors import InvalidRequest
 from serve_app.ingress.fields.conversation import call_arguments, check_results, image_part
 from serve_app.ingress.fields.files import FILE_DATA, FILE_ID, FILENAME, PAGES, file_part
-from serve_app.ingress.fields.messages import ARGUMENTS, DETAIL, SOURCE, TYPE, GivenDetail, GivenText, PictureUrl
+from serve_app.ingress.fields.messages import ARGUMENTS, DETAIL, SOURCE, TYPE, DetailOrEmpty, PictureUrl, TextOrNull
 from serve_app.ingress.fields.strict_model import IGNORED, ClientNotes, MessageNotes
 from serve_app.ingress.validation import truncate
 
@@ -24,7 +24,7 @@ class InputText(ClientNotes):
     """A piece of text; `text` is the type of /v1/chat/completions."""
 
     type: Literal["input_text", "text"] = Field(description=TYPE)
-    text: GivenText = Field(description="The text; may be empty.")
+    text: TextOrNull = Field(description="The text; may be empty.")
 
 
 class InputImage(ClientNotes):
@@ -33,7 +33,7 @@ class InputImage(ClientNotes):
     type: Literal["input_image", "image_url"] = Field(description=TYPE)
     file_id: None = Field(None, description="Not supported; this service keeps no files.")
     image_url: PictureUrl = Field(description=SOURCE)
-    detail: GivenDetail = Field(None, description=DETAIL)
+    detail: DetailOrEmpty = Field(None, description=DETAIL)
 
 
 class InputFile(ClientNotes):
@@ -44,7 +44,7 @@ class InputFile(ClientNotes):
     file_url: str | None = Field(None, description="An http(s) address of the file; instead of `file_data`.")
     file_id: Any = Field(None, description=FILE_ID)
     filename: Any = Field(None, description=FILENAME)
-    detail: GivenDetail = Field(None, description=DETAIL)
+    detail: DetailOrEmpty = Field(None, description=DETAIL)
     pages: str | None = Field(None, description=PAGES)
 
 
@@ -52,7 +52,7 @@ class OutputText(ClientNotes):
     """A piece of an earlier answer; accepts what clients copy from a response."""
 
     type: Literal["output_text"] = Field(description=TYPE)
-    text: GivenText = Field(description="The text.")
+    text: TextOrNull = Field(description="The text.")
     logprobs: Any = Field(None, description=IGNORED)
     parsed: Any = Field(None, description=f"{IGNORED} (OpenAI's SDK: `parse`)")
 

@@ -191,7 +191,7 @@ def test_arguments_written_as_json_are_not_lost(written: str, ended: bool) -> No
         ("f a", {}),
     ],
 )
-def test_json_with_blemishes_is_read_as_far_as_it_is_clear(written: str, arguments: dict[str, Any]) -> None:
+def test_json_with_small_errors_is_read_as_far_as_it_is_clear(written: str, arguments: dict[str, Any]) -> None:
     pieces = pushed(parser(), ControlToken.TOOL_CALL, written, ControlToken.END_TOOL_CALL)
     assert json.loads("".join(piece.arguments for piece in pieces if not isinstance(piece, str)) or "{}") == arguments
 
